@@ -38,7 +38,7 @@ use engine::Engine;
 use keyring::StageTokens;
 use outbound::address::EgressRules;
 use outbound::keys::{Key, Keys};
-use state::{Company, Leases, LocalProgress, Outbox, Rings, Store, UploadStore};
+use state::{Leases, LocalBells, LocalProgress, Membership, Outbox, Store, UploadStore};
 use state_sqlite::SqliteStore;
 use storage::local::Means;
 
@@ -100,7 +100,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let node = node::begin(&config.server, clock.now());
     tracing::info!(node = %node.name, instance = %node.instance, "this is a new node");
     // The folder belongs to this process, and with it the database.
-    state.join(&node, Company::Alone, None).await.context("could not record that this node is at work")?;
+    state.join(&node, Membership::Alone, None).await.context("could not record that this node is at work")?;
 
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
@@ -127,7 +127,14 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         Engine::new(
             settings,
             node.instance,
-            engine::Ports { uploads, nodes, deliveries: outbox, news: Arc::new(Rings::default()), progress, blobs },
+            engine::Ports {
+                uploads,
+                nodes,
+                deliveries: outbox,
+                bells: Arc::new(LocalBells::default()),
+                progress,
+                blobs,
+            },
         )
         .reporting_progress_while(sender.progress_wanted())
     };

@@ -6,7 +6,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 
 use crate::config;
-use domain::hook::{Asked, Hook, Question};
+use domain::hook::{Hook, HookRequest, HookResult};
 use engine::hooks::Hooks;
 
 #[derive(Debug)]
@@ -18,7 +18,7 @@ impl Hooks for Application {
         self.0.wants(hook)
     }
 
-    async fn ask(&self, question: Question) -> Asked {
+    async fn ask(&self, question: HookRequest) -> HookResult {
         self.0.ask(question).await
     }
 }

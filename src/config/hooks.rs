@@ -7,7 +7,7 @@ use crate::config::auth::read_secret;
 use crate::config::endpoint::signing_secret;
 use crate::config::reader::{Judged, Reader};
 use crate::config::units::{minutes, secs};
-use api::problem::{REFUSALS, refusal_of};
+use api::problem::{REJECTION_STATUSES, rejection_of};
 use domain::hook::Hook;
 use hooks::HookSettings;
 use outbound::sign;
@@ -110,11 +110,11 @@ fn forward_headers(items: Vec<&str>) -> Judged<Vec<String>> {
 }
 
 fn reject_statuses(items: Vec<&str>) -> Judged<Vec<u16>> {
-    let allowed = REFUSALS.map(|(_, status)| status.to_string()).join(", ");
+    let allowed = REJECTION_STATUSES.map(|(_, status)| status.to_string()).join(", ");
     let hint =
         |item: &str| format!("{item:?} is no status that every client takes for the end; write any of {allowed}");
     let status = |item: &str| {
-        let status = item.parse().ok().filter(|status| refusal_of(*status).is_some());
+        let status = item.parse().ok().filter(|status| rejection_of(*status).is_some());
         status.ok_or_else(|| hint(item))
     };
     items.into_iter().map(status).collect()

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::reader::{Judged, Reader, duration_item};
 use crate::config::units::{GIB, KIB, days, minutes, ms, parse_size};
-use domain::policy::{Policy, TypePattern};
+use domain::policy::{ContentPolicy, TypePattern};
 use engine::MediaSettings;
 
 const DURATIONS: RangeInclusive<Duration> = Duration::ZERO..=days(365);
@@ -17,7 +17,7 @@ pub(super) fn read(from: &mut Reader) -> Option<MediaSettings> {
         read_limit_bytes: from.size("media.read_limit", 64 * KIB..=GIB),
         timeout: from.duration("media.timeout", ms(100)..=minutes(1)),
         max_at_once: from.count("media.max_at_once", 1..=64),
-        policy: Policy {
+        policy: ContentPolicy {
             allowed_types: from.list("media.allowed_types", patterns),
             max_duration: limit(from.duration("media.max_duration", DURATIONS)),
             max_durations: from.list("media.max_durations", durations),
@@ -36,7 +36,7 @@ pub(super) fn read(from: &mut Reader) -> Option<MediaSettings> {
             format!("needs the bytes to be looked into; it has no use with {}", others.join(", "))
         });
     }
-    let Policy { max_duration, max_durations, requires_duration, .. } = &media.policy;
+    let ContentPolicy { max_duration, max_durations, requires_duration, .. } = &media.policy;
     let is_limited = max_duration.is_some() || max_durations.iter().any(|(_, max)| max.is_some());
     let keys = ["media.require_duration", "media.max_duration", "media.max_durations"];
     from.require(is_limited || !requires_duration, &keys, |others| {

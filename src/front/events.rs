@@ -259,7 +259,7 @@ impl Quiet {
     }
 
     fn latest(upload: &Upload) -> Option<Timestamp> {
-        upload.record().reports.iter().filter(|report| report.at != report.told_at).map(|report| report.at).max()
+        upload.record().reports.iter().filter(|report| report.at != report.published_at).map(|report| report.at).max()
     }
 }
 

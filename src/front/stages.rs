@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::front::{Reads, problems};
 use api::upload::{NewReport as Said, Report};
-use domain::report::{NewReport, ReportRefused};
+use domain::report::{NewReport, ReportRejected};
 use edge::principal::principal;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
@@ -53,9 +53,9 @@ fn problem(error: ReportError, request: &HttpRequest) -> Problem {
         ReportError::Refused(refused) => refused,
     };
     let code = match refused {
-        ReportRefused::Ended(_) => "upload-ended",
-        ReportRefused::TooEarly(_) => "not-received",
-        ReportRefused::TooMany => "too-many-stages",
+        ReportRejected::Ended(_) => "upload-ended",
+        ReportRejected::TooEarly(_) => "not-received",
+        ReportRejected::TooMany => "too-many-stages",
     };
     Problem::new(StatusCode::CONFLICT, code, refused.to_string())
 }

@@ -9,7 +9,7 @@ use domain::metadata::Metadata;
 use domain::principal::TenantId;
 use domain::size::Length;
 use domain::time::Timestamp;
-use domain::upload::{Durable, NewUpload, Role, Upload};
+use domain::upload::{DurableBytes, NewUpload, Role, Upload};
 use state::conformance::change_of;
 use state::{Store, Uploads};
 use state_sqlite::{SqliteSettings, SqliteStore};
@@ -348,7 +348,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
         length: Length::new(1_000),
         metadata: Metadata::default(),
         metadata_as_sent: None,
-        terms: domain::upload::Terms::default(),
+        terms: domain::upload::UploadTerms::default(),
         wanted_digests: vec![],
         promised_digests: vec![],
         expires_at: later,
@@ -357,7 +357,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
     for byte in 0..times {
         let ranges = vec![(byte, byte + 1)];
         upload
-            .receive(Durable { ranges, running_digests: vec![], resume: vec![], expires_at: later }, None, now)
+            .receive(DurableBytes { ranges, running_digests: vec![], resume: vec![], expires_at: later }, None, now)
             .unwrap();
         upload.stall(now);
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::id::UploadId;
-use domain::policy::{Policy, TypePattern};
+use domain::policy::{ContentPolicy, TypePattern};
 use domain::rejection::Rejection;
 use engine::command::EngineError;
 use engine::{MediaSettings, Settings};
@@ -328,7 +328,7 @@ async fn clients_of_ranges_are_told_what_is_not_wanted() {
 async fn too_long_and_too_large_have_words_of_their_own() {
     let receiver = Receiver::start().await;
     let app = TestApp::from_file(&receiver.endpoint("[\"upload.failed\"]"), |config| {
-        config.engine.media.as_mut().unwrap().policy = Policy {
+        config.engine.media.as_mut().unwrap().policy = ContentPolicy {
             allowed_types: vec![],
             max_duration: Some(Duration::from_secs(60)),
             max_durations: vec![(types(&["audio/mpeg"]).remove(0), Some(Duration::from_secs(30)))],
@@ -384,7 +384,7 @@ fn looking(settings: &mut Settings) {
         read_limit_bytes: 16 << 20,
         timeout: Duration::from_secs(60),
         max_at_once: 1,
-        policy: Policy { allowed_types: types(&["video/*", "text/*"]), ..Policy::default() },
+        policy: ContentPolicy { allowed_types: types(&["video/*", "text/*"]), ..ContentPolicy::default() },
     });
 }
 

@@ -31,7 +31,7 @@ async fn uploads_and_their_webhooks_are_counted() {
     client.tus("DELETE", &deleted, &[], b"").await;
     receiver.wait_for_count(3).await;
 
-    let settled = r#"webhook_deliveries_settled_total{verdict="succeeded"}"#;
+    let settled = r#"webhook_deliveries_settled_total{disposition="succeeded"}"#;
     let metrics = until("the deliveries are settled", async || {
         Some(Metrics::of(&mut app.client().await).await).filter(|metrics| metrics.value(settled) == 3.0)
     })

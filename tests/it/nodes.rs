@@ -11,7 +11,7 @@ use domain::rejection::Rejection;
 use domain::stage::Ended;
 use domain::upload::Role;
 use engine::command::{Append, BodyEnd, Create, EngineError, Unavailable};
-use state::{Rings, Uploads};
+use state::{LocalBells, Uploads};
 use storage::BlobStore;
 use storage::faults::{Effect, Operation};
 use storage::memory::MemoryStore;
@@ -191,7 +191,7 @@ async fn an_upload_changes_hands_once_for_each_node() {
 async fn a_ring_that_is_lost_only_makes_news_slow() {
     let world = shared_world();
     let first = world.live().await;
-    let second = world.live_beside_with(Rings::looking_again_every(Duration::from_millis(50))).await;
+    let second = world.live_beside_with(LocalBells::with_poll_interval(Duration::from_millis(50))).await;
     let id = first.create(5).await;
     let mut all = second.engine.bell_for_all();
     let mut feed = first.begin(id, 0).await.unwrap();

@@ -616,10 +616,7 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
             promised.extend(futures::future::join_all(sending).await.into_iter().flatten());
             let received = life.find(id).await.record().received.clone();
             for (start, end) in &promised {
-                assert!(
-                    received.stretches(*start, *end).iter().all(|stretch| stretch.there),
-                    "seed {seed}: taken back"
-                );
+                assert!(received.spans(*start, *end).iter().all(|stretch| stretch.there), "seed {seed}: taken back");
             }
             if random.below(3) == 0 {
                 life.die();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::principal::Principal;
 use domain::report::NewReport;
-use domain::upload::Reported;
+use domain::upload::ReportOutcome;
 use engine::command::{EngineError, Unavailable};
 use engine::report::ReportError;
 use serde_json::{Value, json};
@@ -425,7 +425,7 @@ async fn a_report_waits_for_an_upload_that_is_being_settled() {
     };
     let (written, reported) = tokio::join!(writing, reporting);
     written.unwrap();
-    assert_eq!(reported.unwrap().1, Reported::Changed);
+    assert_eq!(reported.unwrap().1, ReportOutcome::Changed);
     let way = ["created", "receiving", "received", "verified", "stored", "completed", "processing"];
     assert_eq!(life.events(id).await, way);
 }
@@ -436,10 +436,10 @@ async fn a_report_that_loses_its_commit_is_tried_again() {
     let life = world.live().await;
     let id = life.create(0).await;
     life.records.fail_next(Effect::Nothing, Trouble::Conflict);
-    assert_eq!(life.engine.report(&Principal::server(), id, hls(1)).await.unwrap().1, Reported::Changed);
+    assert_eq!(life.engine.report(&Principal::server(), id, hls(1)).await.unwrap().1, ReportOutcome::Changed);
     // Done, though it was told otherwise: the second try finds nothing left to say.
     life.records.fail_next(Effect::Done, Trouble::Conflict);
-    assert_eq!(life.engine.report(&Principal::server(), id, hls(100)).await.unwrap().1, Reported::Unchanged);
+    assert_eq!(life.engine.report(&Principal::server(), id, hls(100)).await.unwrap().1, ReportOutcome::Unchanged);
     let events = life.events(id).await;
     assert_eq!(events[events.len() - 2..], ["processing", "processing"]);
 

@@ -735,7 +735,7 @@ async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
                 length: Length::new(1_000),
                 metadata: Metadata::new(vec![pair("tenth", 10), pair("hundredth", 100)]).unwrap(),
                 metadata_as_sent: None,
-                terms: domain::upload::Terms::default(),
+                terms: domain::upload::UploadTerms::default(),
                 wanted_digests: vec![],
                 promised_digests: vec![],
                 expires_at: now.plus(Duration::from_secs(24 * 3600)),

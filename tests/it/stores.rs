@@ -5,7 +5,7 @@ use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
-use domain::policy::{Policy, TypePattern};
+use domain::policy::{ContentPolicy, TypePattern};
 use domain::principal::{Principal, TenantId};
 use domain::rejection::Rejection;
 use domain::size::Length;
@@ -136,7 +136,8 @@ async fn what_was_not_computed_on_the_way_is_computed_once_it_can_be_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_after_the_seal_is_removed() {
     let world = World::on(Medium::sealing());
-    let policy = Policy { allowed_types: vec![TypePattern::new("image/*").unwrap()], ..Policy::default() };
+    let policy =
+        ContentPolicy { allowed_types: vec![TypePattern::new("image/*").unwrap()], ..ContentPolicy::default() };
     let life = world
         .live_with(|settings| {
             let timeout = Duration::from_secs(60);

@@ -278,7 +278,7 @@ impl Request {
     fn hear(&self, upload: &Upload, sent: u64) {
         let (request, name) = (self.request, self.name);
         let (start, end) = (self.start, self.start + sent);
-        let received = upload.record().received.stretches(start, end);
+        let received = upload.record().received.spans(start, end);
         let all_there = received.iter().all(|stretch| stretch.there);
         {
             let mut bench = self.clients.court.bench();

@@ -189,7 +189,7 @@ impl Known {
             Checksum::Wrong => {}
             // What is there already is kept.
             Checksum::None => {
-                let missing: Vec<_> = self.acked.stretches(asked.range.start, asked.range.end);
+                let missing: Vec<_> = self.acked.spans(asked.range.start, asked.range.end);
                 for stretch in missing.into_iter().filter(|stretch| !stretch.there) {
                     self.allow(stretch.start..stretch.end, asked.content);
                 }

@@ -14,7 +14,7 @@ use domain::principal::TenantScope;
 use domain::upload::Upload;
 use futures::{FutureExt, StreamExt};
 use state::memory::MemoryState;
-use state::{Change, Due, Uploads};
+use state::{Change, SweepSelection, Uploads};
 use storage::memory::MemoryStore;
 use storage::{
     Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, KeyStream, OpenBlob,
@@ -100,8 +100,14 @@ impl Uploads for Records {
         self.inner.list(scope, query).await
     }
 
-    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
-        self.faults.around(Call::Due, state_error, self.inner.due(question, node, skip, limit)).await
+    async fn due(
+        &self,
+        selection: SweepSelection,
+        node: InstanceId,
+        skip: u32,
+        limit: u32,
+    ) -> state::Result<Vec<Upload>> {
+        self.faults.around(Call::Due, state_error, self.inner.due(selection, node, skip, limit)).await
     }
 }
 

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use domain::id::InstanceId;
 use domain::node::{Node, NodeName};
-use domain::policy::Policy;
+use domain::policy::ContentPolicy;
 use domain::time::Timestamp;
 use domain::upload::ProgressPolicy;
 use engine::{Engine, MediaSettings, Ports, Settings};
 use longshore::config::Config;
 use state::clock::{Clock, Reading};
 use state::memory::Memory;
-use state::{Company, Deliveries, Leases, LocalProgress, Rings};
+use state::{Deliveries, Leases, LocalBells, LocalProgress, Membership};
 use storage::memory::MemoryStore;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -202,13 +202,13 @@ impl World<'_> {
         let instance = InstanceId::new(self.now, randomness());
         let node = Node { instance, name: NodeName::new("matrix").expect("it is a name") };
         let state = self.memory.open_by(clock);
-        state.join(&node, Company::Alone, None).await.expect("memory has no faults of its own");
+        state.join(&node, Membership::Alone, None).await.expect("memory has no faults of its own");
         let nodes: Arc<dyn Leases> = Arc::clone(&state) as _;
         let deliveries: Arc<dyn Deliveries> = Arc::clone(&state) as _;
         let uploads = Arc::new(Records { inner: state, faults: self.faults.clone() });
         let blobs = Arc::new(Blobs { inner: self.blobs.clone(), faults: self.faults.clone() });
         let progress = Arc::new(LocalProgress::default());
-        let ports = Ports { uploads, nodes, deliveries, news: Arc::new(Rings::default()), progress, blobs };
+        let ports = Ports { uploads, nodes, deliveries, bells: Arc::new(LocalBells::default()), progress, blobs };
         let tuning = &self.script.tuning;
         let progress_wanted = Arc::new(AtomicBool::new(tuning.progress));
         Engine::new(settings(tuning), instance, ports).drawing(randomness).reporting_progress_while(progress_wanted)
@@ -336,7 +336,7 @@ fn settings(tuning: &Tuning) -> Settings {
         read_limit_bytes: 64 << 10,
         timeout: Duration::from_secs(10),
         max_at_once: 2,
-        policy: Policy::default(),
+        policy: ContentPolicy::default(),
     });
     settings
 }

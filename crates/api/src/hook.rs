@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use domain::hook::{Caller as KnownCaller, Hook, HookCall, Question as KnownQuestion};
+use domain::hook::{Caller as KnownCaller, Hook, HookCall, HookRequest as KnownRequest};
 use domain::time::milliseconds;
 use domain::upload::Role;
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ pub struct List {
 /// The upload a question is about.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Question<'a> {
+pub struct HookRequest<'a> {
     pub upload_id: String,
     pub dialect: Cow<'a, str>,
     pub role: Word,
@@ -57,7 +57,7 @@ pub struct Question<'a> {
     #[serde(flatten)]
     pub arrived: Option<Arrived<'a>>,
     /// `null` when no client's request is behind it.
-    pub request: Option<Request<'a>>,
+    pub request: Option<CallerRequest<'a>>,
 }
 
 /// What has come of an upload that exists.
@@ -72,18 +72,18 @@ pub struct Arrived<'a> {
 /// The request that led to a question.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Request<'a> {
+pub struct CallerRequest<'a> {
     pub method: Cow<'a, str>,
     pub path: Cow<'a, str>,
     pub remote_address: Option<Cow<'a, str>>,
     pub headers: Pairs<'a, Cow<'a, str>>,
 }
 
-impl<'a> From<&'a KnownQuestion> for Message<Question<'a>> {
-    fn from(question: &'a KnownQuestion) -> Self {
+impl<'a> From<&'a KnownRequest> for Message<HookRequest<'a>> {
+    fn from(question: &'a KnownRequest) -> Self {
         let record = question.upload.record();
         let metadata = record.metadata.pairs().iter();
-        let data = Question {
+        let data = HookRequest {
             upload_id: record.id.to_string(),
             dialect: record.dialect.name().into(),
             role: record.role.name().into(),
@@ -101,13 +101,13 @@ impl<'a> From<&'a KnownQuestion> for Message<Question<'a>> {
                 digests: record.digests.iter().map(|digest| (digest.algorithm().name(), digest.hex())).collect(),
                 facts: record.facts.as_ref().map(Facts::from),
             }),
-            request: question.caller.as_ref().map(Request::from),
+            request: question.caller.as_ref().map(CallerRequest::from),
         };
-        Self { kind: question.hook.message_type().into(), timestamp: question.asked_at.to_string(), data }
+        Self { kind: question.hook.message_type().into(), timestamp: question.requested_at.to_string(), data }
     }
 }
 
-impl<'a> From<&'a KnownCaller> for Request<'a> {
+impl<'a> From<&'a KnownCaller> for CallerRequest<'a> {
     fn from(caller: &'a KnownCaller) -> Self {
         Self {
             method: caller.method.as_str().into(),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use domain::failure::Refusal;
+use domain::failure::RejectionKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -40,29 +40,29 @@ pub fn own_kind(code: &str) -> String {
 
 /// Each kind of refusal with its HTTP status. Clients take every one of these for the end. After 408, 409,
 /// 423, 425 and 429 there are some that try again, or send everything anew, for as long as they get them.
-pub const REFUSALS: [(Refusal, u16); Refusal::ALL.len()] = [
-    (Refusal::Malformed, 400),
-    (Refusal::Unauthenticated, 401),
-    (Refusal::UnpaidFor, 402),
-    (Refusal::Forbidden, 403),
-    (Refusal::Unknown, 404),
-    (Refusal::Unacceptable, 406),
-    (Refusal::Gone, 410),
-    (Refusal::TooLarge, 413),
-    (Refusal::WrongType, 415),
-    (Refusal::Unprocessable, 422),
-    (Refusal::Unlawful, 451),
+pub const REJECTION_STATUSES: [(RejectionKind, u16); RejectionKind::ALL.len()] = [
+    (RejectionKind::Malformed, 400),
+    (RejectionKind::Unauthenticated, 401),
+    (RejectionKind::UnpaidFor, 402),
+    (RejectionKind::Forbidden, 403),
+    (RejectionKind::Unknown, 404),
+    (RejectionKind::Unacceptable, 406),
+    (RejectionKind::Gone, 410),
+    (RejectionKind::TooLarge, 413),
+    (RejectionKind::WrongType, 415),
+    (RejectionKind::Unprocessable, 422),
+    (RejectionKind::Unlawful, 451),
 ];
 
 /// Returns the HTTP status of a refusal.
-pub fn status_of(refusal: Refusal) -> u16 {
-    REFUSALS.into_iter().find(|(kind, _)| *kind == refusal).map_or(422, |(_, status)| status)
+pub fn status_of(rejection: RejectionKind) -> u16 {
+    REJECTION_STATUSES.into_iter().find(|(kind, _)| *kind == rejection).map_or(422, |(_, status)| status)
 }
 
 /// Returns the refusal that an HTTP status stands for; `None` for a status
 /// that not every client takes for the end.
-pub fn refusal_of(status: u16) -> Option<Refusal> {
-    REFUSALS.into_iter().find(|(_, known)| *known == status).map(|(kind, _)| kind)
+pub fn rejection_of(status: u16) -> Option<RejectionKind> {
+    REJECTION_STATUSES.into_iter().find(|(_, known)| *known == status).map(|(kind, _)| kind)
 }
 
 #[cfg(test)]
@@ -71,12 +71,12 @@ mod tests {
 
     #[test]
     fn every_refusal_has_a_status_of_its_own() {
-        for refusal in Refusal::ALL {
-            assert_eq!(refusal_of(status_of(refusal)), Some(refusal));
-            assert_eq!(REFUSALS.iter().filter(|(kind, _)| *kind == refusal).count(), 1, "{refusal:?}");
+        for rejection in RejectionKind::ALL {
+            assert_eq!(rejection_of(status_of(rejection)), Some(rejection));
+            assert_eq!(REJECTION_STATUSES.iter().filter(|(kind, _)| *kind == rejection).count(), 1, "{rejection:?}");
         }
         for not_final in [200, 405, 408, 409, 423, 425, 429, 500] {
-            assert_eq!(refusal_of(not_final), None, "{not_final}");
+            assert_eq!(rejection_of(not_final), None, "{not_final}");
         }
     }
 

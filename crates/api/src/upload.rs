@@ -119,7 +119,7 @@ pub struct NewReport {
 
 impl From<&Known> for Report {
     fn from(report: &Known) -> Self {
-        let Known { name, percent, message, at, told_at: _ } = report;
+        let Known { name, percent, message, at, published_at: _ } = report;
         Self { name: name.clone(), percent: *percent, message: message.clone(), at: at.to_string() }
     }
 }

@@ -89,11 +89,11 @@ struct Telling<'a> {
 }
 
 /// The shortest time between two words about progress.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 impl<'a> Telling<'a> {
     fn new(tell: &'a dyn Fn(u64)) -> Self {
-        Self { tell, told_bytes: 0, due: Instant::now() + TELL_EVERY }
+        Self { tell, told_bytes: 0, due: Instant::now() + PUBLISH_EVERY }
     }
 
     fn look(&mut self, feed: &Feed) {
@@ -101,7 +101,7 @@ impl<'a> Telling<'a> {
         let committed_bytes = feed.committed_bytes();
         if now >= self.due && committed_bytes > self.told_bytes {
             (self.tell)(committed_bytes);
-            (self.told_bytes, self.due) = (committed_bytes, now + TELL_EVERY);
+            (self.told_bytes, self.due) = (committed_bytes, now + PUBLISH_EVERY);
         }
     }
 }

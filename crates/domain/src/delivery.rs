@@ -93,7 +93,7 @@ impl DeliveryClass {
 
 /// What the sender has decided about a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Disposition {
     Succeeded,
     RetryAt(Timestamp),
     Dead,
@@ -103,7 +103,7 @@ pub enum Verdict {
 
 /// What came of asking for a delivery to be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replayed {
+pub enum ReplayOutcome {
     /// It is due now, or waits with its stopped endpoint.
     Queued,
     /// It is being sent at this moment.
@@ -118,7 +118,7 @@ pub enum Replayed {
 crate::named! {
     /// Which deliveries are sent again. But for [`Self::Pending`] it goes by the events of a time range, and
     /// never touches what is unfinished.
-    pub enum ReplayWhat {
+    pub enum ReplaySelection {
         /// What is unfinished: it becomes due now instead of when its next attempt was planned.
         Pending = "pending",
         /// Deliveries that were given up.
@@ -132,7 +132,7 @@ crate::named! {
 
 crate::named! {
     /// Why an attempt was made.
-    pub enum Trigger {
+    pub enum AttemptTrigger {
         /// The schedule.
         Auto = "auto",
         /// Somebody asked for the delivery to be sent again.
@@ -230,7 +230,7 @@ pub struct Timings {
 pub struct Attempt {
     /// Counts from 1 within the delivery.
     pub number: u32,
-    pub trigger: Trigger,
+    pub trigger: AttemptTrigger,
     pub started_at: Timestamp,
     pub took: Duration,
     pub timings: Timings,

@@ -61,7 +61,7 @@ pub struct Image {
 
 /// Whether something has a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lasting {
+pub enum ContentDuration {
     No,
     Milliseconds(u64),
     /// It may have one, which is unknown.
@@ -100,9 +100,9 @@ impl Facts {
     }
 
     /// Returns whether it has a duration: audio and video do, and images unless they are known to be stills.
-    pub fn lasting(&self) -> Lasting {
+    pub fn content_duration(&self) -> ContentDuration {
         if let Some(duration_ms) = self.duration_ms() {
-            return Lasting::Milliseconds(duration_ms);
+            return ContentDuration::Milliseconds(duration_ms);
         }
         let may_last = match &self.content {
             Some(Content::Image(image)) => image.frames != Some(1),
@@ -112,6 +112,6 @@ impl Facts {
                 is_media || ANIMATED.contains(&self.content_type.as_str())
             }
         };
-        if may_last { Lasting::Unknown } else { Lasting::No }
+        if may_last { ContentDuration::Unknown } else { ContentDuration::No }
     }
 }

@@ -8,13 +8,13 @@ pub struct Failure {
     /// A sentence for people.
     pub message: String,
     /// What kind of refusal it is, where a policy or the application has refused the upload.
-    pub refusal: Option<Refusal>,
+    pub rejection: Option<RejectionKind>,
 }
 
 crate::named! {
     /// A refusal that clients take for the end, by what they are to understand. Each protocol has its own
     /// number for it.
-    pub enum Refusal {
+    pub enum RejectionKind {
         Malformed = "malformed",
         Unauthenticated = "unauthenticated",
         UnpaidFor = "unpaid-for",

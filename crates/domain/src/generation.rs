@@ -34,7 +34,7 @@ pub struct Sealed {
 
 /// A stretch of the upload and the generation that holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stretch {
+pub struct GenerationSpan {
     pub generation: Generation,
     /// Where the bytes of the generation begin, counted from the beginning of the upload, as the rest is.
     pub base: u64,
@@ -42,7 +42,7 @@ pub struct Stretch {
     pub end: u64,
 }
 
-impl Stretch {
+impl GenerationSpan {
     /// The same places, counted from the beginning of the generation.
     pub const fn in_generation(self) -> Range<u64> {
         self.start - self.base..self.end - self.base
@@ -91,15 +91,16 @@ impl Generations {
     }
 
     /// The generations that hold bytes from `start` to `end`, and which of them each holds.
-    pub fn stretches(&self, start: u64, end: u64) -> Vec<Stretch> {
+    pub fn spans(&self, start: u64, end: u64) -> Vec<GenerationSpan> {
         let current = Sealed { generation: self.current, end: u64::MAX };
         let counting = if self.is_single() { &[] } else { self.sealed.as_slice() };
         let mut from = 0;
         let mut found = Vec::with_capacity(1);
         for Sealed { generation, end: to } in counting.iter().chain([&current]) {
-            let stretch = Stretch { generation: *generation, base: from, start: start.max(from), end: end.min(*to) };
-            if stretch.start < stretch.end {
-                found.push(stretch);
+            let span =
+                GenerationSpan { generation: *generation, base: from, start: start.max(from), end: end.min(*to) };
+            if span.start < span.end {
+                found.push(span);
             }
             from = *to;
         }
@@ -150,9 +151,9 @@ mod tests {
         Generation::Begun(Epoch::new(epoch))
     }
 
-    fn stretches(generations: &Generations, start: u64, end: u64) -> Vec<(Generation, u64, u64)> {
-        let found = generations.stretches(start, end);
-        found.into_iter().map(|stretch| (stretch.generation, stretch.start, stretch.end)).collect()
+    fn spans(generations: &Generations, start: u64, end: u64) -> Vec<(Generation, u64, u64)> {
+        let found = generations.spans(start, end);
+        found.into_iter().map(|span| (span.generation, span.start, span.end)).collect()
     }
 
     #[test]
@@ -161,8 +162,8 @@ mod tests {
         assert!(!generations.begin(Epoch::new(1), 0));
         assert!(!generations.begin(Epoch::new(1), 500));
         assert_eq!((generations.start(), generations.is_single()), (0, true));
-        assert_eq!(stretches(&generations, 100, 200), [(begun(1), 100, 200)]);
-        assert_eq!(stretches(&generations, 7, 7), []);
+        assert_eq!(spans(&generations, 100, 200), [(begun(1), 100, 200)]);
+        assert_eq!(spans(&generations, 7, 7), []);
     }
 
     #[test]
@@ -174,10 +175,10 @@ mod tests {
         assert!(generations.begin(Epoch::new(9), 150));
         assert_eq!(generations.all().collect::<Vec<_>>(), [begun(2), begun(5), begun(9)]);
         assert_eq!(generations.start(), 150);
-        assert_eq!(stretches(&generations, 0, 200), [(begun(2), 0, 100), (begun(5), 100, 150), (begun(9), 150, 200)]);
-        assert_eq!(stretches(&generations, 99, 101), [(begun(2), 99, 100), (begun(5), 100, 101)]);
-        assert_eq!(stretches(&generations, 100, 150), [(begun(5), 100, 150)]);
-        assert_eq!(generations.stretches(120, 160)[0].in_generation(), 20..50);
+        assert_eq!(spans(&generations, 0, 200), [(begun(2), 0, 100), (begun(5), 100, 150), (begun(9), 150, 200)]);
+        assert_eq!(spans(&generations, 99, 101), [(begun(2), 99, 100), (begun(5), 100, 101)]);
+        assert_eq!(spans(&generations, 100, 150), [(begun(5), 100, 150)]);
+        assert_eq!(generations.spans(120, 160)[0].in_generation(), 20..50);
     }
 
     #[test]
@@ -187,7 +188,7 @@ mod tests {
         generations.forget_joined();
         generations.join(300);
         assert_eq!((generations.start(), generations.is_single()), (0, true));
-        assert_eq!(stretches(&generations, 0, 300), [(Generation::Joined, 0, 300)]);
+        assert_eq!(spans(&generations, 0, 300), [(Generation::Joined, 0, 300)]);
         assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), Generation::Joined]);
         let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current());
         assert_eq!(kept.as_ref(), Some(&generations));
@@ -201,7 +202,7 @@ mod tests {
     fn a_generation_without_a_byte_is_joined_like_others() {
         let mut generations = Generations::default();
         generations.begin(Epoch::new(2), 100);
-        assert_eq!(stretches(&generations, 0, 100), [(begun(1), 0, 100)]);
+        assert_eq!(spans(&generations, 0, 100), [(begun(1), 0, 100)]);
         generations.join(100);
         assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), Generation::Joined]);
         let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current());

@@ -54,7 +54,7 @@ pub struct Caller {
 
 /// One question.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub struct HookRequest {
     pub hook: Hook,
     /// Names the decision: the same for as long as the same is to be decided, across retries and
     /// restarts. Made of letters, digits, `_` and `-`.
@@ -63,10 +63,10 @@ pub struct Question {
     pub upload: Upload,
     /// `None` when no client's request is behind it, as after a restart.
     pub caller: Option<Caller>,
-    pub asked_at: Timestamp,
+    pub requested_at: Timestamp,
 }
 
-impl Question {
+impl HookRequest {
     pub fn new(hook: Hook, upload: &Upload, caller: Option<Caller>, now: Timestamp, random: [u8; 10]) -> Self {
         // Whether an upload may be created or finished is decided once. Whether it may be
         // ended can be asked again, by somebody else.
@@ -75,21 +75,21 @@ impl Question {
             Hook::PreTerminate => HookCallId::new(now, random).to_string(),
         };
         let decision = format!("hook_{}_{subject}", hook.name());
-        Self { hook, decision, upload: upload.clone(), caller, asked_at: now }
+        Self { hook, decision, upload: upload.clone(), caller, requested_at: now }
     }
 }
 
 /// What the application has decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    Accepted(Wishes),
+    Accepted(UploadOverrides),
     /// With a kind of refusal, always.
     Rejected(Failure),
 }
 
 /// What the application may set for an upload that is about to be created.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wishes {
+pub struct UploadOverrides {
     pub id: Option<UploadId>,
     /// In the place of all that the client has said.
     pub metadata: Option<Metadata>,
@@ -127,7 +127,7 @@ pub struct HookCall {
     /// Whose upload it was about.
     pub tenant: TenantId,
     pub upload: UploadId,
-    /// See [`Question::decision`].
+    /// See [`HookRequest::decision`].
     pub decision: String,
     pub started_at: Timestamp,
     pub took: Duration,
@@ -142,17 +142,17 @@ pub struct HookCall {
 
 /// What came of a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct HookResult {
     /// `None` when there is no verdict.
     pub verdict: Option<Verdict>,
     /// `None` when no call was made.
     pub call: Option<HookCall>,
 }
 
-impl Asked {
+impl HookResult {
     /// Nobody wants to be asked.
-    pub fn by_nobody() -> Self {
-        Self { verdict: Some(Verdict::Accepted(Wishes::default())), call: None }
+    pub fn accepted_without_call() -> Self {
+        Self { verdict: Some(Verdict::Accepted(UploadOverrides::default())), call: None }
     }
 }
 

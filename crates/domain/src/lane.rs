@@ -5,20 +5,20 @@
 //! of every earlier one is over. A delivery that backs off after its first attempt blocks nothing. An
 //! endpoint can ask for more order than that, or for none (webhooks G7). Progress that later news has
 //! overtaken is dropped (webhooks C3, C4). Whoever ends or adds a delivery asks afterwards whether the
-//! lane [may go on](may_go_on), so that nothing waits for what never comes. Whether the endpoint is stopped
-//! changes nothing in a lane.
+//! lane [may go on](may_release_next), so that nothing waits for what never comes. Whether the endpoint is
+//! stopped changes nothing in a lane.
 //!
 //! Every rule takes a small view of a lane and gives what follows. A store loads the view, calls the rule,
-//! and writes the difference. Claims are one statement in a database; [`is_due`] and [`Turn`] say what that
-//! statement must find.
+//! and writes the difference. Claims are one statement in a database; [`is_due`] and [`ClaimOrder`] say what
+//! that statement must find.
 
-use crate::delivery::{DeliveryClass, DeliveryState, ReplayWhat, Replayed, Verdict};
+use crate::delivery::{DeliveryClass, DeliveryState, Disposition, ReplayOutcome, ReplaySelection};
 use crate::endpoint::Ordering;
 use crate::time::Timestamp;
 
 /// What some deliveries of a lane, taken together, make others wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Load {
+pub enum LaneLoad {
     /// There are none.
     #[default]
     Empty,
@@ -28,7 +28,7 @@ pub enum Load {
     FirstAttempts,
 }
 
-impl Load {
+impl LaneLoad {
     /// Returns the load of one delivery with so many counted attempts.
     pub const fn of(attempts: u32) -> Self {
         if attempts == 0 { Self::FirstAttempts } else { Self::Retries }
@@ -37,11 +37,11 @@ impl Load {
 
 /// Returns the state of a delivery that is added to the end of a lane with these unfinished deliveries:
 /// ready, or waiting for its turn. News that is not of an upload is in no lane, and so in an empty one.
-pub fn join(ordering: Ordering, unfinished: Load) -> DeliveryState {
+pub fn join(ordering: Ordering, unfinished: LaneLoad) -> DeliveryState {
     let waits = match ordering {
         Ordering::None => false,
-        Ordering::PerUpload => unfinished == Load::FirstAttempts,
-        Ordering::Strict => unfinished > Load::Empty,
+        Ordering::PerUpload => unfinished == LaneLoad::FirstAttempts,
+        Ordering::Strict => unfinished > LaneLoad::Empty,
     };
     if waits { DeliveryState::Waiting } else { DeliveryState::Ready }
 }
@@ -50,16 +50,16 @@ pub fn join(ordering: Ordering, unfinished: Load) -> DeliveryState {
 ///
 /// An endpoint that has given up its order still has waiting deliveries until all of them are released. They
 /// go in turn.
-pub fn may_go_on(ordering: Ordering, under_way: Load) -> bool {
+pub fn may_release_next(ordering: Ordering, under_way: LaneLoad) -> bool {
     match ordering {
-        Ordering::PerUpload | Ordering::None => under_way < Load::FirstAttempts,
-        Ordering::Strict => under_way == Load::Empty,
+        Ordering::PerUpload | Ordering::None => under_way < LaneLoad::FirstAttempts,
+        Ordering::Strict => under_way == LaneLoad::Empty,
     }
 }
 
 /// Returns when a delivery that becomes ready is due: with its own age, so that it does not pass through the
 /// whole backlog once more.
-pub fn due_when_freed(next_at: Timestamp, now: Timestamp) -> Timestamp {
+pub fn due_when_released(next_at: Timestamp, now: Timestamp) -> Timestamp {
     next_at.min(now)
 }
 
@@ -86,7 +86,7 @@ pub struct ClaimedDelivery {
 
 /// What becomes of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settled {
+pub struct SettledDelivery {
     pub state: DeliveryState,
     pub attempts: u32,
     /// When it is due again, if it is.
@@ -97,29 +97,29 @@ pub struct Settled {
 
 /// Settles a delivery. Progress that failed is never a dead letter (webhooks C5), and is not sent again
 /// once there is later news (webhooks C4). An aborted attempt does not count.
-pub fn settle(held: ClaimedDelivery, verdict: Verdict, counts: bool) -> Settled {
-    let (state, next_at) = match (verdict, held.class) {
-        (Verdict::Succeeded, _) => (DeliveryState::Succeeded, None),
-        (Verdict::Cancelled, _) => (DeliveryState::Cancelled, None),
-        (Verdict::Dead, DeliveryClass::Progress) => (DeliveryState::Superseded, None),
-        (Verdict::RetryAt(_), DeliveryClass::Progress) if held.is_overtaken => (DeliveryState::Superseded, None),
-        (Verdict::Dead, DeliveryClass::Normal | DeliveryClass::Test | DeliveryClass::Notice) => {
+pub fn settle(held: ClaimedDelivery, disposition: Disposition, counts: bool) -> SettledDelivery {
+    let (state, next_at) = match (disposition, held.class) {
+        (Disposition::Succeeded, _) => (DeliveryState::Succeeded, None),
+        (Disposition::Cancelled, _) => (DeliveryState::Cancelled, None),
+        (Disposition::Dead, DeliveryClass::Progress) => (DeliveryState::Superseded, None),
+        (Disposition::RetryAt(_), DeliveryClass::Progress) if held.is_overtaken => (DeliveryState::Superseded, None),
+        (Disposition::Dead, DeliveryClass::Normal | DeliveryClass::Test | DeliveryClass::Notice) => {
             (DeliveryState::Dead, None)
         }
-        (Verdict::RetryAt(at), _) => (DeliveryState::Ready, Some(at)),
+        (Disposition::RetryAt(at), _) => (DeliveryState::Ready, Some(at)),
     };
     let is_exhausted = state == DeliveryState::Dead && held.class == DeliveryClass::Normal;
-    Settled { state, attempts: held.attempts + u32::from(counts), next_at, is_exhausted }
+    SettledDelivery { state, attempts: held.attempts + u32::from(counts), next_at, is_exhausted }
 }
 
 /// Gives up a delivery that has waited too long. Old progress is of no use to anybody,
 /// and never a dead letter (webhooks C5).
-pub fn expire(class: DeliveryClass, attempts: u32) -> Settled {
+pub fn expire(class: DeliveryClass, attempts: u32) -> SettledDelivery {
     let state = match class {
         DeliveryClass::Progress => DeliveryState::Superseded,
         DeliveryClass::Normal | DeliveryClass::Test | DeliveryClass::Notice => DeliveryState::Dead,
     };
-    Settled { state, attempts, next_at: None, is_exhausted: class == DeliveryClass::Normal }
+    SettledDelivery { state, attempts, next_at: None, is_exhausted: class == DeliveryClass::Normal }
 }
 
 /// Returns whether later news of its upload drops a delivery (webhooks C3,
@@ -139,7 +139,7 @@ pub fn is_pending(state: DeliveryState) -> bool {
 
 /// Takes back a delivery whose sender has died: it is ready as it was. Nobody
 /// waits for the result of a test any more.
-pub fn take_back(class: DeliveryClass) -> DeliveryState {
+pub fn reclaim(class: DeliveryClass) -> DeliveryState {
     match class {
         DeliveryClass::Test => DeliveryState::Cancelled,
         DeliveryClass::Normal | DeliveryClass::Progress | DeliveryClass::Notice => DeliveryState::Ready,
@@ -159,14 +159,14 @@ pub fn is_due(state: DeliveryState, next_at: Timestamp, lease_until: Option<Time
 /// The order in which the due deliveries of an endpoint are claimed: by how
 /// long they have been due, then by sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Turn {
+pub struct ClaimOrder {
     pub next_at: Timestamp,
     pub sequence: u64,
 }
 
 /// What was decided about an endpoint, as far as it concerns its deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct EndpointAvailability {
     /// Not one that the configuration has ceased to name.
     pub is_present: bool,
     pub is_enabled: bool,
@@ -176,7 +176,7 @@ pub struct Standing {
     pub resumed_at: Timestamp,
 }
 
-impl Standing {
+impl EndpointAvailability {
     /// Returns whether anything may be claimed for it.
     pub const fn takes_claims(&self) -> bool {
         self.is_present && self.is_enabled && !self.is_cancelling
@@ -189,28 +189,33 @@ impl Standing {
     }
 
     /// Returns whether what began before then, and has waited ever since, is given up.
-    pub fn gives_up(&self, begun_before: Timestamp) -> bool {
+    pub fn expires_deliveries(&self, begun_before: Timestamp) -> bool {
         self.takes_claims() && self.resumed_at < begun_before
     }
 
     /// Returns whether it has been at rest for so long that the age of its backlog counts.
-    pub fn rests_since(&self, begun_before: Timestamp) -> bool {
+    pub fn is_stopped_since(&self, begun_before: Timestamp) -> bool {
         !(self.is_present && self.is_enabled) && self.resumed_at < begun_before
     }
 
     /// Returns whether a delivery joins its lane again when somebody asks for it to be sent again; else the
     /// answer. `force` sends again what has succeeded. A delivery that is being cancelled is as good as
     /// cancelled.
-    pub fn ask_again(&self, state: DeliveryState, force: bool, is_being_cancelled: bool) -> Result<(), Replayed> {
+    pub fn check_replay(
+        &self,
+        state: DeliveryState,
+        force: bool,
+        is_being_cancelled: bool,
+    ) -> Result<(), ReplayOutcome> {
         if !self.is_present {
-            return Err(Replayed::NoEndpoint);
+            return Err(ReplayOutcome::NoEndpoint);
         }
         match state {
-            DeliveryState::Leased => Err(Replayed::UnderWay),
-            DeliveryState::Succeeded if !force => Err(Replayed::HasSucceeded),
+            DeliveryState::Leased => Err(ReplayOutcome::UnderWay),
+            DeliveryState::Succeeded if !force => Err(ReplayOutcome::HasSucceeded),
             // It is sent anyway, in its order or with its endpoint.
-            DeliveryState::Waiting | DeliveryState::Paused if !is_being_cancelled => Err(Replayed::Queued),
-            DeliveryState::Ready if !is_being_cancelled && !self.is_enabled => Err(Replayed::Queued),
+            DeliveryState::Waiting | DeliveryState::Paused if !is_being_cancelled => Err(ReplayOutcome::Queued),
+            DeliveryState::Ready if !is_being_cancelled && !self.is_enabled => Err(ReplayOutcome::Queued),
             DeliveryState::Waiting | DeliveryState::Paused | DeliveryState::Ready => Ok(()),
             DeliveryState::Succeeded | DeliveryState::Dead | DeliveryState::Superseded | DeliveryState::Cancelled => {
                 Ok(())
@@ -221,7 +226,7 @@ impl Standing {
 
 /// What a replay of a range of events does about one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
+pub enum ReplayAction {
     /// Its delivery joins its lane again.
     Rejoin,
     /// There is no delivery of it; one is added if the endpoint wants the event.
@@ -231,12 +236,12 @@ pub enum Again {
 
 /// Returns what a replay does about an event whose delivery is in this state; `None` if there is no
 /// delivery. What is unfinished is never touched.
-pub fn replay(found: Option<DeliveryState>, what: ReplayWhat) -> Again {
+pub fn replay(found: Option<DeliveryState>, what: ReplaySelection) -> ReplayAction {
     let (dead, missed, succeeded) = match what {
-        ReplayWhat::Pending => (false, false, false),
-        ReplayWhat::Dead => (true, false, false),
-        ReplayWhat::Missed => (true, true, false),
-        ReplayWhat::Everything => (true, true, true),
+        ReplaySelection::Pending => (false, false, false),
+        ReplaySelection::Dead => (true, false, false),
+        ReplaySelection::Missed => (true, true, false),
+        ReplaySelection::Everything => (true, true, true),
     };
     let (rejoins, joins) = match found {
         Some(DeliveryState::Dead) => (dead, false),
@@ -247,15 +252,15 @@ pub fn replay(found: Option<DeliveryState>, what: ReplayWhat) -> Again {
         None => (false, missed),
     };
     match (rejoins, joins) {
-        (true, _) => Again::Rejoin,
-        (false, true) => Again::Join,
-        (false, false) => Again::Nothing,
+        (true, _) => ReplayAction::Rejoin,
+        (false, true) => ReplayAction::Join,
+        (false, false) => ReplayAction::Nothing,
     }
 }
 
 /// Returns whether a wait was planned by a clock that was ahead, when the clock was set: what began after now
 /// began now. A first attempt waits for nothing else; a retry waits since its latest attempt.
-pub fn waits_by_a_clock_ahead(
+pub fn was_planned_by_fast_clock(
     attempts: u32,
     begun_at: Timestamp,
     latest_attempt: Option<Timestamp>,

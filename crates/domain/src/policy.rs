@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::facts::{Facts, Lasting};
-use crate::failure::{Failure, Refusal};
+use crate::facts::{ContentDuration, Facts};
+use crate::failure::{Failure, RejectionKind};
 
 /// Which uploads are refused once it is known what they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Policy {
+pub struct ContentPolicy {
     /// Types that may be; all may where there are none.
     pub allowed_types: Vec<TypePattern>,
     /// The longest audio, video and animated images of types that `max_durations` says nothing of.
@@ -46,30 +46,32 @@ impl TypePattern {
     }
 }
 
-impl Policy {
+impl ContentPolicy {
     /// Why an upload with these facts and this size is refused, if it is.
     pub fn objection(&self, facts: &Facts, size_bytes: u64) -> Option<Failure> {
         let content_type = &facts.content_type;
         if !self.allowed_types.is_empty() && !self.allowed_types.iter().any(|pattern| pattern.fits(content_type)) {
             let message = format!("by its content the upload is {content_type}, which is not accepted here");
-            return Some(refused("type-not-allowed", message, Refusal::WrongType));
+            return Some(refused("type-not-allowed", message, RejectionKind::WrongType));
         }
         let limit = self.max_sizes.iter().find(|(pattern, _)| pattern.fits(content_type));
         if let Some((_, limit)) = limit.filter(|(_, limit)| size_bytes > *limit) {
             let message = format!("an upload of type {content_type} may have at most {limit} bytes here");
-            return Some(refused("too-large-for-type", message, Refusal::TooLarge));
+            return Some(refused("too-large-for-type", message, RejectionKind::TooLarge));
         }
         let (max, is_named) = self.max_duration_of(content_type)?;
         let accepted = format!("at most {} s of {content_type} are accepted here", max.as_secs());
-        match facts.lasting() {
-            Lasting::Milliseconds(ms) if Duration::from_millis(ms) > max => {
+        match facts.content_duration() {
+            ContentDuration::Milliseconds(ms) if Duration::from_millis(ms) > max => {
                 let message = format!("it lasts {} s, and {accepted}", seconds(Duration::from_millis(ms)));
-                Some(refused("media-too-long", message, Refusal::Unprocessable))
+                Some(refused("media-too-long", message, RejectionKind::Unprocessable))
             }
             // What the operator has named lasts, unless it is known to be a still.
-            Lasting::No if self.requires_duration && is_named && facts.content.is_none() => Some(unknown(&accepted)),
-            Lasting::Unknown if self.requires_duration => Some(unknown(&accepted)),
-            Lasting::Milliseconds(_) | Lasting::Unknown | Lasting::No => None,
+            ContentDuration::No if self.requires_duration && is_named && facts.content.is_none() => {
+                Some(unknown(&accepted))
+            }
+            ContentDuration::Unknown if self.requires_duration => Some(unknown(&accepted)),
+            ContentDuration::Milliseconds(_) | ContentDuration::Unknown | ContentDuration::No => None,
         }
     }
 
@@ -83,11 +85,15 @@ impl Policy {
 }
 
 fn unknown(accepted: &str) -> Failure {
-    refused("duration-unknown", format!("it does not say how long it lasts, and {accepted}"), Refusal::Unprocessable)
+    refused(
+        "duration-unknown",
+        format!("it does not say how long it lasts, and {accepted}"),
+        RejectionKind::Unprocessable,
+    )
 }
 
-fn refused(code: &str, message: String, kind: Refusal) -> Failure {
-    Failure { code: code.to_owned(), message, refusal: Some(kind) }
+fn refused(code: &str, message: String, kind: RejectionKind) -> Failure {
+    Failure { code: code.to_owned(), message, rejection: Some(kind) }
 }
 
 /// Never less than it is.
@@ -131,31 +137,31 @@ mod tests {
 
     #[test]
     fn what_is_not_wanted_is_refused_with_its_reason() {
-        let policy = Policy {
+        let policy = ContentPolicy {
             allowed_types: vec![pattern("video/*"), pattern("audio/mp4")],
             max_duration: Some(Duration::from_secs(60)),
             max_sizes: vec![(pattern("video/webm"), 5), (pattern("video/*"), 10)],
-            ..Policy::default()
+            ..ContentPolicy::default()
         };
         let said = |facts: Facts, size| {
             let failure = policy.objection(&facts, size)?;
-            assert!(failure.message.len() > 20 && failure.refusal.is_some(), "{failure:?}");
-            Some((failure.code, failure.refusal?))
+            assert!(failure.message.len() > 20 && failure.rejection.is_some(), "{failure:?}");
+            Some((failure.code, failure.rejection?))
         };
         let refused = |code: &str, kind| Some((code.to_owned(), kind));
         assert_eq!(said(facts("video/mp4", Some(60_000)), 10), None);
         assert_eq!(said(facts("video/mp4", None), 10), None, "it does not say how long it is");
         assert_eq!(said(facts("audio/mp4", Some(1)), 1_000), None, "no size is set for it");
-        assert_eq!(said(facts("video/mp4", Some(60_001)), 10), refused("media-too-long", Refusal::Unprocessable));
-        assert_eq!(said(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", Refusal::TooLarge));
+        assert_eq!(said(facts("video/mp4", Some(60_001)), 10), refused("media-too-long", RejectionKind::Unprocessable));
+        assert_eq!(said(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", RejectionKind::TooLarge));
         assert_eq!(
             said(facts("video/webm", Some(1)), 6),
-            refused("too-large-for-type", Refusal::TooLarge),
+            refused("too-large-for-type", RejectionKind::TooLarge),
             "the first that fits"
         );
-        assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", Refusal::WrongType));
-        assert_eq!(said(unread("audio/mp3"), 1), refused("type-not-allowed", Refusal::WrongType));
-        assert_eq!(Policy::default().objection(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
+        assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", RejectionKind::WrongType));
+        assert_eq!(said(unread("audio/mp3"), 1), refused("type-not-allowed", RejectionKind::WrongType));
+        assert_eq!(ContentPolicy::default().objection(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
     }
 
     #[test]
@@ -167,9 +173,9 @@ mod tests {
             (pattern("video/webm"), minutes(3)),
             (pattern("application/mxf"), minutes(4)),
         ];
-        let lenient = Policy { max_duration: minutes(2), max_durations: limits, ..Policy::default() };
-        let strict = Policy { requires_duration: true, ..lenient.clone() };
-        let code = |policy: &Policy, kind, ms| policy.objection(&facts(kind, ms), 1).map(|failure| failure.code);
+        let lenient = ContentPolicy { max_duration: minutes(2), max_durations: limits, ..ContentPolicy::default() };
+        let strict = ContentPolicy { requires_duration: true, ..lenient.clone() };
+        let code = |policy: &ContentPolicy, kind, ms| policy.objection(&facts(kind, ms), 1).map(|failure| failure.code);
         for (kind, limit_s) in [
             ("audio/wav", Some(60)),
             ("audio/mpeg", None),
@@ -187,13 +193,16 @@ mod tests {
             assert_eq!(code(&strict, kind, None), limit_s.map(|_| "duration-unknown".to_owned()), "{kind}");
         }
         let failure = strict.objection(&unread("video/mp4"), 1).expect("headers that cannot be read say nothing");
-        assert_eq!((failure.code.as_str(), failure.refusal), ("duration-unknown", Some(Refusal::Unprocessable)));
+        assert_eq!(
+            (failure.code.as_str(), failure.rejection),
+            ("duration-unknown", Some(RejectionKind::Unprocessable))
+        );
         assert_eq!(
             failure.message,
             "it does not say how long it lasts, and at most 120 s of video/mp4 are accepted here"
         );
         assert_eq!(
-            Policy { requires_duration: true, ..Policy::default() }.objection(&unread("video/mp4"), 1),
+            ContentPolicy { requires_duration: true, ..ContentPolicy::default() }.objection(&unread("video/mp4"), 1),
             None,
             "no maximum"
         );
@@ -201,10 +210,10 @@ mod tests {
 
     #[test]
     fn animations_last_and_stills_do_not() {
-        let limited = Policy { max_duration: Some(Duration::from_secs(60)), ..Policy::default() };
-        let strict = Policy { requires_duration: true, ..limited.clone() };
+        let limited = ContentPolicy { max_duration: Some(Duration::from_secs(60)), ..ContentPolicy::default() };
+        let strict = ContentPolicy { requires_duration: true, ..limited.clone() };
         let named =
-            Policy { max_durations: vec![(pattern("image/*"), Some(Duration::from_secs(5)))], ..strict.clone() };
+            ContentPolicy { max_durations: vec![(pattern("image/*"), Some(Duration::from_secs(5)))], ..strict.clone() };
         let image = |frames, duration_ms| {
             let image = Image { width: 1, height: 1, frames, duration_ms };
             Facts { content_type: "image/gif".to_owned(), content: Some(Content::Image(image)) }

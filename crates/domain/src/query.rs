@@ -24,9 +24,9 @@ pub struct UploadQuery {
     /// Types by content, any of these; empty for all. What was not looked into has none.
     pub types: Vec<TypePattern>,
     /// What the facts say. Where they say nothing, no bound holds.
-    pub width: Bounds,
-    pub height: Bounds,
-    pub duration_ms: Bounds,
+    pub width: NumberBounds,
+    pub height: NumberBounds,
+    pub duration_ms: NumberBounds,
     /// Only uploads older than this one: the cursor of the page before.
     pub before: Option<UploadId>,
     pub limit: u32,
@@ -34,16 +34,16 @@ pub struct UploadQuery {
 
 /// The least and the most that a number may be, both included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bounds {
+pub struct NumberBounds {
     pub least: Option<u64>,
     pub most: Option<u64>,
 }
 
-impl Bounds {
+impl NumberBounds {
     pub const OPEN: Self = Self { least: None, most: None };
 
     /// Returns whether the number is within them. An unknown number is only within open ones.
-    pub fn hold(self, number: Option<u64>) -> bool {
+    pub fn contain(self, number: Option<u64>) -> bool {
         match number {
             Some(number) => {
                 self.least.is_none_or(|least| number >= least) && self.most.is_none_or(|most| number <= most)

@@ -11,7 +11,7 @@ pub struct ReceivedRanges(Vec<(u64, u64)>);
 
 /// Bytes in a row that are all there, or all missing. The end is excluded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stretch {
+pub struct RangeSpan {
     pub start: u64,
     pub end: u64,
     pub there: bool,
@@ -87,28 +87,28 @@ impl ReceivedRanges {
 
     /// Takes `start` to `end` apart at the borders of what is there:
     /// stretches in order, each there or missing whole.
-    pub fn stretches(&self, start: u64, end: u64) -> Vec<Stretch> {
-        let mut stretches = Vec::new();
+    pub fn spans(&self, start: u64, end: u64) -> Vec<RangeSpan> {
+        let mut spans = Vec::new();
         let mut at = start;
         let first = self.0.partition_point(|(_, known_end)| *known_end <= start);
         for (known_start, known_end) in self.0[first..].iter().take_while(|(known_start, _)| *known_start < end) {
             if at < *known_start {
-                stretches.push(Stretch { start: at, end: *known_start, there: false });
+                spans.push(RangeSpan { start: at, end: *known_start, there: false });
             }
             let (from, to) = (at.max(*known_start), end.min(*known_end));
-            stretches.push(Stretch { start: from, end: to, there: true });
+            spans.push(RangeSpan { start: from, end: to, there: true });
             at = to;
         }
         if at < end {
-            stretches.push(Stretch { start: at, end, there: false });
+            spans.push(RangeSpan { start: at, end, there: false });
         }
-        stretches
+        spans
     }
 
     /// What is missing of the first `length` bytes, as `(start, end)`, end excluded, in order.
     pub fn missing(&self, length: u64) -> impl Iterator<Item = (u64, u64)> {
-        let missing = self.stretches(0, length).into_iter().filter(|stretch| !stretch.there);
-        missing.map(|stretch| (stretch.start, stretch.end))
+        let missing = self.spans(0, length).into_iter().filter(|span| !span.there);
+        missing.map(|span| (span.start, span.end))
     }
 
     /// Adds the bytes from `start` up to, not including, `end`. Adding what is there changes nothing.
@@ -179,18 +179,18 @@ mod tests {
                 }
             }
             prop_assert!(bytes.iter().zip(missing).all(|(there, missing)| *there != missing));
-            let stretches = ranges.stretches(5, 60);
-            prop_assert!(stretches.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].there != pair[1].there));
-            prop_assert_eq!((stretches[0].start, stretches[stretches.len() - 1].end), (5, 60));
+            let spans = ranges.spans(5, 60);
+            prop_assert!(spans.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].there != pair[1].there));
+            prop_assert_eq!((spans[0].start, spans[spans.len() - 1].end), (5, 60));
             for (start, end) in [(0, 64), (5, 60), (17, 18), (30, 30), (9, 40)] {
                 let within = &bytes[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
                 prop_assert_eq!(ranges.has_all(start, end), within.iter().all(|there| *there));
                 prop_assert_eq!(ranges.has_some(start, end), within.iter().any(|there| *there));
             }
             prop_assert_eq!(ranges.end().get(), bytes.iter().rposition(|there| *there).map_or(0, |last| last as u64 + 1));
-            for stretch in stretches {
-                for byte in stretch.start..stretch.end {
-                    prop_assert_eq!(bytes[usize::try_from(byte).unwrap()], stretch.there);
+            for span in spans {
+                for byte in span.start..span.end {
+                    prop_assert_eq!(bytes[usize::try_from(byte).unwrap()], span.there);
                 }
             }
             prop_assert_eq!(ranges.total_bytes(), bytes.iter().filter(|there| **there).count() as u64);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::delivery::ReplayWhat;
+use crate::delivery::ReplaySelection;
 use crate::endpoint::EndpointId;
 use crate::id::ReplayId;
 use crate::log::EventPosition;
@@ -16,7 +16,7 @@ pub struct ReplayJob {
     /// Whose it is, and whose events it sends.
     pub tenant: TenantId,
     pub endpoint: EndpointId,
-    pub what: ReplayWhat,
+    pub what: ReplaySelection,
     /// Only events from then on.
     pub from: Timestamp,
     /// Only events before then.

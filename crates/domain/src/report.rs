@@ -13,7 +13,7 @@ const MAX_NAME_LENGTH: usize = 64;
 pub const MAX_MESSAGE_CHARS: usize = 500;
 
 /// Of reports on one stage that differ only in their percentage, one in this time is told.
-pub const TELL_EVERY: Duration = Duration::from_secs(1);
+pub const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 /// The latest a backend has said of one of its stages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Report {
     pub message: Option<String>,
     pub at: Timestamp,
     /// When an event last told of this stage.
-    pub told_at: Timestamp,
+    pub published_at: Timestamp,
 }
 
 /// Something a backend has to say, in bounds that everyone who is told can rely on.
@@ -50,7 +50,7 @@ pub enum InvalidReport {
 
 /// Why an upload takes no report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ReportRefused {
+pub enum ReportRejected {
     #[error("this upload has {}; there is nothing more to report of it", .0.past())]
     Ended(Ended),
     #[error("this upload is {}; stages can be reported once every byte is there", .0.name())]
@@ -85,26 +85,26 @@ impl NewReport {
     }
 
     /// What this adds to what was said of the stage before.
-    pub(super) fn announcement_after(&self, before: Option<&Report>, now: Timestamp) -> Announcement {
+    pub(super) fn effect_after(&self, before: Option<&Report>, now: Timestamp) -> ReportEffect {
         match before {
-            None => Announcement::Event,
-            Some(before) if before.percent == self.percent && before.message == self.message => Announcement::Nothing,
+            None => ReportEffect::Event,
+            Some(before) if before.percent == self.percent && before.message == self.message => ReportEffect::Nothing,
             Some(before) if before.message == self.message && self.percent != Some(100) && !is_due(before, now) => {
-                Announcement::RecordOnly
+                ReportEffect::RecordOnly
             }
-            Some(_) => Announcement::Event,
+            Some(_) => ReportEffect::Event,
         }
     }
 
-    pub(super) fn into_report(self, at: Timestamp, told_at: Timestamp) -> Report {
+    pub(super) fn into_report(self, at: Timestamp, published_at: Timestamp) -> Report {
         let Self { name, percent, message } = self;
-        Report { name, percent, message, at, told_at }
+        Report { name, percent, message, at, published_at }
     }
 }
 
 /// What a report adds to those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Announcement {
+pub(super) enum ReportEffect {
     Nothing,
     /// It is written down, but makes no event: there was one a moment ago.
     RecordOnly,
@@ -113,7 +113,7 @@ pub(super) enum Announcement {
 
 fn is_due(before: &Report, now: Timestamp) -> bool {
     // A clock that was set back must not keep news from being told.
-    now < before.told_at || now.since(before.told_at) >= TELL_EVERY
+    now < before.published_at || now.since(before.published_at) >= PUBLISH_EVERY
 }
 
 #[cfg(test)]
@@ -152,18 +152,18 @@ mod tests {
         let before = new(Some(40), Some("so")).into_report(NOW, NOW);
         let ms = |ms: i64| Timestamp::from_unix_ms(NOW.unix_ms() + ms);
         for (report, at, expected) in [
-            (new(Some(40), Some("so")), ms(5_000), Announcement::Nothing),
-            (new(Some(41), Some("so")), ms(0), Announcement::RecordOnly),
-            (new(Some(41), Some("so")), ms(999), Announcement::RecordOnly),
-            (new(None, Some("so")), ms(999), Announcement::RecordOnly),
-            (new(Some(41), Some("so")), ms(1_000), Announcement::Event),
-            (new(Some(41), Some("so")), ms(-1), Announcement::Event),
-            (new(Some(100), Some("so")), ms(1), Announcement::Event),
-            (new(Some(40), Some("else")), ms(1), Announcement::Event),
-            (new(Some(40), None), ms(1), Announcement::Event),
+            (new(Some(40), Some("so")), ms(5_000), ReportEffect::Nothing),
+            (new(Some(41), Some("so")), ms(0), ReportEffect::RecordOnly),
+            (new(Some(41), Some("so")), ms(999), ReportEffect::RecordOnly),
+            (new(None, Some("so")), ms(999), ReportEffect::RecordOnly),
+            (new(Some(41), Some("so")), ms(1_000), ReportEffect::Event),
+            (new(Some(41), Some("so")), ms(-1), ReportEffect::Event),
+            (new(Some(100), Some("so")), ms(1), ReportEffect::Event),
+            (new(Some(40), Some("else")), ms(1), ReportEffect::Event),
+            (new(Some(40), None), ms(1), ReportEffect::Event),
         ] {
-            assert_eq!(report.announcement_after(Some(&before), at), expected, "{report:?} at {at}");
+            assert_eq!(report.effect_after(Some(&before), at), expected, "{report:?} at {at}");
         }
-        assert_eq!(new(None, None).announcement_after(None, NOW), Announcement::Event);
+        assert_eq!(new(None, None).effect_after(None, NOW), ReportEffect::Event);
     }
 }

@@ -53,7 +53,7 @@ impl Problem {
 
     /// What a policy or the application has refused, with its reasons.
     pub fn rejected(failure: &Failure) -> Self {
-        let chosen = failure.refusal.and_then(|refusal| StatusCode::from_u16(api::problem::status_of(refusal)).ok());
+        let chosen = failure.rejection.and_then(|refusal| StatusCode::from_u16(api::problem::status_of(refusal)).ok());
         let status = chosen.unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
         Self::new(status, failure.code.clone(), failure.message.clone())
     }

@@ -9,7 +9,7 @@ use storage::{BlobKey, ByteStream, Part, Resume};
 
 use crate::Inner;
 use crate::command::EngineError;
-use domain::generation::{Generation, Stretch};
+use domain::generation::{Generation, GenerationSpan};
 use domain::id::UploadId;
 use domain::principal::TenantId;
 use domain::upload::Upload;
@@ -65,9 +65,11 @@ pub(super) fn id_of(key: &BlobKey) -> Option<UploadId> {
 
 /// The blobs that hold the first `size_bytes` of an upload, in order.
 pub(super) fn parts_of(upload: &Upload, size_bytes: u64) -> Vec<Part> {
-    let part =
-        |Stretch { generation, start, end, .. }| Part { key: key_of(upload, generation), size_bytes: end - start };
-    upload.generations().stretches(0, size_bytes).into_iter().map(part).collect()
+    let part = |GenerationSpan { generation, start, end, .. }| Part {
+        key: key_of(upload, generation),
+        size_bytes: end - start,
+    };
+    upload.generations().spans(0, size_bytes).into_iter().map(part).collect()
 }
 
 impl Inner {
@@ -77,9 +79,9 @@ impl Inner {
             return self.blobs.read(&current_key(upload), range).await;
         }
         let mut streams = Vec::new();
-        for stretch in upload.generations().stretches(range.start, range.end) {
-            let key = key_of(upload, stretch.generation);
-            streams.push(self.blobs.read(&key, stretch.in_generation()).await?);
+        for span in upload.generations().spans(range.start, range.end) {
+            let key = key_of(upload, span.generation);
+            streams.push(self.blobs.read(&key, span.in_generation()).await?);
         }
         Ok(futures::stream::iter(streams).flatten().boxed())
     }

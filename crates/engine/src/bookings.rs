@@ -133,7 +133,7 @@ mod tests {
     use domain::principal::TenantId;
     use domain::removal::DeletedBy;
     use domain::size::Length;
-    use domain::upload::{Durable, NewUpload, Role, Terms};
+    use domain::upload::{DurableBytes, NewUpload, Role, UploadTerms};
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000);
     const LATER: Timestamp = Timestamp::from_unix_ms(1 << 40);
@@ -149,7 +149,7 @@ mod tests {
             length: length.and_then(Length::new),
             metadata: Metadata::default(),
             metadata_as_sent: None,
-            terms: Terms::default(),
+            terms: UploadTerms::default(),
             wanted_digests: Vec::new(),
             promised_digests: Vec::new(),
             expires_at: LATER,
@@ -159,7 +159,7 @@ mod tests {
 
     fn receive(upload: &mut Upload, start: u64, end: u64) {
         let ranges = vec![(start, end)];
-        let durable = Durable { ranges, running_digests: Vec::new(), resume: Vec::new(), expires_at: LATER };
+        let durable = DurableBytes { ranges, running_digests: Vec::new(), resume: Vec::new(), expires_at: LATER };
         upload.receive(durable, None, LATER).unwrap();
     }
 
@@ -175,7 +175,7 @@ mod tests {
             |upload| upload.expire(NOW),
             |upload| {
                 let failure =
-                    domain::failure::Failure { code: "too-long".to_owned(), message: String::new(), refusal: None };
+                    domain::failure::Failure { code: "too-long".to_owned(), message: String::new(), rejection: None };
                 upload.fail(failure, NOW);
             },
         ];

@@ -13,7 +13,7 @@ use domain::metadata::Metadata;
 use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
-use domain::upload::{Inconsistent, Role, Upload};
+use domain::upload::{InconsistentChange, Role, Upload};
 
 /// A new upload.
 #[derive(Debug, Clone)]
@@ -243,7 +243,7 @@ impl EngineError {
     }
 
     /// A change was refused that would have left a record which contradicts itself.
-    pub(crate) fn inconsistent(source: Inconsistent) -> Self {
+    pub(crate) fn inconsistent(source: InconsistentChange) -> Self {
         Self::Failed { operation: "keep the record of an upload consistent", source: Arc::new(source) }
     }
 

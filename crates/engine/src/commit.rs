@@ -29,7 +29,7 @@ use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Ended;
 use domain::time::Timestamp;
-use domain::upload::{Declared, Durable, Inconsistent, Upload};
+use domain::upload::{DurableBytes, InconsistentChange, PendingDeclarations, Upload};
 
 /// A writer that can make nothing more durable or true. Whatever it has not committed is lost.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ impl Broken {
         Self(EngineError::storage(source))
     }
 
-    pub(super) fn inconsistent(source: Inconsistent) -> Self {
+    pub(super) fn inconsistent(source: InconsistentChange) -> Self {
         Self(EngineError::inconsistent(source))
     }
 }
@@ -64,7 +64,7 @@ pub(super) struct Committer {
     pub(super) upload: Upload,
     /// What the requests under way have declared besides. It becomes true with the next bytes that are
     /// committed.
-    declared: Declared,
+    declared: PendingDeclarations,
     /// Opened when the first byte comes.
     blob: Option<Box<dyn BlobWriter>>,
     /// Which place of the upload is the beginning of that blob.
@@ -104,7 +104,7 @@ impl Committer {
     pub(super) fn new(inner: Arc<Inner>, held: HeldLease<Order>, upload: Upload) -> Self {
         held.progress.accept(upload.received_bytes());
         let meter = RateMeter::start(upload.received_bytes());
-        let declared = Declared::default();
+        let declared = PendingDeclarations::default();
         Self { inner, held, upload, declared, blob: None, base: 0, pending: None, meter, inspectors: Vec::new() }
     }
 
@@ -253,14 +253,14 @@ impl Committer {
             let expires_at = inner.expires_at(next.record().created_at, now);
             match resume {
                 Some(resume) => {
-                    let durable = Durable { ranges, running_digests, resume, expires_at };
+                    let durable = DurableBytes { ranges, running_digests, resume, expires_at };
                     next.receive(durable, inner.progress_policy(), now).map_err(EngineError::inconsistent)?;
                 }
                 None => next.touch(running_digests, expires_at, now),
             }
             match seal {
                 Some(digests) => inner.seal(&mut next, digests, now).await?,
-                None if next.awaits_seal() => return Err(EngineError::inconsistent(Inconsistent::Unsealed)),
+                None if next.awaits_seal() => return Err(EngineError::inconsistent(InconsistentChange::Unsealed)),
                 None => {}
             }
             inner.commit(next).await
@@ -371,7 +371,7 @@ impl Committer {
             return Err(EngineError::Unavailable(Unavailable::Superseded));
         }
         let message = "more data arrived than the upload can have".to_owned();
-        upload.fail(Failure { code: "too-long".to_owned(), message, refusal: None }, self.inner.now());
+        upload.fail(Failure { code: "too-long".to_owned(), message, rejection: None }, self.inner.now());
         let failed = self.inner.commit(upload).await?;
         self.inner.remove_bytes(failed).await;
         Ok(())

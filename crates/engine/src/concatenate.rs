@@ -31,7 +31,7 @@ use domain::principal::{Principal, TenantScope};
 use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
 use domain::size::{Length, Offset};
-use domain::upload::{Durable, Role, Upload};
+use domain::upload::{DurableBytes, Role, Upload};
 
 /// A final upload to be made.
 #[derive(Debug, Clone)]
@@ -200,7 +200,7 @@ impl Inner {
     async fn commit_joined(&self, mut upload: Upload, joined: Joined, total: Offset) -> Result<Upload, EngineError> {
         let now = self.now();
         if total > Offset::ZERO {
-            let durable = Durable {
+            let durable = DurableBytes {
                 ranges: vec![(0, total.get())],
                 running_digests: Vec::new(),
                 resume: joined.resume.into_bytes(),
@@ -239,7 +239,7 @@ impl Inner {
             code: "concatenation-failed".to_owned(),
             message: "joining the partial uploads did not finish; they are unchanged, and it can be asked for again"
                 .to_owned(),
-            refusal: None,
+            rejection: None,
         };
         let id = upload.id();
         upload.fail(failure, self.now());

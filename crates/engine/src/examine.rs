@@ -11,7 +11,7 @@ use futures::StreamExt;
 
 use crate::Inner;
 use domain::facts::Facts;
-use domain::policy::Policy;
+use domain::policy::ContentPolicy;
 use domain::upload::Upload;
 use media::read::{Reading, read, typed};
 use media::sniff::{Sniffed, sniff};
@@ -26,7 +26,7 @@ pub struct MediaSettings {
     pub timeout: Duration,
     /// How many media files may be read at once, at least 1.
     pub max_at_once: usize,
-    pub policy: Policy,
+    pub policy: ContentPolicy,
 }
 
 impl Inner {

@@ -12,12 +12,12 @@ use async_trait::async_trait;
 
 use crate::command::{EngineError, Unavailable};
 use crate::{Engine, Inner};
-use domain::failure::Refusal;
-use domain::hook::{Asked, Caller, Hook, HookCall, Question, Verdict, Wishes};
+use domain::failure::RejectionKind;
+use domain::hook::{Caller, Hook, HookCall, HookRequest, HookResult, UploadOverrides, Verdict};
 use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
 use domain::stage::Stage;
-use domain::upload::{NewUpload, Terms, Upload};
+use domain::upload::{NewUpload, Upload, UploadTerms};
 
 /// The way to the application.
 #[async_trait]
@@ -26,7 +26,7 @@ pub trait Hooks: fmt::Debug + Send + Sync + 'static {
     fn wants(&self, hook: Hook) -> bool;
 
     /// Asks. Comes back within a bounded time, with a verdict or without one.
-    async fn ask(&self, question: Question) -> Asked;
+    async fn ask(&self, question: HookRequest) -> HookResult;
 }
 
 /// On whose behalf an upload is carried on.
@@ -65,7 +65,7 @@ impl Inner {
         self.granted(new, wishes)
     }
 
-    fn granted(&self, mut new: NewUpload, wishes: Wishes) -> Result<NewUpload, EngineError> {
+    fn granted(&self, mut new: NewUpload, wishes: UploadOverrides) -> Result<NewUpload, EngineError> {
         if let (Some(length), Some(most)) = (new.length, wishes.max_bytes)
             && length.get() > most
         {
@@ -75,7 +75,7 @@ impl Inner {
         new.id = wishes.id.unwrap_or(new.id);
         new.metadata = wishes.metadata.unwrap_or(new.metadata);
         new.terms =
-            Terms { max_bytes: wishes.max_bytes, expires_by: wishes.expires_after.map(|after| now.plus(after)) };
+            UploadTerms { max_bytes: wishes.max_bytes, expires_by: wishes.expires_after.map(|after| now.plus(after)) };
         Ok(new)
     }
 
@@ -118,16 +118,16 @@ impl Inner {
         hook: Hook,
         upload: &Upload,
         caller: Option<&Caller>,
-    ) -> Result<Wishes, EngineError> {
-        let question = Question::new(hook, upload, caller.cloned(), self.now(), (self.randomness)());
-        let Asked { verdict, call } = hooks.ask(question).await;
+    ) -> Result<UploadOverrides, EngineError> {
+        let question = HookRequest::new(hook, upload, caller.cloned(), self.now(), (self.randomness)());
+        let HookResult { verdict, call } = hooks.ask(question).await;
         if let Some(call) = call {
             self.note_call(call).await;
         }
         match verdict {
             Some(Verdict::Accepted(wishes)) => Ok(wishes),
             Some(Verdict::Rejected(failure)) => {
-                tracing::info!(upload = %upload.id(), hook = hook.name(), refusal = failure.refusal.map(Refusal::name), "the application has said no");
+                tracing::info!(upload = %upload.id(), hook = hook.name(), rejection = failure.rejection.map(RejectionKind::name), "the application has said no");
                 Err(Rejection::Refused(failure).into())
             }
             None => Err(EngineError::Unavailable(Unavailable::Undecided)),

@@ -25,7 +25,7 @@ use domain::rejection::Rejection;
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 use state::clock::Clock;
-use state::{Change, Deliveries, LiveProgress, News, Signed, UploadStore};
+use state::{Bells, Change, Deliveries, LiveProgress, Signed, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
@@ -50,7 +50,7 @@ pub(super) struct Inner {
     pub(super) pool: pool::Pool,
     pub(super) leases: Leases<Order>,
     pub(super) bookings: Bookings,
-    pub(super) news: Arc<dyn News>,
+    pub(super) bells: Arc<dyn Bells>,
     pub(super) progress: Arc<dyn LiveProgress>,
     pub(super) metrics: Metrics,
     pub(super) disk: disk::Logged,
@@ -126,7 +126,7 @@ impl Inner {
         self.metrics.booked(self.bookings.note(&committed));
         self.metrics.count(&committed, &kinds, began.elapsed());
         tracing::info!(upload = %committed.id(), length_bytes = committed.length().map(|length| length.get()), "upload created");
-        self.news.changed(committed.id());
+        self.bells.changed(committed.id());
         Ok(committed)
     }
 
@@ -144,7 +144,7 @@ impl Inner {
         self.metrics.booked(self.bookings.note(&committed));
         self.metrics.missing(missing_change);
         self.metrics.count(&committed, &kinds, began.elapsed());
-        self.news.changed(committed.id());
+        self.bells.changed(committed.id());
         Ok(committed)
     }
 
@@ -170,7 +170,7 @@ impl Inner {
     /// take, also when nobody is at it just now: the sweeper may be about to.
     pub(super) async fn find_settled(&self, scope: TenantScope, id: UploadId) -> Result<Upload, EngineError> {
         let deadline = tokio::time::Instant::now() + self.settings.takeover_timeout;
-        let mut bell = self.news.of_upload(id);
+        let mut bell = self.bells.of_upload(id);
         loop {
             let upload = self.find(scope, id).await?;
             if !upload.is_settling() {
@@ -183,5 +183,5 @@ impl Inner {
 }
 
 fn kinds_of_news(upload: &Upload) -> Vec<EventKind> {
-    upload.news().iter().map(|event| event.kind).collect()
+    upload.events().iter().map(|event| event.kind).collect()
 }

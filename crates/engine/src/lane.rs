@@ -33,7 +33,7 @@ pub(super) struct Lane {
     /// The checkpoint that covers all of it, once its body is over.
     pub(super) covered_by: u64,
     /// Why it is refused although what it brought counts.
-    pub(super) refusal: Option<Box<Rejection>>,
+    pub(super) rejection: Option<Box<Rejection>>,
 }
 
 /// The bytes of a request with a checksum, before it has matched.
@@ -66,7 +66,7 @@ impl Lane {
             cut: false,
             is_last: command.ends == Ends::WhenFull,
             covered_by: 0,
-            refusal: None,
+            rejection: None,
         }
     }
 
@@ -103,8 +103,8 @@ impl Lane {
 
     /// Tells the client what came of its request.
     pub(super) fn answer(self, outcome: Result<Upload, EngineError>) {
-        let outcome = match self.refusal {
-            Some(refusal) => outcome.and(Err((*refusal).into())),
+        let outcome = match self.rejection {
+            Some(rejection) => outcome.and(Err((*rejection).into())),
             None => outcome,
         };
         // A caller that is gone needs no answer.

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use domain::id::InstanceId;
 use domain::time::Timestamp;
-use state::{Deliveries, LiveProgress, News, UploadStore};
+use state::{Bells, Deliveries, LiveProgress, UploadStore};
 
 mod admission;
 mod append;
@@ -85,7 +85,7 @@ pub struct Ports {
     pub uploads: Arc<dyn UploadStore>,
     pub nodes: Arc<dyn state::Leases>,
     pub deliveries: Arc<dyn Deliveries>,
-    pub news: Arc<dyn News>,
+    pub bells: Arc<dyn Bells>,
     pub progress: Arc<dyn LiveProgress>,
     pub blobs: Arc<dyn storage::BlobStore>,
 }
@@ -104,7 +104,7 @@ impl Engine {
     /// Builds the engine of a node that has joined the others. It goes by the clock of the state, and its
     /// tasks run on the runtime this is called in.
     pub fn new(mut settings: Settings, node: InstanceId, ports: Ports) -> Self {
-        let Ports { uploads, nodes, deliveries, news, progress, blobs } = ports;
+        let Ports { uploads, nodes, deliveries, bells, progress, blobs } = ports;
         let abilities = blobs.abilities();
         // What is out of order begins with a part.
         let alignment = &mut settings.ranges.alignment_bytes;
@@ -125,7 +125,7 @@ impl Engine {
             leases: Leases::new(Arc::clone(&progress)),
             progress,
             bookings: Bookings::default(),
-            news,
+            bells,
             metrics: Metrics::default(),
             disk: disk::Logged::default(),
             examiners: Semaphore::new(settings.media.as_ref().map_or(0, |media| media.max_at_once)),

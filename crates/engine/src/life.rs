@@ -12,7 +12,7 @@ use domain::removal::DeletedBy;
 use domain::size::Length;
 use domain::stage::Ended;
 use domain::time::Timestamp;
-use domain::upload::{NewUpload, Terms, Upload};
+use domain::upload::{NewUpload, Upload, UploadTerms};
 
 impl Engine {
     /// Creates an upload; one of length zero is completed at once.
@@ -117,7 +117,7 @@ impl Inner {
             length: command.length,
             metadata: command.metadata,
             metadata_as_sent: command.metadata_as_sent,
-            terms: Terms::default(),
+            terms: UploadTerms::default(),
             wanted_digests,
             promised_digests: command.promised_digests,
             expires_at: self.expires_at(now, now),

@@ -18,7 +18,7 @@ use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
 use domain::upload::Upload;
-use state::Due;
+use state::SweepSelection;
 
 /// How many uploads are counted with one question.
 const PAGE: u32 = 1_000;
@@ -125,7 +125,7 @@ impl Inner {
     pub(super) async fn count_missing(&self) -> Result<(), EngineError> {
         let mut counted = 0;
         loop {
-            let found = self.uploads.due(Due::Missing, self.node, counted, PAGE).await?;
+            let found = self.uploads.due(SweepSelection::Missing, self.node, counted, PAGE).await?;
             let count = u32::try_from(found.len()).unwrap_or(PAGE);
             self.metrics.missing(i64::from(count));
             counted += count;

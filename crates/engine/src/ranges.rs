@@ -71,7 +71,7 @@ impl Scattered {
         piece: Bytes,
     ) -> Result<(), Trouble> {
         let end = start + piece.len() as u64;
-        for stretch in ledger.there.stretches(start, end) {
+        for stretch in ledger.there.spans(start, end) {
             let part = part_of(&piece, stretch.start - start, stretch.end - start);
             if stretch.there {
                 // Boxed: it reads what is stored, and is seldom needed.

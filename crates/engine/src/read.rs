@@ -151,12 +151,12 @@ impl Engine {
 
     /// Rings when this upload has changed.
     pub fn bell(&self, id: UploadId) -> Bell {
-        Bell(self.0.news.of_upload(id))
+        Bell(self.0.bells.of_upload(id))
     }
 
     /// Rings when any upload has changed.
     pub fn bell_for_all(&self) -> Bell {
-        Bell(self.0.news.of_all())
+        Bell(self.0.bells.of_all())
     }
 
     /// Ends when the engine begins to shut down.

@@ -12,8 +12,8 @@ use crate::orders::Order;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
 use domain::principal::{Principal, TenantScope};
-use domain::report::{NewReport, ReportRefused};
-use domain::upload::{Reported, Upload};
+use domain::report::{NewReport, ReportRejected};
+use domain::upload::{ReportOutcome, Upload};
 
 /// How often a report that lost its commit to another change is tried. Under the lease that is rare.
 const TRIES: u32 = 5;
@@ -22,7 +22,7 @@ const TRIES: u32 = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     #[error(transparent)]
-    Refused(#[from] ReportRefused),
+    Refused(#[from] ReportRejected),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -35,7 +35,7 @@ impl Engine {
         principal: &Principal,
         id: UploadId,
         new: NewReport,
-    ) -> Result<(Upload, Reported), ReportError> {
+    ) -> Result<(Upload, ReportOutcome), ReportError> {
         self.0.check_open_for_business()?;
         // A writer is not waited for when the answer is known already.
         let scope = principal.scope();
@@ -74,7 +74,7 @@ impl Inner {
         scope: TenantScope,
         id: UploadId,
         new: NewReport,
-    ) -> Result<(Upload, Reported), ReportError> {
+    ) -> Result<(Upload, ReportOutcome), ReportError> {
         for _ in 0..TRIES {
             let mut upload = self.find(scope, id).await?;
             if upload.is_settling() {
@@ -82,7 +82,7 @@ impl Inner {
                 upload = self.own(upload).await?;
             }
             let reported = upload.report(new.clone(), self.now())?;
-            if reported == Reported::Unchanged {
+            if reported == ReportOutcome::Unchanged {
                 return Ok((upload, reported));
             }
             match self.try_commit(upload).await {

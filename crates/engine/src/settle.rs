@@ -159,7 +159,7 @@ impl Inner {
     ) -> Result<Upload, EngineError> {
         tracing::error!(upload = %upload.id(), error = &error as &dyn std::error::Error, "the bytes of an upload are gone from the storage");
         let message = "its bytes are no longer on the storage".to_owned();
-        upload.fail(Failure { code: "bytes-missing".to_owned(), message, refusal: None }, self.now());
+        upload.fail(Failure { code: "bytes-missing".to_owned(), message, rejection: None }, self.now());
         self.commit(upload).await
     }
 

@@ -19,7 +19,7 @@ use crate::{Engine, Inner};
 use domain::principal::TenantScope;
 use domain::query::UploadQuery;
 use domain::upload::Upload;
-use state::Due;
+use state::SweepSelection;
 
 /// How many uploads are looked through at a time.
 const PAGE: u32 = 1_000;
@@ -51,7 +51,7 @@ impl Engine {
         let behalf = OnBehalfOf::Recovery;
         self.0.renew_terms_of_the_future().await;
         let mut found = 0;
-        for question in [Due::Unsealed, Due::Unsettled, Due::Removable] {
+        for question in [SweepSelection::Unsealed, SweepSelection::Unsettled, SweepSelection::Removable] {
             found += self.0.sweep(question, &behalf).await;
         }
         if found > 0 {
@@ -76,7 +76,7 @@ impl Engine {
                     _ = pace.tick() => {}
                     () = inner.undecided.notified() => {
                         tokio::time::sleep(ASK_AGAIN_AFTER.min(every)).await;
-                        inner.sweep(Due::Unsettled, &OnBehalfOf::Sweeper).await;
+                        inner.sweep(SweepSelection::Unsettled, &OnBehalfOf::Sweeper).await;
                         continue;
                     }
                 }
@@ -89,17 +89,17 @@ impl Engine {
                 }
                 for question in [
                     // Before those whose time has passed: what is all there does not expire.
-                    Due::Unsealed,
-                    Due::Unsettled,
-                    Due::Expired { now: inner.now() },
-                    Due::Silent { since: inner.clock.ago(inner.settings.terms.stall_after) },
-                    Due::Removable,
+                    SweepSelection::Unsealed,
+                    SweepSelection::Unsettled,
+                    SweepSelection::Expired { now: inner.now() },
+                    SweepSelection::Silent { since: inner.clock.ago(inner.settings.terms.stall_after) },
+                    SweepSelection::Removable,
                 ] {
                     inner.sweep(question, &OnBehalfOf::Sweeper).await;
                 }
                 if let Some(kept) = completed_expiry.filter(|_| first_removal <= Instant::now()) {
                     let completed_before = inner.clock.ago(kept);
-                    inner.sweep(Due::Outdated { completed_before }, &OnBehalfOf::Sweeper).await;
+                    inner.sweep(SweepSelection::Outdated { completed_before }, &OnBehalfOf::Sweeper).await;
                 }
             }
         });
@@ -128,16 +128,16 @@ impl Inner {
     /// stalls later than one that is created now.
     async fn renew_terms_of_the_future(&self) {
         let now = self.now();
-        let overlong = Due::Overlong { now, latest: self.expires_at(now, now) };
+        let overlong = SweepSelection::Overlong { now, latest: self.expires_at(now, now) };
         let renewed = self.sweep(overlong, &OnBehalfOf::Sweeper).await
-            + self.sweep(Due::ChangedAfter { now }, &OnBehalfOf::Sweeper).await;
+            + self.sweep(SweepSelection::ChangedAfter { now }, &OnBehalfOf::Sweeper).await;
         if renewed > 0 {
             tracing::info!(uploads = renewed, "the clock was ahead; unfinished uploads begin their time now");
         }
     }
 
     /// Deals with everything one question brings; says how many uploads that were.
-    async fn sweep(&self, question: Due, behalf: &OnBehalfOf) -> usize {
+    async fn sweep(&self, question: SweepSelection, behalf: &OnBehalfOf) -> usize {
         let (mut moved, mut unmoved) = (0, 0);
         loop {
             // What would not move is passed over, so that it neither comes
@@ -158,14 +158,14 @@ impl Inner {
             while let Some(has_moved) = dealing.next().await {
                 if has_moved { moved += 1 } else { unmoved += 1 }
             }
-            let is_enough = matches!(question, Due::Outdated { .. }) && moved >= OUTDATED_AT_ONCE;
+            let is_enough = matches!(question, SweepSelection::Outdated { .. }) && moved >= OUTDATED_AT_ONCE;
             if was_last || is_enough || self.stop.is_cancelled() {
                 return moved;
             }
         }
     }
 
-    async fn try_to_deal_with(&self, question: Due, upload: Upload, behalf: &OnBehalfOf) -> bool {
+    async fn try_to_deal_with(&self, question: SweepSelection, upload: Upload, behalf: &OnBehalfOf) -> bool {
         if self.stop.is_cancelled() {
             return false;
         }
@@ -182,7 +182,12 @@ impl Inner {
     }
 
     /// Whether the upload has moved on.
-    async fn deal_with(&self, question: Due, found: Upload, behalf: &OnBehalfOf) -> Result<bool, EngineError> {
+    async fn deal_with(
+        &self,
+        question: SweepSelection,
+        found: Upload,
+        behalf: &OnBehalfOf,
+    ) -> Result<bool, EngineError> {
         let Some(_held) = self.leases.try_take(found.id()) else { return Ok(false) };
         // What was found may have changed before the lease was taken.
         let upload = self.find(TenantScope::All, found.id()).await?;
@@ -192,44 +197,44 @@ impl Inner {
         let mut upload = self.own(upload).await?;
         let now = self.now();
         match question {
-            Due::Unsettled if upload.stage().takes_bytes() => return Ok(self.undo_final(upload).await),
-            Due::Unsettled => {
+            SweepSelection::Unsettled if upload.stage().takes_bytes() => return Ok(self.undo_final(upload).await),
+            SweepSelection::Unsettled => {
                 self.settle(upload, behalf).await?;
             }
-            Due::Unsealed => return self.finish_unsealed(upload, behalf).await,
-            Due::Expired { .. } if !upload.is_expired(now) => {
+            SweepSelection::Unsealed => return self.finish_unsealed(upload, behalf).await,
+            SweepSelection::Expired { .. } if !upload.is_expired(now) => {
                 // The clock has passed over time; with that the upload has time left, which is stored now.
                 let Some(expires_at) = upload.record().expires_at else { return Ok(false) };
                 upload.renew(expires_at, now);
                 self.commit(upload).await?;
             }
-            Due::Expired { .. } => {
+            SweepSelection::Expired { .. } => {
                 upload.expire(now);
                 let upload = self.commit(upload).await?;
                 tracing::info!(upload = %upload.id(), offset = upload.offset().get(), "upload expired");
                 self.remove_bytes(upload).await;
             }
-            Due::Silent { .. } => {
+            SweepSelection::Silent { .. } => {
                 upload.stall(now);
                 self.commit(upload).await?;
             }
             // By the time of the question, so that none is found again.
-            Due::Overlong { now, .. } | Due::ChangedAfter { now } => {
+            SweepSelection::Overlong { now, .. } | SweepSelection::ChangedAfter { now } => {
                 let latest = self.expires_at(upload.record().created_at, now);
                 upload.renew(upload.record().expires_at.map_or(latest, |at| at.min(latest)), now);
                 self.commit(upload).await?;
             }
-            Due::Removable => return Ok(self.remove_bytes(upload).await),
-            Due::Outdated { .. } => self.remove_outdated(upload).await?,
+            SweepSelection::Removable => return Ok(self.remove_bytes(upload).await),
+            SweepSelection::Outdated { .. } => self.remove_outdated(upload).await?,
             // Counted, and looked for where somebody asks.
-            Due::Missing => return Ok(false),
+            SweepSelection::Missing => return Ok(false),
         }
         Ok(true)
     }
 
     /// Carries on an upload that has every byte and that no commit has sealed. Says whether it was one.
     async fn finish_unsealed(&self, mut upload: Upload, behalf: &OnBehalfOf) -> Result<bool, EngineError> {
-        if !upload.awaits_seal() || upload.has_outlived_its_terms(self.now()) {
+        if !upload.awaits_seal() || upload.is_past_set_expiry(self.now()) {
             return Ok(false);
         }
         tracing::warn!(upload = %upload.id(), "every byte of an upload is there and nobody was finishing it");

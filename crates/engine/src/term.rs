@@ -42,7 +42,7 @@ impl Inner {
     /// Whether the time of an upload is over although its client sends.
     pub(super) fn has_outlived(&self, upload: &Upload) -> bool {
         let now = self.now();
-        upload.has_outlived_its_terms(now) || self.too_old_at(upload.record().created_at) <= now
+        upload.is_past_set_expiry(now) || self.too_old_at(upload.record().created_at) <= now
     }
 
     /// When an upload is too old, without the time that the clock has passed over.

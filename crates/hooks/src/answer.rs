@@ -12,9 +12,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::exchange::{Answered, LIMIT_BYTES};
-use api::problem::{REFUSALS, refusal_of};
-use domain::failure::{Failure, Refusal};
-use domain::hook::{Hook, NO_REASON, REJECTED, Verdict, Wishes};
+use api::problem::{REJECTION_STATUSES, rejection_of};
+use domain::failure::{Failure, RejectionKind};
+use domain::hook::{Hook, NO_REASON, REJECTED, UploadOverrides, Verdict};
 use domain::id::{ID_SLACK, UploadId};
 use domain::metadata::Metadata;
 use domain::time::Timestamp;
@@ -23,7 +23,7 @@ use domain::time::Timestamp;
 const MAX_REASON_CHARS: usize = 300;
 
 /// What kind of refusal it is where the application does not say.
-const DEFAULT_REFUSAL: Refusal = Refusal::Forbidden;
+const DEFAULT_REJECTION: RejectionKind = RejectionKind::Forbidden;
 
 /// The longest time an application may give an upload, in seconds: 10 years.
 const MAX_EXPIRY_S: u64 = 10 * 365 * 24 * 3600;
@@ -53,24 +53,29 @@ struct Reject {
     message: Option<String>,
 }
 
-/// Finds out what an answer to `hook` means. `asked_at` is when it was asked.
-pub(super) fn understand(hook: Hook, answered: &Answered, reject_statuses: &[u16], asked_at: Timestamp) -> Understood {
+/// Finds out what an answer to `hook` means. `requested_at` is when it was asked.
+pub(super) fn understand(
+    hook: Hook,
+    answered: &Answered,
+    reject_statuses: &[u16],
+    requested_at: Timestamp,
+) -> Understood {
     let judged = match answered.status {
-        200 | 204 => said(hook, answered, asked_at),
-        status => match refusal_of(status).filter(|_| reject_statuses.contains(&status)) {
-            Some(kind) => Ok(Verdict::Rejected(refusal(kind, reason_in(answered)))),
+        200 | 204 => said(hook, answered, requested_at),
+        status => match rejection_of(status).filter(|_| reject_statuses.contains(&status)) {
+            Some(kind) => Ok(Verdict::Rejected(rejection(kind, reason_in(answered)))),
             None => return Understood::BadStatus,
         },
     };
     judged.map_or_else(Understood::BadAnswer, Understood::Verdict)
 }
 
-fn said(hook: Hook, answered: &Answered, asked_at: Timestamp) -> Result<Verdict, String> {
+fn said(hook: Hook, answered: &Answered, requested_at: Timestamp) -> Result<Verdict, String> {
     if answered.too_large {
         return Err(format!("the answer has more than {LIMIT_BYTES} bytes"));
     }
     if answered.body.trim_ascii().is_empty() {
-        return Ok(Verdict::Accepted(Wishes::default()));
+        return Ok(Verdict::Accepted(UploadOverrides::default()));
     }
     let said: Said =
         serde_json::from_slice(&answered.body).map_err(|error| format!("not the JSON expected: {error}"))?;
@@ -78,35 +83,35 @@ fn said(hook: Hook, answered: &Answered, asked_at: Timestamp) -> Result<Verdict,
     match said.reject {
         Some(_) if sets => Err("it says no, and sets something nevertheless".to_owned()),
         Some(Reject { status, message }) => {
-            let kind = status.map_or(Ok(DEFAULT_REFUSAL), |status| {
-                let known = REFUSALS.map(|(_, status)| status);
-                refusal_of(status)
+            let kind = status.map_or(Ok(DEFAULT_REJECTION), |status| {
+                let known = REJECTION_STATUSES.map(|(_, status)| status);
+                rejection_of(status)
                     .ok_or_else(|| format!("{status} cannot be the status of a refusal; it is one of {known:?}"))
             });
-            Ok(Verdict::Rejected(refusal(kind?, message)))
+            Ok(Verdict::Rejected(rejection(kind?, message)))
         }
         None if sets && hook != Hook::PreCreate => Err("only pre_create can set anything".to_owned()),
-        None => wishes(said, asked_at).map(Verdict::Accepted),
+        None => wishes(said, requested_at).map(Verdict::Accepted),
     }
 }
 
-fn wishes(said: Said, asked_at: Timestamp) -> Result<Wishes, String> {
+fn wishes(said: Said, requested_at: Timestamp) -> Result<UploadOverrides, String> {
     let within = |name: &str, value: Option<u64>, most: u64| match value {
         Some(value) if !(1..=most).contains(&value) => Err(format!("{name} must be from 1 to {most}")),
         value => Ok(value),
     };
-    Ok(Wishes {
-        id: said.id.map(|text| chosen_id(&text, asked_at)).transpose()?,
+    Ok(UploadOverrides {
+        id: said.id.map(|text| chosen_id(&text, requested_at)).transpose()?,
         metadata: said.metadata.map(chosen_metadata).transpose()?,
         max_bytes: within("max_size", said.max_size, i64::MAX.unsigned_abs())?,
         expires_after: within("expires_after", said.expires_after, MAX_EXPIRY_S)?.map(Duration::from_secs),
     })
 }
 
-fn chosen_id(text: &str, asked_at: Timestamp) -> Result<UploadId, String> {
+fn chosen_id(text: &str, requested_at: Timestamp) -> Result<UploadId, String> {
     let id: Option<UploadId> = text.parse().ok().filter(UploadId::is_v7);
     let id = id.ok_or("id must be a UUID of version 7, in lower case and with hyphens")?;
-    let apart = id.made_at().since(asked_at).max(asked_at.since(id.made_at()));
+    let apart = id.made_at().since(requested_at).max(requested_at.since(id.made_at()));
     if apart > ID_SLACK {
         return Err(format!("the time in id must be within {} minutes of now", ID_SLACK.as_secs() / 60));
     }
@@ -150,9 +155,13 @@ fn reason_in(answered: &Answered) -> Option<String> {
     }
 }
 
-fn refusal(kind: Refusal, message: Option<String>) -> Failure {
+fn rejection(kind: RejectionKind, message: Option<String>) -> Failure {
     let message = message.map(|text| cleaned(&text)).filter(|text| !text.is_empty());
-    Failure { code: REJECTED.to_owned(), message: message.unwrap_or_else(|| NO_REASON.to_owned()), refusal: Some(kind) }
+    Failure {
+        code: REJECTED.to_owned(),
+        message: message.unwrap_or_else(|| NO_REASON.to_owned()),
+        rejection: Some(kind),
+    }
 }
 
 /// One line that is fit to be shown.
@@ -179,7 +188,7 @@ mod tests {
     }
 
     fn no(status: u16, message: &str) -> Understood {
-        Understood::Verdict(Verdict::Rejected(refusal(refusal_of(status).unwrap(), Some(message.to_owned()))))
+        Understood::Verdict(Verdict::Rejected(rejection(rejection_of(status).unwrap(), Some(message.to_owned()))))
     }
 
     fn id_made(after_ms: i64) -> UploadId {
@@ -188,7 +197,7 @@ mod tests {
 
     #[test]
     fn yes_and_no_to_every_question() {
-        let yes = Understood::Verdict(Verdict::Accepted(Wishes::default()));
+        let yes = Understood::Verdict(Verdict::Accepted(UploadOverrides::default()));
         for hook in Hook::ALL {
             for (status, body, expected) in [
                 (200, "", &yes),
@@ -256,7 +265,7 @@ mod tests {
         let body = format!(
             r#"{{"id": "{id}", "metadata": {{"user": "7", "raw": {{"base64": "/w=="}}}}, "max_size": 5, "expires_after": 60}}"#
         );
-        let wishes = Wishes {
+        let wishes = UploadOverrides {
             id: Some(id),
             metadata: Metadata::new(vec![("user".to_owned(), b"7".to_vec()), ("raw".to_owned(), vec![255])]).ok(),
             max_bytes: Some(5),

@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use domain::endpoint::Origin;
-use domain::hook::{Asked, CallOutcome, Hook, HookCall, Question, Verdict, Wishes};
+use domain::hook::{CallOutcome, Hook, HookCall, HookRequest, HookResult, UploadOverrides, Verdict};
 use domain::id::HookCallId;
 use outbound::address::{EgressRules, RefusedUrl};
 use outbound::gate::{Lookup, system_lookup};
@@ -137,8 +137,8 @@ impl Hooks {
     }
 
     /// Asks one question. Comes back within the timeout.
-    pub async fn ask(&self, question: Question) -> Asked {
-        let Some(target) = self.target(question.hook) else { return Asked::by_nobody() };
+    pub async fn ask(&self, question: HookRequest) -> HookResult {
+        let Some(target) = self.target(question.hook) else { return HookResult::accepted_without_call() };
         let (verdict, call) = match self.call(target, &question).await {
             Ok((understood, call)) => {
                 self.metrics.count_call(call.hook, call.outcome, call.took);
@@ -156,10 +156,10 @@ impl Hooks {
         if open {
             tracing::warn!(hook = question.hook.name(), upload = %question.upload.id(), "went on without a verdict, as hooks.fail_open says");
         }
-        Asked { verdict: verdict.or(open.then(|| Verdict::Accepted(Wishes::default()))), call }
+        HookResult { verdict: verdict.or(open.then(|| Verdict::Accepted(UploadOverrides::default()))), call }
     }
 
-    async fn call(&self, target: &Target, question: &Question) -> Result<(Option<Verdict>, HookCall), Shed> {
+    async fn call(&self, target: &Target, question: &HookRequest) -> Result<(Option<Verdict>, HookCall), Shed> {
         let deadline = Instant::now() + self.settings.timeout;
         if target.breaker.is_open(Instant::now()) {
             return Err(Shed::BreakerOpen);
@@ -181,17 +181,17 @@ impl Hooks {
 
     fn understand(
         &self,
-        question: &Question,
+        question: &HookRequest,
         answered: Result<Answered, Trouble>,
         took: Duration,
     ) -> (Option<Verdict>, HookCall) {
         let mut call = HookCall {
-            id: HookCallId::new(question.asked_at, rand::random()),
+            id: HookCallId::new(question.requested_at, rand::random()),
             hook: question.hook,
             tenant: question.upload.tenant(),
             upload: question.upload.id(),
             decision: question.decision.clone(),
-            started_at: question.asked_at,
+            started_at: question.requested_at,
             took,
             outcome: CallOutcome::Accepted,
             status: None,
@@ -212,7 +212,7 @@ impl Hooks {
         };
         call.status = Some(answered.status);
         call.response_body = answered.body[..answered.body.len().min(KEPT_BYTES)].to_vec();
-        match answer::understand(question.hook, &answered, &self.settings.reject_statuses, question.asked_at) {
+        match answer::understand(question.hook, &answered, &self.settings.reject_statuses, question.requested_at) {
             Understood::Verdict(verdict) => {
                 if let Verdict::Rejected(failure) = &verdict {
                     (call.outcome, call.message) = (CallOutcome::Rejected, Some(failure.message.clone()));
@@ -243,7 +243,7 @@ mod tests {
     use domain::metadata::Metadata;
     use domain::principal::TenantId;
     use domain::size::Length;
-    use domain::upload::{NewUpload, Role, Terms, Upload};
+    use domain::upload::{NewUpload, Role, Upload, UploadTerms};
     use outbound::testing::{Receiver, SECRET, Script, wall_clock};
 
     fn settings(url: &str) -> HookSettings {
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    fn question() -> Question {
+    fn question() -> HookRequest {
         let now = wall_clock();
         let new = NewUpload {
             id: domain::id::UploadId::new(now, [7; 10]),
@@ -270,12 +270,12 @@ mod tests {
             length: Length::new(11),
             metadata: Metadata::default(),
             metadata_as_sent: None,
-            terms: Terms::default(),
+            terms: UploadTerms::default(),
             wanted_digests: vec![],
             promised_digests: vec![],
             expires_at: now,
         };
-        Question::new(Hook::PreCreate, &Upload::create(new, now), None, now, [3; 10])
+        HookRequest::new(Hook::PreCreate, &Upload::create(new, now), None, now, [3; 10])
     }
 
     /// Every name leads there.

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use crate::exchange::Message;
-use domain::hook::Question;
+use domain::hook::HookRequest;
 use outbound::sign::{Secret, sign};
 
-pub(super) fn signed(question: &Question, secret: &Secret) -> Message {
+pub(super) fn signed(question: &HookRequest, secret: &Secret) -> Message {
     let body =
         serde_json::to_string(&api::event::Message::from(question)).expect("strings and numbers are always JSON");
     // Standard Webhooks: whole seconds.
-    let unix_seconds = question.asked_at.unix_ms().div_euclid(1000);
+    let unix_seconds = question.requested_at.unix_ms().div_euclid(1000);
     let mut signature = text(&sign(secret, &question.decision, unix_seconds, body.as_bytes()));
     signature.set_sensitive(true);
     let mut headers = HeaderMap::with_capacity(6);
@@ -44,7 +44,7 @@ mod tests {
     use domain::principal::TenantId;
     use domain::size::Length;
     use domain::time::Timestamp;
-    use domain::upload::{NewUpload, Role, Terms, Upload};
+    use domain::upload::{NewUpload, Role, Upload, UploadTerms};
 
     const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -60,7 +60,7 @@ mod tests {
             metadata: Metadata::new(vec![("filename".to_owned(), b"a.mp4".to_vec()), ("raw".to_owned(), vec![255])])
                 .unwrap(),
             metadata_as_sent: None,
-            terms: Terms::default(),
+            terms: UploadTerms::default(),
             wanted_digests: vec![],
             promised_digests: vec![],
             expires_at: now,
@@ -68,12 +68,12 @@ mod tests {
         Upload::create(new, now)
     }
 
-    fn question(hook: Hook, caller: Option<Caller>) -> Question {
+    fn question(hook: Hook, caller: Option<Caller>) -> HookRequest {
         let now = outbound::testing::wall_clock();
-        Question::new(hook, &upload(Role::Single), caller, now, [3; 10])
+        HookRequest::new(hook, &upload(Role::Single), caller, now, [3; 10])
     }
 
-    fn body(question: &Question) -> Value {
+    fn body(question: &HookRequest) -> Value {
         serde_json::to_value(api::event::Message::from(question)).unwrap()
     }
 
@@ -88,7 +88,7 @@ mod tests {
         let asked = question(Hook::PreCreate, Some(caller));
         let expected = json!({
             "type": "hook.pre_create",
-            "timestamp": asked.asked_at.to_string(),
+            "timestamp": asked.requested_at.to_string(),
             "data": {
                 "upload_id": "01a2003c-6e4b-7707-8707-070707070707",
                 "dialect": "tus",
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_decision_keeps_its_name_unless_it_may_be_taken_anew() {
         let now = Timestamp::from_unix_ms(1_795_300_290_123);
-        let name = |hook, at, random| Question::new(hook, &upload(Role::Single), None, at, [random; 10]).decision;
+        let name = |hook, at, random| HookRequest::new(hook, &upload(Role::Single), None, at, [random; 10]).decision;
         let later = Timestamp::from_unix_ms(now.unix_ms() + 1);
         for hook in [Hook::PreCreate, Hook::PreFinish] {
             assert_eq!(name(hook, now, 1), name(hook, later, 2));

@@ -1,6 +1,6 @@
 //! Deliveries, and the attempts made at them.
 
-use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings, Trigger};
+use domain::delivery::{Attempt, AttemptOutcome, AttemptTrigger, DeliveryRecord, DeliveryState, Timings};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
@@ -24,7 +24,7 @@ table! {
         upload_id: Option<UploadId> = row.upload_id;
         sequence: u64 = row.sequence;
         state: DeliveryState = row.state;
-        trigger: Trigger = row.trigger;
+        trigger: AttemptTrigger = row.trigger;
         /// Attempts made and counted so far.
         attempts: u32 = row.attempts;
         /// Those made before it was last asked for again.
@@ -80,7 +80,7 @@ table! {
         error: Option<String> = attempt.outcome.error_class();
         response_body: Vec<u8> = attempt.response_body;
         note: Option<String> = note;
-        trigger: Trigger = attempt.trigger;
+        trigger: AttemptTrigger = attempt.trigger;
         dns_us: Option<Micros> = attempt.timings.dns.map(Micros);
         connect_us: Option<Micros> = attempt.timings.connect.map(Micros);
         first_byte_us: Option<Micros> = attempt.timings.first_byte.map(Micros);

@@ -8,12 +8,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::checksum::{Algorithm, Digest};
-use domain::delivery::{DeliveryState, ReplayWhat, Trigger};
+use domain::delivery::{AttemptTrigger, DeliveryState, ReplaySelection};
 use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, EndpointId, EndpointTerms, Origin};
 use domain::event::EventKind;
 use domain::facts::Facts;
-use domain::failure::Refusal;
+use domain::failure::RejectionKind;
 use domain::filling::{Completion, WriteOrder};
 use domain::generation::{Generation, Generations, Sealed};
 use domain::hook::{CallOutcome, Hook};
@@ -68,8 +68,8 @@ macro_rules! names {
         })*
     };
 }
-names!(Stage WriteOrder Completion EventKind DeletedBy DeliveryState Trigger Origin DisabledBecause);
-names!(Hook CallOutcome ReplayWhat ReplayState);
+names!(Stage WriteOrder Completion EventKind DeletedBy DeliveryState AttemptTrigger Origin DisabledBecause);
+names!(Hook CallOutcome ReplaySelection ReplayState);
 
 impl ToCell for Dialect {
     fn to_cell(&self) -> Cell {
@@ -84,30 +84,33 @@ impl FromCell for Dialect {
 }
 
 /// The column `failure_status` holds numbers from before refusals had kinds.
-const REFUSALS: [(Refusal, i64); Refusal::ALL.len()] = [
-    (Refusal::Malformed, 400),
-    (Refusal::Unauthenticated, 401),
-    (Refusal::UnpaidFor, 402),
-    (Refusal::Forbidden, 403),
-    (Refusal::Unknown, 404),
-    (Refusal::Unacceptable, 406),
-    (Refusal::Gone, 410),
-    (Refusal::TooLarge, 413),
-    (Refusal::WrongType, 415),
-    (Refusal::Unprocessable, 422),
-    (Refusal::Unlawful, 451),
+const REJECTION_STATUSES: [(RejectionKind, i64); RejectionKind::ALL.len()] = [
+    (RejectionKind::Malformed, 400),
+    (RejectionKind::Unauthenticated, 401),
+    (RejectionKind::UnpaidFor, 402),
+    (RejectionKind::Forbidden, 403),
+    (RejectionKind::Unknown, 404),
+    (RejectionKind::Unacceptable, 406),
+    (RejectionKind::Gone, 410),
+    (RejectionKind::TooLarge, 413),
+    (RejectionKind::WrongType, 415),
+    (RejectionKind::Unprocessable, 422),
+    (RejectionKind::Unlawful, 451),
 ];
 
-impl ToCell for Refusal {
+impl ToCell for RejectionKind {
     fn to_cell(&self) -> Cell {
-        REFUSALS.into_iter().find(|(kind, _)| kind == self).map_or(Cell::Null, |(_, number)| Cell::Integer(number))
+        REJECTION_STATUSES
+            .into_iter()
+            .find(|(kind, _)| kind == self)
+            .map_or(Cell::Null, |(_, number)| Cell::Integer(number))
     }
 }
 
-impl FromCell for Refusal {
+impl FromCell for RejectionKind {
     fn from_cell(cell: CellRef<'_>) -> Option<Self> {
         let number = i64::from_cell(cell)?;
-        REFUSALS.into_iter().find(|(_, known)| *known == number).map(|(kind, _)| kind)
+        REJECTION_STATUSES.into_iter().find(|(_, known)| *known == number).map(|(kind, _)| kind)
     }
 }
 
@@ -352,8 +355,8 @@ impl ToCell for [Report] {
             return Cell::Null;
         }
         let report = |report: &Report| {
-            let Report { name, percent, message, at, told_at } = report;
-            json!([name, percent, message, at.unix_ms(), told_at.unix_ms()])
+            let Report { name, percent, message, at, published_at } = report;
+            json!([name, percent, message, at.unix_ms(), published_at.unix_ms()])
         };
         list_json(&self.iter().map(report).collect::<Vec<_>>())
     }
@@ -367,8 +370,8 @@ impl FromCell for Vec<Report> {
         let reports = Option::<String>::from_cell(cell)?.map(|text| serde_json::from_str(&text).ok());
         let reports: Vec<StoredReport> = reports.unwrap_or_else(|| Some(Vec::new()))?;
         let report = |(name, percent, message, at_ms, told_at_ms): StoredReport| {
-            let (at, told_at) = (Timestamp::from_unix_ms(at_ms), Timestamp::from_unix_ms(told_at_ms));
-            Report { name, percent, message, at, told_at }
+            let (at, published_at) = (Timestamp::from_unix_ms(at_ms), Timestamp::from_unix_ms(told_at_ms));
+            Report { name, percent, message, at, published_at }
         };
         Some(reports.into_iter().map(report).collect())
     }

@@ -1,6 +1,6 @@
 //! Jobs that send many deliveries again.
 
-use domain::delivery::ReplayWhat;
+use domain::delivery::ReplaySelection;
 use domain::endpoint::EndpointId;
 use domain::id::ReplayId;
 use domain::log::EventPosition;
@@ -16,7 +16,7 @@ table! {
         id: ReplayId = job.id;
         tenant: TenantId = job.tenant;
         endpoint: EndpointId = job.endpoint;
-        what: ReplayWhat = job.what;
+        what: ReplaySelection = job.what;
         from_ms: Timestamp = job.from;
         before_ms: Timestamp = job.before;
         state: ReplayState = job.state;

@@ -3,7 +3,7 @@
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::facts::Facts;
-use domain::failure::{Failure, Refusal};
+use domain::failure::{Failure, RejectionKind};
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::generation::Generations;
 use domain::id::{CommitId, InstanceId, UploadId};
@@ -16,7 +16,7 @@ use domain::report::Report;
 use domain::size::{Length, Offset};
 use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Bytes, Record, Role, Terms, Upload};
+use domain::upload::{Bytes, Record, Role, Upload, UploadTerms};
 
 use crate::fields::Name;
 use crate::table::{Row, Source, table};
@@ -47,7 +47,7 @@ table! {
         next_sequence: u64 = record.next_sequence;
         last_progress_offset: Offset = record.last_progress.0;
         last_progress_at_ms: Timestamp = record.last_progress.1;
-        failure_status: Option<Refusal> = record.failure.as_ref().and_then(|failure| failure.refusal);
+        failure_status: Option<RejectionKind> = record.failure.as_ref().and_then(|failure| failure.rejection);
         facts: Option<Facts> = record.facts;
         accepted_at_ms: Option<Timestamp> = record.accepted_at;
         reports: Vec<Report> = record.reports[..];
@@ -170,7 +170,7 @@ impl UploadRow {
             length,
             metadata,
             metadata_as_sent,
-            terms: Terms { max_bytes, expires_by: expires_by_ms },
+            terms: UploadTerms { max_bytes, expires_by: expires_by_ms },
             wanted_digests,
             promised_digests,
             running_digests,
@@ -184,7 +184,7 @@ impl UploadRow {
             removed,
             missing_since: missing_since_ms,
             timeline,
-            failure: failure.map(|(code, message)| Failure { code, message, refusal: failure_status }),
+            failure: failure.map(|(code, message)| Failure { code, message, rejection: failure_status }),
             created_at: created_at_ms,
             updated_at: updated_at_ms,
             expires_at: expires_at_ms,

@@ -15,13 +15,13 @@ use domain::lane;
 use domain::notice::Notice;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
-use state::{Settled, Settlement};
+use state::{Settlement, SettlementBatch};
 
 /// What the note of an attempt says, or begins with, when its lease had gone to another.
 const LATE: &str = "late";
 
 pub(super) struct Settle {
-    pub(super) settled: Settled,
+    pub(super) settled: SettlementBatch,
     pub(super) now: Timestamp,
 }
 
@@ -45,7 +45,7 @@ fn settle(tx: &mut WriteTransaction, settlement: &Settlement, now: Timestamp) ->
         return record(tx, settlement, Some(&late_note(&settlement.attempt)), None);
     };
     let counts = settlement.attempt.outcome != AttemptOutcome::Aborted;
-    let settled = lane::settle(held.delivery, settlement.verdict, counts);
+    let settled = lane::settle(held.delivery, settlement.disposition, counts);
     // Nobody knows when a stopped endpoint is resumed.
     let planned = settlement.attempt.next_attempt_at;
     let planned = planned.filter(|_| settled.state == DeliveryState::Ready && !held.endpoint_is_stopped);
@@ -70,7 +70,7 @@ fn settle(tx: &mut WriteTransaction, settlement: &Settlement, now: Timestamp) ->
         notices::log(tx, held.tenant, &held.exhausted(settlement), now)?;
     }
     match held.upload {
-        Some(upload) => lanes::go_on(tx, held.endpoint.as_str(), upload, now),
+        Some(upload) => lanes::release_next(tx, held.endpoint.as_str(), upload, now),
         None => Ok(()),
     }
 }

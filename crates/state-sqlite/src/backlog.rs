@@ -141,7 +141,7 @@ fn cancel(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> r
     let done = size(&waiting) + size(&ready);
     // What was queued since may have waited for one of these.
     for upload in waiting.into_iter().chain(ready).flatten().collect::<BTreeSet<_>>() {
-        lanes::go_on(tx, job.endpoint.as_str(), upload, now)?;
+        lanes::release_next(tx, job.endpoint.as_str(), upload, now)?;
     }
     Ok(done)
 }
@@ -203,7 +203,7 @@ fn release(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> 
             let lanes: Vec<UploadId> = lanes.collect::<rusqlite::Result<_>>()?;
             drop(statement);
             for upload in &lanes {
-                lanes::go_on(tx, job.endpoint.as_str(), *upload, now)?;
+                lanes::release_next(tx, job.endpoint.as_str(), *upload, now)?;
             }
             if let Some(last) = lanes.last() {
                 tx.execute(

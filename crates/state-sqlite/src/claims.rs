@@ -37,7 +37,7 @@ impl Work for ClaimDue {
         for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
             // What is not there, or stopped, gets nothing; nor does one whose backlog is being cancelled.
             if let Some(subscriber) =
-                subscribers.iter().find(|one| one.id == *endpoint && one.standing().takes_claims())
+                subscribers.iter().find(|one| one.id == *endpoint && one.availability().takes_claims())
             {
                 claims.extend(claim(tx, self.node, subscriber, *slots, (self.now, self.now.plus(self.lease)))?);
             }
@@ -93,7 +93,7 @@ fn claim(
     claims.sort_by_key(|(_, next_at_ms, sequence)| (*next_at_ms, *sequence));
     for (claim, _, _) in &mut claims {
         claim.is_taken_over = run_out.contains(claim.delivery.as_bytes());
-        claim.begun_at = subscriber.standing().begun_at(claim.begun_at);
+        claim.begun_at = subscriber.availability().begun_at(claim.begun_at);
     }
     let payload = subscriber.terms.payload;
     Ok(claims.into_iter().map(|(claim, _, sequence)| Claimed { claim, sequence, payload }).collect())

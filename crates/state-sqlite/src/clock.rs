@@ -44,20 +44,20 @@ impl SqliteStore {
         self.writer.write(RenewLeases { node, until }).await
     }
 
-    pub(super) async fn begin_all_waits(&self, now: Timestamp) -> Result<u64> {
+    pub(super) async fn restart_all_waits(&self, now: Timestamp) -> Result<u64> {
         let mut count = 0;
         let endpoints = |connection: &mut Connection| {
             let mut statement = connection.prepare_cached("SELECT id FROM endpoints ORDER BY id")?;
             statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
         };
-        for endpoint in self.readers.read(BeginWaits::OPERATION, endpoints).await? {
+        for endpoint in self.readers.read(RestartWaits::OPERATION, endpoints).await? {
             let mut from = Some(ReadyPosition { next_at_ms: now.unix_ms(), sequence: i64::MAX, id: [u8::MAX; 16] });
             while let Some(place) = from {
                 let endpoint = endpoint.clone();
                 let read = move |connection: &mut Connection| page(connection, &endpoint, place, now);
-                let Page { ahead, end } = self.readers.read(BeginWaits::OPERATION, read).await?;
+                let Page { ahead, end } = self.readers.read(RestartWaits::OPERATION, read).await?;
                 if !ahead.is_empty() {
-                    count += self.writer.write(BeginWaits { ahead, now }).await?;
+                    count += self.writer.write(RestartWaits { ahead, now }).await?;
                 }
                 from = end;
             }
@@ -73,7 +73,7 @@ fn page(connection: &Connection, endpoint: &str, from: ReadyPosition, now: Times
         let place = ReadyPosition { id: row.get(0)?, next_at_ms: row.get(1)?, sequence: row.get(2)? };
         let (attempts, begun_at) = (row.get(3)?, Timestamp::from_unix_ms(row.get(4)?));
         let latest = row.get::<_, Option<i64>>(5)?.map(Timestamp::from_unix_ms);
-        Ok((place, lane::waits_by_a_clock_ahead(attempts, begun_at, latest, now)))
+        Ok((place, lane::was_planned_by_fast_clock(attempts, begun_at, latest, now)))
     };
     let rows: Vec<(ReadyPosition, bool)> = statement.query_map(values, place)?.collect::<rusqlite::Result<_>>()?;
     let is_full = rows.len() >= PAGE as usize;
@@ -99,12 +99,12 @@ impl Work for RenewLeases {
     }
 }
 
-struct BeginWaits {
+struct RestartWaits {
     ahead: Vec<[u8; 16]>,
     now: Timestamp,
 }
 
-impl Work for BeginWaits {
+impl Work for RestartWaits {
     const OPERATION: &'static str = "make deliveries due after the clock was set back";
     type Output = u64;
 

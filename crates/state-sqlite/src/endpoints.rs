@@ -15,7 +15,7 @@ use domain::delivery::DeliveryClass;
 use domain::endpoint::{Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Ordering};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, InstanceId};
-use domain::lane::{self, Standing};
+use domain::lane::{self, EndpointAvailability};
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
@@ -55,7 +55,7 @@ impl Work for OpenFor {
     }
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
-        self.take_back(tx)?;
+        self.reclaim(tx)?;
         self.name_endpoints(tx)?;
         for endpoint in &self.configured {
             let found = find(tx, &endpoint.id)?;
@@ -104,7 +104,7 @@ const FORGET_NAMES: &str = concat!(
 
 impl OpenFor {
     /// Takes back what lost nodes have claimed. No more than can be in flight.
-    fn take_back(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
+    fn reclaim(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
         let lost = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
             Ok((columns.next()?, columns.next()?, columns.next()?))
@@ -113,8 +113,8 @@ impl OpenFor {
         let lost = statement.query_map([self.node.as_bytes()], lost)?;
         let lost: Vec<(DeliveryId, EventKind, Timestamp)> = lost.collect::<rusqlite::Result<_>>()?;
         for (delivery, kind, next_at) in lost {
-            let state = lane::take_back(DeliveryClass::of(kind));
-            let next_at = lane::due_when_freed(next_at, self.now);
+            let state = lane::reclaim(DeliveryClass::of(kind));
+            let next_at = lane::due_when_released(next_at, self.now);
             let finished_at = state.is_finished().then_some(self.now.unix_ms());
             tx.execute(TAKE_BACK, params![delivery.as_bytes(), state.name(), next_at.unix_ms(), finished_at])?;
         }
@@ -297,8 +297,8 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(super) fn standing(&self) -> Standing {
-        Standing {
+    pub(super) fn availability(&self) -> EndpointAvailability {
+        EndpointAvailability {
             is_present: true,
             is_enabled: self.is_enabled,
             is_cancelling: self.cancelled_before.is_some(),

@@ -11,10 +11,10 @@ use crate::query::tenants;
 use crate::rows::{EVENT_COLUMNS, PLACES, bound, integer};
 use crate::writer::WriteTransaction;
 use crate::{SqliteStore, lanes, rows};
-use domain::delivery::Trigger;
+use domain::delivery::AttemptTrigger;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, UploadId, in_order};
-use domain::lane::Load;
+use domain::lane::LaneLoad;
 use domain::log::{EventPage, EventPosition, LoggedEvent};
 use domain::metadata::Metadata;
 use domain::principal::{TenantId, TenantScope};
@@ -33,7 +33,7 @@ pub(super) struct News {
 }
 
 /// An endpoint, and what is unfinished in its lane, once that is known: a commit reads it at most once.
-type Interested<'a> = (&'a Subscriber, Option<Load>);
+type Interested<'a> = (&'a Subscriber, Option<LaneLoad>);
 
 impl News {
     pub(super) fn of(upload: &Upload, events: Vec<NewEvent>) -> Self {
@@ -83,7 +83,7 @@ fn log(
             endpoint,
             upload: Some(upload),
             sequence: event.sequence,
-            trigger: Trigger::Auto,
+            trigger: AttemptTrigger::Auto,
             now: event.at,
         };
         let before = match unfinished {
@@ -91,7 +91,7 @@ fn log(
             None => lanes::unfinished(tx, endpoint, upload)?,
         };
         lanes::join(tx, &delivery, before)?;
-        *unfinished = Some(Load::FirstAttempts);
+        *unfinished = Some(LaneLoad::FirstAttempts);
     }
     Ok(())
 }

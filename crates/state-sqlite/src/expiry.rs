@@ -17,7 +17,7 @@ use domain::delivery::{DeliveryClass, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
-use domain::lane::{self, Standing};
+use domain::lane::{self, EndpointAvailability};
 use domain::notice::Notice;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
@@ -47,7 +47,7 @@ fn find_old(connection: &Connection, begun_before: Timestamp, limit: u32) -> rus
     let id = |row: &Row<'_>| row.get(0).map(DeliveryId::from_bytes);
     let mut old = Vec::new();
     for subscriber in endpoints::subscribers(connection)?.iter() {
-        if !subscriber.standing().gives_up(begun_before) {
+        if !subscriber.availability().expires_deliveries(begun_before) {
             continue;
         }
         let left = limit.saturating_sub(u32::try_from(old.len()).unwrap_or(limit));
@@ -84,7 +84,7 @@ impl Work for Expire {
         }
         // Only now, so that nothing is made ready which this piece ends.
         for (endpoint, upload) in changed {
-            lanes::go_on(tx, endpoint.as_str(), upload, self.now)?;
+            lanes::release_next(tx, endpoint.as_str(), upload, self.now)?;
         }
         Ok(count)
     }
@@ -107,8 +107,10 @@ impl Expire {
         let found = tx.connection.prepare_cached(OLD)?.query_one([id.as_bytes()], read).optional()?;
         let Some((old, state, begun_at)) = found else { return Ok(None) };
         let subscribers = tx.subscribers()?;
-        let gives_up = |one: &Subscriber| one.id == old.endpoint && one.standing().gives_up(self.begun_before);
-        let is_old = lane::is_pending(state) && begun_at < self.begun_before && subscribers.iter().any(gives_up);
+        let expires_deliveries =
+            |one: &Subscriber| one.id == old.endpoint && one.availability().expires_deliveries(self.begun_before);
+        let is_old =
+            lane::is_pending(state) && begun_at < self.begun_before && subscribers.iter().any(expires_deliveries);
         Ok(is_old.then_some(old))
     }
 }
@@ -166,8 +168,9 @@ fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> ru
         let mut columns = Columns::of(row);
         let id = columns.next()?;
         let (is_present, is_enabled) = (columns.next()?, columns.next()?);
-        let standing = Standing { is_present, is_enabled, is_cancelling: false, resumed_at: columns.next()? };
-        Ok((id, standing.rests_since(limits.begun_before)))
+        let availability =
+            EndpointAvailability { is_present, is_enabled, is_cancelling: false, resumed_at: columns.next()? };
+        Ok((id, availability.is_stopped_since(limits.begun_before)))
     };
     let endpoints = all.query_map([], endpoint)?;
     let endpoints: Vec<(EndpointId, bool)> = endpoints.collect::<rusqlite::Result<_>>()?;
@@ -225,7 +228,7 @@ impl Work for Shed {
                 uploads.extend(ended.flatten().map(UploadId::from_bytes));
             }
             for upload in uploads {
-                lanes::go_on(tx, endpoint.as_str(), upload, self.now)?;
+                lanes::release_next(tx, endpoint.as_str(), upload, self.now)?;
             }
             if count > 0 {
                 dropped.push((endpoint.clone(), count));

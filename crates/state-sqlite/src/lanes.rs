@@ -10,11 +10,11 @@ use state_rows::{DeliveryRow, sql};
 use crate::endpoints::Subscriber;
 use crate::rows::{Columns, PLACES, bound};
 use crate::writer::WriteTransaction;
-use domain::delivery::{DeliveryClass, DeliveryState, Trigger};
+use domain::delivery::{AttemptTrigger, DeliveryClass, DeliveryState};
 use domain::endpoint::{EndpointId, Ordering};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, UploadId};
-use domain::lane::{self, Load};
+use domain::lane::{self, LaneLoad};
 use domain::log::EventPosition;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
@@ -33,12 +33,12 @@ pub(super) struct NewDelivery<'a> {
     /// `None` for news that is not of an upload, which is in no lane.
     pub(super) upload: Option<UploadId>,
     pub(super) sequence: u64,
-    pub(super) trigger: Trigger,
+    pub(super) trigger: AttemptTrigger,
     pub(super) now: Timestamp,
 }
 
 /// Adds a delivery to the end of a lane with these unfinished deliveries: waiting its turn, or ready now.
-pub(super) fn join(tx: &mut WriteTransaction, new: &NewDelivery<'_>, unfinished: Load) -> rusqlite::Result<()> {
+pub(super) fn join(tx: &mut WriteTransaction, new: &NewDelivery<'_>, unfinished: LaneLoad) -> rusqlite::Result<()> {
     let state = lane::join(new.endpoint.terms.ordering, unfinished);
     let row = DeliveryRow {
         id: new.id,
@@ -92,18 +92,18 @@ const FIRST_WAITING: &str = concat!(
 
 const GO: &str = "UPDATE deliveries SET state = 'ready', next_at_ms = ?2 WHERE id = ?1";
 
-fn read_load(columns: &mut Columns<'_>) -> rusqlite::Result<Load> {
+fn read_load(columns: &mut Columns<'_>) -> rusqlite::Result<LaneLoad> {
     Ok(match columns.next::<u8>()? {
-        0 => Load::Empty,
-        1 => Load::Retries,
-        _ => Load::FirstAttempts,
+        0 => LaneLoad::Empty,
+        1 => LaneLoad::Retries,
+        _ => LaneLoad::FirstAttempts,
     })
 }
 
 /// Reads what is unfinished in a lane, as far as the order of its endpoint asks for it.
-pub(super) fn unfinished(tx: &WriteTransaction, endpoint: &Subscriber, upload: UploadId) -> rusqlite::Result<Load> {
+pub(super) fn unfinished(tx: &WriteTransaction, endpoint: &Subscriber, upload: UploadId) -> rusqlite::Result<LaneLoad> {
     if endpoint.terms.ordering == Ordering::None {
-        return Ok(Load::Empty);
+        return Ok(LaneLoad::Empty);
     }
     let mut statement = tx.connection.prepare_cached(UNFINISHED)?;
     let values = params![upload.as_bytes(), endpoint.id.as_str()];
@@ -131,11 +131,11 @@ pub(super) fn rejoin(
         "UPDATE deliveries SET state = ?4, trigger = ?5, attempts_before = attempts, begun_at_ms = ?3, next_at_ms = ?3,
              finished_at_ms = NULL, generation = ?2
          WHERE id = ?1",
-        params![delivery.as_bytes(), endpoint.generation, now.unix_ms(), state.name(), Trigger::Manual.name()],
+        params![delivery.as_bytes(), endpoint.generation, now.unix_ms(), state.name(), AttemptTrigger::Manual.name()],
     )?;
     tx.made_ready |= endpoint.is_enabled;
     match upload {
-        Some(upload) => go_on(tx, endpoint.id.as_str(), upload, now),
+        Some(upload) => release_next(tx, endpoint.id.as_str(), upload, now),
         None => Ok(()),
     }
 }
@@ -173,7 +173,7 @@ pub(super) fn supersede_progress(
         }
     }
     for endpoint in &lanes {
-        go_on(tx, endpoint.as_str(), upload, now)?;
+        release_next(tx, endpoint.as_str(), upload, now)?;
     }
     Ok(!lanes.is_empty())
 }
@@ -194,7 +194,7 @@ pub(super) fn end(
 }
 
 /// Makes the first waiting delivery of a lane ready, if nothing before it is still to be waited for.
-pub(super) fn go_on(
+pub(super) fn release_next(
     tx: &mut WriteTransaction,
     endpoint: &str,
     upload: UploadId,
@@ -210,8 +210,8 @@ pub(super) fn go_on(
         .query_one(params![upload.as_bytes(), endpoint], read)
         .optional()?;
     let Some((delivery, next_at, under_way)) = first else { return Ok(()) };
-    if lane::may_go_on(tx.ordering_of(endpoint)?, under_way) {
-        tx.execute(GO, params![delivery.as_bytes(), lane::due_when_freed(next_at, now).unix_ms()])?;
+    if lane::may_release_next(tx.ordering_of(endpoint)?, under_way) {
+        tx.execute(GO, params![delivery.as_bytes(), lane::due_when_released(next_at, now).unix_ms()])?;
         tx.made_ready = true;
     }
     Ok(())

@@ -12,7 +12,7 @@ use crate::SqliteStore;
 use crate::writer::{Work, WriteTransaction};
 use domain::id::{InstanceId, UploadId};
 use domain::node::{Epoch, Lease, Node};
-use state::{Company, Leases, Result};
+use state::{Leases, Membership, Result};
 
 /// Whether the row of a node says that it counts as alive.
 macro_rules! is_alive {
@@ -32,8 +32,8 @@ pub(super) const NOT_ELSEWHERE: &str = concat!(
 
 #[async_trait]
 impl Leases for SqliteStore {
-    async fn join(&self, node: &Node, company: Company, lasts: Option<Duration>) -> Result<()> {
-        self.writer.write(Join { node: node.clone(), company, lasts_ms: lasts.map(milliseconds) }).await
+    async fn join(&self, node: &Node, membership: Membership, lasts: Option<Duration>) -> Result<()> {
+        self.writer.write(Join { node: node.clone(), membership, lasts_ms: lasts.map(milliseconds) }).await
     }
 
     async fn renew(&self, node: InstanceId, lasts: Duration) -> Result<bool> {
@@ -55,7 +55,7 @@ fn milliseconds(span: Duration) -> i64 {
 
 struct Join {
     node: Node,
-    company: Company,
+    membership: Membership,
     lasts_ms: Option<i64>,
 }
 
@@ -69,9 +69,9 @@ impl Work for Join {
     }
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
-        match self.company {
-            Company::Alone => tx.execute("DELETE FROM nodes", [])?,
-            Company::Others => tx.execute(concat!("DELETE FROM nodes WHERE NOT ", is_alive!()), [])?,
+        match self.membership {
+            Membership::Alone => tx.execute("DELETE FROM nodes", [])?,
+            Membership::Others => tx.execute(concat!("DELETE FROM nodes WHERE NOT ", is_alive!()), [])?,
         };
         tx.execute(
             "INSERT INTO nodes (instance, name, alive_until_ms) VALUES (?1, ?2, unixepoch('subsec') * 1000 + ?3)",

@@ -16,7 +16,7 @@ use crate::{SqliteStore, rows};
 use domain::id::{ID_SLACK, UploadId};
 use domain::policy::TypePattern;
 use domain::principal::{TenantId, TenantScope};
-use domain::query::{Bounds, UploadPage, UploadQuery};
+use domain::query::{NumberBounds, UploadPage, UploadQuery};
 use domain::stage::Stage;
 use state::Result;
 
@@ -111,7 +111,8 @@ fn is_walk(scope: TenantScope, query: &UploadQuery, route: Route) -> bool {
         Route::Types => !query.metadata.is_empty() || has_stages,
         Route::All => !query.metadata.is_empty(),
     };
-    let is_bounded = [query.width, query.height, query.duration_ms].into_iter().any(|bounds| bounds != Bounds::OPEN);
+    let is_bounded =
+        [query.width, query.height, query.duration_ms].into_iter().any(|bounds| bounds != NumberBounds::OPEN);
     passes_tenants(scope) || has_others || is_bounded || query.created_from.is_some() || query.created_before.is_some()
 }
 
@@ -405,7 +406,7 @@ mod tests {
         let all = UploadQuery { limit: 10, ..UploadQuery::default() };
         let stages = vec![Stage::Created, Stage::Completed];
         let [film, image] = ["video/mp4", "image/*"].map(|pattern| TypePattern::new(pattern).unwrap());
-        let long = Bounds { least: Some(10), most: None };
+        let long = NumberBounds { least: Some(10), most: None };
         for (query, pages) in [
             (UploadQuery { metadata: vec![pair("a"), pair("b")], ..all.clone() }, 4),
             (UploadQuery { metadata: vec![pair("a")], stages: vec![Stage::Completed], ..all.clone() }, 1),

@@ -8,10 +8,10 @@ use crate::lanes::NewDelivery;
 use crate::rows::bound;
 use crate::writer::{Work, WriteTransaction};
 use crate::{events, lanes};
-use domain::delivery::Trigger;
+use domain::delivery::AttemptTrigger;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
-use domain::lane::Load;
+use domain::lane::LaneLoad;
 use domain::log::EventPosition;
 use domain::notice::Notice;
 use domain::principal::TenantId;
@@ -48,7 +48,7 @@ pub(super) fn log(
     }
     let event = insert_event(tx, tenant, kind, (tx.bodies.notice)(notice, now), now)?;
     for subscriber in interested {
-        deliver(tx, event, kind, subscriber, Trigger::Auto, now)?;
+        deliver(tx, event, kind, subscriber, AttemptTrigger::Auto, now)?;
     }
     Ok(())
 }
@@ -56,7 +56,7 @@ pub(super) fn log(
 /// Writes a test event with a delivery to one endpoint.
 pub(super) fn log_ping(tx: &mut WriteTransaction, to: &Subscriber, now: Timestamp) -> rusqlite::Result<DeliveryId> {
     let event = insert_event(tx, to.tenant, EventKind::Ping, (tx.bodies.ping)(&to.id, now), now)?;
-    deliver(tx, event, EventKind::Ping, to, Trigger::Test, now)
+    deliver(tx, event, EventKind::Ping, to, AttemptTrigger::Test, now)
 }
 
 /// Where an event is in the log, and its id.
@@ -79,7 +79,7 @@ fn deliver(
     (event_position, event): Logged,
     kind: EventKind,
     endpoint: &Subscriber,
-    trigger: Trigger,
+    trigger: AttemptTrigger,
     now: Timestamp,
 ) -> rusqlite::Result<DeliveryId> {
     let id = DeliveryId::new(now, rand::random());
@@ -97,7 +97,7 @@ fn deliver(
             trigger,
             now,
         },
-        Load::Empty,
+        LaneLoad::Empty,
     )?;
     Ok(id)
 }

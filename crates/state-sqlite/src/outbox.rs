@@ -17,7 +17,7 @@ use crate::query::{AFTER_ALL, Query, first_id_of, tenants};
 use crate::replay::{AdvanceReplay, BeginReplay, CancelReplay, Replay};
 use crate::rows::{Columns, integer};
 use crate::{SqliteStore, endpoints, replay, rows};
-use domain::delivery::{Attempt, AttemptOutcome, Backlog, DeliveryRecord, DeliveryState, Replayed};
+use domain::delivery::{Attempt, AttemptOutcome, Backlog, DeliveryRecord, DeliveryState, ReplayOutcome};
 use domain::endpoint::{Endpoint, EndpointId};
 use domain::id::{DeliveryId, InstanceId, ReplayId, UploadId};
 use domain::notice::Notice;
@@ -26,7 +26,8 @@ use domain::query::{DeliveryPage, DeliveryQuery};
 use domain::replay::ReplayJob;
 use domain::time::Timestamp;
 use state::{
-    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention, Settled,
+    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention,
+    SettlementBatch,
 };
 
 /// The most attempts shown of one delivery, the latest. Only shutdowns in a loop make so many.
@@ -77,7 +78,7 @@ impl Dispatch for SqliteStore {
         Ok(claimed.into_iter().map(|claimed| claimed.told(self.bodies)).collect())
     }
 
-    async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()> {
+    async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> Result<()> {
         self.writer.write(Settle { settled, now }).await
     }
 
@@ -85,8 +86,8 @@ impl Dispatch for SqliteStore {
         self.renew_all_leases(node, until).await
     }
 
-    async fn begin_waits(&self, now: Timestamp) -> Result<u64> {
-        self.begin_all_waits(now).await
+    async fn restart_waits(&self, now: Timestamp) -> Result<u64> {
+        self.restart_all_waits(now).await
     }
 
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
@@ -138,7 +139,7 @@ impl Deliveries for SqliteStore {
         self.readers.read("count unfinished deliveries", count).await
     }
 
-    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
+    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<ReplayOutcome> {
         self.writer.write(Replay { scope, delivery: id, force, now }).await
     }
 }

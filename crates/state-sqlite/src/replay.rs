@@ -19,10 +19,10 @@ use crate::query::tenants;
 use crate::rows::{Columns, PLACES, bound};
 use crate::writer::{Work, WriteTransaction};
 use crate::{backlog, endpoints, events, lanes, rows};
-use domain::delivery::{Backlog, DeliveryState, ReplayWhat, Replayed, Trigger};
+use domain::delivery::{AttemptTrigger, Backlog, DeliveryState, ReplayOutcome, ReplaySelection};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, ReplayId, UploadId, in_order};
-use domain::lane::{self, Again};
+use domain::lane::{self, ReplayAction};
 use domain::log::EventPosition;
 use domain::principal::{TenantId, TenantScope};
 use domain::replay::{ReplayJob, ReplayState};
@@ -38,9 +38,9 @@ pub(super) struct Replay {
 
 impl Work for Replay {
     const OPERATION: &'static str = "send a delivery again";
-    type Output = Replayed;
+    type Output = ReplayOutcome;
 
-    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Replayed> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<ReplayOutcome> {
         let mut statement = tx.connection.prepare_cached(
             "SELECT tenant, endpoint, state, generation FROM deliveries WHERE id = ?1 AND tenant BETWEEN ?2 AND ?3",
         )?;
@@ -51,17 +51,17 @@ impl Work for Replay {
         let (least, most) = tenants(self.scope);
         let found = statement.query_one(params![self.delivery.as_bytes(), least, most], read).optional()?;
         drop(statement);
-        let Some((tenant, endpoint, state, generation)) = found else { return Ok(Replayed::NoDelivery) };
+        let Some((tenant, endpoint, state, generation)) = found else { return Ok(ReplayOutcome::NoDelivery) };
         let subscribers = tx.subscribers()?;
         let Some(subscriber) = subscribers.iter().find(|one| one.id == endpoint && one.tenant == tenant) else {
-            return Ok(Replayed::NoEndpoint);
+            return Ok(ReplayOutcome::NoEndpoint);
         };
         let is_being_cancelled = subscriber.is_cancelling(generation);
-        if let Err(answer) = subscriber.standing().ask_again(state, self.force, is_being_cancelled) {
+        if let Err(answer) = subscriber.availability().check_replay(state, self.force, is_being_cancelled) {
             return Ok(answer);
         }
         lanes::rejoin(tx, self.delivery, subscriber, self.now)?;
-        Ok(Replayed::Queued)
+        Ok(ReplayOutcome::Queued)
     }
 }
 
@@ -97,7 +97,7 @@ impl Work for BeginReplay {
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<ReplayJob> {
         let cursor = place_before(tx, self.0.from.minus(ReplayJob::DISORDER))?.max(self.0.cursor);
         let mut job = ReplayJob { cursor, ..self.0.clone() };
-        if job.what == ReplayWhat::Pending {
+        if job.what == ReplaySelection::Pending {
             let own = TenantScope::One(job.tenant);
             let Backlog { waiting, ready, paused, .. } =
                 read_backlog(&tx.connection, own, Some(&job.endpoint), Backlog::MOST)?;
@@ -240,7 +240,7 @@ fn queue(
     tx: &mut WriteTransaction,
     subscriber: &Subscriber,
     event: &Past,
-    what: ReplayWhat,
+    what: ReplaySelection,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
     let found = tx
@@ -254,10 +254,10 @@ fn queue(
         })
         .optional()?;
     match lane::replay(found.map(|(_, state)| state), what) {
-        Again::Rejoin => {
+        ReplayAction::Rejoin => {
             found.map(|(id, _)| lanes::rejoin(tx, id, subscriber, now)).transpose().map(|done| done.is_some())
         }
-        Again::Join if wants(tx, subscriber, event)? => {
+        ReplayAction::Join if wants(tx, subscriber, event)? => {
             let delivery = NewDelivery {
                 id: DeliveryId::new(now, in_order(event.sequence, rand::random())),
                 event_position: event.position,
@@ -267,14 +267,14 @@ fn queue(
                 endpoint: subscriber,
                 upload: Some(event.upload),
                 sequence: event.sequence,
-                trigger: Trigger::Manual,
+                trigger: AttemptTrigger::Manual,
                 now,
             };
             let unfinished = lanes::unfinished(tx, subscriber, event.upload)?;
             lanes::join(tx, &delivery, unfinished)?;
             Ok(true)
         }
-        Again::Join | Again::Nothing => Ok(false),
+        ReplayAction::Join | ReplayAction::Nothing => Ok(false),
     }
 }
 

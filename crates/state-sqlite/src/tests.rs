@@ -32,7 +32,8 @@ use state::conformance::{
     GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, leases, new_upload, own, subscribed,
 };
 use state::{
-    Company, Deliveries, Dispatch, Due, Endpoints, EventLog, Leases, Retention, Store, Uploads, conformance_suite,
+    Deliveries, Dispatch, Endpoints, EventLog, Leases, Membership, Retention, Store, SweepSelection, Uploads,
+    conformance_suite,
 };
 
 #[derive(Debug)]
@@ -386,7 +387,7 @@ async fn a_start_may_use_what_is_kept_for_deleting() {
     assert!(reserve.exists());
     assert!(matches!(store.writer.write(TakeAll).await, Err(Error::NoSpace { .. })));
     assert!(!reserve.exists(), "it was given up");
-    store.join(&leases::node(1), Company::Others, None).await.unwrap();
+    store.join(&leases::node(1), Membership::Others, None).await.unwrap();
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
 }
 
@@ -492,7 +493,7 @@ async fn a_row_that_cannot_be_read_hides_no_other() {
     let node = InstanceId::new(NOW, [1; 10]);
     let now = Timestamp::from_unix_ms(i64::MAX);
     for (limit, expected) in [(2, vec![ids[0], ids[2]]), (10, vec![ids[0], ids[2], ids[3]])] {
-        let due = store.due(Due::Expired { now }, node, 0, limit).await.unwrap();
+        let due = store.due(SweepSelection::Expired { now }, node, 0, limit).await.unwrap();
         assert_eq!(due.iter().map(Upload::id).collect::<Vec<_>>(), expected);
     }
     let mut query = UploadQuery { limit: 1, ..UploadQuery::default() };

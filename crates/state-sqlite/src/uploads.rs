@@ -20,7 +20,7 @@ use domain::principal::TenantScope;
 use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use domain::upload::Upload;
 use state::clock::Clock;
-use state::{Change, Due, Error, EventLog, HookCalls, NewEvent, Result, Store, Uploads};
+use state::{Change, Error, EventLog, HookCalls, NewEvent, Result, Store, SweepSelection, Uploads};
 
 /// The largest metadata value that can be searched for.
 const MAX_INDEXED_BYTES: usize = 1024;
@@ -56,12 +56,12 @@ impl Uploads for SqliteStore {
         self.read_list(scope, query).await
     }
 
-    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+    async fn due(&self, selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
         let found = self.readers.read("find uploads that are due", move |connection| {
             let (mut found, mut passed, mut wanted) = (Vec::new(), skip, limit);
             // What cannot be read is made up for, so that only the last page is short.
             loop {
-                let rows = due_query(question, node, passed, wanted).fetch(connection, rows::one_of_uploads)?;
+                let rows = due_query(selection, node, passed, wanted).fetch(connection, rows::one_of_uploads)?;
                 let seen = u32::try_from(rows.len()).unwrap_or(wanted);
                 found.extend(rows.into_iter().filter_map(|(_, upload)| upload));
                 let is_last = seen < wanted;
@@ -136,19 +136,19 @@ pub(super) static FIND: LazyLock<String> = LazyLock::new(|| {
 
 /// Each names its partial index: should condition and index ever differ,
 /// the statement fails instead of crawling.
-fn due_query(question: Due, node: InstanceId, skip: u32, limit: u32) -> Query {
+fn due_query(selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Query {
     let mut sql = Query::new("SELECT ");
     sql.push(&UPLOAD_COLUMNS).push(" FROM uploads INDEXED BY ");
     let joined = " CROSS JOIN upload_origins USING (id) WHERE ";
-    let oldest_first = match question {
-        Due::Unsettled => {
+    let oldest_first = match selection {
+        SweepSelection::Unsettled => {
             sql.push("uploads_unsettled").push(joined).push(
                 "(stage IN ('verified', 'stored') OR (stage = 'received' AND role <> 'partial')
                      OR (stage = 'created' AND role = 'final'))",
             );
             "id"
         }
-        Due::Unsealed => {
+        SweepSelection::Unsealed => {
             sql.push("uploads_unsealed").push(joined).push(
                 "stage IN ('created', 'receiving', 'stalled') AND role <> 'final'
                      AND (received = '[[0,' || length || ']]' OR (length = 0 AND received = '[]'))
@@ -156,38 +156,38 @@ fn due_query(question: Due, node: InstanceId, skip: u32, limit: u32) -> Query {
             );
             "id"
         }
-        Due::Expired { now } => {
+        SweepSelection::Expired { now } => {
             sql.push("uploads_expiring").push(joined).push(EXPIRES).push(" AND expires_at_ms <= ").bind(now.unix_ms());
             "expires_at_ms"
         }
-        Due::Silent { since } => {
+        SweepSelection::Silent { since } => {
             sql.push("uploads_receiving").push(joined).push("stage = 'receiving' AND updated_at_ms < ");
             sql.bind(since.unix_ms());
             "updated_at_ms"
         }
-        Due::Overlong { now, latest } => {
+        SweepSelection::Overlong { now, latest } => {
             sql.push("uploads_expiring").push(joined).push(EXPIRES).push(" AND expires_at_ms > ");
             sql.bind(latest.unix_ms()).push(" AND updated_at_ms > ").bind(now.unix_ms());
             "expires_at_ms"
         }
-        Due::ChangedAfter { now } => {
+        SweepSelection::ChangedAfter { now } => {
             sql.push("uploads_receiving").push(joined).push("stage = 'receiving' AND updated_at_ms > ");
             sql.bind(now.unix_ms());
             "updated_at_ms"
         }
-        Due::Removable => {
+        SweepSelection::Removable => {
             sql.push("uploads_removable")
                 .push(joined)
                 .push("bytes_kept = 1 AND (stage IN ('failed', 'expired', 'terminated') OR removed_at_ms IS NOT NULL)");
             "id"
         }
-        Due::Outdated { completed_before } => {
+        SweepSelection::Outdated { completed_before } => {
             sql.push("uploads_completed").push(joined);
             sql.push("stage = 'completed' AND removed_at_ms IS NULL AND json_extract(timeline, '$[#-1][1]') < ");
             sql.bind(completed_before.unix_ms());
             "json_extract(timeline, '$[#-1][1]')"
         }
-        Due::Missing => {
+        SweepSelection::Missing => {
             sql.push("uploads_missing").push(joined).push("missing_since_ms IS NOT NULL");
             "id"
         }

@@ -35,7 +35,7 @@ impl Change {
     /// Takes an upload with all that it has to tell: `body` writes the body of each new event, `random` makes
     /// the random part of its id.
     pub fn new(upload: Upload, body: impl Fn(&Record, &Event) -> String, mut random: impl FnMut() -> [u8; 10]) -> Self {
-        let events = upload.news().iter().map(|event| NewEvent {
+        let events = upload.events().iter().map(|event| NewEvent {
             id: EventId::new(event.at, in_order(event.sequence, random())),
             kind: event.kind,
             at: event.at,

@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::Result;
-use domain::delivery::{Backlog, DeliveryRecord, Replayed};
+use domain::delivery::{Backlog, DeliveryRecord, ReplayOutcome};
 use domain::endpoint::EndpointId;
 use domain::id::DeliveryId;
 use domain::principal::TenantScope;
@@ -25,5 +25,5 @@ pub trait Deliveries: fmt::Debug + Send + Sync + 'static {
     async fn backlog(&self, scope: TenantScope, endpoint: Option<&EndpointId>) -> Result<Backlog>;
 
     /// Makes a delivery due now, with its attempts before it again. `force` sends again what has succeeded.
-    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed>;
+    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<ReplayOutcome>;
 }

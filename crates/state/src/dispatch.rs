@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::Result;
-use domain::delivery::{Attempt, DeliveryClass, Trigger, Verdict};
+use domain::delivery::{Attempt, AttemptTrigger, DeliveryClass, Disposition};
 use domain::endpoint::{EndpointId, Health};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
@@ -33,7 +33,7 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     /// Writes attempts, what becomes of their deliveries, and how their endpoints are doing; lets the
     /// next waiting delivery of the same endpoint and upload go. A settlement whose lease is no longer
     /// held records its attempt and moves nothing.
-    async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()>;
+    async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> Result<()>;
 
     /// Has every lease of a node end at `until`: the clock was set, and
     /// says nothing of how long they were held.
@@ -41,7 +41,7 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
 
     /// Makes ready deliveries due `now` that wait since a later time, which only a clock that was ahead can
     /// have written. Works in pieces. Says how many deliveries those were.
-    async fn begin_waits(&self, now: Timestamp) -> Result<u64>;
+    async fn restart_waits(&self, now: Timestamp) -> Result<u64>;
 
     /// When the next delivery to one of these endpoints becomes due, be
     /// it ready or leased by a worker that died.
@@ -72,7 +72,7 @@ pub struct Claim {
     pub event: EventId,
     pub kind: EventKind,
     pub class: DeliveryClass,
-    pub trigger: Trigger,
+    pub trigger: AttemptTrigger,
     /// `None` for news that is not of an upload.
     pub upload: Option<UploadId>,
     /// When the event occurred.
@@ -92,7 +92,7 @@ pub struct Claim {
 
 /// What came of some claims, and what is known of their endpoints since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settled {
+pub struct SettlementBatch {
     pub settlements: Vec<Settlement>,
     pub health: Vec<(EndpointId, Health)>,
 }
@@ -104,5 +104,5 @@ pub struct Settlement {
     pub lease: [u8; 16],
     /// Recorded as it is; an aborted one does not count as an attempt made.
     pub attempt: Attempt,
-    pub verdict: Verdict,
+    pub disposition: Disposition,
 }

@@ -16,7 +16,7 @@ use domain::node::{Lease, Node};
 
 /// What a node knows of others when it joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Company {
+pub enum Membership {
     /// No other node works on this state: those that are recorded are dead.
     Alone,
     /// Others may be at work.
@@ -28,7 +28,7 @@ pub enum Company {
 pub trait Leases: fmt::Debug + Send + Sync + 'static {
     /// Records that a node is at work. It counts as alive until it leaves or one joins that is alone; with
     /// `lasts`, no longer than that after it joined or was last renewed.
-    async fn join(&self, node: &Node, company: Company, lasts: Option<Duration>) -> Result<()>;
+    async fn join(&self, node: &Node, membership: Membership, lasts: Option<Duration>) -> Result<()>;
 
     /// Has a node count as alive for another `lasts`. Says whether it did until now; one that did not stays
     /// dead, for others may have taken what it held.

@@ -8,6 +8,7 @@
 use domain::endpoint::EndpointId;
 use domain::id::UploadId;
 
+mod bells;
 mod change;
 pub mod clock;
 #[cfg(any(test, feature = "testing"))]
@@ -22,7 +23,6 @@ mod hook_calls;
 mod leases;
 mod lock;
 pub mod memory;
-mod news;
 mod notices;
 mod progress;
 mod recognition;
@@ -31,21 +31,21 @@ mod retention;
 mod store;
 mod uploads;
 
+pub use bells::{Bell, Bells, LocalBells};
 pub use change::{Bodies, Change, NewEvent, StoredEvent};
 pub use deliveries::Deliveries;
-pub use dispatch::{Claim, Dispatch, Settled, Settlement};
+pub use dispatch::{Claim, Dispatch, Settlement, SettlementBatch};
 pub use endpoints::Endpoints;
 pub use events::EventLog;
 pub use hook_calls::HookCalls;
-pub use leases::{Company, Leases};
-pub use news::{Bell, News, Rings};
+pub use leases::{Leases, Membership};
 pub use notices::Notices;
 pub use progress::{Counters, LiveProgress, LiveReading, LocalProgress};
 pub use recognition::{Signed, recognise};
 pub use replays::Replays;
 pub use retention::{BacklogLimits, Horizon, Retention};
 pub use store::Store;
-pub use uploads::{Due, Uploads};
+pub use uploads::{SweepSelection, Uploads};
 
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -15,10 +15,10 @@ use domain::time::Timestamp;
 pub trait Replays: fmt::Debug + Send + Sync + 'static {
     /// Writes a job that sends many deliveries again, and gives it as it was written. It begins shortly
     /// before the first event of its range. One of
-    /// [`ReplayWhat::Pending`](domain::delivery::ReplayWhat::Pending) is done with that: what waits is due by
-    /// then, or as soon as [`Endpoints::advance_backlog`](crate::Endpoints::advance_backlog) has come to it,
-    /// in the order of its lane. One for an endpoint of another tenant touches no delivery: it is like one
-    /// for an endpoint that is not there.
+    /// [`ReplaySelection::Pending`](domain::delivery::ReplaySelection::Pending) is done with that: what waits
+    /// is due by then, or as soon as [`Endpoints::advance_backlog`](crate::Endpoints::advance_backlog) has
+    /// come to it, in the order of its lane. One for an endpoint of another tenant touches no delivery: it is
+    /// like one for an endpoint that is not there.
     async fn begin_replay(&self, job: ReplayJob) -> Result<ReplayJob>;
 
     /// The jobs in a scope that are kept, newest first.

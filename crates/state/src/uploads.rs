@@ -33,12 +33,12 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
 
     /// Uploads that want something done by the sweeper of a node, oldest first, after passing over the first
     /// `skip` of them. What another node holds that counts as alive is left to that one.
-    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>>;
+    async fn due(&self, selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>>;
 }
 
 /// What the sweeper may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
+pub enum SweepSelection {
     /// Stopped between two stages: received (and not partial), verified or
     /// stored; or a final upload still created.
     Unsettled,

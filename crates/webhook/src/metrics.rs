@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use domain::delivery::{AttemptOutcome, Backlog, DeliveryClass, Verdict};
+use domain::delivery::{AttemptOutcome, Backlog, DeliveryClass, Disposition};
 use domain::time::Timestamp;
 use state::Claim;
 
@@ -18,7 +18,7 @@ use state::Claim;
 #[derive(Debug, Clone)]
 pub struct Metrics {
     attempts: Family<OutcomeLabel, Counter>,
-    settled: Family<VerdictLabel, Counter>,
+    settled: Family<DispositionLabel, Counter>,
     duration: Histogram,
     first_attempt: Histogram,
     end_to_end: Histogram,
@@ -40,8 +40,8 @@ struct OutcomeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct VerdictLabel {
-    verdict: &'static str,
+struct DispositionLabel {
+    disposition: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,7 +73,7 @@ impl Default for Metrics {
 }
 
 /// What becomes of a delivery by an attempt.
-const VERDICTS: [&str; 5] = ["succeeded", "retry", "superseded", "dead", "cancelled"];
+const DISPOSITIONS: [&str; 5] = ["succeeded", "retry", "superseded", "dead", "cancelled"];
 
 const STATUS_CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "other"];
 
@@ -84,8 +84,8 @@ impl Metrics {
         for outcome in STATUS_CLASSES.into_iter().chain(AttemptOutcome::ERRORS.map(error_class)) {
             drop(self.attempts.get_or_create(&OutcomeLabel { outcome }));
         }
-        for verdict in VERDICTS {
-            drop(self.settled.get_or_create(&VerdictLabel { verdict }));
+        for disposition in DISPOSITIONS {
+            drop(self.settled.get_or_create(&DispositionLabel { disposition }));
         }
         self.show_queue(&Backlog::default());
         self.show_endpoints(["enabled", "open", "paused", "disabled"].map(|state| (state, 0)));
@@ -123,14 +123,14 @@ impl Metrics {
     }
 
     /// Counts how long a delivery has taken: to its first attempt, and to its end.
-    pub(super) fn count_times(&self, claim: &Claim, verdict: Verdict, started_at: Timestamp, now: Timestamp) {
+    pub(super) fn count_times(&self, claim: &Claim, disposition: Disposition, started_at: Timestamp, now: Timestamp) {
         if claim.class == DeliveryClass::Test {
             return;
         }
         if claim.attempts == claim.attempts_before {
             self.first_attempt.observe(started_at.since(claim.begun_at).as_secs_f64());
         }
-        if verdict == Verdict::Succeeded {
+        if disposition == Disposition::Succeeded {
             self.end_to_end.observe(now.since(claim.begun_at).as_secs_f64());
         }
     }
@@ -167,15 +167,15 @@ impl Metrics {
         self.duration.observe(took.as_secs_f64());
     }
 
-    pub(super) fn count_settled(&self, verdict: Verdict, class: DeliveryClass) {
-        let verdict = match (verdict, class) {
-            (Verdict::Succeeded, _) => "succeeded",
-            (Verdict::RetryAt(_), _) => "retry",
-            (Verdict::Dead, DeliveryClass::Progress) => "superseded",
-            (Verdict::Dead, _) => "dead",
-            (Verdict::Cancelled, _) => "cancelled",
+    pub(super) fn count_settled(&self, disposition: Disposition, class: DeliveryClass) {
+        let disposition = match (disposition, class) {
+            (Disposition::Succeeded, _) => "succeeded",
+            (Disposition::RetryAt(_), _) => "retry",
+            (Disposition::Dead, DeliveryClass::Progress) => "superseded",
+            (Disposition::Dead, _) => "dead",
+            (Disposition::Cancelled, _) => "cancelled",
         };
-        self.settled.get_or_create(&VerdictLabel { verdict }).inc();
+        self.settled.get_or_create(&DispositionLabel { disposition }).inc();
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
         metrics.count_attempt(AttemptOutcome::Status(204), Duration::from_millis(7));
         metrics.count_attempt(AttemptOutcome::Status(503), Duration::from_millis(7));
         metrics.count_attempt(AttemptOutcome::Timeout, Duration::from_secs(15));
-        metrics.count_settled(Verdict::Dead, DeliveryClass::Progress);
+        metrics.count_settled(Disposition::Dead, DeliveryClass::Progress);
         metrics.in_flight.inc();
         metrics.show_queue(&Backlog { ready: 7, ..Backlog::default() });
         metrics.show_endpoints([("enabled", 2), ("open", 1), ("paused", 0), ("disabled", 0)]);
@@ -215,8 +215,8 @@ mod tests {
         metrics.show_superseded(5);
         let (claim, second) = (testing::claim(), Duration::from_secs(1));
         let begun = claim.begun_at;
-        metrics.count_times(&claim, Verdict::Succeeded, begun, begun.plus(second));
-        metrics.count_times(&Claim { attempts: 1, ..claim }, Verdict::Dead, begun, begun.plus(second));
+        metrics.count_times(&claim, Disposition::Succeeded, begun, begun.plus(second));
+        metrics.count_times(&Claim { attempts: 1, ..claim }, Disposition::Dead, begun, begun.plus(second));
 
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
@@ -224,7 +224,7 @@ mod tests {
             r#"webhook_attempts_total{outcome="2xx"} 1"#,
             r#"webhook_attempts_total{outcome="5xx"} 1"#,
             r#"webhook_attempts_total{outcome="timeout"} 1"#,
-            r#"webhook_deliveries_settled_total{verdict="superseded"} 1"#,
+            r#"webhook_deliveries_settled_total{disposition="superseded"} 1"#,
             r#"webhook_attempt_duration_seconds_bucket{le="0.01"} 2"#,
             "webhook_in_flight 1",
             r#"webhook_queue{state="ready"} 7"#,

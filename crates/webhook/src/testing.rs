@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use crate::{Endpoint, Vault};
 use domain::delivery::{
-    Attempt, AttemptOutcome, Backlog, DeliveryClass, DeliveryRecord, DeliveryState, Replayed, Trigger, Verdict,
+    Attempt, AttemptOutcome, AttemptTrigger, Backlog, DeliveryClass, DeliveryRecord, DeliveryState, Disposition,
+    ReplayOutcome,
 };
 use domain::dialect::Dialect;
 use domain::endpoint::{Endpoint as StoredEndpoint, EndpointId, EndpointTerms};
@@ -30,7 +31,7 @@ use domain::replay::{ReplayJob, ReplayState};
 use domain::size::Length;
 use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{NewUpload, Record, Role, Terms, Upload};
+use domain::upload::{NewUpload, Record, Role, Upload, UploadTerms};
 use keyring::ServerKeys;
 use outbound::address::EgressRules;
 use outbound::keys::{Key, Keys};
@@ -38,8 +39,8 @@ pub(super) use outbound::testing::{Receiver, SECRET, Script, wall_clock};
 use state::clock::{Clock, Reading};
 use state::memory::{Memory, MemoryState};
 use state::{
-    BacklogLimits, Change, Claim, Deliveries, Dispatch, Endpoints, Horizon, Notices, Replays, Retention, Settled,
-    Store, Uploads,
+    BacklogLimits, Change, Claim, Deliveries, Dispatch, Endpoints, Horizon, Notices, Replays, Retention,
+    SettlementBatch, Store, Uploads,
 };
 
 /// How long a test waits for something that must happen.
@@ -78,7 +79,7 @@ pub(super) fn claim() -> Claim {
         event: EventId::new(now, rand::random()),
         kind: EventKind::Completed,
         class: DeliveryClass::Normal,
-        trigger: Trigger::Auto,
+        trigger: AttemptTrigger::Auto,
         upload: Some(UploadId::new(now, rand::random())),
         occurred_at: now,
         begun_at: now,
@@ -102,7 +103,7 @@ fn asked(id: UploadId) -> NewUpload {
         length: Length::new(1),
         metadata: Metadata::default(),
         metadata_as_sent: None,
-        terms: Terms::default(),
+        terms: UploadTerms::default(),
         wanted_digests: Vec::new(),
         promised_digests: Vec::new(),
         expires_at: wall_clock(),
@@ -170,7 +171,7 @@ pub(super) struct TestOutbox {
     /// While set, settling and pausing fail.
     pub(super) writes_fail: AtomicBool,
     failures: AtomicU64,
-    attempts: Mutex<HashMap<DeliveryId, Vec<(Attempt, Verdict)>>>,
+    attempts: Mutex<HashMap<DeliveryId, Vec<(Attempt, Disposition)>>>,
     pub(super) notices: Mutex<Vec<Notice>>,
     jobs_done: Mutex<Vec<ReplayId>>,
     prunes: Mutex<Vec<u64>>,
@@ -222,7 +223,7 @@ pub(super) fn sample() -> Sample {
 pub(super) struct Row {
     pub(super) event: EventId,
     pub(super) state: DeliveryState,
-    pub(super) attempts: Vec<(Attempt, Verdict)>,
+    pub(super) attempts: Vec<(Attempt, Disposition)>,
 }
 
 impl Row {
@@ -230,7 +231,7 @@ impl Row {
         self.attempts.iter().map(|(attempt, _)| attempt.outcome).collect()
     }
 
-    pub(super) fn last(&self) -> &(Attempt, Verdict) {
+    pub(super) fn last(&self) -> &(Attempt, Disposition) {
         self.attempts.last().expect("an attempt was made")
     }
 }
@@ -403,12 +404,12 @@ impl Dispatch for TestOutbox {
         self.inner.claim_due(node, slots, now, lease).await
     }
 
-    async fn settle(&self, settled: Settled, now: Timestamp) -> state::Result<()> {
+    async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> state::Result<()> {
         self.fails(&self.writes_fail, "settle deliveries")?;
         self.inner.settle(settled.clone(), now).await?;
         for settlement in settled.settlements {
             let mut attempts = self.attempts.lock().unwrap();
-            attempts.entry(settlement.delivery).or_default().push((settlement.attempt, settlement.verdict));
+            attempts.entry(settlement.delivery).or_default().push((settlement.attempt, settlement.disposition));
         }
         self.changed(Ok(()))
     }
@@ -417,8 +418,8 @@ impl Dispatch for TestOutbox {
         self.inner.renew_leases(node, until).await
     }
 
-    async fn begin_waits(&self, now: Timestamp) -> state::Result<u64> {
-        self.changed(self.inner.begin_waits(now).await)
+    async fn restart_waits(&self, now: Timestamp) -> state::Result<u64> {
+        self.changed(self.inner.restart_waits(now).await)
     }
 
     async fn next_due(&self, endpoints: &[EndpointId]) -> state::Result<Option<Timestamp>> {
@@ -458,7 +459,13 @@ impl Deliveries for TestOutbox {
         self.inner.backlog(scope, endpoint).await
     }
 
-    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> state::Result<Replayed> {
+    async fn replay(
+        &self,
+        scope: TenantScope,
+        id: DeliveryId,
+        force: bool,
+        now: Timestamp,
+    ) -> state::Result<ReplayOutcome> {
         self.inner.replay(scope, id, force, now).await
     }
 }

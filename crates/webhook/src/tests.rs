@@ -30,7 +30,7 @@ use crate::{
     Admin, AdminError, Change, Endpoint, Error, HealthRules, InvalidEndpoint, Metrics, NewEndpoint, Parts, Resumption,
     Rotation, Sender, Settings, Shown, Unwell,
 };
-use domain::delivery::{AttemptOutcome, DeliveryState, Verdict};
+use domain::delivery::{AttemptOutcome, DeliveryState, Disposition};
 use domain::endpoint::{DisabledBecause, EndpointId, EndpointState, EndpointTerms, Health, Signing};
 use domain::notice::Notice;
 use domain::principal::TenantId;
@@ -95,7 +95,7 @@ impl Work {
 }
 
 /// Sends one delivery to a receiver that does this, and gives its first attempt.
-async fn attempt_at(script: Script, settings: Settings) -> (domain::delivery::Attempt, Verdict) {
+async fn attempt_at(script: Script, settings: Settings) -> (domain::delivery::Attempt, Disposition) {
     let receiver = Receiver::start([script]).await;
     let work = Work::with(&receiver, settings).await;
     let id = work.outbox.add_for("app");
@@ -104,9 +104,9 @@ async fn attempt_at(script: Script, settings: Settings) -> (domain::delivery::At
     attempt
 }
 
-fn retry_at(verdict: Verdict) -> Timestamp {
-    match verdict {
-        Verdict::RetryAt(at) => at,
+fn retry_at(disposition: Disposition) -> Timestamp {
+    match disposition {
+        Disposition::RetryAt(at) => at,
         other => panic!("{other:?} is no retry"),
     }
 }
@@ -185,13 +185,13 @@ async fn a_redirect_is_a_failure_and_leads_nowhere() {
     let elsewhere = Receiver::start([Script::Status(200)]).await;
     let location = format!("{}?{}", elsewhere.url(), "x".repeat(400));
     let headers = vec![("location", location.clone())];
-    let (attempt, verdict) =
+    let (attempt, disposition) =
         attempt_at(Script::Answer { status: 307, headers, body: b"over there".to_vec() }, settings()).await;
     assert_eq!(attempt.outcome, AttemptOutcome::Status(307));
     assert_eq!(attempt.response_body, b"over there");
     let note = attempt.note.unwrap();
     assert!(note.contains(&elsewhere.url()) && note.len() == 200, "{note}");
-    assert!(matches!(verdict, Verdict::RetryAt(_)));
+    assert!(matches!(disposition, Disposition::RetryAt(_)));
     assert!(elsewhere.received().is_empty());
 }
 
@@ -224,8 +224,8 @@ async fn a_receiver_that_is_gone_is_left_alone() {
 #[tokio::test]
 async fn a_receiver_may_refuse_one_message_for_good() {
     let headers = vec![("webhook-delivery", "abort-message".to_owned())];
-    let (_, verdict) = attempt_at(Script::Answer { status: 422, headers, body: vec![] }, settings()).await;
-    assert_eq!(verdict, Verdict::Dead);
+    let (_, disposition) = attempt_at(Script::Answer { status: 422, headers, body: vec![] }, settings()).await;
+    assert_eq!(disposition, Disposition::Dead);
 }
 
 /// webhooks R5, R6: what the receiver asks for in either form of `Retry-After`.
@@ -238,8 +238,9 @@ async fn a_busy_receiver_says_when_to_come_back() {
         [(None, 60, 91), (Some("150.5".to_owned()), 150, 220), (Some(in_ten_minutes), 590, 860)]
     {
         let headers = asked.map(|value| ("retry-after", value)).into_iter().collect();
-        let (attempt, verdict) = attempt_at(Script::Answer { status: 429, headers, body: vec![] }, settings()).await;
-        let wait = retry_at(verdict).since(attempt.started_at);
+        let (attempt, disposition) =
+            attempt_at(Script::Answer { status: 429, headers, body: vec![] }, settings()).await;
+        let wait = retry_at(disposition).since(attempt.started_at);
         assert!((at_least..=at_most).contains(&wait.as_secs()), "{wait:?} is not in {at_least}..={at_most}");
     }
 }
@@ -248,10 +249,10 @@ async fn a_busy_receiver_says_when_to_come_back() {
 #[tokio::test]
 async fn a_receiver_that_does_not_answer_times_out() {
     for script in [Script::Hang, Script::DripHead] {
-        let (attempt, verdict) = attempt_at(script.clone(), impatient()).await;
+        let (attempt, disposition) = attempt_at(script.clone(), impatient()).await;
         assert_eq!(attempt.outcome, AttemptOutcome::Timeout, "{script:?}");
         assert!(attempt.took >= impatient().timeout, "{script:?}");
-        assert!(retry_at(verdict).since(attempt.started_at) >= Duration::from_secs(60), "{script:?}");
+        assert!(retry_at(disposition).since(attempt.started_at) >= Duration::from_secs(60), "{script:?}");
     }
 }
 
@@ -263,10 +264,10 @@ async fn a_lookup_that_hangs_times_out() {
         let lookup: Lookup = Arc::new(|_| Box::pin(std::future::pending()));
         let endpoints = vec![endpoint("app", "http://hangs.example/")];
         let work = Work::begin_with(endpoints, limits, EgressRules::default(), lookup).await;
-        let (attempt, verdict) = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().clone();
+        let (attempt, disposition) = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().clone();
         assert_eq!((attempt.outcome, attempt.remote), (AttemptOutcome::Timeout, None));
         assert!(attempt.took >= limit && attempt.took < settings().timeout, "{:?}", attempt.took);
-        assert!(retry_at(verdict).since(attempt.started_at) >= Duration::from_secs(60), "webhooks R5");
+        assert!(retry_at(disposition).since(attempt.started_at) >= Duration::from_secs(60), "webhooks R5");
         work.end().await;
     }
 }
@@ -295,13 +296,13 @@ async fn a_receiver_that_accepts_nobody_times_out() {
 #[tokio::test]
 async fn a_body_without_an_end_does_not_undo_a_success() {
     for script in [Script::DripBody(200), Script::StalledBody(200)] {
-        let (attempt, verdict) = attempt_at(script.clone(), impatient()).await;
-        assert_eq!((attempt.outcome, verdict), (AttemptOutcome::Status(200), Verdict::Succeeded), "{script:?}");
+        let (attempt, disposition) = attempt_at(script.clone(), impatient()).await;
+        assert_eq!((attempt.outcome, disposition), (AttemptOutcome::Status(200), Disposition::Succeeded), "{script:?}");
         assert!(!attempt.response_body.is_empty() && attempt.note.is_some(), "{script:?}");
     }
-    let (attempt, verdict) = attempt_at(Script::DripBody(500), impatient()).await;
+    let (attempt, disposition) = attempt_at(Script::DripBody(500), impatient()).await;
     assert_eq!(attempt.outcome, AttemptOutcome::Status(500));
-    assert!(matches!(verdict, Verdict::RetryAt(_)));
+    assert!(matches!(disposition, Disposition::RetryAt(_)));
 }
 
 /// webhooks R12: 64 KiB are read, 4 KiB kept. What the kernel buffered on the way is not read.
@@ -323,10 +324,10 @@ async fn a_broken_exchange_is_recorded_as_what_it_was() {
         (Script::Close, AttemptOutcome::Reset),
         (Script::Garbage, AttemptOutcome::Transport),
     ] {
-        let (attempt, verdict) = attempt_at(script.clone(), settings()).await;
+        let (attempt, disposition) = attempt_at(script.clone(), settings()).await;
         assert_eq!(attempt.outcome, outcome, "{script:?}");
         assert!(attempt.note.is_some_and(|note| !note.is_empty()), "{script:?}");
-        assert!(matches!(verdict, Verdict::RetryAt(_)));
+        assert!(matches!(disposition, Disposition::RetryAt(_)));
     }
 }
 
@@ -957,10 +958,10 @@ async fn an_endpoint_has_a_timeout_and_a_schedule_of_its_own() {
         terms.retry_schedule = Some(vec![Duration::from_hours(1)]);
     });
     let work = Work::begin(vec![own], settings()).await;
-    let (attempt, verdict) = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().clone();
+    let (attempt, disposition) = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().clone();
     assert_eq!(attempt.outcome, AttemptOutcome::Timeout);
     assert!(attempt.took < settings().timeout, "{:?}", attempt.took);
-    assert!(retry_at(verdict).since(attempt.started_at) >= Duration::from_mins(48));
+    assert!(retry_at(disposition).since(attempt.started_at) >= Duration::from_mins(48));
     work.end().await;
 }
 

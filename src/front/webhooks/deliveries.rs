@@ -11,7 +11,7 @@ use crate::front::cursors::Places;
 use crate::front::webhooks::{private, problem, read};
 use crate::front::{Webhooks, problems, status};
 use api::delivery::{Delivery, List, Replay};
-use domain::delivery::{AttemptOutcome, DeliveryState, Replayed};
+use domain::delivery::{AttemptOutcome, DeliveryState, ReplayOutcome};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
@@ -54,18 +54,18 @@ pub(crate) async fn replay(call: RoutedRequest, shared: Arc<Webhooks>) -> Result
     let RoutedRequest { request, payload, .. } = call;
     let said: Replay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
     match shared.admin(&request).replay(id, said.force).await.map_err(|error| problem(error, &request))? {
-        Replayed::Queued | Replayed::UnderWay => {
+        ReplayOutcome::Queued | ReplayOutcome::UnderWay => {
             let mut answer = shown(&request, id, &shared).await?;
             *answer.status_mut() = StatusCode::ACCEPTED;
             Ok(answer)
         }
-        Replayed::NoDelivery => Err(no_such_delivery()),
-        Replayed::HasSucceeded => Err(Problem::new(
+        ReplayOutcome::NoDelivery => Err(no_such_delivery()),
+        ReplayOutcome::HasSucceeded => Err(Problem::new(
             StatusCode::CONFLICT,
             "has-succeeded",
             r#"this delivery has succeeded; to send it again anyway, force it: {"force": true}"#,
         )),
-        Replayed::NoEndpoint => Err(Problem::new(
+        ReplayOutcome::NoEndpoint => Err(Problem::new(
             StatusCode::CONFLICT,
             "endpoint-removed",
             "the endpoint of this delivery is not there any more; make one of its name to send it again",

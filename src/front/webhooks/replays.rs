@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::front::Webhooks;
 use crate::front::webhooks::{answering, bad, endpoint_id, private, problem, read};
 use api::replay::{List, NewReplay, Replay};
-use domain::delivery::ReplayWhat;
+use domain::delivery::ReplaySelection;
 use domain::id::ReplayId;
 use domain::replay::ReplayJob;
 use domain::time::Timestamp;
@@ -53,8 +53,8 @@ pub(crate) async fn begin(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<
     let form = r#"{"what": "dead", "from": "2026-11-21T00:00:00Z", "before": "2026-11-22T00:00:00Z"}"#;
     let said: NewReplay = read(request, payload, &shared, form).await?;
     let what = said.what.as_deref().unwrap_or("dead");
-    let known = ReplayWhat::ALL.map(ReplayWhat::name).join(", ");
-    let what = ReplayWhat::by_name(what).ok_or_else(|| bad("what", &format!("it must be one of {known}")))?;
+    let known = ReplaySelection::ALL.map(ReplaySelection::name).join(", ");
+    let what = ReplaySelection::by_name(what).ok_or_else(|| bad("what", &format!("it must be one of {known}")))?;
     let wanted = ReplayRequest {
         endpoint,
         what,

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use domain::failure::{Failure, Refusal};
-use domain::hook::{Asked, Hook, Question, Verdict, Wishes};
+use domain::failure::{Failure, RejectionKind};
+use domain::hook::{Hook, HookRequest, HookResult, UploadOverrides, Verdict};
 use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::report::NewReport;
@@ -51,20 +51,20 @@ impl Hooks for Application {
         hook == Hook::PreFinish
     }
 
-    async fn ask(&self, question: Question) -> Asked {
+    async fn ask(&self, question: HookRequest) -> HookResult {
         self.asked.send_modify(|asked| asked.push(question.decision));
         self.may_answer.subscribe().wait_for(|may| *may).await.unwrap();
-        Asked { verdict: self.verdict.lock().unwrap().clone(), call: None }
+        HookResult { verdict: self.verdict.lock().unwrap().clone(), call: None }
     }
 }
 
 fn yes() -> Verdict {
-    Verdict::Accepted(Wishes::default())
+    Verdict::Accepted(UploadOverrides::default())
 }
 
 fn no() -> Verdict {
     let (code, message) = ("rejected-by-application".to_owned(), "no".to_owned());
-    Verdict::Rejected(Failure { code, message, refusal: Some(Refusal::Forbidden) })
+    Verdict::Rejected(Failure { code, message, rejection: Some(RejectionKind::Forbidden) })
 }
 
 async fn live(world: &World, application: &Arc<Application>) -> Life {

@@ -28,7 +28,9 @@ use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use longshore::config::Config;
 use state::clock::{Clock, Reading};
-use state::{Change, Company, Deliveries, Due, Leases, LocalProgress, Rings, Store, UploadStore, Uploads};
+use state::{
+    Change, Deliveries, Leases, LocalBells, LocalProgress, Membership, Store, SweepSelection, UploadStore, Uploads,
+};
 use state_sqlite::{SqliteSettings, SqliteStore};
 use storage::BlobStore;
 use storage::faults::{Effect, Faults, Faulty};
@@ -125,7 +127,7 @@ pub struct Life {
 /// What one node hears of others.
 #[derive(Default)]
 struct Reach {
-    news: Rings,
+    bells: LocalBells,
     progress: Arc<LocalProgress>,
 }
 
@@ -144,43 +146,43 @@ impl World {
 
     /// Starts an engine; nothing is recovered and no sweeper runs until the test says so.
     pub async fn live_with(&self, change: impl FnOnce(&mut Settings)) -> Life {
-        self.start(change, None, Company::Alone, Reach::default()).await
+        self.start(change, None, Membership::Alone, Reach::default()).await
     }
 
     /// Starts a node beside those that live already.
     pub async fn live_beside(&self) -> Life {
-        self.live_beside_with(Rings::default()).await
+        self.live_beside_with(LocalBells::default()).await
     }
 
     /// The same, and no ring of another node reaches its bells.
-    pub async fn live_beside_with(&self, news: Rings) -> Life {
-        self.start(|_| {}, None, Company::Others, Reach { news, ..Reach::default() }).await
+    pub async fn live_beside_with(&self, bells: LocalBells) -> Life {
+        self.start(|_| {}, None, Membership::Others, Reach { bells, ..Reach::default() }).await
     }
 
     /// The same, and its inventory compares so many records and blobs in a second.
     pub async fn live_beside_scanning(&self, scan_rate: u32) -> Life {
-        self.start(|settings| settings.scan_rate = scan_rate, None, Company::Others, Reach::default()).await
+        self.start(|settings| settings.scan_rate = scan_rate, None, Membership::Others, Reach::default()).await
     }
 
     /// The same, and it sees how far the writers of another node are.
     pub async fn live_beside_seeing(&self, other: &Life) -> Life {
         let progress = Arc::clone(&other.progress);
-        self.start(|_| {}, None, Company::Others, Reach { progress, ..Reach::default() }).await
+        self.start(|_| {}, None, Membership::Others, Reach { progress, ..Reach::default() }).await
     }
 
     /// The same, and an application is asked.
     pub async fn live_asking(&self, hooks: Arc<dyn Hooks>) -> Life {
-        self.start(|_| {}, Some(hooks), Company::Alone, Reach::default()).await
+        self.start(|_| {}, Some(hooks), Membership::Alone, Reach::default()).await
     }
 
     async fn start(
         &self,
         change: impl FnOnce(&mut Settings),
         hooks: Option<Arc<dyn Hooks>>,
-        company: Company,
+        membership: Membership,
         reach: Reach,
     ) -> Life {
-        let Reach { news, progress } = reach;
+        let Reach { bells, progress } = reach;
         let published = Arc::clone(&progress);
         let mut settings = settings();
         change(&mut settings);
@@ -203,14 +205,14 @@ impl World {
             let state = SqliteStore::open_by(clock, &database, SqliteSettings::default(), webhook::bodies());
             let state = state.await.unwrap();
             let deliveries: Arc<dyn Deliveries> = Arc::<SqliteStore>::clone(&state);
-            state.join(&node, company, None).await.unwrap();
+            state.join(&node, membership, None).await.unwrap();
             let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
             let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
             let engine = Engine::new(
                 settings,
                 node.instance,
-                Ports { uploads, nodes, deliveries, news: Arc::new(news), progress: published, blobs },
+                Ports { uploads, nodes, deliveries, bells: Arc::new(bells), progress: published, blobs },
             );
             (if let Some(hooks) = hooks { engine.asking(hooks) } else { engine }, records)
         });
@@ -531,8 +533,14 @@ impl Uploads for FaultyRecords {
         self.inner.list(scope, query).await
     }
 
-    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> state::Result<Vec<Upload>> {
-        self.inner.due(question, node, skip, limit).await
+    async fn due(
+        &self,
+        selection: SweepSelection,
+        node: InstanceId,
+        skip: u32,
+        limit: u32,
+    ) -> state::Result<Vec<Upload>> {
+        self.inner.due(selection, node, skip, limit).await
     }
 }
 

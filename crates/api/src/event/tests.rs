@@ -9,7 +9,7 @@ use domain::metadata::Metadata;
 use domain::principal::TenantId;
 use domain::size::{Length, Offset};
 use domain::time::Timestamp;
-use domain::upload::{NewUpload, Role, Terms, Upload};
+use domain::upload::{NewUpload, Role, Upload, UploadTerms};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
 
@@ -30,7 +30,7 @@ fn record(metadata: Vec<(&str, Vec<u8>)>) -> Record {
         length: Length::new(11),
         metadata: Metadata::new(metadata).unwrap(),
         metadata_as_sent: None,
-        terms: Terms::default(),
+        terms: UploadTerms::default(),
         wanted_digests: vec![],
         promised_digests: vec![],
         expires_at: NOW,
@@ -102,7 +102,8 @@ fn less_than_a_full_body_is_cut_out_of_it() {
 fn a_report_is_in_the_event_that_tells_of_it() {
     let mut event = event(EventKind::Processing, Stage::Completed);
     let message = Some("half \"done\"".to_owned());
-    event.details.report = Some(Report { name: "hls".to_owned(), percent: Some(50), message, at: NOW, told_at: NOW });
+    event.details.report =
+        Some(Report { name: "hls".to_owned(), percent: Some(50), message, at: NOW, published_at: NOW });
     let body = event_body(&record(vec![]), &event);
     assert!(body.contains(r#""report":{"name":"hls","percent":50,"message":"half \"done\""},"error":null"#), "{body}");
 }
@@ -124,7 +125,7 @@ fn a_deletion_says_by_whom_and_a_completion_where_the_file_is() {
 #[test]
 fn a_body_stays_within_its_bounds() {
     let mut record = record(vec![("filename", b"v.mp4".to_vec()), ("much", vec![1; 19_000])]);
-    record.failure = Some(Failure { code: "broken".to_owned(), message: "\u{1}".repeat(1_000_000), refusal: None });
+    record.failure = Some(Failure { code: "broken".to_owned(), message: "\u{1}".repeat(1_000_000), rejection: None });
     let most = Track {
         kind: TrackKind::Video,
         codec: "x".repeat(40),
@@ -169,7 +170,7 @@ fn facts_are_told_from_verified_on() {
 #[test]
 fn only_the_failure_itself_tells_the_error() {
     let mut record = record(vec![]);
-    record.failure = Some(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), refusal: None });
+    record.failure = Some(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), rejection: None });
     let error = |kind, stage| {
         let json: serde_json::Value = serde_json::from_str(&event_body(&record, &event(kind, stage))).unwrap();
         json["data"]["error"].clone()

@@ -6,7 +6,7 @@ use super::*;
 
 use DeliveryClass::{Normal, Notice, Progress, Test};
 use DeliveryState::{Cancelled, Dead, Leased, Paused, Ready, Succeeded, Superseded, Waiting};
-use Load::{Empty, FirstAttempts, Retries};
+use LaneLoad::{Empty, FirstAttempts, Retries};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000);
 
@@ -43,10 +43,10 @@ fn a_lane_goes_on_when_nothing_under_way_holds_it() {
         (Ordering::None, Retries, true),
         (Ordering::None, FirstAttempts, false),
     ] {
-        assert_eq!(may_go_on(ordering, under_way), goes, "{ordering:?} with {under_way:?}");
+        assert_eq!(may_release_next(ordering, under_way), goes, "{ordering:?} with {under_way:?}");
     }
-    assert_eq!(due_when_freed(at(5), NOW), at(5), "it keeps its age");
-    assert_eq!(due_when_freed(at(5_000), NOW), NOW, "and waits for no plan of before");
+    assert_eq!(due_when_released(at(5), NOW), at(5), "it keeps its age");
+    assert_eq!(due_when_released(at(5_000), NOW), NOW, "and waits for no plan of before");
 }
 
 #[test]
@@ -64,20 +64,20 @@ fn what_is_sent_again_takes_its_turn() {
 
 #[test]
 fn a_verdict_moves_a_delivery_by_its_class() {
-    let retry = Verdict::RetryAt(at(9));
-    for (class, is_overtaken, verdict, state) in [
-        (Normal, true, Verdict::Succeeded, Succeeded),
+    let retry = Disposition::RetryAt(at(9));
+    for (class, is_overtaken, disposition, state) in [
+        (Normal, true, Disposition::Succeeded, Succeeded),
         (Normal, true, retry, Ready),
-        (Normal, false, Verdict::Dead, Dead),
-        (Notice, false, Verdict::Dead, Dead),
-        (Test, false, Verdict::Cancelled, Cancelled),
-        (Progress, false, Verdict::Succeeded, Succeeded),
+        (Normal, false, Disposition::Dead, Dead),
+        (Notice, false, Disposition::Dead, Dead),
+        (Test, false, Disposition::Cancelled, Cancelled),
+        (Progress, false, Disposition::Succeeded, Succeeded),
         (Progress, false, retry, Ready),
         (Progress, true, retry, Superseded),
-        (Progress, false, Verdict::Dead, Superseded),
+        (Progress, false, Disposition::Dead, Superseded),
     ] {
-        let settled = settle(ClaimedDelivery { class, attempts: 2, is_overtaken }, verdict, true);
-        assert_eq!(settled.state, state, "{class:?} {is_overtaken} {verdict:?}");
+        let settled = settle(ClaimedDelivery { class, attempts: 2, is_overtaken }, disposition, true);
+        assert_eq!(settled.state, state, "{class:?} {is_overtaken} {disposition:?}");
         assert_eq!(settled.next_at.is_some(), state == Ready);
         assert_eq!(settled.attempts, 3);
         assert_eq!(settled.is_exhausted, class == Normal && state == Dead);
@@ -105,7 +105,7 @@ fn later_news_drops_only_progress_that_nobody_sends() {
         assert_eq!(super::is_pending(state), is_pending, "{state:?}");
         assert_eq!(state.is_finished(), !is_pending && state != Leased, "{state:?}");
     }
-    assert_eq!([Normal, Progress, Notice, Test].map(take_back), [Ready, Ready, Ready, Cancelled]);
+    assert_eq!([Normal, Progress, Notice, Test].map(reclaim), [Ready, Ready, Ready, Cancelled]);
 }
 
 #[test]
@@ -120,54 +120,67 @@ fn what_is_due_goes_by_its_age() {
     ] {
         assert_eq!(is_due(state, next_at, lease_until, NOW), due, "{state:?} {next_at} {lease_until:?}");
     }
-    let turn = |next_at, sequence| Turn { next_at: at(next_at), sequence };
+    let turn = |next_at, sequence| ClaimOrder { next_at: at(next_at), sequence };
     assert!(turn(1, 9) < turn(2, 1) && turn(2, 1) < turn(2, 2));
 }
 
 #[test]
 fn a_standing_says_what_is_claimed_given_up_and_dropped() {
-    let sent_to = Standing { is_present: true, is_enabled: true, is_cancelling: false, resumed_at: at(500) };
-    let stopped = Standing { is_enabled: false, ..sent_to };
-    let cancelling = Standing { is_cancelling: true, ..sent_to };
-    let forgotten = Standing { is_present: false, ..sent_to };
-    for (standing, takes, gives_up, rests) in [
+    let sent_to =
+        EndpointAvailability { is_present: true, is_enabled: true, is_cancelling: false, resumed_at: at(500) };
+    let stopped = EndpointAvailability { is_enabled: false, ..sent_to };
+    let cancelling = EndpointAvailability { is_cancelling: true, ..sent_to };
+    let forgotten = EndpointAvailability { is_present: false, ..sent_to };
+    for (availability, takes, expires_deliveries, rests) in [
         (sent_to, true, true, false),
         (stopped, false, false, true),
         (cancelling, false, false, false),
         (forgotten, false, false, true),
     ] {
-        assert_eq!(standing.takes_claims(), takes, "{standing:?}");
-        assert_eq!((standing.gives_up(at(501)), standing.gives_up(at(500))), (gives_up, false), "{standing:?}");
-        assert_eq!((standing.rests_since(at(501)), standing.rests_since(at(500))), (rests, false), "{standing:?}");
+        assert_eq!(availability.takes_claims(), takes, "{availability:?}");
+        assert_eq!(
+            (availability.expires_deliveries(at(501)), availability.expires_deliveries(at(500))),
+            (expires_deliveries, false),
+            "{availability:?}"
+        );
+        assert_eq!(
+            (availability.is_stopped_since(at(501)), availability.is_stopped_since(at(500))),
+            (rests, false),
+            "{availability:?}"
+        );
     }
     assert_eq!((sent_to.begun_at(at(1)), sent_to.begun_at(at(900))), (at(500), at(900)));
 }
 
 #[test]
 fn asking_again_is_answered_by_where_the_delivery_stands() {
-    let sent_to = Standing { is_present: true, is_enabled: true, is_cancelling: false, resumed_at: at(0) };
-    let stopped = Standing { is_enabled: false, ..sent_to };
-    let gone = Standing { is_present: false, ..sent_to };
-    for (standing, state, force, is_being_cancelled, answer) in [
-        (sent_to, Leased, true, false, Err(Replayed::UnderWay)),
-        (sent_to, Succeeded, false, false, Err(Replayed::HasSucceeded)),
+    let sent_to = EndpointAvailability { is_present: true, is_enabled: true, is_cancelling: false, resumed_at: at(0) };
+    let stopped = EndpointAvailability { is_enabled: false, ..sent_to };
+    let gone = EndpointAvailability { is_present: false, ..sent_to };
+    for (availability, state, force, is_being_cancelled, answer) in [
+        (sent_to, Leased, true, false, Err(ReplayOutcome::UnderWay)),
+        (sent_to, Succeeded, false, false, Err(ReplayOutcome::HasSucceeded)),
         (sent_to, Succeeded, true, false, Ok(())),
-        (sent_to, Waiting, true, false, Err(Replayed::Queued)),
+        (sent_to, Waiting, true, false, Err(ReplayOutcome::Queued)),
         (sent_to, Waiting, true, true, Ok(())),
         (sent_to, Ready, false, false, Ok(())),
-        (stopped, Ready, false, false, Err(Replayed::Queued)),
+        (stopped, Ready, false, false, Err(ReplayOutcome::Queued)),
         (stopped, Ready, false, true, Ok(())),
         (sent_to, Dead, false, false, Ok(())),
         (sent_to, Superseded, false, false, Ok(())),
-        (gone, Dead, true, false, Err(Replayed::NoEndpoint)),
+        (gone, Dead, true, false, Err(ReplayOutcome::NoEndpoint)),
     ] {
-        assert_eq!(standing.ask_again(state, force, is_being_cancelled), answer, "{standing:?} {state:?} {force}");
+        assert_eq!(
+            availability.check_replay(state, force, is_being_cancelled),
+            answer,
+            "{availability:?} {state:?} {force}"
+        );
     }
 }
 
 #[test]
 fn a_replay_touches_nothing_unfinished() {
-    use Again::{Join, Nothing, Rejoin};
+    use ReplayAction::{Join, Nothing, Rejoin};
     for (found, answers) in [
         (Some(Dead), [Nothing, Rejoin, Rejoin, Rejoin]),
         (Some(Cancelled), [Nothing, Nothing, Rejoin, Rejoin]),
@@ -178,16 +191,16 @@ fn a_replay_touches_nothing_unfinished() {
         (Some(Leased), [Nothing; 4]),
         (None, [Nothing, Nothing, Join, Join]),
     ] {
-        assert_eq!(ReplayWhat::ALL.map(|what| replay(found, what)), answers, "{found:?}");
+        assert_eq!(ReplaySelection::ALL.map(|what| replay(found, what)), answers, "{found:?}");
     }
 }
 
 #[test]
 fn a_wait_of_a_clock_that_was_ahead_is_told_from_others() {
-    assert!(waits_by_a_clock_ahead(0, at(1), None, NOW), "a first attempt waits for nothing");
-    assert!(waits_by_a_clock_ahead(1, at(2_000), Some(at(1)), NOW));
-    assert!(waits_by_a_clock_ahead(1, at(1), Some(at(2_000)), NOW));
-    assert!(!waits_by_a_clock_ahead(1, at(1), Some(at(900)), NOW));
+    assert!(was_planned_by_fast_clock(0, at(1), None, NOW), "a first attempt waits for nothing");
+    assert!(was_planned_by_fast_clock(1, at(2_000), Some(at(1)), NOW));
+    assert!(was_planned_by_fast_clock(1, at(1), Some(at(2_000)), NOW));
+    assert!(!was_planned_by_fast_clock(1, at(1), Some(at(900)), NOW));
 }
 
 /// A delivery of a lane that is tried out.
@@ -215,7 +228,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => any::<bool>().prop_map(Step::Join),
         3 => Just(Step::Claim),
-        4 => (any::<usize>(), 0..5_u8).prop_map(|(which, verdict)| Step::Settle(which, verdict)),
+        4 => (any::<usize>(), 0..5_u8).prop_map(|(which, disposition)| Step::Settle(which, disposition)),
         1 => any::<usize>().prop_map(Step::Expire),
         1 => any::<usize>().prop_map(Step::Replay),
         1 => any::<usize>().prop_map(Step::TakeBack),
@@ -232,20 +245,20 @@ struct Lane {
 }
 
 impl Lane {
-    fn load(&self, is_meant: impl Fn(&Entry) -> bool) -> Load {
+    fn load(&self, is_meant: impl Fn(&Entry) -> bool) -> LaneLoad {
         let meant = self.entries.iter().filter(|entry| is_meant(entry));
-        meant.map(|entry| Load::of(entry.attempts)).max().unwrap_or_default()
+        meant.map(|entry| LaneLoad::of(entry.attempts)).max().unwrap_or_default()
     }
 
-    fn under_way(&self) -> Load {
+    fn under_way(&self) -> LaneLoad {
         self.load(|entry| matches!(entry.state, Ready | Leased))
     }
 
-    fn go_on(&mut self) {
+    fn release_next(&mut self) {
         let under_way = self.under_way();
         let waiting = self.entries.iter_mut().filter(|entry| entry.state == Waiting);
         if let Some(first) = waiting.min_by_key(|entry| entry.sequence)
-            && may_go_on(self.ordering, under_way)
+            && may_release_next(self.ordering, under_way)
         {
             first.state = Ready;
         }
@@ -265,7 +278,7 @@ impl Lane {
                         entry.state = Superseded;
                     }
                 }
-                self.go_on();
+                self.release_next();
                 let state = join(self.ordering, self.load(|entry| !entry.state.is_finished()));
                 let class = if is_progress { Progress } else { Normal };
                 let sequence = self.entries.len() as u64 + 1;
@@ -283,7 +296,7 @@ impl Lane {
                     }
                 }
             }
-            Step::Settle(which, verdict) => {
+            Step::Settle(which, disposition) => {
                 let newest = self.entries.len() as u64;
                 let Some(entry) = self.pick(which, |entry| entry.state == Leased) else { return };
                 let held = ClaimedDelivery {
@@ -291,28 +304,29 @@ impl Lane {
                     attempts: entry.attempts,
                     is_overtaken: entry.sequence < newest,
                 };
-                let verdict = [Verdict::Succeeded, Verdict::RetryAt(NOW), Verdict::Dead, Verdict::RetryAt(NOW)]
-                    .get(usize::from(verdict))
-                    .copied();
-                let settled = settle(held, verdict.unwrap_or(Verdict::RetryAt(NOW)), verdict.is_some());
+                let disposition =
+                    [Disposition::Succeeded, Disposition::RetryAt(NOW), Disposition::Dead, Disposition::RetryAt(NOW)]
+                        .get(usize::from(disposition))
+                        .copied();
+                let settled = settle(held, disposition.unwrap_or(Disposition::RetryAt(NOW)), disposition.is_some());
                 (entry.state, entry.attempts) = (settled.state, settled.attempts);
-                self.go_on();
+                self.release_next();
             }
             Step::Expire(which) => {
                 let Some(entry) = self.pick(which, |entry| is_pending(entry.state)) else { return };
                 entry.state = expire(entry.class, entry.attempts).state;
-                self.go_on();
+                self.release_next();
             }
             Step::Replay(which) => {
                 let ordering = self.ordering;
                 let Some(entry) = self.pick(which, |entry| entry.state.is_finished()) else { return };
                 entry.state = rejoin(ordering, true, entry.attempts);
                 entry.is_again = true;
-                self.go_on();
+                self.release_next();
             }
             Step::TakeBack(which) => {
                 let Some(entry) = self.pick(which, |entry| entry.state == Leased) else { return };
-                entry.state = take_back(entry.class);
+                entry.state = reclaim(entry.class);
             }
         }
     }
@@ -337,7 +351,7 @@ proptest! {
             lane.take(step);
             prop_assert!(lane.blocking() <= 1, "{step:?} led to {lane:?}");
             let waits = lane.entries.iter().any(|entry| entry.state == Waiting);
-            prop_assert!(!waits || !may_go_on(ordering, lane.under_way()), "{step:?} led to {lane:?}");
+            prop_assert!(!waits || !may_release_next(ordering, lane.under_way()), "{step:?} led to {lane:?}");
             let progress = lane.entries.iter().filter(|entry| is_superseded(entry.class, entry.state)).count();
             prop_assert!(!matches!(step, Step::Join(_)) || progress <= 1, "{step:?} led to {lane:?}");
         }

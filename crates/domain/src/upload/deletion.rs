@@ -34,7 +34,7 @@ impl Upload {
         self.record.removed = Some(Removal { at: now, by });
         self.record.missing_since = None;
         self.record.updated_at = now;
-        self.tell_with(EventKind::Removed, Details::by(by), now);
+        self.publish_with(EventKind::Removed, Details::by(by), now);
         Ok(())
     }
 

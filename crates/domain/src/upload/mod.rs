@@ -23,7 +23,10 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
-pub use record::{Bytes, Declared, Durable, Inconsistent, NewUpload, ProgressPolicy, Record, Reported, Role, Terms};
+pub use record::{
+    Bytes, DurableBytes, InconsistentChange, NewUpload, PendingDeclarations, ProgressPolicy, Record, ReportOutcome,
+    Role, UploadTerms,
+};
 
 use crate::checksum::{Algorithm, Digest};
 use crate::dialect::Dialect;
@@ -49,7 +52,7 @@ const MAX_TIMELINE: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
     record: Record,
-    news: Vec<Event>,
+    events: Vec<Event>,
     /// When its `expires_at` was set.
     term_began_at: Timestamp,
     /// Whether its bytes were known to be missing at the last commit.
@@ -94,7 +97,7 @@ impl Upload {
             next_sequence: 1,
             last_progress: (Offset::ZERO, now),
         };
-        let mut upload = Self { record, news: Vec::new(), term_began_at: now, was_missing: false };
+        let mut upload = Self { record, events: Vec::new(), term_began_at: now, was_missing: false };
         upload.live_until(new.expires_at, now);
         upload.enter(Stage::Created, EventKind::Created, now);
         upload
@@ -103,7 +106,7 @@ impl Upload {
     /// Takes an upload as the state store has it.
     pub fn from_record(record: Record) -> Self {
         let (term_began_at, was_missing) = (record.updated_at, record.missing_since.is_some());
-        Self { record, news: Vec::new(), term_began_at, was_missing }
+        Self { record, events: Vec::new(), term_began_at, was_missing }
     }
 
     pub fn record(&self) -> &Record {
@@ -211,7 +214,7 @@ impl Upload {
     }
 
     /// Whether the time is over that the application has set, be bytes arriving or not.
-    pub fn has_outlived_its_terms(&self, now: Timestamp) -> bool {
+    pub fn is_past_set_expiry(&self, now: Timestamp) -> bool {
         self.record.stage.takes_bytes() && self.record.terms.expires_by.is_some_and(|by| by <= now)
     }
 
@@ -226,8 +229,8 @@ impl Upload {
         let Stage::Ended(how) = self.record.stage else {
             return self.record.removed.map(|_| Rejection::Removed);
         };
-        let refusal = self.record.failure.as_ref().filter(|failure| failure.refusal.is_some());
-        Some(refusal.map_or(Rejection::Gone(how), |failure| Rejection::Refused(failure.clone())))
+        let rejection = self.record.failure.as_ref().filter(|failure| failure.rejection.is_some());
+        Some(rejection.map_or(Rejection::Gone(how), |failure| Rejection::Refused(failure.clone())))
     }
 
     /// The same, of one whose time has passed though nobody has recorded it
@@ -239,15 +242,15 @@ impl Upload {
     }
 
     /// Events not yet committed.
-    pub fn news(&self) -> &[Event] {
-        &self.news
+    pub fn events(&self) -> &[Event] {
+        &self.events
     }
 
     /// This upload after the state store has committed it.
     #[must_use]
     pub fn committed(mut self) -> Self {
         self.record.version += 1;
-        self.news.clear();
+        self.events.clear();
         self.term_began_at = self.record.updated_at;
         self.was_missing = self.record.missing_since.is_some();
         self
@@ -274,16 +277,16 @@ impl Upload {
     /// writer. After an error nothing has changed.
     pub fn receive(
         &mut self,
-        durable: Durable,
+        durable: DurableBytes,
         policy: Option<ProgressPolicy>,
         now: Timestamp,
-    ) -> Result<(), Inconsistent> {
+    ) -> Result<(), InconsistentChange> {
         if !self.record.stage.takes_bytes() {
-            return Err(Inconsistent::Closed(self.record.stage));
+            return Err(InconsistentChange::Closed(self.record.stage));
         }
         let end = durable.ranges.iter().map(|(_, end)| *end).max().unwrap_or(0);
         if let Some(length) = self.record.length.filter(|length| length.get() < end) {
-            return Err(Inconsistent::BeyondLength { end, length });
+            return Err(InconsistentChange::BeyondLength { end, length });
         }
         for (start, end) in durable.ranges {
             self.record.received.insert(start, end);
@@ -297,7 +300,7 @@ impl Upload {
             Stage::Stalled => self.enter(Stage::Receiving, EventKind::Resumed, now),
             Stage::Receiving => {
                 if policy.is_some_and(|policy| self.progress_is_due(policy, now)) {
-                    self.tell(EventKind::Progress, now);
+                    self.publish(EventKind::Progress, now);
                 }
             }
             Stage::Received | Stage::Verified | Stage::Stored | Stage::Completed | Stage::Ended(_) => {}
@@ -335,7 +338,7 @@ impl Upload {
 
     /// Marks an upload whose every byte is durable, with the digests of the
     /// whole. After an error nothing has changed.
-    pub fn seal(&mut self, digests: Vec<Digest>, now: Timestamp) -> Result<(), Inconsistent> {
+    pub fn seal(&mut self, digests: Vec<Digest>, now: Timestamp) -> Result<(), InconsistentChange> {
         self.check_sealable()?;
         self.record.digests = digests;
         self.record.running_digests = Vec::new();
@@ -344,18 +347,18 @@ impl Upload {
     }
 
     /// Whether it is open and every byte of it is durable.
-    pub fn check_sealable(&self) -> Result<(), Inconsistent> {
+    pub fn check_sealable(&self) -> Result<(), InconsistentChange> {
         if !self.record.stage.takes_bytes() {
-            return Err(Inconsistent::Closed(self.record.stage));
+            return Err(InconsistentChange::Closed(self.record.stage));
         }
         self.check_whole()
     }
 
     /// Whether every byte of it is durable.
-    pub fn check_whole(&self) -> Result<(), Inconsistent> {
+    pub fn check_whole(&self) -> Result<(), InconsistentChange> {
         match self.is_full() {
             true => Ok(()),
-            false => Err(Inconsistent::NotWhole { offset: self.offset(), length: self.record.length }),
+            false => Err(InconsistentChange::NotWhole { offset: self.offset(), length: self.record.length }),
         }
     }
 
@@ -366,7 +369,7 @@ impl Upload {
             None => self.enter(Stage::Verified, EventKind::Verified, now),
             Some(algorithm) => {
                 let message = format!("the {} digest promised by the client does not match", algorithm.name());
-                self.fail(Failure { code: "digest-mismatch".to_owned(), message, refusal: None }, now);
+                self.fail(Failure { code: "digest-mismatch".to_owned(), message, rejection: None }, now);
             }
         }
     }
@@ -510,15 +513,15 @@ impl Upload {
             self.record.timeline.remove(oldest.map_or(0, |position| position + 2));
         }
         self.record.timeline.push((stage, now));
-        self.tell_with(kind, details, now);
+        self.publish_with(kind, details, now);
     }
 
-    fn tell(&mut self, kind: EventKind, now: Timestamp) {
-        self.tell_with(kind, Details::default(), now);
+    fn publish(&mut self, kind: EventKind, now: Timestamp) {
+        self.publish_with(kind, Details::default(), now);
     }
 
-    fn tell_with(&mut self, kind: EventKind, details: Details, now: Timestamp) {
-        self.news.push(Event {
+    fn publish_with(&mut self, kind: EventKind, details: Details, now: Timestamp) {
+        self.events.push(Event {
             sequence: self.record.next_sequence,
             kind,
             at: now,
@@ -533,11 +536,11 @@ impl Upload {
     }
 
     fn progress_is_due(&self, policy: ProgressPolicy, now: Timestamp) -> bool {
-        let (told, told_at) = self.record.last_progress;
+        let (told, published_at) = self.record.last_progress;
         let new_bytes = self.received_bytes().saturating_sub(told.get());
         let hundredth = self.record.length.map_or(u64::MAX, |length| length.get().div_ceil(100).max(1));
         // A clock that was set back must not keep progress from being reported.
-        let is_time = now < told_at || now.since(told_at) >= policy.every;
+        let is_time = now < published_at || now.since(published_at) >= policy.every;
         is_time && new_bytes > 0 && new_bytes >= policy.min_bytes.min(hundredth)
     }
 }

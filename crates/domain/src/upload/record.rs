@@ -53,7 +53,7 @@ pub enum Bytes {
 
 /// What the application has set for one upload when it was asked before its creation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct UploadTerms {
     /// The most bytes it may have, where that is less than everyone may.
     pub max_bytes: Option<u64>,
     /// It expires then if it is not complete, whatever its client does.
@@ -83,7 +83,7 @@ pub struct Record {
     pub metadata: Metadata,
     /// The metadata as the client wrote it, to be echoed unchanged.
     pub metadata_as_sent: Option<String>,
-    pub terms: Terms,
+    pub terms: UploadTerms,
     /// Digests to compute besides CRC-32C, which is always computed.
     pub wanted_digests: Vec<Algorithm>,
     /// Digests of the whole upload that the client has promised.
@@ -132,7 +132,7 @@ pub struct NewUpload {
     pub length: Option<Length>,
     pub metadata: Metadata,
     pub metadata_as_sent: Option<String>,
-    pub terms: Terms,
+    pub terms: UploadTerms,
     pub wanted_digests: Vec<Algorithm>,
     pub promised_digests: Vec<Digest>,
     pub expires_at: Timestamp,
@@ -140,7 +140,7 @@ pub struct NewUpload {
 
 /// Bytes made durable, and the state that goes with them.
 #[derive(Debug, Clone)]
-pub struct Durable {
+pub struct DurableBytes {
     /// Where they are, as `(start, end)`, end excluded.
     pub ranges: Vec<(u64, u64)>,
     pub running_digests: Vec<u8>,
@@ -159,12 +159,12 @@ pub struct ProgressPolicy {
 
 /// What requests have said of a whole upload and no commit has written yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Declared {
+pub struct PendingDeclarations {
     pub length: Option<Length>,
     pub promised_digests: Vec<Digest>,
 }
 
-impl Declared {
+impl PendingDeclarations {
     pub fn is_empty(&self) -> bool {
         self.length.is_none() && self.promised_digests.is_empty()
     }
@@ -178,7 +178,7 @@ impl Declared {
 
 /// A change that would leave a record which contradicts itself. Its caller is at fault, never a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Inconsistent {
+pub enum InconsistentChange {
     #[error("an upload that is {} takes no bytes", .0.name())]
     Closed(Stage),
     #[error("bytes up to {end} lie beyond the length of {length}")]
@@ -193,7 +193,7 @@ pub enum Inconsistent {
 
 /// What came of a backend's report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reported {
+pub enum ReportOutcome {
     Changed,
     /// It was known already.
     Unchanged,

@@ -4,7 +4,7 @@ use crate::checksum::Digest;
 use crate::rejection::Rejection;
 use crate::size::{Length, Offset};
 use crate::time::Timestamp;
-use crate::upload::{Declared, Upload};
+use crate::upload::{PendingDeclarations, Upload};
 
 impl Upload {
     /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and
@@ -77,15 +77,15 @@ impl Upload {
     }
 
     /// What was declared of this copy and is unknown to `earlier`.
-    pub fn declared_since(&self, earlier: &Self) -> Declared {
+    pub fn declared_since(&self, earlier: &Self) -> PendingDeclarations {
         let mut declared =
-            Declared { length: self.record.length, promised_digests: self.record.promised_digests.clone() };
+            PendingDeclarations { length: self.record.length, promised_digests: self.record.promised_digests.clone() };
         declared.forget(earlier);
         declared
     }
 
     /// Takes over what was declared of another copy.
-    pub fn take_over(&mut self, declared: &Declared) {
+    pub fn take_over(&mut self, declared: &PendingDeclarations) {
         self.record.length = self.record.length.or(declared.length);
         self.promise(&declared.promised_digests);
     }

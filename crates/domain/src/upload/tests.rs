@@ -5,10 +5,10 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use super::*;
-use crate::failure::Refusal;
+use crate::failure::RejectionKind;
 use crate::filling::Filling;
 use crate::removal::{DeletedBy, Removal};
-use crate::report::{MAX_STAGES, NewReport, ReportRefused};
+use crate::report::{MAX_STAGES, NewReport, ReportRejected};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
 const LATER: Timestamp = Timestamp::from_unix_ms(9_000_000);
@@ -24,7 +24,7 @@ fn asked(length: Option<u64>, role: Role) -> NewUpload {
         length: length.and_then(Length::new),
         metadata: Metadata::default(),
         metadata_as_sent: None,
-        terms: Terms::default(),
+        terms: UploadTerms::default(),
         wanted_digests: vec![],
         promised_digests: vec![],
         expires_at: LATER,
@@ -39,25 +39,25 @@ fn offset(bytes: u64) -> Offset {
     Offset::new(bytes).unwrap()
 }
 
-fn durable(start: u64, end: u64) -> Durable {
-    Durable { ranges: vec![(start, end)], running_digests: vec![], resume: vec![], expires_at: LATER }
+fn durable(start: u64, end: u64) -> DurableBytes {
+    DurableBytes { ranges: vec![(start, end)], running_digests: vec![], resume: vec![], expires_at: LATER }
 }
 
 fn kinds(upload: &Upload) -> Vec<EventKind> {
-    upload.news().iter().map(|event| event.kind).collect()
+    upload.events().iter().map(|event| event.kind).collect()
 }
 
 #[test]
 fn an_upload_that_was_refused_says_why_for_good() {
-    let failure = |refusal| Failure { code: "type-not-allowed".to_owned(), message: "no".to_owned(), refusal };
+    let failure = |rejection| Failure { code: "type-not-allowed".to_owned(), message: "no".to_owned(), rejection };
     let mut refused = new_upload(Some(10), Role::Single);
     assert_eq!(refused.gone(NOW), None);
-    refused.fail(failure(Some(Refusal::WrongType)), NOW);
-    assert_eq!(refused.ended(), Some(Rejection::Refused(failure(Some(Refusal::WrongType)))));
+    refused.fail(failure(Some(RejectionKind::WrongType)), NOW);
+    assert_eq!(refused.ended(), Some(Rejection::Refused(failure(Some(RejectionKind::WrongType)))));
     assert_eq!(refused.gone(LATER), refused.ended());
     assert_eq!(
         refused.check_append(Offset::ZERO, Some(1), LIMIT, NOW),
-        Err(Rejection::Refused(failure(Some(Refusal::WrongType))))
+        Err(Rejection::Refused(failure(Some(RejectionKind::WrongType))))
     );
 
     let mut broken = new_upload(Some(10), Role::Single);
@@ -77,7 +77,7 @@ fn the_straight_way_tells_every_stage_once() {
     upload.complete(NOW);
     use EventKind::*;
     assert_eq!(kinds(&upload), [Created, Receiving, Received, Verified, Stored, Completed]);
-    assert!(upload.news().iter().map(|event| event.sequence).eq(1..=6));
+    assert!(upload.events().iter().map(|event| event.sequence).eq(1..=6));
     assert_eq!(upload.record().expires_at, None);
     assert!(upload.is_settled());
 }
@@ -175,8 +175,8 @@ fn what_is_not_whole_is_not_sealed_and_what_does_not_fit_is_not_received() {
     let mut upload = new_upload(Some(10), Role::Single);
     upload.receive(durable(0, 4), None, NOW).unwrap();
     let before = upload.clone();
-    assert!(matches!(upload.seal(vec![], NOW), Err(Inconsistent::NotWhole { .. })));
-    assert!(matches!(upload.receive(durable(4, 11), None, NOW), Err(Inconsistent::BeyondLength { end: 11, .. })));
+    assert!(matches!(upload.seal(vec![], NOW), Err(InconsistentChange::NotWhole { .. })));
+    assert!(matches!(upload.receive(durable(4, 11), None, NOW), Err(InconsistentChange::BeyondLength { end: 11, .. })));
     assert_eq!(upload, before);
     assert!(!upload.awaits_seal());
     upload.receive(durable(4, 10), None, NOW).unwrap();
@@ -184,11 +184,11 @@ fn what_is_not_whole_is_not_sealed_and_what_does_not_fit_is_not_received() {
     upload.seal(vec![], NOW).unwrap();
     assert!(!upload.awaits_seal());
     let before = upload.clone();
-    assert_eq!(upload.seal(vec![], NOW), Err(Inconsistent::Closed(Stage::Received)));
-    assert_eq!(upload.receive(durable(0, 1), None, NOW), Err(Inconsistent::Closed(Stage::Received)));
+    assert_eq!(upload.seal(vec![], NOW), Err(InconsistentChange::Closed(Stage::Received)));
+    assert_eq!(upload.receive(durable(0, 1), None, NOW), Err(InconsistentChange::Closed(Stage::Received)));
     assert_eq!(upload, before);
     let mut endless = new_upload(None, Role::Single);
-    assert!(matches!(endless.seal(vec![], NOW), Err(Inconsistent::NotWhole { .. })));
+    assert!(matches!(endless.seal(vec![], NOW), Err(InconsistentChange::NotWhole { .. })));
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn what_was_declared_is_taken_over_once() {
     view.declare_length(Length::new(9).unwrap(), LIMIT, Offset::ZERO).unwrap();
     view.promise(&[digest(1), digest(2)]);
     let mut declared = view.declared_since(&committed);
-    assert_eq!(declared, Declared { length: Length::new(9), promised_digests: vec![digest(2)] });
+    assert_eq!(declared, PendingDeclarations { length: Length::new(9), promised_digests: vec![digest(2)] });
     committed.take_over(&declared);
     assert_eq!(committed, view);
     declared.forget(&committed);
@@ -209,7 +209,7 @@ fn what_was_declared_is_taken_over_once() {
 
 #[test]
 fn what_the_application_has_set_holds_for_bytes_and_time() {
-    let terms = Terms { max_bytes: Some(100), expires_by: Some(Timestamp::from_unix_ms(2_000_000)) };
+    let terms = UploadTerms { max_bytes: Some(100), expires_by: Some(Timestamp::from_unix_ms(2_000_000)) };
     let new = NewUpload { terms: terms.clone(), ..asked(None, Role::Single) };
     let mut upload = Upload::create(new, NOW);
     assert_eq!(upload.record().expires_at, terms.expires_by);
@@ -219,7 +219,7 @@ fn what_the_application_has_set_holds_for_bytes_and_time() {
     upload.receive(durable(0, 4), None, NOW).unwrap();
     upload.touch(Vec::new(), LATER, NOW);
     assert_eq!(upload.record().expires_at, terms.expires_by, "bytes do not put it off");
-    assert!(!upload.has_outlived_its_terms(NOW) && upload.has_outlived_its_terms(LATER));
+    assert!(!upload.is_past_set_expiry(NOW) && upload.is_past_set_expiry(LATER));
 }
 
 #[test]
@@ -246,12 +246,12 @@ fn completed() -> Upload {
 fn a_file_is_removed_once_and_its_upload_stays_completed() {
     for by in [DeletedBy::Operator, DeletedBy::Retention] {
         let mut upload = completed();
-        let told = upload.news().len();
+        let told = upload.events().len();
         assert_eq!(upload.remove(by, LATER), Ok(()));
         assert_eq!(upload.record().removed, Some(Removal { at: LATER, by }));
         assert_eq!((upload.stage(), upload.completed_at()), (Stage::Completed, Some(NOW)));
         assert_eq!(upload.gone(LATER), Some(Rejection::Removed));
-        let last = &upload.news()[told..];
+        let last = &upload.events()[told..];
         assert!(matches!(last, [Event { kind: EventKind::Removed, .. }]), "{last:?}");
         assert_eq!((last[0].details.by, last[0].stage), (Some(by), Stage::Completed));
 
@@ -260,7 +260,11 @@ fn a_file_is_removed_once_and_its_upload_stays_completed() {
         assert_eq!(upload.delete_for_operator(LATER), Err(Rejection::Removed));
         assert_eq!(upload.terminate(DeletedBy::Client, LATER), Err(Rejection::Removed));
         assert_eq!(upload, after);
-        assert_eq!(upload.report(report("hls", 50), LATER), Ok(Reported::Changed), "a backend may not be done yet");
+        assert_eq!(
+            upload.report(report("hls", 50), LATER),
+            Ok(ReportOutcome::Changed),
+            "a backend may not be done yet"
+        );
     }
 }
 
@@ -269,7 +273,7 @@ fn an_operator_deletes_whatever_the_stage() {
     let mut open = new_upload(Some(10), Role::Single);
     assert_eq!(open.delete_for_operator(NOW), Ok(()));
     assert_eq!(open.stage(), Stage::Ended(Ended::Terminated));
-    assert_eq!(open.news().last().unwrap().details.by, Some(DeletedBy::Operator));
+    assert_eq!(open.events().last().unwrap().details.by, Some(DeletedBy::Operator));
     assert_eq!(open.delete_for_operator(NOW), Err(Rejection::Gone(Ended::Terminated)));
 
     let mut late = new_upload(Some(10), Role::Single);
@@ -292,7 +296,7 @@ fn missing_bytes_are_noted_until_they_are_back_or_nobody_needs_them() {
     let mut upload = completed().committed();
     assert!(upload.bytes_are_missing(LATER) && !upload.bytes_are_missing(LATER));
     assert_eq!((upload.gone(LATER), upload.missing_change()), (Some(Rejection::BytesMissing), 1));
-    assert_eq!((upload.stage(), upload.news().len()), (Stage::Completed, 0));
+    assert_eq!((upload.stage(), upload.events().len()), (Stage::Completed, 0));
     let mut upload = upload.committed();
     assert_eq!(upload.missing_change(), 0);
     let mut back = upload.clone();
@@ -312,14 +316,14 @@ fn report(name: &str, percent: u64) -> NewReport {
 fn reports_are_told_and_kept_in_the_order_they_first_came() {
     let mut upload = new_upload(Some(0), Role::Single);
     upload.seal(vec![], NOW).unwrap();
-    assert_eq!(upload.report(report("b", 1), NOW), Ok(Reported::Changed));
+    assert_eq!(upload.report(report("b", 1), NOW), Ok(ReportOutcome::Changed));
     upload.verify(NOW);
     upload.store(NOW);
     upload.complete(NOW);
     let soon = Timestamp::from_unix_ms(NOW.unix_ms() + 10);
-    assert_eq!(upload.report(report("a", 2), soon), Ok(Reported::Changed));
-    assert_eq!(upload.report(report("b", 3), soon), Ok(Reported::Changed));
-    assert_eq!(upload.report(report("b", 3), LATER), Ok(Reported::Unchanged));
+    assert_eq!(upload.report(report("a", 2), soon), Ok(ReportOutcome::Changed));
+    assert_eq!(upload.report(report("b", 3), soon), Ok(ReportOutcome::Changed));
+    assert_eq!(upload.report(report("b", 3), LATER), Ok(ReportOutcome::Unchanged));
 
     let kept = upload.record().reports.iter().map(|report| (report.name.as_str(), report.percent, report.at));
     assert_eq!(kept.collect::<Vec<_>>(), [("b", Some(3), soon), ("a", Some(2), soon)]);
@@ -327,11 +331,11 @@ fn reports_are_told_and_kept_in_the_order_they_first_came() {
     use EventKind::*;
     assert_eq!(kinds(&upload), [Created, Received, Processing, Verified, Stored, Completed, Processing]);
     let told =
-        upload.news().iter().filter_map(|event| event.details.report.as_ref().map(|report| report.name.as_str()));
+        upload.events().iter().filter_map(|event| event.details.report.as_ref().map(|report| report.name.as_str()));
     assert_eq!(told.collect::<Vec<_>>(), ["b", "a"], "and the second word on b was too soon after the first");
-    assert!(upload.news().iter().map(|event| event.sequence).eq(1..=7));
+    assert!(upload.events().iter().map(|event| event.sequence).eq(1..=7));
 
-    assert_eq!(upload.report(report("b", 4), LATER), Ok(Reported::Changed));
+    assert_eq!(upload.report(report("b", 4), LATER), Ok(ReportOutcome::Changed));
     assert_eq!(kinds(&upload).len(), 8);
 }
 
@@ -339,18 +343,18 @@ fn reports_are_told_and_kept_in_the_order_they_first_came() {
 fn reports_are_taken_from_the_last_byte_until_the_end() {
     let refused = |upload: &Upload, now| upload.clone().report(report("a", 1), now).err();
     let mut upload = new_upload(Some(10), Role::Partial);
-    assert_eq!(refused(&upload, NOW), Some(ReportRefused::TooEarly(Stage::Created)));
+    assert_eq!(refused(&upload, NOW), Some(ReportRejected::TooEarly(Stage::Created)));
     upload.receive(durable(0, 4), None, NOW).unwrap();
-    assert_eq!(refused(&upload, NOW), Some(ReportRefused::TooEarly(Stage::Receiving)));
+    assert_eq!(refused(&upload, NOW), Some(ReportRejected::TooEarly(Stage::Receiving)));
     upload.stall(NOW);
-    assert_eq!(refused(&upload, NOW), Some(ReportRefused::TooEarly(Stage::Stalled)));
+    assert_eq!(refused(&upload, NOW), Some(ReportRejected::TooEarly(Stage::Stalled)));
     upload.receive(durable(4, 10), None, NOW).unwrap();
     upload.seal(vec![], NOW).unwrap();
     assert_eq!(refused(&upload, NOW), None);
-    assert_eq!(refused(&upload, LATER), Some(ReportRefused::Ended(Ended::Expired)));
+    assert_eq!(refused(&upload, LATER), Some(ReportRejected::Ended(Ended::Expired)));
     upload.terminate(DeletedBy::Client, NOW).unwrap();
     let before = upload.clone();
-    assert_eq!(upload.report(report("a", 1), NOW), Err(ReportRefused::Ended(Ended::Terminated)));
+    assert_eq!(upload.report(report("a", 1), NOW), Err(ReportRejected::Ended(Ended::Terminated)));
     assert_eq!(upload, before);
 }
 
@@ -359,10 +363,10 @@ fn an_upload_has_a_bounded_number_of_reported_stages() {
     let mut upload = new_upload(Some(0), Role::Single);
     upload.seal(vec![], NOW).unwrap();
     for number in 0..MAX_STAGES {
-        assert_eq!(upload.report(report(&format!("stage-{number}"), 1), NOW), Ok(Reported::Changed));
+        assert_eq!(upload.report(report(&format!("stage-{number}"), 1), NOW), Ok(ReportOutcome::Changed));
     }
-    assert_eq!(upload.report(report("another", 1), NOW), Err(ReportRefused::TooMany));
-    assert_eq!(upload.report(report("stage-0", 100), NOW), Ok(Reported::Changed), "those that are there go on");
+    assert_eq!(upload.report(report("another", 1), NOW), Err(ReportRejected::TooMany));
+    assert_eq!(upload.report(report("stage-0", 100), NOW), Ok(ReportOutcome::Changed), "those that are there go on");
 }
 
 #[test]
@@ -384,7 +388,7 @@ fn progress_is_told_seldom() {
     upload.receive(durable(500, 501), policy, at(5)).unwrap();
     upload.receive(durable(501, 505), policy, at(11)).unwrap();
     upload.receive(durable(505, 511), policy, at(12)).unwrap();
-    let progress: Vec<_> = upload.news().iter().filter(|e| e.kind == EventKind::Progress).collect();
+    let progress: Vec<_> = upload.events().iter().filter(|e| e.kind == EventKind::Progress).collect();
     assert_eq!(progress.iter().map(|event| event.offset.get()).collect::<Vec<_>>(), [501, 511]);
 }
 
@@ -417,7 +421,7 @@ fn live(upload: &mut Upload, choice: u8, now: Timestamp) {
             let _ = upload.remove(DeletedBy::Retention, now);
         }
         (6, Stage::Received | Stage::Verified | Stage::Stored) => {
-            upload.fail(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), refusal: None }, now);
+            upload.fail(Failure { code: "broken".to_owned(), message: "it broke".to_owned(), rejection: None }, now);
         }
         (_, Stage::Received) if !upload.is_partial() => upload.verify(now),
         (_, Stage::Verified) => upload.store(now),

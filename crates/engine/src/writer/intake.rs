@@ -116,7 +116,7 @@ impl Writer {
                 lane.is_last = true;
                 self.ledger.news |= committer.declare(&view);
             }
-            Err(rejection) => lane.refusal = Some(Box::new(rejection)),
+            Err(rejection) => lane.rejection = Some(Box::new(rejection)),
         }
     }
 }

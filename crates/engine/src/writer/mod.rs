@@ -46,7 +46,7 @@ use crate::sums::Sums;
 use domain::hook::Caller;
 use domain::rejection::Rejection;
 use domain::size::Offset;
-use domain::upload::{Inconsistent, Upload};
+use domain::upload::{InconsistentChange, Upload};
 use ending::Ending;
 use intake::next_fed;
 use timing::{Duty, come};
@@ -306,7 +306,7 @@ impl Writer {
         let (done, received) = (self.ledger.done(), &self.ledger.committer.upload.record().received);
         for lane in self.lanes.iter().filter(|lane| lane.is_covered(done)) {
             if !received.has_all(lane.start, lane.at) {
-                return Err(Broken::inconsistent(Inconsistent::NotReceived { start: lane.start, end: lane.at }));
+                return Err(Broken::inconsistent(InconsistentChange::NotReceived { start: lane.start, end: lane.at }));
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use super::TemporaryFile;
 use super::overheard::Listener;
 use crate::outbox::DELIVERIES;
 use crate::{SqliteSettings, SqliteStore};
-use domain::delivery::{AttemptOutcome, DeliveryState, ReplayWhat, Verdict};
+use domain::delivery::{AttemptOutcome, DeliveryState, Disposition, ReplaySelection};
 use domain::endpoint::{Endpoint, EndpointState, EndpointTerms, Health, Ordering};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, ReplayId};
@@ -18,13 +18,13 @@ use domain::log::EventPosition;
 use domain::notice::Notice;
 use domain::policy::TypePattern;
 use domain::principal::{TenantId, TenantScope};
-use domain::query::{Bounds, DeliveryQuery, UploadQuery};
+use domain::query::{DeliveryQuery, NumberBounds, UploadQuery};
 use domain::replay::{ReplayJob, ReplayState};
 use domain::stage::Stage;
 use state::conformance::*;
 use state::{
-    Company, Deliveries, Dispatch, Due, Endpoints, EventLog, Leases, Notices, Replays, Retention, Settled, Store,
-    Uploads,
+    Deliveries, Dispatch, Endpoints, EventLog, Leases, Membership, Notices, Replays, Retention, SettlementBatch, Store,
+    SweepSelection, Uploads,
 };
 
 /// Tables of a few rows, whatever happens.
@@ -65,7 +65,7 @@ async fn write_everything(store: &SqliteStore) {
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(1))).await.unwrap();
     let node = leases::node(1);
-    store.join(&node, Company::Others, None).await.unwrap();
+    store.join(&node, Membership::Others, None).await.unwrap();
     assert!(store.renew(node.instance, LEASE).await.unwrap());
     store.acquire(upload.id(), node.instance).await.unwrap();
     store.leave(node.instance).await.unwrap();
@@ -77,7 +77,7 @@ async fn write_everything(store: &SqliteStore) {
     let sent = claim(store, "a", at(4)).await;
     succeed(store, &sent[0], at(4)).await;
     for sent in claim(store, "a", at(5)).await {
-        settle(store, vec![settlement(&sent, AttemptOutcome::Timeout, Verdict::Dead)], at(5)).await;
+        settle(store, vec![settlement(&sent, AttemptOutcome::Timeout, Disposition::Dead)], at(5)).await;
     }
     pause(store, "b", at(6)).await;
     store.open_for(own(), vec![subscribed("b", &["upload.*"])], at(7)).await.unwrap();
@@ -108,7 +108,7 @@ async fn manage_endpoints(store: &SqliteStore) {
     store.announce(TenantId::DEFAULT, failing, at(12)).await.unwrap();
     store.test_endpoint(TenantScope::All, own(), &endpoint("b"), at(12), LEASE).await.unwrap();
     let health = vec![(endpoint("b"), Health::default())];
-    store.settle(Settled { settlements: vec![], health }, at(12)).await.unwrap();
+    store.settle(SettlementBatch { settlements: vec![], health }, at(12)).await.unwrap();
 }
 
 async fn send_again_and_forget(store: &SqliteStore) {
@@ -116,7 +116,7 @@ async fn send_again_and_forget(store: &SqliteStore) {
         id: ReplayId::new(NOW, [0; 10]),
         tenant: TenantId::DEFAULT,
         endpoint: endpoint("b"),
-        what: ReplayWhat::Everything,
+        what: ReplaySelection::Everything,
         from: NOW,
         before: at(1_000),
         state: ReplayState::Running,
@@ -129,7 +129,7 @@ async fn send_again_and_forget(store: &SqliteStore) {
     store.begin_replay(job.clone()).await.unwrap();
     store.advance_replay(id, 100, at(13)).await.unwrap();
     store.cancel_replay(TenantScope::All, id, at(13)).await.unwrap();
-    let pending = ReplayJob { id: ReplayId::new(NOW, [1; 10]), what: ReplayWhat::Pending, ..job };
+    let pending = ReplayJob { id: ReplayId::new(NOW, [1; 10]), what: ReplaySelection::Pending, ..job };
     store.begin_replay(pending).await.unwrap();
     store.replay_jobs(TenantScope::All).await.unwrap();
     for delivery in deliveries_to(store, "b").await {
@@ -144,15 +144,15 @@ async fn send_again_and_forget(store: &SqliteStore) {
 async fn ask_everything(store: &SqliteStore) {
     store.find(TenantScope::All, new_upload(1).id()).await.unwrap();
     for question in [
-        Due::Unsettled,
-        Due::Unsealed,
-        Due::Expired { now: NOW },
-        Due::Silent { since: NOW },
-        Due::Overlong { now: NOW, latest: NOW },
-        Due::ChangedAfter { now: NOW },
-        Due::Removable,
-        Due::Outdated { completed_before: NOW },
-        Due::Missing,
+        SweepSelection::Unsettled,
+        SweepSelection::Unsealed,
+        SweepSelection::Expired { now: NOW },
+        SweepSelection::Silent { since: NOW },
+        SweepSelection::Overlong { now: NOW, latest: NOW },
+        SweepSelection::ChangedAfter { now: NOW },
+        SweepSelection::Removable,
+        SweepSelection::Outdated { completed_before: NOW },
+        SweepSelection::Missing,
     ] {
         store.due(question, leases::node(1).instance, 0, 10).await.unwrap();
     }
@@ -167,7 +167,7 @@ async fn ask_everything(store: &SqliteStore) {
     store.newest_event().await.unwrap();
     store.count_events_behind(TenantScope::All, EventPosition(0), 10).await.unwrap();
     store.next_due(&[endpoint("a")]).await.unwrap();
-    store.begin_waits(NOW).await.unwrap();
+    store.restart_waits(NOW).await.unwrap();
     store.renew_leases(own(), NOW).await.unwrap();
     store.endpoints(TenantScope::All).await.unwrap();
     store.delivery(TenantScope::All, DeliveryId::new(NOW, [0; 10])).await.unwrap();
@@ -178,7 +178,8 @@ async fn ask_everything(store: &SqliteStore) {
 /// Every mix of conditions.
 pub(super) fn upload_queries() -> impl Iterator<Item = UploadQuery> {
     (0..512_usize).map(|mix| {
-        let bounds = |bit: usize| Bounds { least: (mix & bit != 0).then_some(1), most: (mix & bit != 0).then_some(2) };
+        let bounds =
+            |bit: usize| NumberBounds { least: (mix & bit != 0).then_some(1), most: (mix & bit != 0).then_some(2) };
         let pair = |number: usize| (format!("key {number}"), b"value".to_vec());
         UploadQuery {
             stages: [Stage::Created, Stage::Completed].into_iter().take(mix % 4 % 3).collect(),

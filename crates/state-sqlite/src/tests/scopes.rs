@@ -8,7 +8,7 @@ use super::TemporaryFile;
 use super::overheard::Listener;
 use super::plans::{delivery_queries, upload_queries};
 use crate::{SqliteSettings, SqliteStore};
-use domain::delivery::Replayed;
+use domain::delivery::ReplayOutcome;
 use domain::id::{DeliveryId, ReplayId};
 use domain::log::EventPosition;
 use domain::principal::{TenantId, TenantScope};
@@ -95,7 +95,7 @@ async fn act_as_another(store: &SqliteStore, listener: &Listener) -> BTreeSet<St
     let delivery = deliveries_to(store, "a").await[0].id;
     let job = ReplayId::new(NOW, [0; 10]);
     listener.take();
-    assert_eq!(store.replay(OTHERS, delivery, true, now).await.unwrap(), Replayed::NoDelivery);
+    assert_eq!(store.replay(OTHERS, delivery, true, now).await.unwrap(), ReplayOutcome::NoDelivery);
     assert!(!store.cancel_replay(OTHERS, job, now).await.unwrap());
     assert!(!store.cancel_backlog(OTHERS, &a, now).await.unwrap());
     assert!(!store.remove_endpoint(OTHERS, &a, now).await.unwrap());

@@ -154,7 +154,7 @@ pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: Place>(place:
             break;
         }
         let claims: Vec<_> = claims.into_iter().filter(|claim| sequence_of(claim) == 1).collect();
-        let later = Verdict::RetryAt(at(90_000));
+        let later = Disposition::RetryAt(at(90_000));
         let failed = claims.iter().map(|claim| settlement(claim, AttemptOutcome::Timeout, later));
         settle(&*store, failed.collect(), at(8_000)).await;
     }
@@ -188,7 +188,7 @@ pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: Place>(place:
                 1 => first += 1,
                 _ => second += 1,
             }
-            settled.push(settlement(sent, AttemptOutcome::Status(204), Verdict::Succeeded));
+            settled.push(settlement(sent, AttemptOutcome::Status(204), Disposition::Succeeded));
         }
         settle(&*store, settled, at(8_006)).await;
     }

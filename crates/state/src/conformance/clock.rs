@@ -1,7 +1,7 @@
 //! The clock that a state hands out, and deliveries after it was set.
 
 use super::*;
-use crate::Company;
+use crate::Membership;
 use domain::endpoint::Ordering;
 use domain::node::{Node, NodeName};
 
@@ -23,7 +23,7 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: Place>(place: P) {
     let mut claims = claim(&*store, "a", at(1)).await;
     claims.sort_by_key(|claim| claim.upload);
     let fail = |claim: &Claim, started: i64, wait: i64| {
-        let mut failed = settlement(claim, AttemptOutcome::Status(500), Verdict::RetryAt(at(started + wait)));
+        let mut failed = settlement(claim, AttemptOutcome::Status(500), Disposition::RetryAt(at(started + wait)));
         failed.attempt.started_at = at(started);
         failed
     };
@@ -32,8 +32,8 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: Place>(place: P) {
     store.insert(change_of(upload(3, AHEAD))).await.unwrap();
 
     assert_eq!(claim(&*store, "a", at(10)).await, []);
-    assert_eq!(store.begin_waits(at(10)).await.unwrap(), 2);
-    assert_eq!(store.begin_waits(at(10)).await.unwrap(), 0, "again there is nothing to do");
+    assert_eq!(store.restart_waits(at(10)).await.unwrap(), 2);
+    assert_eq!(store.restart_waits(at(10)).await.unwrap(), 0, "again there is nothing to do");
     let due: Vec<_> = claim(&*store, "a", at(10)).await.iter().map(|claim| claim.upload).collect();
     let [second, third] = [upload(2, 0).id(), upload(3, AHEAD).id()].map(Some);
     assert!(due.len() == 2 && due.contains(&second) && due.contains(&third), "{due:?}");
@@ -58,7 +58,7 @@ pub async fn all_handles_tell_one_time<P: Place>(place: P) {
     // dead once that has passed, and no sooner.
     let node = own();
     let named = |instance| Node { instance, name: NodeName::new("clock").unwrap() };
-    first.join(&named(node), Company::Others, Some(MESSAGE * 10)).await.unwrap();
+    first.join(&named(node), Membership::Others, Some(MESSAGE * 10)).await.unwrap();
     assert!(second.renew(node, Duration::ZERO).await.unwrap());
     assert!(!first.renew(node, MESSAGE).await.unwrap());
 }
@@ -81,8 +81,8 @@ pub async fn a_long_backlog_is_followed_in_pieces<P: Place>(place: P) {
     for inserted in futures::future::join_all(inserting).await {
         inserted.unwrap();
     }
-    assert_eq!(store.begin_waits(at(AHEAD)).await.unwrap(), 0, "they are due");
-    assert_eq!(store.begin_waits(NOW).await.unwrap(), 1_203);
+    assert_eq!(store.restart_waits(at(AHEAD)).await.unwrap(), 0, "they are due");
+    assert_eq!(store.restart_waits(NOW).await.unwrap(), 1_203);
     assert_eq!(store.next_due(&[endpoint("a")]).await.unwrap(), Some(NOW));
 }
 

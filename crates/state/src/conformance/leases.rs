@@ -3,7 +3,7 @@
 use futures::future::join_all;
 
 use super::*;
-use crate::{Company, Due, Error, Signed, recognise};
+use crate::{Error, Membership, Signed, SweepSelection, recognise};
 use domain::id::{CommitId, InstanceId};
 use domain::node::{Epoch, Lease, Node, NodeName};
 use domain::principal::TenantScope;
@@ -17,7 +17,7 @@ pub fn node(number: u8) -> Node {
 pub async fn two_nodes<P: Place>(place: &P) -> [(Arc<P::Store>, InstanceId); 2] {
     let (first, second) = (place.open().await, place.open().await);
     for (store, number) in [(&first, 1), (&second, 2)] {
-        store.join(&node(number), Company::Others, None).await.unwrap();
+        store.join(&node(number), Membership::Others, None).await.unwrap();
     }
     [(first, node(1).instance), (second, node(2).instance)]
 }
@@ -95,7 +95,7 @@ pub async fn one_of_many_nodes_takes_what_is_free<P: Place>(place: P) {
     let store = place.open().await;
     let id = store.insert(change_of(new_upload(1))).await.unwrap().id();
     for number in 1..=8 {
-        store.join(&node(number), Company::Others, None).await.unwrap();
+        store.join(&node(number), Membership::Others, None).await.unwrap();
     }
     let handles = [place.open().await, place.open().await];
     let rivals = (1..=8_u8).map(|number| {
@@ -111,15 +111,15 @@ pub async fn a_node_counts_as_alive_as_long_as_it_said<P: Place>(place: P) {
     const LONG: Duration = Duration::from_secs(3_600);
     let (first, second) = (place.open().await, place.open().await);
     let [one, two, three] = [1, 2, 3].map(|number| node(number).instance);
-    first.join(&node(1), Company::Others, Some(Duration::ZERO)).await.unwrap();
-    second.join(&node(2), Company::Others, Some(LONG)).await.unwrap();
+    first.join(&node(1), Membership::Others, Some(Duration::ZERO)).await.unwrap();
+    second.join(&node(2), Membership::Others, Some(LONG)).await.unwrap();
     let id = insert_held(&*first, 1, one).await.id();
     assert!(!first.renew(one, LONG).await.unwrap(), "its time was over");
     assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2));
     assert_eq!(first.acquire(id, one).await.unwrap(), held_by(two, 2), "the dead take nothing");
 
     assert!(second.renew(two, LONG).await.unwrap());
-    first.join(&node(3), Company::Others, Some(LONG)).await.unwrap();
+    first.join(&node(3), Membership::Others, Some(LONG)).await.unwrap();
     assert_eq!(first.acquire(id, three).await.unwrap(), held_by(two, 2));
     assert!(second.renew(two, Duration::ZERO).await.unwrap());
     assert_eq!(first.acquire(id, three).await.unwrap(), held_by(three, 3));
@@ -128,19 +128,19 @@ pub async fn a_node_counts_as_alive_as_long_as_it_said<P: Place>(place: P) {
 
 pub async fn a_start_beside_a_running_node_takes_nothing<P: Place>(place: P) {
     let first = place.open().await;
-    first.join(&node(1), Company::Alone, None).await.unwrap();
+    first.join(&node(1), Membership::Alone, None).await.unwrap();
     let one = node(1).instance;
     let mut held = insert_held(&*first, 1, one).await;
 
     let second = place.open().await;
-    second.join(&node(2), Company::Others, None).await.unwrap();
+    second.join(&node(2), Membership::Others, None).await.unwrap();
     assert_eq!(second.acquire(held.id(), node(2).instance).await.unwrap(), held_by(one, 1));
     receive(&mut held, 5, at(1));
     let held = first.commit(change_of(held)).await.unwrap();
 
     // One that knows better is believed: nobody else can be there.
     let third = place.open().await;
-    third.join(&node(3), Company::Alone, None).await.unwrap();
+    third.join(&node(3), Membership::Alone, None).await.unwrap();
     assert_eq!(third.acquire(held.id(), node(3).instance).await.unwrap(), held_by(node(3).instance, 2));
     assert!(!first.renew(one, Duration::from_secs(1)).await.unwrap());
 }
@@ -153,7 +153,7 @@ pub async fn each_sweeper_finds_what_no_other_node_holds<P: Place>(place: P) {
     insert_held(&*first, 4, node(9).instance).await;
     let far = at(1_000_000);
     let expired = async |store: &P::Store, node| {
-        let due = store.due(Due::Expired { now: far }, node, 0, 100).await.unwrap();
+        let due = store.due(SweepSelection::Expired { now: far }, node, 0, 100).await.unwrap();
         due.iter().map(|upload| upload.id().as_bytes()[15]).collect::<Vec<u8>>()
     };
     assert_eq!(expired(&first, one).await, [1, 3, 4], "its own, nobody's, and what a dead node held");
@@ -163,8 +163,8 @@ pub async fn each_sweeper_finds_what_no_other_node_holds<P: Place>(place: P) {
 
     // Whoever comes first deals with it; the other's commit is too late.
     let [mut ours, mut theirs] = [
-        second.due(Due::Expired { now: far }, two, 2, 1).await.unwrap().remove(0),
-        first.due(Due::Expired { now: far }, one, 1, 1).await.unwrap().remove(0),
+        second.due(SweepSelection::Expired { now: far }, two, 2, 1).await.unwrap().remove(0),
+        first.due(SweepSelection::Expired { now: far }, one, 1, 1).await.unwrap().remove(0),
     ];
     assert_eq!(ours.id(), theirs.id());
     second.acquire(ours.id(), two).await.unwrap();

@@ -1,12 +1,12 @@
 //! Lists of uploads, and what the sweeper asks for.
 
 use super::*;
-use crate::Due;
+use crate::SweepSelection;
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::Failure;
 use domain::policy::TypePattern;
 use domain::principal::TenantScope;
-use domain::query::{Bounds, UploadQuery};
+use domain::query::{NumberBounds, UploadQuery};
 use domain::ranges::ReceivedRanges;
 use domain::report::NewReport;
 use domain::stage::{Ended, Stage};
@@ -132,7 +132,7 @@ pub async fn uploads_are_found_by_what_they_are<P: Place>(place: P) {
         types: names.iter().map(|name| TypePattern::new(name).unwrap()).collect(),
         ..all.clone()
     };
-    let between = |least, most| Bounds { least, most };
+    let between = |least, most| NumberBounds { least, most };
     for (query, expected) in [
         (types(&["video/mp4"]), vec![8, 6]),
         (types(&["VIDEO/*"]), vec![8, 6, 5, 4]),
@@ -190,11 +190,11 @@ pub async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
         let due = store.due(question, leases::node(1).instance, 0, 100).await.unwrap();
         due.iter().map(number_of).collect::<Vec<u8>>()
     };
-    let outdated = |seconds| Due::Outdated { completed_before: at(seconds) };
+    let outdated = |seconds| SweepSelection::Outdated { completed_before: at(seconds) };
     assert_eq!(due(outdated(97)).await, [0_u8; 0]);
     assert_eq!(due(outdated(100)).await, [3, 2, 1], "oldest first");
     assert_eq!(due(outdated(101)).await, [3, 2, 1, 0]);
-    assert_eq!(due(Due::Missing).await, [0_u8; 0]);
+    assert_eq!(due(SweepSelection::Missing).await, [0_u8; 0]);
 
     let mut upload = store.find(TenantScope::All, asked(2).id).await.unwrap().unwrap();
     upload.remove(DeletedBy::Retention, at(300)).unwrap();
@@ -203,10 +203,10 @@ pub async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
     lost.bytes_are_missing(at(300));
     store.commit(change_of(lost)).await.unwrap();
     assert_eq!(due(outdated(101)).await, [3, 1, 0]);
-    assert_eq!((due(Due::Removable).await, due(Due::Missing).await), (vec![2], vec![1]));
+    assert_eq!((due(SweepSelection::Removable).await, due(SweepSelection::Missing).await), (vec![2], vec![1]));
     upload.bytes_removed(at(301));
     store.commit(change_of(upload)).await.unwrap();
-    assert_eq!(due(Due::Removable).await, [0_u8; 0]);
+    assert_eq!(due(SweepSelection::Removable).await, [0_u8; 0]);
 }
 
 pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
@@ -235,7 +235,7 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
             }
             match step {
                 6 => upload.complete(now),
-                7 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned(), refusal: None }, now),
+                7 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned(), rejection: None }, now),
                 8 | 9 => upload.terminate(DeletedBy::Client, now).unwrap(),
                 _ => {}
             }
@@ -275,33 +275,37 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
     let far = at(1_000_000);
     for (question, expected) in [
         // Received, verified, stored; a partial rests at received; a final upload still created.
-        (Due::Unsettled, vec![3, 4, 5, 24, 25, 40, 43, 44, 45]),
-        (Due::Unsealed, vec![60, 61, 62]),
-        (Due::Silent { since: at(101) }, vec![]),
-        (Due::Silent { since: at(102) }, vec![1, 21, 41]),
-        (Due::Expired { now: at(3_599) }, vec![]),
-        (Due::Expired { now: at(3_600) }, vec![0]),
-        (Due::Expired { now: far }, vec![0, 1, 2, 20, 21, 22, 23, 40, 41, 42]),
-        (Due::Overlong { now: at(-1), latest: at(3_599) }, vec![0, 1, 2, 20, 21, 22, 23, 40, 41, 42]),
-        (Due::Overlong { now: at(-1), latest: far }, vec![]),
-        (Due::Overlong { now: far, latest: at(0) }, vec![]),
-        (Due::ChangedAfter { now: at(100) }, vec![1, 21, 41]),
-        (Due::ChangedAfter { now: far }, vec![]),
-        (Due::Removable, vec![7, 8, 27, 28, 47, 48]),
+        (SweepSelection::Unsettled, vec![3, 4, 5, 24, 25, 40, 43, 44, 45]),
+        (SweepSelection::Unsealed, vec![60, 61, 62]),
+        (SweepSelection::Silent { since: at(101) }, vec![]),
+        (SweepSelection::Silent { since: at(102) }, vec![1, 21, 41]),
+        (SweepSelection::Expired { now: at(3_599) }, vec![]),
+        (SweepSelection::Expired { now: at(3_600) }, vec![0]),
+        (SweepSelection::Expired { now: far }, vec![0, 1, 2, 20, 21, 22, 23, 40, 41, 42]),
+        (SweepSelection::Overlong { now: at(-1), latest: at(3_599) }, vec![0, 1, 2, 20, 21, 22, 23, 40, 41, 42]),
+        (SweepSelection::Overlong { now: at(-1), latest: far }, vec![]),
+        (SweepSelection::Overlong { now: far, latest: at(0) }, vec![]),
+        (SweepSelection::ChangedAfter { now: at(100) }, vec![1, 21, 41]),
+        (SweepSelection::ChangedAfter { now: far }, vec![]),
+        (SweepSelection::Removable, vec![7, 8, 27, 28, 47, 48]),
     ] {
         let mut due: Vec<u8> =
             store.due(question, leases::node(1).instance, 0, 100).await.unwrap().iter().map(number_of).collect();
         due.sort_unstable();
         assert_eq!(due, expected, "{question:?}");
     }
-    for question in
-        [Due::Unsettled, Due::Unsealed, Due::Silent { since: far }, Due::Expired { now: far }, Due::Removable]
-    {
+    for question in [
+        SweepSelection::Unsettled,
+        SweepSelection::Unsealed,
+        SweepSelection::Silent { since: far },
+        SweepSelection::Expired { now: far },
+        SweepSelection::Removable,
+    ] {
         let two = store.due(question, leases::node(1).instance, 0, 2).await.unwrap();
         let all = store.due(question, leases::node(1).instance, 0, 100).await.unwrap();
         assert_eq!(two, all[..2], "the oldest come first: {question:?}");
     }
-    let expiring = store.due(Due::Expired { now: far }, leases::node(1).instance, 0, 100).await.unwrap();
+    let expiring = store.due(SweepSelection::Expired { now: far }, leases::node(1).instance, 0, 100).await.unwrap();
     assert!(expiring.is_sorted_by_key(|upload| upload.record().expires_at));
     assert!(expiring.iter().all(|upload| upload.is_expired(far)));
 }

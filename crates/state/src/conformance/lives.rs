@@ -75,17 +75,17 @@ impl<S: UploadStore + Outbox> Side<'_, S> {
         seen
     }
 
-    async fn settle(&mut self, which: usize, verdict: Verdict, outcome: AttemptOutcome, now: Timestamp) {
+    async fn settle(&mut self, which: usize, disposition: Disposition, outcome: AttemptOutcome, now: Timestamp) {
         if self.held.is_empty() {
             return;
         }
         let claim = self.held.remove(which % self.held.len());
-        let mut settled = settlement(&claim, outcome, verdict);
+        let mut settled = settlement(&claim, outcome, disposition);
         settled.attempt.started_at = now;
         settle(self.store, vec![settled], now).await;
     }
 
-    async fn replay(&self, name: &str, which: usize, force: bool, now: Timestamp) -> Option<Replayed> {
+    async fn replay(&self, name: &str, which: usize, force: bool, now: Timestamp) -> Option<ReplayOutcome> {
         let deliveries = deliveries_to(self.store, name).await;
         let delivery = deliveries.get(which.checked_rem(deliveries.len())?)?;
         Some(self.store.replay(TenantScope::All, delivery.id, force, now).await.unwrap())
@@ -143,13 +143,13 @@ async fn live<P: Place>(store: &P::Store, rules: &MemoryState, seed: u64) {
             }
             6..=7 => {
                 let later = now.plus(Duration::from_millis(chance.random_range(1..40_000)));
-                let (verdict, outcome) = match chance.random_range(0..4) {
-                    0 => (Verdict::Succeeded, AttemptOutcome::Status(204)),
-                    1 => (Verdict::RetryAt(later), AttemptOutcome::Timeout),
-                    2 => (Verdict::RetryAt(later), AttemptOutcome::Aborted),
-                    _ => (Verdict::Dead, AttemptOutcome::Status(500)),
+                let (disposition, outcome) = match chance.random_range(0..4) {
+                    0 => (Disposition::Succeeded, AttemptOutcome::Status(204)),
+                    1 => (Disposition::RetryAt(later), AttemptOutcome::Timeout),
+                    2 => (Disposition::RetryAt(later), AttemptOutcome::Aborted),
+                    _ => (Disposition::Dead, AttemptOutcome::Status(500)),
                 };
-                both!(sides, side => side.settle(which, verdict, outcome, now).await);
+                both!(sides, side => side.settle(which, disposition, outcome, now).await);
             }
             8 => {
                 let force = chance.random_bool(0.5);

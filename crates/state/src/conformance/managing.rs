@@ -5,7 +5,7 @@ use super::*;
 use DeliveryState::*;
 
 use crate::Error;
-use domain::delivery::{DeliveryClass, Trigger};
+use domain::delivery::{AttemptTrigger, DeliveryClass};
 use domain::endpoint::{Ordering, Payload, Signing};
 use domain::event::EventKind;
 use domain::notice::Notice;
@@ -59,7 +59,10 @@ pub async fn an_endpoint_survives<P: Place>(place: P) {
     assert_eq!(stored(&*store, "odd").await, written, "neither terms nor state are touched by a start");
 
     let health = Health { exhausted: 9, ..Health::default() };
-    store.settle(Settled { settlements: vec![], health: vec![(written.id.clone(), health)] }, NOW).await.unwrap();
+    store
+        .settle(SettlementBatch { settlements: vec![], health: vec![(written.id.clone(), health)] }, NOW)
+        .await
+        .unwrap();
     assert_eq!(stored(&*store, "odd").await, Endpoint { health, ..written });
 }
 
@@ -177,7 +180,7 @@ pub async fn a_start_undoes_only_what_the_server_did<P: Place>(place: P) {
     pause(&*store, "a", at(1)).await;
     disable(&*store, "b", at(1)).await;
     let failing = Health { exhausted: 2, failing_since: Some(NOW), ..Health::default() };
-    store.settle(Settled { settlements: vec![], health: vec![(endpoint("b"), failing)] }, at(1)).await.unwrap();
+    store.settle(SettlementBatch { settlements: vec![], health: vec![(endpoint("b"), failing)] }, at(1)).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
     store.close().await;
     let store = place.open().await;
@@ -232,7 +235,7 @@ pub async fn a_strict_endpoint_waits_for_every_event<P: Place>(place: P) {
     assert_eq!(claimed(&*store, "a", at(3)).await, [0_u64; 0], "what backs off holds up the rest");
     let again = claim(&*store, "a", at(9)).await;
     assert_eq!(again.len(), 1);
-    settle(&*store, vec![settlement(&again[0], AttemptOutcome::Timeout, Verdict::Dead)], at(9)).await;
+    settle(&*store, vec![settlement(&again[0], AttemptOutcome::Timeout, Disposition::Dead)], at(9)).await;
     assert_eq!(claimed(&*store, "a", at(10)).await, [2], "until it is given up");
 }
 
@@ -292,7 +295,7 @@ pub async fn notices_go_to_those_who_want_them<P: Place>(place: P) {
     store.open_for(own(), endpoints.map(|(name, events)| subscribed(name, &[events])).to_vec(), NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
     let claims = claim(&*store, "a", at(1)).await;
-    settle(&*store, vec![settlement(&claims[0], AttemptOutcome::Status(500), Verdict::Dead)], at(1)).await;
+    settle(&*store, vec![settlement(&claims[0], AttemptOutcome::Status(500), Disposition::Dead)], at(1)).await;
     let failing = Notice::EndpointFailing { endpoint: endpoint("b"), since: NOW, percent: 50 };
     store.announce(TenantId::DEFAULT, failing, at(2)).await.unwrap();
     disable(&*store, "a", at(3)).await;
@@ -312,7 +315,7 @@ pub async fn notices_go_to_those_who_want_them<P: Place>(place: P) {
     assert_eq!((notice.class, notice.upload), (DeliveryClass::Notice, None));
     let body: serde_json::Value = serde_json::from_slice(&notice.body).unwrap();
     assert_eq!(body["data"]["delivery_id"], claims[0].delivery.to_string());
-    settle(&*store, vec![settlement(&notice, AttemptOutcome::Status(500), Verdict::Dead)], at(5)).await;
+    settle(&*store, vec![settlement(&notice, AttemptOutcome::Status(500), Disposition::Dead)], at(5)).await;
     assert_eq!(told("c").await, ["delivery.exhausted"]);
     assert_eq!(
         store.events_since(TenantScope::All, Default::default(), 100).await.unwrap().found.len(),
@@ -327,13 +330,13 @@ pub async fn a_test_is_for_one_endpoint<P: Place>(place: P) {
     store.open_for(own(), vec![subscribed("a", &["upload.created"]), subscribed("b", &["*"])], NOW).await.unwrap();
     pause(&*store, "a", NOW).await;
     let test = store.test_endpoint(TenantScope::All, own(), &endpoint("a"), at(1), LEASE).await.unwrap().unwrap();
-    assert_eq!((test.kind, test.class, test.trigger), (EventKind::Ping, DeliveryClass::Test, Trigger::Test));
+    assert_eq!((test.kind, test.class, test.trigger), (EventKind::Ping, DeliveryClass::Test, AttemptTrigger::Test));
     assert_eq!(states_at(&*store, "a").await, [Leased]);
     assert_eq!(deliveries_to(&*store, "b").await, []);
-    settle(&*store, vec![settlement(&test, AttemptOutcome::Status(500), Verdict::Cancelled)], at(2)).await;
+    settle(&*store, vec![settlement(&test, AttemptOutcome::Status(500), Disposition::Cancelled)], at(2)).await;
     let record = store.delivery(TenantScope::All, test.delivery).await.unwrap().unwrap();
     assert_eq!((record.state, record.finished_at, record.attempts.len()), (Cancelled, Some(at(2)), 1));
-    assert_eq!(record.attempts[0].trigger, Trigger::Test);
+    assert_eq!(record.attempts[0].trigger, AttemptTrigger::Test);
 
     let lost = store.test_endpoint(TenantScope::All, own(), &endpoint("b"), at(3), LEASE).await.unwrap().unwrap();
     store.close().await;

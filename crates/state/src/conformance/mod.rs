@@ -6,14 +6,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a check says what it expects by failing")]
 
-use domain::delivery::{Replayed, Verdict};
+use domain::delivery::{Disposition, ReplayOutcome};
 use domain::query::DeliveryQuery;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
     Bodies, Change, Claim, Deliveries, Dispatch, Endpoints, EventLog, HookCalls, Horizon, Leases, Notices, Outbox,
-    Replays, Retention, Settled, Settlement, Store, UploadStore, Uploads,
+    Replays, Retention, Settlement, SettlementBatch, Store, UploadStore, Uploads,
 };
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
 use domain::dialect::Dialect;
@@ -27,9 +27,10 @@ use domain::principal::TenantScope;
 use domain::removal::DeletedBy;
 use domain::size::{Length, Offset};
 use domain::time::Timestamp;
-use domain::upload::{Durable, NewUpload, ProgressPolicy, Role, Terms, Upload};
+use domain::upload::{DurableBytes, NewUpload, ProgressPolicy, Role, Upload, UploadTerms};
 
 pub mod backlogs;
+pub mod bells;
 pub mod clock;
 pub mod dispatchers;
 pub mod endpoints;
@@ -40,7 +41,6 @@ pub mod leases;
 pub mod lists;
 pub mod lives;
 pub mod managing;
-pub mod news;
 pub mod order;
 pub mod progress;
 pub mod rebuild;
@@ -277,7 +277,7 @@ pub fn asked(number: u8) -> NewUpload {
         length: Length::new(10_000),
         metadata: Metadata::default(),
         metadata_as_sent: None,
-        terms: Terms::default(),
+        terms: UploadTerms::default(),
         wanted_digests: vec![],
         promised_digests: vec![],
         expires_at: now.plus(Duration::from_secs(3_600)),
@@ -312,7 +312,7 @@ pub fn receive(upload: &mut Upload, bytes: u64, now: Timestamp) {
 
 fn receive_with(upload: &mut Upload, bytes: u64, policy: Option<ProgressPolicy>, now: Timestamp) {
     let start = upload.offset().get();
-    let durable = Durable {
+    let durable = DurableBytes {
         ranges: vec![(start, start + bytes)],
         running_digests: vec![1, 2, 3],
         resume: vec![4, 5],
@@ -354,7 +354,7 @@ pub fn sequence_of(claim: &Claim) -> u64 {
     body["data"]["sequence"].as_u64().unwrap()
 }
 
-pub fn settlement(claim: &Claim, outcome: AttemptOutcome, verdict: Verdict) -> Settlement {
+pub fn settlement(claim: &Claim, outcome: AttemptOutcome, disposition: Disposition) -> Settlement {
     let attempt = Attempt {
         number: claim.attempts + 1,
         trigger: claim.trigger,
@@ -366,24 +366,24 @@ pub fn settlement(claim: &Claim, outcome: AttemptOutcome, verdict: Verdict) -> S
         response_headers: vec![("server".to_owned(), "\"x\"".to_owned())],
         response_body: vec![0xff, 0, b'x'],
         note: None,
-        next_attempt_at: match verdict {
-            Verdict::RetryAt(at) => Some(at),
+        next_attempt_at: match disposition {
+            Disposition::RetryAt(at) => Some(at),
             _ => None,
         },
     };
-    Settlement { delivery: claim.delivery, lease: claim.lease, attempt, verdict }
+    Settlement { delivery: claim.delivery, lease: claim.lease, attempt, disposition }
 }
 
 pub async fn settle<S: Outbox>(store: &S, settlements: Vec<Settlement>, now: Timestamp) {
-    store.settle(Settled { settlements, health: vec![] }, now).await.unwrap();
+    store.settle(SettlementBatch { settlements, health: vec![] }, now).await.unwrap();
 }
 
 pub async fn succeed<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
-    settle(store, vec![settlement(claim, AttemptOutcome::Status(204), Verdict::Succeeded)], now).await;
+    settle(store, vec![settlement(claim, AttemptOutcome::Status(204), Disposition::Succeeded)], now).await;
 }
 
 pub async fn retry<S: Outbox>(store: &S, claim: &Claim, when: Timestamp, now: Timestamp) {
-    settle(store, vec![settlement(claim, AttemptOutcome::Timeout, Verdict::RetryAt(when))], now).await;
+    settle(store, vec![settlement(claim, AttemptOutcome::Timeout, Disposition::RetryAt(when))], now).await;
 }
 
 /// Every delivery to an endpoint, in the order of the events.

@@ -64,7 +64,7 @@ pub async fn a_delivery_that_backs_off_holds_nobody_back<P: Place>(place: P) {
     upload.terminate(DeletedBy::Client, at(3)).unwrap();
     store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Leased, Waiting]);
-    let dead = settlement(&second, AttemptOutcome::Status(400), Verdict::Dead);
+    let dead = settlement(&second, AttemptOutcome::Status(400), Disposition::Dead);
     settle(&*store, vec![dead], at(4)).await;
     assert_eq!(states_at(&*store, "a").await, [Ready, Dead, Ready]);
     let due = claim(&*store, "a", at(60)).await;
@@ -75,7 +75,7 @@ pub async fn a_delivery_that_backs_off_holds_nobody_back<P: Place>(place: P) {
 pub async fn an_aborted_attempt_does_not_count<P: Place>(place: P) {
     let (store, _) = begun(&place).await;
     let first = claim(&*store, "a", at(1)).await.remove(0);
-    let aborted = settlement(&first, AttemptOutcome::Aborted, Verdict::RetryAt(at(5)));
+    let aborted = settlement(&first, AttemptOutcome::Aborted, Disposition::RetryAt(at(5)));
     settle(&*store, vec![aborted], at(2)).await;
     assert_eq!(states_at(&*store, "a").await, [Ready, Waiting]);
     let again = claim(&*store, "a", at(5)).await.remove(0);
@@ -197,22 +197,22 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: Place>(place: P) {
             }
             place_in_queue += 1;
             // One in five hundred fails and is to be tried again a while later.
-            let verdict = if sent.attempts == 0 && place_in_queue % 500 == 0 {
+            let disposition = if sent.attempts == 0 && place_in_queue % 500 == 0 {
                 let again = now.plus(Duration::from_secs(5));
                 failed.push((sent.delivery, again));
-                Verdict::RetryAt(again)
+                Disposition::RetryAt(again)
             } else {
                 if sent.attempts > 0 {
                     let (_, due) = failed.iter().find(|(delivery, _)| *delivery == sent.delivery).unwrap();
                     assert!(sent.attempts == 1 && *due <= now);
                 }
-                Verdict::Succeeded
+                Disposition::Succeeded
             };
-            let outcome = match verdict {
-                Verdict::Succeeded => AttemptOutcome::Status(204),
+            let outcome = match disposition {
+                Disposition::Succeeded => AttemptOutcome::Status(204),
                 _ => AttemptOutcome::Timeout,
             };
-            settled.push(settlement(sent, outcome, verdict));
+            settled.push(settlement(sent, outcome, disposition));
         }
         settle(&*store, settled, now).await;
         now = now.plus(Duration::from_millis(40));
@@ -228,7 +228,7 @@ pub async fn progress_is_never_a_dead_letter<P: Place>(place: P) {
     let (store, upload) = begun(&place).await;
     progressed(&*store, upload, at(1)).await;
     let sent = claim(&*store, "b", at(2)).await.remove(0);
-    settle(&*store, vec![settlement(&sent, AttemptOutcome::Status(500), Verdict::Dead)], at(2)).await;
+    settle(&*store, vec![settlement(&sent, AttemptOutcome::Status(500), Disposition::Dead)], at(2)).await;
     let ended = deliveries_to(&*store, "b").await.remove(0);
     assert_eq!((ended.state, ended.finished_at, ended.attempts.len()), (Superseded, Some(at(2)), 1));
     assert_eq!(store.superseded(), 1);

@@ -15,7 +15,7 @@ use super::*;
 use api::text::Text;
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::Facts;
-use domain::failure::{Failure, Refusal};
+use domain::failure::{Failure, RejectionKind};
 use domain::principal::TenantScope;
 use domain::report::NewReport;
 use domain::stage::Stage;
@@ -121,8 +121,11 @@ fn told_by_log(bodies: &[Value]) -> Value {
 
 /// One step in the life of an upload, whichever makes sense where it stands.
 fn live(upload: &mut Upload, choice: u8, telling: Telling, now: Timestamp) {
-    let failure =
-        || Failure { code: "broken".to_owned(), message: "it broke".to_owned(), refusal: Some(Refusal::Unprocessable) };
+    let failure = || Failure {
+        code: "broken".to_owned(),
+        message: "it broke".to_owned(),
+        rejection: Some(RejectionKind::Unprocessable),
+    };
     match (upload.stage(), choice) {
         (Stage::Created | Stage::Receiving | Stage::Stalled, 0..=3) => {
             let bytes = (u64::from(choice) + 1) * 2_500;

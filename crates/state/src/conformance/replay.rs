@@ -2,7 +2,7 @@
 
 use super::leases::two_nodes;
 use super::*;
-use domain::delivery::{ReplayWhat, Replayed, Trigger};
+use domain::delivery::{AttemptTrigger, ReplayOutcome, ReplaySelection};
 use domain::id::{DeliveryId, ReplayId};
 use domain::log::EventPosition;
 use domain::query::UploadQuery;
@@ -12,12 +12,12 @@ use DeliveryState::*;
 
 use crate::Error;
 use domain::endpoint::Ordering;
-use domain::failure::{Failure, Refusal};
+use domain::failure::{Failure, RejectionKind};
 use domain::principal::TenantScope;
 use domain::report::NewReport;
 
 async fn give_up<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
-    settle(store, vec![settlement(claim, AttemptOutcome::Status(500), Verdict::Dead)], now).await;
+    settle(store, vec![settlement(claim, AttemptOutcome::Status(500), Disposition::Dead)], now).await;
 }
 
 /// webhooks L3, L4, L5.
@@ -28,15 +28,15 @@ pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
     let first = claim(&*store, "a", at(1)).await.remove(0);
     let id = first.delivery;
     let replay = async |force, now| store.replay(TenantScope::All, id, force, now).await.unwrap();
-    assert_eq!(replay(true, at(1)).await, Replayed::UnderWay);
+    assert_eq!(replay(true, at(1)).await, ReplayOutcome::UnderWay);
     retry(&*store, &first, at(500), at(2)).await;
 
     // The automatic retry and this one are the same delivery.
-    assert_eq!(replay(false, at(3)).await, Replayed::Queued);
+    assert_eq!(replay(false, at(3)).await, ReplayOutcome::Queued);
     let second = claim(&*store, "a", at(3)).await.remove(0);
     let expected = Claim {
         lease: second.lease,
-        trigger: Trigger::Manual,
+        trigger: AttemptTrigger::Manual,
         begun_at: at(3),
         attempts: 1,
         attempts_before: 1,
@@ -44,23 +44,23 @@ pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
     };
     assert_eq!(second, expected);
     give_up(&*store, &second, at(4)).await;
-    assert_eq!(replay(false, at(5)).await, Replayed::Queued);
+    assert_eq!(replay(false, at(5)).await, ReplayOutcome::Queued);
     let third = claim(&*store, "a", at(5)).await.remove(0);
     assert_eq!((third.attempts, third.attempts_before), (2, 2));
     succeed(&*store, &third, at(6)).await;
 
-    assert_eq!(replay(false, at(7)).await, Replayed::HasSucceeded);
+    assert_eq!(replay(false, at(7)).await, ReplayOutcome::HasSucceeded);
     assert_eq!(states_at(&*store, "a").await, [Succeeded]);
-    assert_eq!(replay(true, at(7)).await, Replayed::Queued);
+    assert_eq!(replay(true, at(7)).await, ReplayOutcome::Queued);
     assert_eq!(states_at(&*store, "a").await, [Ready]);
     pause(&*store, "a", at(8)).await;
-    assert_eq!(replay(false, at(9)).await, Replayed::Queued);
+    assert_eq!(replay(false, at(9)).await, ReplayOutcome::Queued);
     assert_eq!(states_at(&*store, "a").await, [Paused], "with its endpoint");
     assert_eq!(store.delivery(TenantScope::All, id).await.unwrap().unwrap().finished_at, None);
     store.open_for(own(), vec![], at(10)).await.unwrap();
-    assert_eq!(replay(true, at(10)).await, Replayed::NoEndpoint);
+    assert_eq!(replay(true, at(10)).await, ReplayOutcome::NoEndpoint);
     let unknown = DeliveryId::new(NOW, [3; 10]);
-    assert_eq!(store.replay(TenantScope::All, unknown, true, at(10)).await.unwrap(), Replayed::NoDelivery);
+    assert_eq!(store.replay(TenantScope::All, unknown, true, at(10)).await.unwrap(), ReplayOutcome::NoDelivery);
 }
 
 /// What waits its turn is sent anyway, and asking does not let it jump the queue.
@@ -71,7 +71,7 @@ pub async fn what_waits_is_not_sent_before_its_turn<P: Place>(place: P) {
     complete(&mut upload, NOW);
     store.commit(change_of(upload)).await.unwrap();
     let second = deliveries_to(&*store, "a").await.remove(1);
-    assert_eq!(store.replay(TenantScope::All, second.id, true, at(1)).await.unwrap(), Replayed::Queued);
+    assert_eq!(store.replay(TenantScope::All, second.id, true, at(1)).await.unwrap(), ReplayOutcome::Queued);
     assert_eq!(claimed(&*store, "a", at(1)).await, [1]);
 }
 
@@ -89,7 +89,7 @@ pub async fn strict_order_outlives_replays_and_pauses<P: Place>(place: P) {
         give_up(&*store, &due[0], at(second)).await;
     }
     assert_eq!(states_at(&*store, "a").await, [Dead; 6]);
-    let dead = job(ReplayWhat::Dead, NOW, at(100));
+    let dead = job(ReplaySelection::Dead, NOW, at(100));
     store.begin_replay(dead.clone()).await.unwrap();
     assert_eq!(run(&*store, &dead).await.queued, 6);
     assert_eq!(states_at(&*store, "a").await, [Ready, Waiting, Waiting, Waiting, Waiting, Waiting]);
@@ -116,7 +116,7 @@ pub async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
     }
     let other = claim(&*store, "b", at(2)).await.remove(0);
     retry(&*store, &other, at(500), at(2)).await;
-    let begun = store.begin_replay(job(ReplayWhat::Pending, Timestamp::from_unix_ms(0), at(50))).await.unwrap();
+    let begun = store.begin_replay(job(ReplaySelection::Pending, Timestamp::from_unix_ms(0), at(50))).await.unwrap();
     assert_eq!((begun.state, begun.queued, begun.finished_at), (ReplayState::Done, 6, Some(at(50))));
     assert_eq!(store.replay_jobs(TenantScope::All).await.unwrap(), [begun]);
     let due = claim(&*store, "a", at(50)).await;
@@ -137,7 +137,7 @@ pub async fn what_is_pending_waits_with_its_endpoint<P: Place>(place: P) {
     let due = claim(&*store, "a", at(2)).await;
     retry(&*store, &due[0], at(500), at(2)).await;
     pause(&*store, "a", at(3)).await;
-    let begun = store.begin_replay(job(ReplayWhat::Pending, Timestamp::from_unix_ms(0), at(50))).await.unwrap();
+    let begun = store.begin_replay(job(ReplaySelection::Pending, Timestamp::from_unix_ms(0), at(50))).await.unwrap();
     assert_eq!(begun.queued, 1);
     assert_eq!(claimed(&*store, "a", at(51)).await, [0_u64; 0]);
     put_state(&*store, "a", EndpointState::Enabled, at(52)).await;
@@ -147,17 +147,17 @@ pub async fn what_is_pending_waits_with_its_endpoint<P: Place>(place: P) {
 pub async fn a_running_job_is_never_out_of_sight<P: Place>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
-    let first = ReplayJob { id: ReplayId::new(NOW, [0; 10]), ..job(ReplayWhat::Dead, NOW, at(100)) };
+    let first = ReplayJob { id: ReplayId::new(NOW, [0; 10]), ..job(ReplaySelection::Dead, NOW, at(100)) };
     store.begin_replay(first.clone()).await.unwrap();
     for _ in 0..101 {
-        let done = ReplayJob { state: ReplayState::Done, ..job(ReplayWhat::Dead, NOW, at(100)) };
+        let done = ReplayJob { state: ReplayState::Done, ..job(ReplaySelection::Dead, NOW, at(100)) };
         store.begin_replay(done).await.unwrap();
     }
     let shown = store.replay_jobs(TenantScope::All).await.unwrap();
     assert_eq!((shown.len(), shown.last()), (101, Some(&first)));
 }
 
-fn job(what: ReplayWhat, from: Timestamp, before: Timestamp) -> ReplayJob {
+fn job(what: ReplaySelection, from: Timestamp, before: Timestamp) -> ReplayJob {
     ReplayJob {
         id: ReplayId::new(at(50), rand::random()),
         tenant: TenantId::DEFAULT,
@@ -202,7 +202,7 @@ async fn run<S: Outbox>(store: &S, job: &ReplayJob) -> ReplayJob {
 
 pub async fn a_job_sends_the_dead_again<P: Place>(place: P) {
     let store = fared(&place).await;
-    let dead = job(ReplayWhat::Dead, at(3), at(100));
+    let dead = job(ReplaySelection::Dead, at(3), at(100));
     store.begin_replay(dead.clone()).await.unwrap();
     assert_eq!(store.replay_jobs(TenantScope::All).await.unwrap(), std::slice::from_ref(&dead));
     let done = run(&*store, &dead).await;
@@ -210,23 +210,23 @@ pub async fn a_job_sends_the_dead_again<P: Place>(place: P) {
     assert_eq!(store.replay_jobs(TenantScope::All).await.unwrap(), [done]);
     assert_eq!(states_at(&*store, "a").await, [Succeeded, Dead, Ready, Ready, Leased], "the second was before");
     let due = claim(&*store, "a", at(60)).await;
-    assert_eq!(due.iter().map(|claim| claim.trigger).collect::<Vec<_>>(), [Trigger::Manual]);
+    assert_eq!(due.iter().map(|claim| claim.trigger).collect::<Vec<_>>(), [AttemptTrigger::Manual]);
 }
 
 pub async fn a_job_sends_what_was_missed<P: Place>(place: P) {
     let store = fared(&place).await;
-    let missed = job(ReplayWhat::Missed, NOW, at(100));
+    let missed = job(ReplaySelection::Missed, NOW, at(100));
     store.begin_replay(missed.clone()).await.unwrap();
     assert_eq!(run(&*store, &missed).await.queued, 3, "two that died and one from before the endpoint was there");
     assert_eq!(states_at(&*store, "a").await, [Ready, Succeeded, Ready, Ready, Ready, Leased]);
-    let again = job(ReplayWhat::Missed, NOW, at(100));
+    let again = job(ReplaySelection::Missed, NOW, at(100));
     store.begin_replay(again.clone()).await.unwrap();
     assert_eq!(run(&*store, &again).await.queued, 0, "nothing is queued twice");
 }
 
 pub async fn a_job_sends_everything<P: Place>(place: P) {
     let store = fared(&place).await;
-    let everything = job(ReplayWhat::Everything, NOW, at(3));
+    let everything = job(ReplaySelection::Everything, NOW, at(3));
     store.begin_replay(everything.clone()).await.unwrap();
     assert_eq!(run(&*store, &everything).await.queued, 3);
     assert_eq!(states_at(&*store, "a").await, [Ready, Ready, Ready, Dead, Ready, Leased], "the fourth is too late");
@@ -234,7 +234,7 @@ pub async fn a_job_sends_everything<P: Place>(place: P) {
 
 pub async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
     let store = fared(&place).await;
-    let dead = job(ReplayWhat::Dead, NOW, at(100));
+    let dead = job(ReplaySelection::Dead, NOW, at(100));
     store.begin_replay(dead.clone()).await.unwrap();
     let begun = store.advance_replay(dead.id, 3, at(60)).await.unwrap().unwrap();
     assert_eq!((begun.state, begun.queued), (ReplayState::Running, 1), "three were looked up");
@@ -245,7 +245,7 @@ pub async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
     assert_eq!(run(&*store, &dead).await.queued, 2);
     assert_eq!(states_at(&*store, "a").await, [Succeeded, Ready, Ready, Ready, Ready]);
 
-    let other = job(ReplayWhat::Dead, NOW, at(100));
+    let other = job(ReplaySelection::Dead, NOW, at(100));
     store.begin_replay(other.clone()).await.unwrap();
     assert!(store.cancel_replay(TenantScope::All, other.id, at(62)).await.unwrap());
     assert!(!store.cancel_replay(TenantScope::All, other.id, at(63)).await.unwrap());
@@ -266,7 +266,7 @@ pub async fn two_nodes_carry_on_one_job<P: Place>(place: P) {
     for claim in claim(&**store, "a", at(100)).await {
         succeed(&**store, &claim, at(100)).await;
     }
-    let everything = job(ReplayWhat::Everything, NOW, at(100));
+    let everything = job(ReplaySelection::Everything, NOW, at(100));
     store.begin_replay(everything.clone()).await.unwrap();
     let carrying_on = nodes.map(|(store, _)| {
         tokio::spawn(async move {
@@ -307,7 +307,7 @@ pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], day(60)).await.unwrap();
     // Where it begins and ends, in how many pieces, and what it queues.
     let walk = async |from, before| {
-        let missed = job(ReplayWhat::Missed, from, before);
+        let missed = job(ReplaySelection::Missed, from, before);
         store.begin_replay(missed.clone()).await.unwrap();
         let begun =
             store.replay_jobs(TenantScope::All).await.unwrap().into_iter().find(|job| job.id == missed.id).unwrap();
@@ -339,7 +339,7 @@ pub async fn a_job_gets_over_a_clock_that_was_ahead<P: Place>(place: P) {
         store.insert(change_of(Upload::create(asked, made))).await.unwrap();
     }
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], at(30)).await.unwrap();
-    let missed = job(ReplayWhat::Missed, at(15), at(30));
+    let missed = job(ReplaySelection::Missed, at(15), at(30));
     store.begin_replay(missed.clone()).await.unwrap();
     assert_eq!(run(&*store, &missed).await.queued, 1);
     assert_eq!(deliveries_to(&*store, "a").await[0].upload.unwrap().as_bytes()[15], 2);
@@ -354,7 +354,7 @@ pub async fn what_was_never_sent_is_sent_again_in_order<P: Place>(place: P) {
     store.commit(change_of(upload)).await.unwrap();
     while store.expire(at(50), 10, at(50)).await.unwrap() > 0 {}
     assert!(states_at(&*store, "a").await.iter().all(|state| *state != Ready && *state != Waiting));
-    let dead = job(ReplayWhat::Dead, NOW, at(100));
+    let dead = job(ReplaySelection::Dead, NOW, at(100));
     store.begin_replay(dead.clone()).await.unwrap();
     assert!(run(&*store, &dead).await.queued >= 2);
     let (mut sent, mut at_once) = (Vec::new(), Vec::new());
@@ -412,7 +412,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
             0 => receive(&mut upload, 1, NOW),
             1 => {
                 let message = "private was refused".to_owned();
-                upload.fail(Failure { code: "x".to_owned(), message, refusal: Some(Refusal::Forbidden) }, NOW);
+                upload.fail(Failure { code: "x".to_owned(), message, rejection: Some(RejectionKind::Forbidden) }, NOW);
             }
             _ => {
                 complete(&mut upload, NOW);
@@ -459,7 +459,7 @@ pub async fn what_is_old_goes<P: Place>(place: P) {
         left.iter().map(|event| event.upload.as_bytes()[15]).collect::<Vec<_>>()
     };
     assert_eq!(numbers().await, [2, 3, 4, 5], "events that a delivery needs stay");
-    let mut missed = job(ReplayWhat::Missed, NOW, at(100));
+    let mut missed = job(ReplaySelection::Missed, NOW, at(100));
     missed.endpoint = endpoint("b");
     store.begin_replay(missed.clone()).await.unwrap();
     assert_eq!(run(&*store, &missed).await.queued, 0, "what arrived is not taken for missed");

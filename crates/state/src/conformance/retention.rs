@@ -68,7 +68,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
         match number {
             0 | 5 => upload.expire(at(2)),
             1 => upload.terminate(DeletedBy::Client, at(2)).unwrap(),
-            2 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned(), refusal: None }, at(2)),
+            2 => upload.fail(Failure { code: "x".to_owned(), message: "y".to_owned(), rejection: None }, at(2)),
             3 => complete(&mut upload, at(2)),
             6 => upload.terminate(DeletedBy::Client, at(2)).unwrap(),
             _ => {}

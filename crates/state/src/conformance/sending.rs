@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::join_all;
 
 use super::*;
-use domain::delivery::{Backlog, DeliveryClass, Trigger};
+use domain::delivery::{AttemptTrigger, Backlog, DeliveryClass};
 use domain::event::EventKind;
 use domain::principal::TenantScope;
 
@@ -56,7 +56,7 @@ pub async fn a_claim_tells_everything<P: Place>(place: P) {
             event: event.id,
             kind: event.kind,
             class,
-            trigger: Trigger::Auto,
+            trigger: AttemptTrigger::Auto,
             upload: Some(event.upload),
             occurred_at: when,
             begun_at: when,
@@ -128,7 +128,7 @@ pub async fn a_late_settlement_moves_nothing<P: Place>(place: P) {
     let store = opened(&place, 1).await;
     let first = claim(&*store, "a", at(10)).await.remove(0);
     let second = claim(&*store, "a", at(70)).await.remove(0);
-    let mut late = settlement(&first, AttemptOutcome::Status(500), Verdict::Dead);
+    let mut late = settlement(&first, AttemptOutcome::Status(500), Disposition::Dead);
     late.attempt.started_at = at(10);
     settle(&*store, vec![late.clone()], at(71)).await;
     assert_eq!(states_at(&*store, "a").await, [DeliveryState::Leased]);
@@ -145,7 +145,7 @@ pub async fn a_late_settlement_moves_nothing<P: Place>(place: P) {
 pub async fn attempts_are_recorded_once<P: Place>(place: P) {
     let store = opened(&place, 1).await;
     let first = claim(&*store, "a", at(1)).await.remove(0);
-    let failed = settlement(&first, AttemptOutcome::Dns, Verdict::RetryAt(at(5)));
+    let failed = settlement(&first, AttemptOutcome::Dns, Disposition::RetryAt(at(5)));
     for _ in 0..3 {
         settle(&*store, vec![failed.clone(), failed.clone()], at(2)).await;
     }
@@ -180,7 +180,7 @@ pub async fn deliveries_are_listed_with_their_attempts<P: Place>(place: P) {
     let store = opened(&place, 4).await;
     let claims = claim(&*store, "a", at(10)).await;
     retry(&*store, &claims[0], at(20), at(11)).await;
-    settle(&*store, vec![settlement(&claims[1], AttemptOutcome::Tls, Verdict::Dead)], at(12)).await;
+    settle(&*store, vec![settlement(&claims[1], AttemptOutcome::Tls, Disposition::Dead)], at(12)).await;
     succeed(&*store, &claims[2], at(13)).await;
 
     let all = DeliveryQuery { limit: 100, ..DeliveryQuery::default() };
@@ -231,7 +231,7 @@ pub async fn deliveries_are_listed_with_their_attempts<P: Place>(place: P) {
         created_at: NOW,
         next_attempt_at: Some(at(20)),
         finished_at: None,
-        attempts: vec![settlement(&claims[0], AttemptOutcome::Timeout, Verdict::RetryAt(at(20))).attempt],
+        attempts: vec![settlement(&claims[0], AttemptOutcome::Timeout, Disposition::RetryAt(at(20))).attempt],
     };
     assert_eq!(backing_off, expected);
     let expected = Backlog { ready: 1, leased: 1, oldest_due: Some(at(20)), ..Backlog::default() };
@@ -240,7 +240,7 @@ pub async fn deliveries_are_listed_with_their_attempts<P: Place>(place: P) {
     assert_eq!(store.backlog(TenantScope::All, Some(&endpoint("b"))).await.unwrap(), Backlog::default());
 
     let again = claim(&*store, "a", at(20)).await.remove(0);
-    settle(&*store, vec![settlement(&again, AttemptOutcome::Status(503), Verdict::RetryAt(at(90)))], at(21)).await;
+    settle(&*store, vec![settlement(&again, AttemptOutcome::Status(503), Disposition::RetryAt(at(90)))], at(21)).await;
     for (query, expected) in [
         (DeliveryQuery { last_status: Some(500..=599), ..all.clone() }, vec![claims[0].delivery]),
         (DeliveryQuery { last_error: Some(AttemptOutcome::Timeout), ..all.clone() }, vec![]),

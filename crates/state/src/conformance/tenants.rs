@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Error;
-use domain::delivery::ReplayWhat;
+use domain::delivery::ReplaySelection;
 use domain::hook::{CallOutcome, Hook, HookCall};
 use domain::id::{HookCallId, ReplayId};
 use domain::log::EventPosition;
@@ -89,7 +89,7 @@ pub async fn events_reach_endpoints_of_their_tenant<P: Place>(place: P) {
     let claims = claim(&*store, "b", at(5)).await;
     assert_eq!(claims.iter().map(|claim| claim.upload).collect::<Vec<_>>(), [upload(2), None]);
     for claim in claims.iter().filter(|claim| claim.upload.is_some()) {
-        settle(&*store, vec![settlement(claim, AttemptOutcome::Status(500), Verdict::Dead)], at(6)).await;
+        settle(&*store, vec![settlement(claim, AttemptOutcome::Status(500), Disposition::Dead)], at(6)).await;
     }
     disable(&*store, "b", at(7)).await;
     assert_eq!(told("b").await, [None, None, upload(2)], "the notice that its delivery was given up is its own, too");
@@ -111,7 +111,7 @@ pub async fn a_replay_sends_events_of_its_tenant<P: Place>(place: P) {
     store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
     for (tenant, expected) in [(OWN, (ReplayState::Cancelled, 0)), (OTHER, (ReplayState::Done, 1))] {
         let id = ReplayId::new(at(50), rand::random());
-        store.begin_replay(job(id, tenant, "b", ReplayWhat::Missed)).await.unwrap();
+        store.begin_replay(job(id, tenant, "b", ReplaySelection::Missed)).await.unwrap();
         let ended = store.advance_replay(id, 100, at(51)).await.unwrap().unwrap();
         assert_eq!((ended.state, ended.queued), expected, "{tenant:?}");
     }
@@ -185,11 +185,11 @@ pub async fn a_backlog_is_of_one_tenant<P: Place>(place: P) {
     let claim = claim(&*store, "b", at(4)).await.remove(0);
     succeed(&*store, &claim, at(4)).await;
     let replay = async |scope| store.replay(scope, claim.delivery, true, at(5)).await.unwrap();
-    assert_eq!(replay(TenantScope::One(OWN)).await, Replayed::NoDelivery);
+    assert_eq!(replay(TenantScope::One(OWN)).await, ReplayOutcome::NoDelivery);
     let scope = TenantScope::One(OTHER);
     let found = store.delivery(scope, claim.delivery).await.unwrap().unwrap();
     assert_eq!(found.state, DeliveryState::Succeeded);
-    assert_eq!(replay(scope).await, Replayed::Queued);
+    assert_eq!(replay(scope).await, ReplayOutcome::Queued);
 }
 
 /// A replay of another tenant is not there, and none reaches an endpoint of another tenant.
@@ -202,7 +202,7 @@ pub async fn replays_are_of_one_tenant<P: Place>(place: P) {
     retry(&*store, &sent, at(1_000), at(3)).await;
     let [ours, theirs] = [(OWN, "a"), (OTHER, "b")].map(|(tenant, name)| {
         let id = ReplayId::new(at(50), rand::random());
-        job(id, tenant, name, ReplayWhat::Missed)
+        job(id, tenant, name, ReplaySelection::Missed)
     });
     for job in [&ours, &theirs] {
         store.begin_replay(job.clone()).await.unwrap();
@@ -217,7 +217,7 @@ pub async fn replays_are_of_one_tenant<P: Place>(place: P) {
     assert!(!store.cancel_replay(TenantScope::One(OWN), theirs.id, at(51)).await.unwrap());
     assert!(store.cancel_replay(TenantScope::One(OTHER), theirs.id, at(51)).await.unwrap());
 
-    let hasten = |tenant| job(ReplayId::new(at(52), rand::random()), tenant, "b", ReplayWhat::Pending);
+    let hasten = |tenant| job(ReplayId::new(at(52), rand::random()), tenant, "b", ReplaySelection::Pending);
     let begun = store.begin_replay(hasten(OWN)).await.unwrap();
     assert_eq!((begun.state, begun.queued), (ReplayState::Done, 0));
     assert_eq!(claim(&*store, "b", at(60)).await, [], "it waits as long as before");
@@ -255,7 +255,7 @@ async fn insert<S: UploadStore>(store: &S, number: u8, tenant: TenantId) {
     store.insert(change_of(upload)).await.unwrap();
 }
 
-fn job(id: ReplayId, tenant: TenantId, name: &str, what: ReplayWhat) -> ReplayJob {
+fn job(id: ReplayId, tenant: TenantId, name: &str, what: ReplaySelection) -> ReplayJob {
     ReplayJob {
         id,
         tenant,

@@ -7,7 +7,7 @@ use super::*;
 use crate::{Error, Signed, recognise};
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
-use domain::failure::{Failure, Refusal};
+use domain::failure::{Failure, RejectionKind};
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::generation::{Generation, Generations, Sealed};
 use domain::id::CommitId;
@@ -84,7 +84,7 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
         digests: Algorithm::ALL.into_iter().map(digest).collect(),
         resume: Some(vec![]),
         generations: odd_generations(number),
-        terms: Terms { max_bytes: Some(MAX_BYTES), expires_by: Some(at(9)) },
+        terms: UploadTerms { max_bytes: Some(MAX_BYTES), expires_by: Some(at(9)) },
         facts: Some(odd_facts(number)),
         accepted_at: Some(at(2)),
         reports: vec![
@@ -93,9 +93,9 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
                 percent: Some(40),
                 message: Some("\0 \"so\"".to_owned()),
                 at: at(3),
-                told_at: at(2),
+                published_at: at(2),
             },
-            Report { name: "x".to_owned(), percent: None, message: None, at: at(4), told_at: at(4) },
+            Report { name: "x".to_owned(), percent: None, message: None, at: at(4), published_at: at(4) },
         ],
         bytes: Bytes::Removed,
         removed: Some(Removal { at: at(7), by: DeletedBy::Retention }),
@@ -104,7 +104,7 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
         failure: Some(Failure {
             code: "broken".to_owned(),
             message: "a \"sentence\"\0".to_owned(),
-            refusal: Some(Refusal::Unprocessable),
+            rejection: Some(RejectionKind::Unprocessable),
         }),
         created_at: at(-5),
         updated_at: at(3),
@@ -253,7 +253,7 @@ pub async fn of_two_commits_of_one_version_one_wins<P: Place>(place: P) {
 pub async fn an_upload_is_inserted_once<P: Place>(place: P) {
     let store = place.open().await;
     let first = store.insert(change_of(new_upload(1))).await.unwrap();
-    assert_eq!((first.record().version, first.news().len()), (1, 0));
+    assert_eq!((first.record().version, first.events().len()), (1, 0));
     assert!(matches!(store.insert(change_of(new_upload(1))).await, Err(Error::Conflict(id)) if id == first.id()));
     assert_eq!(store.find(TenantScope::All, first.id()).await.unwrap(), Some(first));
 }

@@ -96,7 +96,7 @@ impl Tables {
         }
         // What was queued since may have waited for one of these.
         for upload in uploads {
-            self.go_on(&job.endpoint, upload, now);
+            self.release_next(&job.endpoint, upload, now);
         }
         ending.len()
     }
@@ -130,7 +130,7 @@ impl Tables {
                 let behind = lanes.into_iter().filter(|upload| Some(*upload) > job.cursor);
                 let lanes: Vec<UploadId> = behind.take(limit as usize).collect();
                 for upload in &lanes {
-                    self.go_on(&job.endpoint, Some(*upload), now);
+                    self.release_next(&job.endpoint, Some(*upload), now);
                 }
                 if let Some(job) = self.jobs.get_mut(&number) {
                     job.cursor = lanes.last().copied().or(job.cursor);

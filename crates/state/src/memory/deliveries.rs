@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::memory::Tables;
-use domain::delivery::{Attempt, DeliveryClass, DeliveryState, Trigger};
+use domain::delivery::{Attempt, AttemptTrigger, DeliveryClass, DeliveryState};
 use domain::endpoint::{EndpointId, Ordering};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
-use domain::lane::{self, Load, Turn};
+use domain::lane::{self, ClaimOrder, LaneLoad};
 use domain::log::EventPosition;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
@@ -25,7 +25,7 @@ pub(super) struct Delivery {
     pub(super) upload: Option<UploadId>,
     pub(super) sequence: u64,
     pub(super) state: DeliveryState,
-    pub(super) trigger: Trigger,
+    pub(super) trigger: AttemptTrigger,
     pub(super) attempts: u32,
     pub(super) attempts_before: u32,
     pub(super) begun_at: Timestamp,
@@ -45,7 +45,7 @@ pub(super) struct Delivery {
 pub(super) struct Queue {
     pub(super) all: BTreeSet<DeliveryId>,
     /// Those that are ready, by their turn.
-    pub(super) ready: BTreeSet<(Turn, DeliveryId)>,
+    pub(super) ready: BTreeSet<(ClaimOrder, DeliveryId)>,
     /// Those that are being sent, by when their claims end.
     pub(super) leased: BTreeSet<(Timestamp, DeliveryId)>,
 }
@@ -73,8 +73,8 @@ impl Queue {
 }
 
 impl Delivery {
-    pub(super) fn turn(&self) -> Turn {
-        Turn { next_at: self.next_at, sequence: self.sequence }
+    pub(super) fn turn(&self) -> ClaimOrder {
+        ClaimOrder { next_at: self.next_at, sequence: self.sequence }
     }
 }
 
@@ -83,7 +83,7 @@ impl Delivery {
 pub(super) struct NewDelivery<'a> {
     pub(super) position: EventPosition,
     pub(super) endpoint: &'a EndpointId,
-    pub(super) trigger: Trigger,
+    pub(super) trigger: AttemptTrigger,
     pub(super) now: Timestamp,
 }
 
@@ -93,7 +93,7 @@ impl Tables {
         let id = DeliveryId::new(new.now, self.draw_id_part());
         let kept = self.endpoints.get(new.endpoint)?;
         let event = self.log.get(&new.position)?;
-        let unfinished = event.upload.map_or(Load::Empty, |upload| self.load(new.endpoint, upload, |_| true));
+        let unfinished = event.upload.map_or(LaneLoad::Empty, |upload| self.load(new.endpoint, upload, |_| true));
         let state = lane::join(kept.endpoint.terms.ordering, unfinished);
         self.made_ready |= state == DeliveryState::Ready && kept.endpoint.state.is_enabled();
         let delivery = Delivery {
@@ -147,9 +147,9 @@ impl Tables {
         of_upload.filter(move |delivery| delivery.endpoint == *endpoint && !delivery.state.is_finished())
     }
 
-    fn load(&self, endpoint: &EndpointId, upload: UploadId, is_meant: impl Fn(DeliveryState) -> bool) -> Load {
+    fn load(&self, endpoint: &EndpointId, upload: UploadId, is_meant: impl Fn(DeliveryState) -> bool) -> LaneLoad {
         let meant = self.lane(endpoint, upload).filter(|delivery| is_meant(delivery.state));
-        meant.map(|delivery| Load::of(delivery.attempts)).max().unwrap_or_default()
+        meant.map(|delivery| LaneLoad::of(delivery.attempts)).max().unwrap_or_default()
     }
 
     /// The order an endpoint gets its deliveries in. One that is not there has nothing to order.
@@ -159,18 +159,18 @@ impl Tables {
     }
 
     /// Makes the first waiting delivery of a lane ready, if nothing before it is still to be waited for.
-    pub(super) fn go_on(&mut self, endpoint: &EndpointId, upload: Option<UploadId>, now: Timestamp) {
+    pub(super) fn release_next(&mut self, endpoint: &EndpointId, upload: Option<UploadId>, now: Timestamp) {
         let Some(upload) = upload else { return };
         let is_under_way = |state| matches!(state, DeliveryState::Ready | DeliveryState::Leased);
         let under_way = self.load(endpoint, upload, is_under_way);
         let waiting = self.lane(endpoint, upload).filter(|delivery| delivery.state == DeliveryState::Waiting);
         let first = waiting.min_by_key(|delivery| delivery.sequence).map(|delivery| delivery.id);
-        if lane::may_go_on(self.ordering_of(endpoint), under_way)
+        if lane::may_release_next(self.ordering_of(endpoint), under_way)
             && let Some(id) = first
         {
             self.change(id, |delivery| {
                 delivery.state = DeliveryState::Ready;
-                delivery.next_at = lane::due_when_freed(delivery.next_at, now);
+                delivery.next_at = lane::due_when_released(delivery.next_at, now);
             });
             self.made_ready = true;
         }
@@ -185,12 +185,12 @@ impl Tables {
         self.made_ready |= kept.endpoint.state.is_enabled();
         self.change(id, |delivery| {
             delivery.state = lane::rejoin(ordering, upload.is_some(), delivery.attempts);
-            delivery.trigger = Trigger::Manual;
+            delivery.trigger = AttemptTrigger::Manual;
             delivery.attempts_before = delivery.attempts;
             (delivery.begun_at, delivery.next_at, delivery.finished_at) = (now, now, None);
             delivery.generation = generation;
         });
-        self.go_on(&endpoint, upload, now);
+        self.release_next(&endpoint, upload, now);
     }
 
     /// Drops the progress of an upload that nobody is sending right now, at all endpoints.
@@ -202,7 +202,7 @@ impl Tables {
             self.end(*id, DeliveryState::Superseded, now);
         }
         for endpoint in overtaken.into_iter().map(|(_, endpoint)| endpoint).collect::<BTreeSet<_>>() {
-            self.go_on(&endpoint, Some(upload), now);
+            self.release_next(&endpoint, Some(upload), now);
         }
     }
 

@@ -6,11 +6,11 @@ use crate::memory::Tables;
 use crate::memory::backlog::{Kind, is_cancelling};
 use crate::memory::deliveries::NewDelivery;
 use crate::memory::log::Logged;
-use domain::delivery::{DeliveryClass, DeliveryState, Trigger};
+use domain::delivery::{AttemptTrigger, DeliveryClass, DeliveryState};
 use domain::endpoint::{Endpoint, EndpointId, EndpointState, Health, Origin};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId};
-use domain::lane::{self, Standing};
+use domain::lane::{self, EndpointAvailability};
 use domain::log::EventPosition;
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
@@ -35,8 +35,8 @@ impl Tables {
         self.endpoints.values().filter(|kept| kept.is_present)
     }
 
-    pub(super) fn standing(&self, kept: &Kept) -> Standing {
-        Standing {
+    pub(super) fn availability(&self, kept: &Kept) -> EndpointAvailability {
+        EndpointAvailability {
             is_present: kept.is_present,
             is_enabled: kept.endpoint.state.is_enabled(),
             is_cancelling: is_cancelling(&self.jobs, &kept.endpoint.id).is_some(),
@@ -45,7 +45,7 @@ impl Tables {
     }
 
     pub(super) fn open_for(&mut self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) {
-        self.take_back(node, now);
+        self.reclaim(node, now);
         self.name_endpoints(node, &configured);
         for endpoint in configured {
             let found = self.endpoints.get(&endpoint.id).map(|kept| kept.endpoint.clone());
@@ -86,20 +86,20 @@ impl Tables {
     }
 
     /// Takes back what lost nodes have claimed.
-    fn take_back(&mut self, node: InstanceId, now: Timestamp) {
+    fn reclaim(&mut self, node: InstanceId, now: Timestamp) {
         let leased = self.deliveries.values().filter(|delivery| delivery.state == DeliveryState::Leased);
         let lost = leased.filter(|delivery| delivery.claimed_by.is_none_or(|by| by == node || !self.is_alive(by)));
         let leased: Vec<DeliveryId> = lost.map(|delivery| delivery.id).collect();
         for id in leased {
             let Some(delivery) = self.deliveries.get(&id) else { continue };
-            let state = lane::take_back(DeliveryClass::of(delivery.kind));
+            let state = lane::reclaim(DeliveryClass::of(delivery.kind));
             if state.is_finished() {
                 self.end(id, state, now);
                 continue;
             }
             self.change(id, |delivery| {
                 delivery.state = state;
-                delivery.next_at = lane::due_when_freed(delivery.next_at, now);
+                delivery.next_at = lane::due_when_released(delivery.next_at, now);
                 (delivery.lease, delivery.lease_until) = (None, None);
             });
         }
@@ -203,7 +203,7 @@ impl Tables {
         }
         let position = self.append_notice(tenant, kind, (self.bodies.notice)(notice, now), now);
         for endpoint in &interested {
-            self.join(NewDelivery { position, endpoint, trigger: Trigger::Auto, now });
+            self.join(NewDelivery { position, endpoint, trigger: AttemptTrigger::Auto, now });
         }
     }
 
@@ -211,7 +211,7 @@ impl Tables {
     pub(super) fn add_ping(&mut self, to: &EndpointId, now: Timestamp) -> Option<DeliveryId> {
         let tenant = self.endpoints.get(to).filter(|kept| kept.is_present)?.endpoint.tenant;
         let position = self.append_notice(tenant, EventKind::Ping, (self.bodies.ping)(to, now), now);
-        self.join(NewDelivery { position, endpoint: to, trigger: Trigger::Test, now })
+        self.join(NewDelivery { position, endpoint: to, trigger: AttemptTrigger::Test, now })
     }
 
     fn append_notice(&mut self, tenant: TenantId, kind: EventKind, body: String, at: Timestamp) -> EventPosition {

@@ -5,15 +5,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::memory::{MemoryState, Tables};
-use crate::{Company, Leases, Result};
+use crate::{Leases, Membership, Result};
 use domain::id::{InstanceId, UploadId};
 use domain::node::{Lease, Node};
 
 #[async_trait]
 impl Leases for MemoryState {
-    async fn join(&self, node: &Node, company: Company, lasts: Option<Duration>) -> Result<()> {
+    async fn join(&self, node: &Node, membership: Membership, lasts: Option<Duration>) -> Result<()> {
         self.write("record that a node is at work", |tables| {
-            if company == Company::Alone {
+            if membership == Membership::Alone {
                 tables.nodes.clear();
             }
             let end = lasts.map(|lasts| tables.now.plus(lasts));

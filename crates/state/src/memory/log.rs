@@ -6,7 +6,7 @@ use domain::log::{EventPage, EventPosition, LoggedEvent};
 use crate::memory::Tables;
 use crate::memory::deliveries::NewDelivery;
 use crate::{NewEvent, StoredEvent};
-use domain::delivery::Trigger;
+use domain::delivery::AttemptTrigger;
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{EventId, UploadId};
@@ -57,7 +57,7 @@ impl Tables {
             let position = self.append(logged);
             for endpoint in &interested {
                 if self.endpoints.get(endpoint).is_some_and(|kept| kept.endpoint.terms.filter.wants(kind)) {
-                    self.join(NewDelivery { position, endpoint, trigger: Trigger::Auto, now: at });
+                    self.join(NewDelivery { position, endpoint, trigger: AttemptTrigger::Auto, now: at });
                 }
             }
         }

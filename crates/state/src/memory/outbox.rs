@@ -8,9 +8,10 @@ use tokio::sync::Notify;
 
 use crate::memory::MemoryState;
 use crate::{
-    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention, Settled,
+    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention,
+    SettlementBatch,
 };
-use domain::delivery::{Backlog, DeliveryRecord, Replayed};
+use domain::delivery::{Backlog, DeliveryRecord, ReplayOutcome};
 use domain::endpoint::{Endpoint, EndpointId};
 use domain::id::{DeliveryId, InstanceId, ReplayId, UploadId};
 use domain::notice::Notice;
@@ -62,7 +63,7 @@ impl Dispatch for MemoryState {
         self.write("claim due deliveries", |tables| tables.claim_due(node, slots, now, lease))
     }
 
-    async fn settle(&self, settled: Settled, now: Timestamp) -> Result<()> {
+    async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> Result<()> {
         self.write("record delivery attempts", |tables| tables.settle(settled, now))
     }
 
@@ -70,8 +71,8 @@ impl Dispatch for MemoryState {
         self.write("renew leases", |tables| tables.renew_leases(node, until))
     }
 
-    async fn begin_waits(&self, now: Timestamp) -> Result<u64> {
-        self.write("make deliveries due after the clock was set back", |tables| tables.begin_waits(now))
+    async fn restart_waits(&self, now: Timestamp) -> Result<u64> {
+        self.write("make deliveries due after the clock was set back", |tables| tables.restart_waits(now))
     }
 
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
@@ -108,7 +109,7 @@ impl Deliveries for MemoryState {
         Ok(self.read("count unfinished deliveries")?.backlog(scope, endpoint))
     }
 
-    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<Replayed> {
+    async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<ReplayOutcome> {
         self.write("send a delivery again", |tables| tables.replay(scope, id, force, now))
     }
 }

@@ -4,10 +4,10 @@ use crate::memory::Tables;
 use crate::memory::backlog::{Kind, is_cancelling};
 use crate::memory::deliveries::NewDelivery;
 use crate::memory::log::Logged;
-use domain::delivery::{Backlog, ReplayWhat, Replayed, Trigger};
+use domain::delivery::{AttemptTrigger, Backlog, ReplayOutcome, ReplaySelection};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, ReplayId};
-use domain::lane::{self, Again};
+use domain::lane::{self, ReplayAction};
 use domain::log::EventPosition;
 use domain::principal::TenantScope;
 use domain::replay::{ReplayJob, ReplayState};
@@ -17,24 +17,24 @@ use domain::time::Timestamp;
 const SHOWN: usize = 100;
 
 impl Tables {
-    pub(super) fn replay(&mut self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Replayed {
+    pub(super) fn replay(&mut self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> ReplayOutcome {
         let found = self.deliveries.get(&id).filter(|delivery| scope.covers(delivery.tenant));
-        let Some(delivery) = found else { return Replayed::NoDelivery };
+        let Some(delivery) = found else { return ReplayOutcome::NoDelivery };
         let kept = self.endpoints.get(&delivery.endpoint).filter(|kept| kept.endpoint.tenant == delivery.tenant);
-        let Some(kept) = kept else { return Replayed::NoEndpoint };
+        let Some(kept) = kept else { return ReplayOutcome::NoEndpoint };
         let cancelling = is_cancelling(&self.jobs, &delivery.endpoint);
         let is_being_cancelled = cancelling.is_some_and(|number| delivery.generation < number);
-        if let Err(answer) = self.standing(kept).ask_again(delivery.state, force, is_being_cancelled) {
+        if let Err(answer) = self.availability(kept).check_replay(delivery.state, force, is_being_cancelled) {
             return answer;
         }
         self.rejoin(id, now);
-        Replayed::Queued
+        ReplayOutcome::Queued
     }
 
     pub(super) fn begin_replay(&mut self, job: ReplayJob) -> ReplayJob {
         let cursor = self.place_before(job.from.minus(ReplayJob::DISORDER)).max(job.cursor);
         let mut job = ReplayJob { cursor, ..job };
-        if job.what == ReplayWhat::Pending {
+        if job.what == ReplaySelection::Pending {
             let own = TenantScope::One(job.tenant);
             let Backlog { waiting, ready, paused, .. } = self.backlog(own, Some(&job.endpoint));
             job.queued = waiting + ready + paused;
@@ -120,12 +120,12 @@ impl Tables {
         let found = deliveries.find(|delivery| delivery.endpoint == job.endpoint && delivery.position == position);
         let found = found.map(|delivery| (delivery.id, delivery.state));
         match lane::replay(found.map(|(_, state)| state), job.what) {
-            Again::Rejoin => found.map(|(id, _)| self.rejoin(id, now)).is_some(),
-            Again::Join if self.wants(job, event) => {
-                let new = NewDelivery { position, endpoint: &job.endpoint, trigger: Trigger::Manual, now };
+            ReplayAction::Rejoin => found.map(|(id, _)| self.rejoin(id, now)).is_some(),
+            ReplayAction::Join if self.wants(job, event) => {
+                let new = NewDelivery { position, endpoint: &job.endpoint, trigger: AttemptTrigger::Manual, now };
                 self.join(new).is_some()
             }
-            Again::Join | Again::Nothing => false,
+            ReplayAction::Join | ReplayAction::Nothing => false,
         }
     }
 

@@ -24,7 +24,7 @@ const REPLAYS: usize = 1_000;
 impl Tables {
     /// Gives up what began before then and has waited ever since.
     pub(super) fn expire(&mut self, begun_before: Timestamp, limit: u32, now: Timestamp) -> u64 {
-        let giving_up = self.present().filter(|kept| self.standing(kept).gives_up(begun_before));
+        let giving_up = self.present().filter(|kept| self.availability(kept).expires_deliveries(begun_before));
         let waiting = giving_up.flat_map(|kept| self.pending(&kept.endpoint.id));
         let old = waiting.filter(|delivery| delivery.begun_at < begun_before);
         let old: Vec<Delivery> = old.take(limit as usize).cloned().collect();
@@ -48,7 +48,7 @@ impl Tables {
     fn go_on_behind(&mut self, ended: &[Delivery], now: Timestamp) {
         let lanes: BTreeSet<_> = ended.iter().map(|delivery| (delivery.endpoint.clone(), delivery.upload)).collect();
         for (endpoint, upload) in lanes {
-            self.go_on(&endpoint, upload, now);
+            self.release_next(&endpoint, upload, now);
         }
     }
 
@@ -71,8 +71,10 @@ impl Tables {
         newest_first.sort_by_key(|delivery| Reverse((delivery.begun_at, delivery.id)));
         let most = usize::try_from(limits.most).unwrap_or(usize::MAX);
         let too_many: Vec<Delivery> = newest_first.iter().skip(most).take(limit).map(|it| (*it).clone()).collect();
-        let rests =
-            self.endpoints.get(endpoint).is_some_and(|kept| self.standing(kept).rests_since(limits.begun_before));
+        let rests = self
+            .endpoints
+            .get(endpoint)
+            .is_some_and(|kept| self.availability(kept).is_stopped_since(limits.begun_before));
         if !too_many.is_empty() || !rests {
             return too_many;
         }

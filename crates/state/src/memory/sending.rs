@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::memory::Tables;
-use crate::{Claim, Settled, Settlement, StoredEvent};
+use crate::{Claim, Settlement, SettlementBatch, StoredEvent};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
 use domain::endpoint::{EndpointId, Payload};
 use domain::id::{DeliveryId, InstanceId};
-use domain::lane::{self, ClaimedDelivery, Turn};
+use domain::lane::{self, ClaimOrder, ClaimedDelivery};
 use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
@@ -26,8 +26,8 @@ impl Tables {
         let mut claims = Vec::new();
         for (endpoint, slots) in slots {
             let Some(kept) = self.endpoints.get(endpoint) else { continue };
-            let standing = self.standing(kept);
-            if !standing.takes_claims() {
+            let availability = self.availability(kept);
+            if !availability.takes_claims() {
                 continue;
             }
             let Some(queue) = self.queues.get(endpoint) else { continue };
@@ -35,7 +35,7 @@ impl Tables {
             let run_out = queue.leased.iter().take(*slots as usize).map(|(_, id)| id);
             let found = ready.chain(run_out).filter_map(|id| self.deliveries.get(id));
             let due = found.filter(|it| lane::is_due(it.state, it.next_at, it.lease_until, now));
-            let mut due: Vec<(Turn, DeliveryId)> = due.map(|delivery| (delivery.turn(), delivery.id)).collect();
+            let mut due: Vec<(ClaimOrder, DeliveryId)> = due.map(|delivery| (delivery.turn(), delivery.id)).collect();
             due.sort_unstable();
             for (_, id) in due.into_iter().take(*slots as usize) {
                 claims.extend(self.lease(node, id, now.plus(lease)));
@@ -86,7 +86,7 @@ impl Tables {
             trigger: delivery.trigger,
             upload: delivery.upload,
             occurred_at: event.at,
-            begun_at: self.standing(kept).begun_at(delivery.begun_at),
+            begun_at: self.availability(kept).begun_at(delivery.begun_at),
             attempts: delivery.attempts,
             attempts_before: delivery.attempts_before,
             is_taken_over,
@@ -94,7 +94,7 @@ impl Tables {
         })
     }
 
-    pub(super) fn settle(&mut self, settled: Settled, now: Timestamp) {
+    pub(super) fn settle(&mut self, settled: SettlementBatch, now: Timestamp) {
         for settlement in settled.settlements {
             self.settle_one(settlement, now);
         }
@@ -104,7 +104,7 @@ impl Tables {
     }
 
     fn settle_one(&mut self, settlement: Settlement, now: Timestamp) {
-        let Settlement { delivery: id, lease, mut attempt, verdict } = settlement;
+        let Settlement { delivery: id, lease, mut attempt, disposition } = settlement;
         let Some(delivery) = self.deliveries.get(&id) else { return };
         if delivery.lease != Some(lease) {
             attempt.note = Some(attempt.note.map_or(LATE.to_owned(), |note| format!("{LATE}; {note}")));
@@ -117,7 +117,7 @@ impl Tables {
             attempts: delivery.attempts,
             is_overtaken: newest.is_some_and(|next| next > delivery.sequence + 1),
         };
-        let after = lane::settle(held, verdict, attempt.outcome != AttemptOutcome::Aborted);
+        let after = lane::settle(held, disposition, attempt.outcome != AttemptOutcome::Aborted);
         let present = self.endpoints.get(&delivery.endpoint).filter(|kept| kept.is_present);
         // Nobody knows when a stopped endpoint is resumed.
         let is_stopped = present.is_some_and(|kept| !kept.endpoint.state.is_enabled());
@@ -145,7 +145,7 @@ impl Tables {
         if let Some(notice) = exhausted {
             self.announce(tenant, &notice, now);
         }
-        self.go_on(&endpoint, upload, now);
+        self.release_next(&endpoint, upload, now);
     }
 
     /// Recording the same attempt again changes nothing.
@@ -167,12 +167,12 @@ impl Tables {
         }
     }
 
-    pub(super) fn begin_waits(&mut self, now: Timestamp) -> u64 {
+    pub(super) fn restart_waits(&mut self, now: Timestamp) -> u64 {
         let ready = self.queues.values().flat_map(|queue| &queue.ready).filter(|(turn, _)| turn.next_at > now);
         let waiting = ready.filter_map(|(_, id)| self.deliveries.get(id));
         let ahead = waiting.filter(|delivery| {
             let latest = delivery.tries.iter().map(|attempt| attempt.started_at).max();
-            lane::waits_by_a_clock_ahead(delivery.attempts, delivery.begun_at, latest, now)
+            lane::was_planned_by_fast_clock(delivery.attempts, delivery.begun_at, latest, now)
         });
         let ahead: Vec<DeliveryId> = ahead.map(|delivery| delivery.id).collect();
         for id in &ahead {
@@ -184,7 +184,7 @@ impl Tables {
 
     pub(super) fn next_due(&self, endpoints: &[EndpointId]) -> Option<Timestamp> {
         let kept = endpoints.iter().filter_map(|id| self.endpoints.get(id));
-        let open = kept.filter(|kept| self.standing(kept).takes_claims());
+        let open = kept.filter(|kept| self.availability(kept).takes_claims());
         let queues = open.filter_map(|kept| self.queues.get(&kept.endpoint.id));
         let due = queues.flat_map(|queue| {
             let ready = queue.ready.first().map(|(turn, _)| turn.next_at);

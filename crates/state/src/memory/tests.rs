@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Reading};
 use crate::conformance::{NOW, Place, bodies, leases};
 use crate::memory::{Memory, MemoryState};
-use crate::{Company, Leases, conformance_suite};
+use crate::{Leases, Membership, conformance_suite};
 
 impl Place for Memory {
     type Store = MemoryState;
@@ -38,7 +38,7 @@ async fn whether_a_node_is_alive_is_judged_by_the_clock_of_the_state() {
     });
     let store = Memory::new(bodies()).open_by(clock);
     let node = leases::node(1);
-    store.join(&node, Company::Others, Some(Duration::from_secs(10))).await.unwrap();
+    store.join(&node, Membership::Others, Some(Duration::from_secs(10))).await.unwrap();
     seconds.store(9, Ordering::Relaxed);
     assert!(store.renew(node.instance, Duration::from_secs(10)).await.unwrap());
     seconds.store(18, Ordering::Relaxed);

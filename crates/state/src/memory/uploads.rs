@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::clock::Clock;
 use crate::memory::MemoryState;
-use crate::{Change, Due, Error, EventLog, HookCalls, NewEvent, Result, Store, Uploads};
+use crate::{Change, Error, EventLog, HookCalls, NewEvent, Result, Store, SweepSelection, Uploads};
 use domain::facts::Facts;
 use domain::hook::HookCall;
 use domain::id::{InstanceId, UploadId};
@@ -62,15 +62,22 @@ impl Uploads for MemoryState {
         Ok(UploadPage { found, next })
     }
 
-    async fn due(&self, question: Due, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+    async fn due(&self, selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
         let tables = self.read("find uploads that are due")?;
-        let is_own = |record: &&Record| is_due(record, question) && !tables.is_elsewhere(record.lease, node);
+        let is_own = |record: &&Record| is_due(record, selection) && !tables.is_elsewhere(record.lease, node);
         let mut due: Vec<&Record> = tables.uploads.values().filter(is_own).collect();
-        match question {
-            Due::Expired { .. } | Due::Overlong { .. } => due.sort_by_key(|record| record.expires_at),
-            Due::Silent { .. } | Due::ChangedAfter { .. } => due.sort_by_key(|record| record.updated_at),
-            Due::Outdated { .. } => due.sort_by_key(|record| completed_at(record)),
-            Due::Unsettled | Due::Unsealed | Due::Removable | Due::Missing => {}
+        match selection {
+            SweepSelection::Expired { .. } | SweepSelection::Overlong { .. } => {
+                due.sort_by_key(|record| record.expires_at)
+            }
+            SweepSelection::Silent { .. } | SweepSelection::ChangedAfter { .. } => {
+                due.sort_by_key(|record| record.updated_at)
+            }
+            SweepSelection::Outdated { .. } => due.sort_by_key(|record| completed_at(record)),
+            SweepSelection::Unsettled
+            | SweepSelection::Unsealed
+            | SweepSelection::Removable
+            | SweepSelection::Missing => {}
         }
         Ok(page(due.into_iter(), skip, limit))
     }
@@ -155,9 +162,9 @@ fn has_facts(record: &Record, query: &UploadQuery) -> bool {
     let (width, height) = record.facts.as_ref().map_or((None, None), Facts::size);
     let is_of_type = |facts: &Facts| query.types.iter().any(|pattern| pattern.fits(&facts.content_type));
     (query.types.is_empty() || record.facts.as_ref().is_some_and(is_of_type))
-        && query.width.hold(width.map(u64::from))
-        && query.height.hold(height.map(u64::from))
-        && query.duration_ms.hold(record.facts.as_ref().and_then(Facts::duration_ms))
+        && query.width.contain(width.map(u64::from))
+        && query.height.contain(height.map(u64::from))
+        && query.duration_ms.contain(record.facts.as_ref().and_then(Facts::duration_ms))
 }
 
 fn expires(record: &Record) -> bool {
@@ -168,30 +175,30 @@ fn completed_at(record: &Record) -> Option<Timestamp> {
     record.timeline.last().filter(|(stage, _)| *stage == Stage::Completed).map(|(_, at)| *at)
 }
 
-fn is_due(record: &Record, question: Due) -> bool {
+fn is_due(record: &Record, selection: SweepSelection) -> bool {
     let is_partial = record.role == Role::Partial;
-    match question {
-        Due::Unsettled => match record.stage {
+    match selection {
+        SweepSelection::Unsettled => match record.stage {
             Stage::Verified | Stage::Stored => true,
             Stage::Received => !is_partial,
             Stage::Created => matches!(record.role, Role::Final { .. }),
             Stage::Receiving | Stage::Stalled | Stage::Completed | Stage::Ended(_) => false,
         },
-        Due::Unsealed => Upload::from_record(record.clone()).awaits_seal(),
-        Due::Expired { now } => expires(record) && record.expires_at.is_some_and(|at| at <= now),
-        Due::Overlong { now, latest } => {
+        SweepSelection::Unsealed => Upload::from_record(record.clone()).awaits_seal(),
+        SweepSelection::Expired { now } => expires(record) && record.expires_at.is_some_and(|at| at <= now),
+        SweepSelection::Overlong { now, latest } => {
             expires(record) && record.updated_at > now && record.expires_at.is_some_and(|at| at > latest)
         }
-        Due::ChangedAfter { now } => record.stage == Stage::Receiving && record.updated_at > now,
-        Due::Silent { since } => record.stage == Stage::Receiving && record.updated_at < since,
-        Due::Removable => {
+        SweepSelection::ChangedAfter { now } => record.stage == Stage::Receiving && record.updated_at > now,
+        SweepSelection::Silent { since } => record.stage == Stage::Receiving && record.updated_at < since,
+        SweepSelection::Removable => {
             let is_over = matches!(record.stage, Stage::Ended(_)) || record.removed.is_some();
             is_over && record.bytes == Bytes::Kept
         }
-        Due::Outdated { completed_before } => {
+        SweepSelection::Outdated { completed_before } => {
             let has_file = record.stage == Stage::Completed && record.removed.is_none();
             has_file && completed_at(record).is_some_and(|at| at < completed_before)
         }
-        Due::Missing => record.missing_since.is_some(),
+        SweepSelection::Missing => record.missing_since.is_some(),
     }
 }

@@ -23,7 +23,7 @@ use crate::endpoints::vault::{Private, Unreadable};
 use crate::parts::Parts;
 use crate::sending::dispatcher::Test;
 use crate::sending::lanes::Lanes;
-use domain::delivery::{Attempt, Backlog, ReplayWhat, Replayed};
+use domain::delivery::{Attempt, Backlog, ReplayOutcome, ReplaySelection};
 use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, EndpointTerms, Health, Origin};
 use domain::id::{DeliveryId, EventId, ReplayId, UploadId};
 use domain::log::EventPosition;
@@ -171,7 +171,7 @@ pub struct Tested {
 #[derive(Debug, Clone)]
 pub struct ReplayRequest {
     pub endpoint: EndpointId,
-    pub what: ReplayWhat,
+    pub what: ReplaySelection,
     pub from: Timestamp,
     /// `None`: now.
     pub before: Option<Timestamp>,
@@ -407,7 +407,7 @@ impl Admin {
         // What can be refused comes first: then nothing has changed.
         let mut planned = match how.missed_since {
             Some(from) => {
-                let what = ReplayWhat::Missed;
+                let what = ReplaySelection::Missed;
                 let missed = ReplayRequest { endpoint: id.clone(), what, from, before: None, force: false };
                 Some(inner.planned(self.tenant, missed).await?)
             }
@@ -504,7 +504,7 @@ impl Admin {
     }
 
     /// Sends one delivery again. `force`: even if it has succeeded.
-    pub async fn replay(&self, id: DeliveryId, force: bool) -> Result<Replayed> {
+    pub async fn replay(&self, id: DeliveryId, force: bool) -> Result<ReplayOutcome> {
         Ok(self.inner.parts.outbox.replay(self.scope(), id, force, self.inner.now()).await?)
     }
 
@@ -554,11 +554,11 @@ impl Inner {
     /// The replay that was asked for, if it may be. Nothing is written yet.
     async fn planned(&self, tenant: TenantId, wanted: ReplayRequest) -> Result<Planned> {
         let (scope, now) = (TenantScope::One(tenant), self.now());
-        if wanted.what == ReplayWhat::Everything && !wanted.force {
+        if wanted.what == ReplaySelection::Everything && !wanted.force {
             return Err(AdminError::NeedsForce);
         }
         let has_range = wanted.before.is_some() || wanted.from > Timestamp::from_unix_ms(0);
-        if wanted.what == ReplayWhat::Pending && has_range {
+        if wanted.what == ReplaySelection::Pending && has_range {
             return Err(AdminError::TakesNoRange);
         }
         let before = wanted.before.unwrap_or(now);
@@ -598,7 +598,7 @@ impl Inner {
             Planned::Running(job) => Ok(job),
             Planned::New(job) => {
                 let job = self.parts.outbox.begin_replay(job).await?;
-                if job.what == ReplayWhat::Pending {
+                if job.what == ReplaySelection::Pending {
                     self.lanes.probe(&job.endpoint, self.now());
                 }
                 self.replays.notify_one();

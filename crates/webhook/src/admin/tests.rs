@@ -10,7 +10,7 @@ use crate::{
     Admin, AdminError, Change, Endpoint, Error, InvalidEndpoint, NewEndpoint, Parts, ReplayRequest, Resumption,
     Rotation, Sender, Settings, Shown, Vault,
 };
-use domain::delivery::ReplayWhat;
+use domain::delivery::ReplaySelection;
 use domain::endpoint::{EndpointId, EndpointState, EndpointTerms, Signing};
 use domain::event::EventFilter;
 use domain::principal::TenantId;
@@ -203,7 +203,7 @@ async fn what_stands_in_the_configuration_is_changed_there() {
     let how = Resumption { missed_since: Some(hour_ago), ..Resumption::default() };
     let (resumed, job) = admin.resume(&id("static"), how).await.unwrap();
     assert_eq!(resumed.state, EndpointState::Enabled);
-    assert_eq!(job.map(|job| job.what), Some(ReplayWhat::Missed));
+    assert_eq!(job.map(|job| job.what), Some(ReplaySelection::Missed));
     admin.create(new("app")).await.unwrap();
     store.close().await;
 
@@ -219,7 +219,7 @@ async fn a_resume_that_drops_what_waits_begins_its_replay_anew() {
     admin.create(new("app")).await.unwrap();
     admin.pause(&id("app")).await.unwrap();
     let from = place.clock.now().minus(Duration::from_hours(1));
-    let what = ReplayWhat::Missed;
+    let what = ReplaySelection::Missed;
     let wanted = ReplayRequest { endpoint: id("app"), what, from, before: None, force: false };
     let running = admin.begin_replay(wanted).await.unwrap();
     let how = Resumption { drops_backlog: true, missed_since: Some(from) };
@@ -290,14 +290,14 @@ async fn a_replay_is_begun_once_and_can_be_stopped() {
     let hour_ago = now.minus(Duration::from_hours(1));
     let wanted = ReplayRequest {
         endpoint: id("static"),
-        what: ReplayWhat::Dead,
+        what: ReplaySelection::Dead,
         from: hour_ago,
         before: Some(now),
         force: false,
     };
     let job = admin.begin_replay(wanted.clone()).await.unwrap();
     assert_eq!(admin.begin_replay(wanted.clone()).await.unwrap(), job, "it runs already");
-    let everything = ReplayRequest { what: ReplayWhat::Everything, ..wanted.clone() };
+    let everything = ReplayRequest { what: ReplaySelection::Everything, ..wanted.clone() };
     assert!(matches!(admin.begin_replay(everything.clone()).await, Err(AdminError::NeedsForce)));
     admin.begin_replay(ReplayRequest { force: true, ..everything }).await.unwrap();
     let empty = ReplayRequest { from: now, ..wanted.clone() };
@@ -305,7 +305,7 @@ async fn a_replay_is_begun_once_and_can_be_stopped() {
     let missing = ReplayRequest { endpoint: id("missing"), ..wanted.clone() };
     assert!(matches!(admin.begin_replay(missing).await, Err(AdminError::NoSuchEndpoint(_))));
 
-    let pending = ReplayRequest { what: ReplayWhat::Pending, from: Timestamp::from_unix_ms(0), ..wanted.clone() };
+    let pending = ReplayRequest { what: ReplaySelection::Pending, from: Timestamp::from_unix_ms(0), ..wanted.clone() };
     assert!(matches!(admin.begin_replay(pending.clone()).await, Err(AdminError::TakesNoRange)));
     let begun = admin.begin_replay(ReplayRequest { before: None, ..pending }).await.unwrap();
     assert_eq!((begun.state, begun.queued), (ReplayState::Done, 0), "nothing waits");
@@ -331,7 +331,7 @@ async fn a_tenant_neither_sees_nor_changes_what_another_has() {
     let (made, _) = own.create(new("app")).await.unwrap();
     let app = &made.id;
     let from = Timestamp::from_unix_ms(0);
-    let wanted = ReplayRequest { endpoint: app.clone(), what: ReplayWhat::Dead, from, before: None, force: false };
+    let wanted = ReplayRequest { endpoint: app.clone(), what: ReplaySelection::Dead, from, before: None, force: false };
     let job = own.begin_replay(wanted.clone()).await.unwrap();
 
     assert!(other.endpoints().await.unwrap().is_empty() && other.replays().await.unwrap().is_empty());

@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::metrics::Metrics;
+use crate::sending::decision::{AttemptDecision, decide, sign};
 use crate::sending::egress::{Answer, Egress, Prepared};
 use crate::sending::health::BreakerChange;
 use crate::sending::lanes::Lane;
 use crate::sending::record::{Outcome, Stop};
-use crate::sending::verdict::{Ruling, judge, sign};
 use crate::settings::Settings;
-use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, Verdict};
+use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, Disposition};
 use domain::endpoint::DisabledBecause;
 use domain::notice::Notice;
 use domain::time::Timestamp;
@@ -71,24 +71,24 @@ impl Courier {
         self.metrics.count_attempt(answer.outcome, answer.took);
 
         let now = self.clock.now();
-        let ruling = match (answer.outcome, claim.class) {
-            (AttemptOutcome::Aborted, DeliveryClass::Test) => Ruling::Over,
-            (AttemptOutcome::Aborted, _) => Ruling::RetryAt(now),
+        let decision = match (answer.outcome, claim.class) {
+            (AttemptOutcome::Aborted, DeliveryClass::Test) => AttemptDecision::Over,
+            (AttemptOutcome::Aborted, _) => AttemptDecision::RetryAt(now),
             _ => {
                 let begun = claim.begun_at;
                 let expiry = self.clock.extended(begun, begun.plus(self.settings.delivery_expiry)).since(begun);
-                judge(&claim, endpoint.terms(), &answer, &self.settings, expiry, now, rand::random())
+                decide(&claim, endpoint.terms(), &answer, &self.settings, expiry, now, rand::random())
             }
         };
-        let verdict = verdict_of(ruling, claim.class, now);
-        log_attempt(lane, &claim, &answer, verdict);
-        self.metrics.count_times(&claim, verdict, started_at, now);
-        let (notice, stop) = self.note_health(lane, &claim, &answer, ruling, now);
+        let disposition = disposition_of(decision, claim.class, now);
+        log_attempt(lane, &claim, &answer, disposition);
+        self.metrics.count_times(&claim, disposition, started_at, now);
+        let (notice, stop) = self.note_health(lane, &claim, &answer, decision, now);
         let settlement = Settlement {
             delivery: claim.delivery,
             lease: claim.lease,
-            attempt: attempt(&claim, number, started_at, answer, verdict),
-            verdict,
+            attempt: attempt(&claim, number, started_at, answer, disposition),
+            disposition,
         };
         let stop = stop.map(|because| Stop { because, url: endpoint.terms().url.clone() });
         let outcome = Outcome { settlement, class: claim.class, lane: Arc::clone(lane), notice, stop, waiting };
@@ -103,7 +103,7 @@ impl Courier {
         lane: &Lane,
         claim: &Claim,
         answer: &Answer,
-        ruling: Ruling,
+        decision: AttemptDecision,
         now: Timestamp,
     ) -> (Option<Notice>, Option<DisabledBecause>) {
         if answer.outcome == AttemptOutcome::Aborted {
@@ -112,7 +112,7 @@ impl Courier {
         if matches!(answer.outcome, AttemptOutcome::Status(502 | 504)) {
             lane.tighten();
         }
-        let came = lane.note(sign(claim, answer, ruling), &self.settings.health, &self.clock, rand::random());
+        let came = lane.note(sign(claim, answer, decision), &self.settings.health, &self.clock, rand::random());
         let endpoint = lane.id();
         match came.breaker {
             Some(BreakerChange::Opened { until }) => {
@@ -126,8 +126,8 @@ impl Courier {
         }
         let since = lane.health().failing_since.unwrap_or(now);
         let notice = came.warn.map(|percent| Notice::EndpointFailing { endpoint: endpoint.clone(), since, percent });
-        let stop = match ruling {
-            Ruling::StopEndpoint(because) => Some(because),
+        let stop = match decision {
+            AttemptDecision::StopEndpoint(because) => Some(because),
             _ if came.disable => Some(DisabledBecause::Failing),
             _ => None,
         };
@@ -137,19 +137,19 @@ impl Courier {
 
 /// What becomes of the delivery. What was to go to an endpoint that is being stopped is due at once: the
 /// outbox keeps it with the endpoint, and if the endpoint goes on after all, it is sent.
-const fn verdict_of(ruling: Ruling, class: DeliveryClass, now: Timestamp) -> Verdict {
-    match (ruling, class) {
-        (Ruling::Succeeded, _) => Verdict::Succeeded,
-        (Ruling::Over, _) => Verdict::Cancelled,
-        (Ruling::GiveUp, _) => Verdict::Dead,
+const fn disposition_of(decision: AttemptDecision, class: DeliveryClass, now: Timestamp) -> Disposition {
+    match (decision, class) {
+        (AttemptDecision::Succeeded, _) => Disposition::Succeeded,
+        (AttemptDecision::Over, _) => Disposition::Cancelled,
+        (AttemptDecision::GiveUp, _) => Disposition::Dead,
         // Old progress is of no use when the endpoint comes back.
-        (Ruling::StopEndpoint(_), DeliveryClass::Progress) => Verdict::Dead,
-        (Ruling::StopEndpoint(_), _) => Verdict::RetryAt(now),
-        (Ruling::RetryAt(at), _) => Verdict::RetryAt(at),
+        (AttemptDecision::StopEndpoint(_), DeliveryClass::Progress) => Disposition::Dead,
+        (AttemptDecision::StopEndpoint(_), _) => Disposition::RetryAt(now),
+        (AttemptDecision::RetryAt(at), _) => Disposition::RetryAt(at),
     }
 }
 
-fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer, verdict: Verdict) -> Attempt {
+fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer, disposition: Disposition) -> Attempt {
     Attempt {
         number,
         trigger: claim.trigger,
@@ -161,15 +161,15 @@ fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer, ve
         response_headers: answer.headers,
         response_body: answer.body,
         note: answer.note,
-        next_attempt_at: match verdict {
-            Verdict::RetryAt(at) => Some(at),
-            Verdict::Succeeded | Verdict::Dead | Verdict::Cancelled => None,
+        next_attempt_at: match disposition {
+            Disposition::RetryAt(at) => Some(at),
+            Disposition::Succeeded | Disposition::Dead | Disposition::Cancelled => None,
         },
     }
 }
 
 /// One failure is news, the ones after it are not, and neither is a success unless something had failed.
-fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
+fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, disposition: Disposition) {
     let endpoint = lane.id();
     let (delivery, event) = (claim.delivery, claim.kind.name());
     let upload = claim.upload.map(tracing::field::display);
@@ -186,11 +186,11 @@ fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, verdict: Verdict) {
     let attempt = claim.attempts.saturating_add(1);
     let (status, error) = (answer.outcome.status(), answer.outcome.error_class());
     let note = answer.note.as_deref();
-    let next = match verdict {
-        Verdict::RetryAt(at) => format!("next attempt at {at}"),
-        Verdict::Dead => "given up".to_owned(),
-        Verdict::Cancelled => "was a test".to_owned(),
-        Verdict::Succeeded => "done".to_owned(),
+    let next = match disposition {
+        Disposition::RetryAt(at) => format!("next attempt at {at}"),
+        Disposition::Dead => "given up".to_owned(),
+        Disposition::Cancelled => "was a test".to_owned(),
+        Disposition::Succeeded => "done".to_owned(),
     };
     if lane.is_failing.swap(true, Ordering::Relaxed) {
         tracing::debug!(%endpoint, %delivery, upload, event, attempt, status, error, note, next, "could not deliver");

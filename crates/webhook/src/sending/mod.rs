@@ -11,6 +11,7 @@
 //! [`liveness`] tells whether the loop still runs.
 
 pub(crate) mod courier;
+pub(crate) mod decision;
 pub(crate) mod dispatcher;
 pub(crate) mod egress;
 pub(crate) mod health;
@@ -21,4 +22,3 @@ pub(crate) mod record;
 pub(crate) mod retry;
 pub(crate) mod throttle;
 pub(crate) mod upkeep;
-pub(crate) mod verdict;

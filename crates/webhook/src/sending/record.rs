@@ -22,7 +22,7 @@ use domain::endpoint::{DisabledBecause, Endpoint as Stored, EndpointId, Endpoint
 use domain::notice::Notice;
 use domain::principal::TenantScope;
 use state::clock::Clock;
-use state::{Endpoints, Outbox, Settled, Settlement};
+use state::{Endpoints, Outbox, Settlement, SettlementBatch};
 
 /// At most this many results in one write.
 const BATCH: usize = 256;
@@ -91,7 +91,7 @@ impl Recorder {
             self.until_written(|| self.stop_endpoint(lane, stop), tries).await;
         }
         let health = unwritten_health(&batch);
-        let settled = Settled {
+        let settled = SettlementBatch {
             settlements: batch.iter().map(|outcome| outcome.settlement.clone()).collect(),
             health: health.iter().map(|(lane, health)| (lane.id().clone(), *health)).collect(),
         };
@@ -106,7 +106,7 @@ impl Recorder {
             lane.has_written(health);
         }
         for outcome in batch {
-            self.metrics.count_settled(outcome.settlement.verdict, outcome.class);
+            self.metrics.count_settled(outcome.settlement.disposition, outcome.class);
             if let Some(waiting) = outcome.waiting {
                 // The caller may have gone away.
                 let _ = waiting.send(outcome.settlement.attempt);
@@ -201,8 +201,8 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use crate::testing::{TestClock, TestOutbox, endpoint, sample};
-    use domain::delivery::Verdict;
-    use domain::delivery::{AttemptOutcome, Timings, Trigger};
+    use domain::delivery::Disposition;
+    use domain::delivery::{AttemptOutcome, AttemptTrigger, Timings};
 
     fn success(outbox: &TestOutbox) -> Outcome {
         let (delivery, lease) = (outbox.add(sample()), [0; 16]);
@@ -210,7 +210,7 @@ mod tests {
         let (started_at, took) = (TestClock::default().now(), Duration::ZERO);
         let attempt = Attempt {
             number: 1,
-            trigger: Trigger::Auto,
+            trigger: AttemptTrigger::Auto,
             started_at,
             took,
             timings: Timings::default(),
@@ -221,7 +221,7 @@ mod tests {
             note: None,
             next_attempt_at: None,
         };
-        let settlement = Settlement { delivery, lease, attempt, verdict: Verdict::Succeeded };
+        let settlement = Settlement { delivery, lease, attempt, disposition: Disposition::Succeeded };
         let lane = Arc::new(Lane::new(endpoint("app", "http://localhost/")));
         Outcome { settlement, class: DeliveryClass::Normal, lane, notice: None, stop: None, waiting: None }
     }

@@ -96,7 +96,7 @@ impl Upkeep {
             let pause = if followed == Some(steps) {
                 LOOK_AT_CLOCK
             } else {
-                match self.outbox.begin_waits(self.clock.now()).await {
+                match self.outbox.restart_waits(self.clock.now()).await {
                     Ok(count) => {
                         outage.over();
                         followed = Some(steps);
@@ -298,7 +298,7 @@ fn pause_after(before: &ReplayJob, after: Option<&ReplayJob>, rate: u32) -> Dura
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::delivery::ReplayWhat;
+    use domain::delivery::ReplaySelection;
     use domain::log::EventPosition;
     use domain::principal::TenantId;
 
@@ -312,7 +312,7 @@ mod tests {
             id: ReplayId::new(now, rand::random()),
             tenant: TenantId::DEFAULT,
             endpoint: EndpointId::new("app").unwrap(),
-            what: ReplayWhat::Dead,
+            what: ReplaySelection::Dead,
             from: now,
             before: now,
             state: ReplayState::Running,

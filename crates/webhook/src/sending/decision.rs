@@ -12,7 +12,7 @@ use domain::time::Timestamp;
 use state::Claim;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ruling {
+pub(crate) enum AttemptDecision {
     Succeeded,
     RetryAt(Timestamp),
     GiveUp,
@@ -24,7 +24,7 @@ pub(crate) enum Ruling {
 
 /// Judges the answer that came in `now`. No attempt is planned for later than `expiry` after the delivery
 /// began. `jitter` is a random number from 0 to 1.
-pub(crate) fn judge(
+pub(crate) fn decide(
     claim: &Claim,
     terms: &EndpointTerms,
     answer: &Answer,
@@ -32,22 +32,22 @@ pub(crate) fn judge(
     expiry: Duration,
     now: Timestamp,
     jitter: f64,
-) -> Ruling {
+) -> AttemptDecision {
     if answer.outcome.is_success() {
-        return Ruling::Succeeded;
+        return AttemptDecision::Succeeded;
     }
     if claim.class == DeliveryClass::Test {
-        return Ruling::Over;
+        return AttemptDecision::Over;
     }
     if answer.wish == Some(Wish::Disable) {
-        return Ruling::StopEndpoint(DisabledBecause::Asked);
+        return AttemptDecision::StopEndpoint(DisabledBecause::Asked);
     }
     // Standard Webhooks: 410 Gone says that the endpoint is not there any more.
     if answer.outcome == AttemptOutcome::Status(410) {
-        return Ruling::StopEndpoint(DisabledBecause::Gone);
+        return AttemptDecision::StopEndpoint(DisabledBecause::Gone);
     }
     if answer.wish == Some(Wish::AbortMessage) {
-        return Ruling::GiveUp;
+        return AttemptDecision::GiveUp;
     }
     let own = terms.retry_schedule.as_ref().unwrap_or(&settings.retry_schedule);
     let (schedule, expiry): (&[Duration], Duration) = match claim.class {
@@ -60,19 +60,19 @@ pub(crate) fn judge(
     retry::next_attempt(schedule, failures, answer.outcome, asked, jitter, settings.retry_jitter_percent)
         .map(|wait| now.plus(wait))
         .filter(|at| *at <= claim.begun_at.plus(expiry))
-        .map_or(Ruling::GiveUp, Ruling::RetryAt)
+        .map_or(AttemptDecision::GiveUp, AttemptDecision::RetryAt)
 }
 
 /// What the answer says of the endpoint.
-pub(crate) fn sign(claim: &Claim, answer: &Answer, ruling: Ruling) -> HealthSign {
-    match (ruling, claim.class) {
-        (Ruling::Succeeded, _) => HealthSign::Good,
-        (Ruling::Over | Ruling::StopEndpoint(_), _) => HealthSign::Neither,
+pub(crate) fn sign(claim: &Claim, answer: &Answer, decision: AttemptDecision) -> HealthSign {
+    match (decision, claim.class) {
+        (AttemptDecision::Succeeded, _) => HealthSign::Good,
+        (AttemptDecision::Over | AttemptDecision::StopEndpoint(_), _) => HealthSign::Neither,
         // It is well, and said so.
-        (Ruling::GiveUp, _) if answer.wish == Some(Wish::AbortMessage) => HealthSign::Neither,
-        (Ruling::GiveUp | Ruling::RetryAt(_), DeliveryClass::Progress) => HealthSign::BadProgress,
-        (Ruling::GiveUp, DeliveryClass::Normal) => HealthSign::Bad { exhausted: true },
-        (Ruling::GiveUp | Ruling::RetryAt(_), _) => HealthSign::Bad { exhausted: false },
+        (AttemptDecision::GiveUp, _) if answer.wish == Some(Wish::AbortMessage) => HealthSign::Neither,
+        (AttemptDecision::GiveUp | AttemptDecision::RetryAt(_), DeliveryClass::Progress) => HealthSign::BadProgress,
+        (AttemptDecision::GiveUp, DeliveryClass::Normal) => HealthSign::Bad { exhausted: true },
+        (AttemptDecision::GiveUp | AttemptDecision::RetryAt(_), _) => HealthSign::Bad { exhausted: false },
     }
 }
 
@@ -99,9 +99,9 @@ mod tests {
         Claim { class, attempts, occurred_at: at(0), begun_at: at(0), ..testing::claim() }
     }
 
-    fn ruled(claim: &Claim, answer: &Answer, now: Timestamp) -> Ruling {
+    fn decided(claim: &Claim, answer: &Answer, now: Timestamp) -> AttemptDecision {
         let settings = settings();
-        judge(claim, &EndpointTerms::of("http://localhost"), answer, &settings, settings.delivery_expiry, now, 0.5)
+        decide(claim, &EndpointTerms::of("http://localhost"), answer, &settings, settings.delivery_expiry, now, 0.5)
     }
 
     /// webhooks R1.
@@ -109,14 +109,14 @@ mod tests {
     fn two_hundreds_succeed_and_nothing_else() {
         let claim = claim(DeliveryClass::Normal, 0);
         for status in [200, 202, 204, 299] {
-            assert_eq!(ruled(&claim, &answer(status), at(0)), Ruling::Succeeded, "{status}");
+            assert_eq!(decided(&claim, &answer(status), at(0)), AttemptDecision::Succeeded, "{status}");
         }
         for status in [101, 199, 300, 301, 304, 307, 400, 404, 500, 503] {
-            assert_eq!(ruled(&claim, &answer(status), at(0)), Ruling::RetryAt(at(5)), "{status}");
+            assert_eq!(decided(&claim, &answer(status), at(0)), AttemptDecision::RetryAt(at(5)), "{status}");
         }
         for outcome in [AttemptOutcome::Refused, AttemptOutcome::Reset, AttemptOutcome::Tls, AttemptOutcome::Dns] {
             let answer = Answer::without_response(outcome, None, Duration::ZERO);
-            assert_eq!(ruled(&claim, &answer, at(0)), Ruling::RetryAt(at(5)), "{outcome:?}");
+            assert_eq!(decided(&claim, &answer, at(0)), AttemptDecision::RetryAt(at(5)), "{outcome:?}");
         }
     }
 
@@ -125,32 +125,32 @@ mod tests {
     fn a_receiver_may_end_a_message_or_all_of_them() {
         let claim = claim(DeliveryClass::Normal, 0);
         let wishing = |status, wish| Answer { wish: Some(wish), ..answer(status) };
-        let judged = |answer: &Answer| ruled(&claim, answer, at(0));
-        assert_eq!(judged(&answer(410)), Ruling::StopEndpoint(DisabledBecause::Gone));
-        assert_eq!(judged(&wishing(500, Wish::Disable)), Ruling::StopEndpoint(DisabledBecause::Asked));
-        assert_eq!(judged(&wishing(500, Wish::AbortMessage)), Ruling::GiveUp);
-        assert_eq!(judged(&wishing(200, Wish::AbortMessage)), Ruling::Succeeded);
+        let judged = |answer: &Answer| decided(&claim, answer, at(0));
+        assert_eq!(judged(&answer(410)), AttemptDecision::StopEndpoint(DisabledBecause::Gone));
+        assert_eq!(judged(&wishing(500, Wish::Disable)), AttemptDecision::StopEndpoint(DisabledBecause::Asked));
+        assert_eq!(judged(&wishing(500, Wish::AbortMessage)), AttemptDecision::GiveUp);
+        assert_eq!(judged(&wishing(200, Wish::AbortMessage)), AttemptDecision::Succeeded);
     }
 
     /// webhooks R2, R3, R13: the tenth failure is the last, and so is
     /// one whose next attempt would be too late.
     #[test]
     fn attempts_end_by_count_and_by_the_clock() {
-        let judged = |attempts, now| ruled(&claim(DeliveryClass::Normal, attempts), &answer(500), now);
-        assert_eq!(judged(8, at(60)), Ruling::RetryAt(at(60 + 24 * 3600)));
-        assert_eq!(judged(9, at(60)), Ruling::GiveUp);
-        assert_eq!(judged(8, at(72 * 3600)), Ruling::RetryAt(at(96 * 3600)));
-        assert_eq!(judged(8, at(72 * 3600 + 1)), Ruling::GiveUp);
+        let judged = |attempts, now| decided(&claim(DeliveryClass::Normal, attempts), &answer(500), now);
+        assert_eq!(judged(8, at(60)), AttemptDecision::RetryAt(at(60 + 24 * 3600)));
+        assert_eq!(judged(9, at(60)), AttemptDecision::GiveUp);
+        assert_eq!(judged(8, at(72 * 3600)), AttemptDecision::RetryAt(at(96 * 3600)));
+        assert_eq!(judged(8, at(72 * 3600 + 1)), AttemptDecision::GiveUp);
     }
 
     /// webhooks C5.
     #[test]
     fn progress_is_given_up_after_two_attempts_or_half_a_minute() {
-        let judged = |attempts, status, now| ruled(&claim(DeliveryClass::Progress, attempts), &answer(status), now);
-        assert_eq!(judged(0, 500, at(1)), Ruling::RetryAt(at(11)));
-        assert_eq!(judged(1, 500, at(11)), Ruling::GiveUp);
-        assert_eq!(judged(0, 500, at(25)), Ruling::GiveUp, "the next would be after 35 seconds");
-        assert_eq!(judged(0, 429, at(1)), Ruling::GiveUp, "a minute of rest outlasts it");
+        let judged = |attempts, status, now| decided(&claim(DeliveryClass::Progress, attempts), &answer(status), now);
+        assert_eq!(judged(0, 500, at(1)), AttemptDecision::RetryAt(at(11)));
+        assert_eq!(judged(1, 500, at(11)), AttemptDecision::GiveUp);
+        assert_eq!(judged(0, 500, at(25)), AttemptDecision::GiveUp, "the next would be after 35 seconds");
+        assert_eq!(judged(0, 429, at(1)), AttemptDecision::GiveUp, "a minute of rest outlasts it");
     }
 
     /// webhooks R6, from the receiver's own words.
@@ -158,7 +158,7 @@ mod tests {
     fn a_date_to_come_back_at_is_kept() {
         let answer = Answer { retry_after: Some(RetryAfter::At(at(100))), ..answer(503) };
         let claim = claim(DeliveryClass::Normal, 0);
-        assert_eq!(ruled(&claim, &answer, at(40)), Ruling::RetryAt(at(100)));
+        assert_eq!(decided(&claim, &answer, at(40)), AttemptDecision::RetryAt(at(100)));
     }
 
     /// webhooks R3, L3: an endpoint's own schedule, and the whole of it again for who was asked for again.
@@ -169,23 +169,29 @@ mod tests {
             EndpointTerms { retry_schedule: Some(vec![minute, minute * 2]), ..EndpointTerms::of("http://localhost") };
         let judged = |attempts, attempts_before| {
             let claim = Claim { attempts_before, begun_at: at(50), ..claim(DeliveryClass::Normal, attempts) };
-            judge(&claim, &terms, &answer(500), &settings(), settings().delivery_expiry, at(60), 0.5)
+            decide(&claim, &terms, &answer(500), &settings(), settings().delivery_expiry, at(60), 0.5)
         };
-        assert_eq!([judged(0, 0), judged(1, 0)], [Ruling::RetryAt(at(120)), Ruling::RetryAt(at(180))]);
-        assert_eq!(judged(2, 0), Ruling::GiveUp);
-        assert_eq!([judged(7, 7), judged(8, 7)], [Ruling::RetryAt(at(120)), Ruling::RetryAt(at(180))]);
-        assert_eq!(judged(9, 7), Ruling::GiveUp);
+        assert_eq!(
+            [judged(0, 0), judged(1, 0)],
+            [AttemptDecision::RetryAt(at(120)), AttemptDecision::RetryAt(at(180))]
+        );
+        assert_eq!(judged(2, 0), AttemptDecision::GiveUp);
+        assert_eq!(
+            [judged(7, 7), judged(8, 7)],
+            [AttemptDecision::RetryAt(at(120)), AttemptDecision::RetryAt(at(180))]
+        );
+        assert_eq!(judged(9, 7), AttemptDecision::GiveUp);
     }
 
     #[test]
     fn a_test_has_one_attempt_and_stops_nobody() {
         let test = claim(DeliveryClass::Test, 0);
         for status in [410, 429, 500] {
-            assert_eq!(ruled(&test, &answer(status), at(0)), Ruling::Over);
-            assert_eq!(sign(&test, &answer(status), Ruling::Over), HealthSign::Neither);
+            assert_eq!(decided(&test, &answer(status), at(0)), AttemptDecision::Over);
+            assert_eq!(sign(&test, &answer(status), AttemptDecision::Over), HealthSign::Neither);
         }
-        assert_eq!(ruled(&test, &answer(200), at(0)), Ruling::Succeeded);
-        assert_eq!(sign(&test, &answer(200), Ruling::Succeeded), HealthSign::Good);
+        assert_eq!(decided(&test, &answer(200), at(0)), AttemptDecision::Succeeded);
+        assert_eq!(sign(&test, &answer(200), AttemptDecision::Succeeded), HealthSign::Good);
     }
 
     /// webhooks C5, R9.
@@ -194,11 +200,11 @@ mod tests {
         let (normal, progress) = (claim(DeliveryClass::Normal, 0), claim(DeliveryClass::Progress, 0));
         let notice = claim(DeliveryClass::Notice, 0);
         let refusing = Answer { wish: Some(Wish::AbortMessage), ..answer(422) };
-        let again = Ruling::RetryAt(at(5));
+        let again = AttemptDecision::RetryAt(at(5));
         assert_eq!(sign(&normal, &answer(500), again), HealthSign::Bad { exhausted: false });
-        assert_eq!(sign(&normal, &answer(500), Ruling::GiveUp), HealthSign::Bad { exhausted: true });
-        assert_eq!(sign(&notice, &answer(500), Ruling::GiveUp), HealthSign::Bad { exhausted: false });
-        assert_eq!(sign(&progress, &answer(500), Ruling::GiveUp), HealthSign::BadProgress);
-        assert_eq!(sign(&normal, &refusing, Ruling::GiveUp), HealthSign::Neither);
+        assert_eq!(sign(&normal, &answer(500), AttemptDecision::GiveUp), HealthSign::Bad { exhausted: true });
+        assert_eq!(sign(&notice, &answer(500), AttemptDecision::GiveUp), HealthSign::Bad { exhausted: false });
+        assert_eq!(sign(&progress, &answer(500), AttemptDecision::GiveUp), HealthSign::BadProgress);
+        assert_eq!(sign(&normal, &refusing, AttemptDecision::GiveUp), HealthSign::Neither);
     }
 }

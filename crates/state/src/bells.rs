@@ -2,7 +2,7 @@
 //! rings, and whoever waits looks for itself.
 //!
 //! A ring makes news fast, looking again makes it right. So an adapter that reaches other nodes may lose a
-//! ring, as long as it says how often those who wait are to look without one. [`Rings`] reaches its own
+//! ring, as long as it says how often those who wait are to look without one. [`LocalBells`] reaches its own
 //! process and loses none.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use crate::lock::lock;
 use domain::id::UploadId;
 
 /// Tells whoever waits that uploads have changed.
-pub trait News: fmt::Debug + Send + Sync + 'static {
+pub trait Bells: fmt::Debug + Send + Sync + 'static {
     /// Rings for an upload. Called after each of its commits; never waits.
     fn changed(&self, upload: UploadId);
 
@@ -28,15 +28,15 @@ pub trait News: fmt::Debug + Send + Sync + 'static {
     fn of_all(&self) -> Bell;
 }
 
-type Listeners = Arc<Mutex<HashMap<UploadId, watch::Sender<()>>>>;
+type UploadBells = Arc<Mutex<HashMap<UploadId, watch::Sender<()>>>>;
 
 /// Bells for single uploads, kept only while somebody listens, and one
 /// for all of them: the news of one process.
 #[derive(Debug)]
-pub struct Rings {
-    uploads: Listeners,
+pub struct LocalBells {
+    uploads: UploadBells,
     all: watch::Sender<()>,
-    look_again_every: Option<Duration>,
+    poll_interval: Option<Duration>,
 }
 
 /// Rings after every commit. Armed when made: a change between making it and waiting is not missed.
@@ -44,25 +44,25 @@ pub struct Rings {
 pub struct Bell {
     /// Taken only when dropped.
     ring: Option<watch::Receiver<()>>,
-    listening_to: Option<(UploadId, Listeners)>,
-    look_again_every: Option<Duration>,
+    upload: Option<(UploadId, UploadBells)>,
+    poll_interval: Option<Duration>,
 }
 
-impl Default for Rings {
+impl Default for LocalBells {
     fn default() -> Self {
-        Self { uploads: Arc::default(), all: watch::Sender::new(()), look_again_every: None }
+        Self { uploads: Arc::default(), all: watch::Sender::new(()), poll_interval: None }
     }
 }
 
-impl Rings {
+impl LocalBells {
     /// The same for an adapter whose rings come from afar and may be lost: bells ring at least this often by
     /// themselves.
-    pub fn looking_again_every(every: Duration) -> Self {
-        Self { look_again_every: Some(every), ..Self::default() }
+    pub fn with_poll_interval(every: Duration) -> Self {
+        Self { poll_interval: Some(every), ..Self::default() }
     }
 }
 
-impl News for Rings {
+impl Bells for LocalBells {
     fn changed(&self, upload: UploadId) {
         self.all.send_replace(());
         if let Some(ring) = lock(&self.uploads).get(&upload) {
@@ -73,19 +73,19 @@ impl News for Rings {
     fn of_upload(&self, upload: UploadId) -> Bell {
         let mut uploads = lock(&self.uploads);
         let ring = uploads.entry(upload).or_insert_with(|| watch::Sender::new(())).subscribe();
-        let listening_to = Some((upload, Arc::clone(&self.uploads)));
-        Bell { ring: Some(ring), listening_to, look_again_every: self.look_again_every }
+        let upload = Some((upload, Arc::clone(&self.uploads)));
+        Bell { ring: Some(ring), upload, poll_interval: self.poll_interval }
     }
 
     fn of_all(&self) -> Bell {
-        Bell { ring: Some(self.all.subscribe()), listening_to: None, look_again_every: self.look_again_every }
+        Bell { ring: Some(self.all.subscribe()), upload: None, poll_interval: self.poll_interval }
     }
 }
 
 impl Bell {
     /// Waits for a change since the last time this was asked, or for the time to look without one.
     pub async fn rang(&mut self) {
-        match self.look_again_every {
+        match self.poll_interval {
             None => self.heard().await,
             Some(every) => tokio::time::timeout(every, self.heard()).await.unwrap_or_default(),
         }
@@ -104,7 +104,7 @@ impl Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        if let Some((id, uploads)) = &self.listening_to {
+        if let Some((id, uploads)) = &self.upload {
             let mut uploads = lock(uploads);
             self.ring = None;
             if uploads.get(id).is_some_and(|ring| ring.receiver_count() == 0) {
@@ -121,28 +121,29 @@ mod tests {
     use domain::time::Timestamp;
 
     #[tokio::test(start_paused = true)]
-    async fn rings_keep_the_promises_of_news() {
-        conformance::news::a_change_rings_its_own_bell_and_the_common_one(&Rings::default()).await;
-        conformance::news::a_change_before_the_waiting_is_not_missed(&Rings::default()).await;
-        conformance::news::a_change_before_the_waiting_is_not_missed(&Rings::looking_again_every(
+    async fn local_bells_keep_the_promises_of_the_port() {
+        conformance::bells::a_change_rings_its_own_bell_and_the_common_one(&LocalBells::default()).await;
+        conformance::bells::a_change_before_the_waiting_is_not_missed(&LocalBells::default()).await;
+        conformance::bells::a_change_before_the_waiting_is_not_missed(&LocalBells::with_poll_interval(
             Duration::from_hours(1),
         ))
         .await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_bell_whose_rings_may_be_lost_rings_by_itself() {
-        let rings = Rings::looking_again_every(Duration::from_secs(2));
+    async fn a_bell_whose_rings_may_be_lost_rings_at_intervals() {
+        let rings = LocalBells::with_poll_interval(Duration::from_secs(2));
         let began = tokio::time::Instant::now();
         rings.of_all().rang().await;
         assert_eq!(began.elapsed(), Duration::from_secs(2));
-        let never = tokio::time::timeout(Duration::from_hours(1), async { Rings::default().of_all().rang().await });
+        let never =
+            tokio::time::timeout(Duration::from_hours(1), async { LocalBells::default().of_all().rang().await });
         assert!(never.await.is_err(), "where none is lost, nobody looks in vain");
     }
 
     #[test]
     fn a_bell_nobody_listens_to_is_put_away() {
-        let rings = Rings::default();
+        let rings = LocalBells::default();
         let id = UploadId::new(Timestamp::from_unix_ms(1), [1; 10]);
         let (first, second) = (rings.of_upload(id), rings.of_upload(id));
         drop(first);
