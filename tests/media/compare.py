@@ -2,7 +2,7 @@
 
     python3 tests/media/compare.py [--seconds 100] [--seed N] [--only NAME]
 
-Files of every container and codec that docs/status.md names are made (make.py), and MP4 and Matroska files are changed by
+Files of every container and codec that docs/media.md names are made (make.py), and MP4 and Matroska files are changed by
 hand (change.py). Each is uploaded, and the facts in its status must be what ffprobe finds, or what is known of it: type,
 size as shown, duration, frame rate, channels, sample rate and codecs. The order is that of the seed, and the run ends when
 its time is up; --seconds 0 makes them all. A file whose facts are wrong is kept in target/test-data/media, and named.

@@ -1,4 +1,4 @@
-"""Makes media files of every container and codec that docs/status.md names, with ffmpeg, mkvtoolnix, libheif and libavif.
+"""Makes media files of every container and codec that docs/media.md names, with ffmpeg, mkvtoolnix, libheif and libavif.
 
 Each stream is encoded once; after that files are put together without encoding anything, which takes a tenth of a second.
 A case is a name, a way to make its file, and what is known better than ffprobe does.
