@@ -9,8 +9,8 @@ use prometheus_client::registry::Registry;
 use crate::app::public_url;
 use crate::config::{AllowOrigins, Config};
 use crate::front;
-use crate::front::{Areas, Health, Reads, Webhooks};
-use dialects::uploads::{Terms, Uploads};
+use crate::front::{HealthApi, Services, UploadApi, WebhookApi};
+use dialects::uploads::{DialectSettings, UploadContext};
 use domain::host::Host;
 use edge::access::{Access, ClientRights, Exposure, LoggedDenials, Origins, Token};
 use edge::address_limits::AddressLimit;
@@ -53,9 +53,9 @@ pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) 
     let Watched { refusals, rejections, edge: metrics } = parts.watched.clone();
     let own_fields = config.cors.allow_headers.iter().chain(&config.hooks.forward_headers);
     let lists = front::cors_lists(&dialects, header_names(own_fields).iter().map(ToString::to_string).collect());
-    let areas = areas(config, parts, server_keys, &access, &addresses, &answers);
+    let services = services(config, parts, server_keys, &access, &addresses, &answers);
     Edge {
-        table: front::table(dialects, &areas),
+        table: front::table(dialects, &services),
         cors: Cors::new(config.cors.allow_credentials, config.cors.max_age, &lists),
         connections: AddressLimit::new(config.limits.max_connections_per_address),
         uploads: AddressLimit::new(config.limits.max_active_uploads_per_address),
@@ -70,28 +70,28 @@ pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) 
     }
 }
 
-fn areas(
+fn services(
     config: &Config,
     parts: Parts<'_>,
     server_keys: &ServerKeys,
     access: &Arc<Access>,
     addresses: &Arc<Addresses>,
     answers: &AnswerMemory,
-) -> Areas {
+) -> Services {
     let Parts { engine, sender, registry, watched, .. } = parts;
-    let terms = terms(config, &engine);
+    let settings = dialect_settings(config, &engine);
     let (max_page, idle_timeout, max_metadata_bytes) =
-        (config.status.max_page, terms.idle_timeout, terms.max_metadata_bytes);
-    let uploads = Arc::new(Uploads {
+        (config.status.max_page, settings.idle_timeout, settings.max_metadata_bytes);
+    let uploads = Arc::new(UploadContext {
         engine: engine.clone(),
         addresses: Arc::clone(addresses),
-        terms,
+        settings,
         metrics: watched.edge.clone(),
     });
     let streams = AddressLimit::new(config.status.max_streams_per_address);
     let stream_slots = StreamSlots::new(config.status.max_streams, streams, &watched.edge, watched.refusals.clone());
     let cursors = Cursors::new(server_keys);
-    let reads = Reads {
+    let reads = UploadApi {
         engine: engine.clone(),
         uploads: Arc::clone(&uploads),
         access: Arc::clone(access),
@@ -104,7 +104,7 @@ fn areas(
         max_metadata_bytes,
         idle_timeout,
     };
-    let webhooks = Webhooks {
+    let webhooks = WebhookApi {
         webhooks: sender.admin().clone(),
         engine: engine.clone(),
         answers: answers.clone(),
@@ -113,20 +113,20 @@ fn areas(
         max_metadata_bytes,
         idle_timeout,
     };
-    let health = Health {
+    let health = HealthApi {
         engine,
         liveness: sender.liveness().clone(),
         readiness: front::health::Readiness::default(),
         access: Arc::clone(access),
         registry: Arc::new(registry),
     };
-    Areas { uploads, reads: Arc::new(reads), webhooks: Arc::new(webhooks), health: Arc::new(health) }
+    Services { uploads, reads: Arc::new(reads), webhooks: Arc::new(webhooks), health: Arc::new(health) }
 }
 
-fn terms(config: &Config, engine: &Engine) -> Terms {
+fn dialect_settings(config: &Config, engine: &Engine) -> DialectSettings {
     // What the storage asks for may be more than the configuration.
     let range_alignment_bytes = engine.settings().ranges.alignment_bytes;
-    Terms {
+    DialectSettings {
         max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
         idle_timeout: config.limits.bodies.idle_timeout,
         // Nothing is gathered for an application that is asked nothing.

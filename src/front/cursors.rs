@@ -11,14 +11,14 @@ use edge::query;
 
 /// The places of one list, for one tenant.
 #[derive(Debug)]
-pub(super) struct Places<'a> {
+pub(super) struct PageCursors<'a> {
     cursors: &'a Cursors,
     scope: CursorScope,
     /// What cursors of the list begin with, so that people can tell them apart.
     name: &'static str,
 }
 
-impl<'a> Places<'a> {
+impl<'a> PageCursors<'a> {
     pub(super) fn in_uploads(cursors: &'a Cursors, principal: &Principal) -> Self {
         Self::of(cursors, principal, Listing::Uploads, "uploads")
     }
@@ -41,11 +41,11 @@ impl<'a> Places<'a> {
     }
 
     /// Reads what [`cursor`](Self::cursor) wrote for the same list and tenant.
-    pub(super) fn place(&self, value: &str) -> Result<[u8; 16], Problem> {
+    pub(super) fn open(&self, value: &str) -> Result<[u8; 16], Problem> {
         let sealed = value.strip_prefix(self.name).and_then(|rest| rest.strip_prefix('_'));
-        let place = sealed.and_then(|sealed| self.cursors.open(self.scope, sealed));
-        let place = place.and_then(|place| place.try_into().ok());
-        place.ok_or_else(|| query::bad("cursor", value, "it must be the `next` of a page of this list"))
+        let open = sealed.and_then(|sealed| self.cursors.open(self.scope, sealed));
+        let open = open.and_then(|open| open.try_into().ok());
+        open.ok_or_else(|| query::bad("cursor", value, "it must be the `next` of a page of this list"))
     }
 }
 
@@ -62,18 +62,18 @@ mod tests {
     fn a_cursor_is_of_one_list_and_one_tenant_and_tells_no_id() {
         let (cursors, own) = (Cursors::new(&ServerKeys::generate([7; 32], [7; 4])), Principal::server());
         let id = UploadId::new(Timestamp::from_unix_ms(1_795_300_290_123), [3; 10]);
-        let places = Places::in_uploads(&cursors, &own);
-        let cursor = places.cursor(id.as_bytes());
-        assert_eq!(places.place(&cursor).ok().as_ref(), Some(id.as_bytes()));
+        let page_cursors = PageCursors::in_uploads(&cursors, &own);
+        let cursor = page_cursors.cursor(id.as_bytes());
+        assert_eq!(page_cursors.open(&cursor).ok().as_ref(), Some(id.as_bytes()));
         assert!(cursor.starts_with("uploads_"), "{cursor}");
 
         let other = Principal { tenant: TenantId::from_number(1), ..Principal::server() };
-        assert!(Places::in_uploads(&cursors, &other).place(&cursor).is_err(), "another tenant's");
+        assert!(PageCursors::in_uploads(&cursors, &other).open(&cursor).is_err(), "another tenant's");
         let sealed = cursor.trim_start_matches("uploads_");
-        let in_another_list = Places::in_deliveries(&cursors, &own).place(&format!("deliveries_{sealed}"));
+        let in_another_list = PageCursors::in_deliveries(&cursors, &own).open(&format!("deliveries_{sealed}"));
         assert!(in_another_list.is_err(), "whatever it says it is");
         for wrong in [&format!("uploads_{id}"), &format!("deliveries_{sealed}"), sealed, "uploads_", "7", ""] {
-            assert!(places.place(wrong).is_err(), "{wrong}");
+            assert!(page_cursors.open(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use actix_web::HttpResponse;
 use actix_web::http::header;
 
-use crate::front::{Reads, problems};
+use crate::front::{UploadApi, problems};
 use edge::principal::principal;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
 
 /// `DELETE /api/v1/uploads/{id}`. 204 says that the upload has no bytes any more, or that they are on their
 /// way out; also when it had ended before.
-pub(super) async fn delete(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn delete(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let id = problems::parse_id(&call.parameter(0))?;
     shared
         .engine

@@ -14,7 +14,7 @@ use futures::stream;
 use tokio::time::Instant;
 
 use crate::front::status::{PROGRESS_EVERY, Viewer};
-use crate::front::{Reads, problems, status};
+use crate::front::{UploadApi, problems, status};
 use api::upload::Snapshot;
 use domain::id::UploadId;
 use domain::log::{EventPosition, LoggedEvent};
@@ -46,16 +46,16 @@ const SNAPSHOT_UPLOADS: u32 = 100;
 /// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more happens by itself, or with
 /// `?until=ended` only when nothing more can be reported either. Asking again then is answered with 204,
 /// which keeps browsers from reconnecting.
-pub(super) async fn of_one(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn of_one(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     if call.request.method() == Method::HEAD {
         return Ok(stream_head().finish());
     }
     answer_one(&call.request, &call.parameter(0), shared).await
 }
 
-async fn answer_one(request: &HttpRequest, id: &str, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+async fn answer_one(request: &HttpRequest, id: &str, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let (id, principal) = (problems::parse_id(id)?, principal(request));
-    let Ask { seen, until } = ask(request, &["last_event_id", "until"])?;
+    let StreamRequest { seen, until } = stream_request(request, &["last_event_id", "until"])?;
     let slot = shared.stream_slots.take(request)?;
     let bell = shared.engine.bell(id);
     let status = shared.engine.status(&principal, id).await.map_err(|error| problems::problem(error, request))?;
@@ -66,19 +66,29 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: Arc<Reads>) -> Resu
     }
     let resumed = seen.filter(|seen| can_resume(*seen, newest));
     let mut ready = VecDeque::new();
-    let mut quiet = Quiet::default();
+    let mut unpublished = UnpublishedReports::default();
     if resumed.is_none() {
-        quiet.are_shown(&status.upload);
+        unpublished.are_shown(&status.upload);
         ready.push_back(message(
             "snapshot",
             Some(&sequence_id(&shared, principal.tenant, id, newest)),
             &status::text(&status::shown(&status, &shared, Viewer::Client)),
         ));
     }
-    let source = Source::One { id, seen: resumed.unwrap_or(newest), until, told_received: None, quiet };
+    let source = StreamSource::One { id, seen: resumed.unwrap_or(newest), until, sent_received: None, unpublished };
     let memory = shared.answers.reserve(request, ready.iter().map(Bytes::len).sum()).await?;
-    Ok(Stream { shared, principal, source, bell, ready, memory: Some(memory), look: true, ended: false, _slot: slot }
-        .respond())
+    Ok(Stream {
+        shared,
+        principal,
+        source,
+        bell,
+        ready,
+        memory: Some(memory),
+        query_due: true,
+        ended: false,
+        _slot: slot,
+    }
+    .respond())
 }
 
 /// A client that has missed very much is better served with a snapshot. So is one that has seen what is not
@@ -88,17 +98,17 @@ fn can_resume(seen: u64, newest: u64) -> bool {
 }
 
 /// The id of the event of an upload with this sequence.
-fn sequence_id(shared: &Reads, tenant: TenantId, upload: UploadId, sequence: u64) -> String {
+fn sequence_id(shared: &UploadApi, tenant: TenantId, upload: UploadId, sequence: u64) -> String {
     shared.cursors.seal(own(tenant, Listing::EventsOf(upload)), &sequence.to_be_bytes())
 }
 
-fn sequence_in(shared: &Reads, tenant: TenantId, upload: UploadId, sealed: &str) -> Option<u64> {
+fn sequence_in(shared: &UploadApi, tenant: TenantId, upload: UploadId, sealed: &str) -> Option<u64> {
     let place = shared.cursors.open(own(tenant, Listing::EventsOf(upload)), sealed)?;
     Some(u64::from_be_bytes(place.try_into().ok()?))
 }
 
 /// The id of the event at this position in the log of all.
-fn position_id(shared: &Reads, tenant: TenantId, position: EventPosition) -> String {
+fn position_id(shared: &UploadApi, tenant: TenantId, position: EventPosition) -> String {
     shared.cursors.seal(own(tenant, Listing::Events), &position.to_bytes())
 }
 
@@ -107,16 +117,16 @@ fn own(tenant: TenantId, listing: Listing) -> CursorScope {
 }
 
 /// `GET /api/v1/events`: the events of all uploads, in the order of their commits.
-pub(super) async fn of_all(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn of_all(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     if call.request.method() == Method::HEAD {
         return Ok(stream_head().finish());
     }
     answer_all(&call.request, shared).await
 }
 
-async fn answer_all(request: &HttpRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+async fn answer_all(request: &HttpRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let principal = principal(request);
-    let Ask { seen, .. } = ask(request, &["last_event_id"])?;
+    let StreamRequest { seen, .. } = stream_request(request, &["last_event_id"])?;
     let slot = shared.stream_slots.take(request)?;
     let bell = shared.engine.bell_for_all();
     let refuse = |error| problems::problem(error, request);
@@ -134,14 +144,14 @@ async fn answer_all(request: &HttpRequest, shared: Arc<Reads>) -> Result<HttpRes
             newest
         }
     };
-    let source = Source::All { seen };
-    Ok(Stream { shared, principal, source, bell, ready, memory, look: true, ended: false, _slot: slot }.respond())
+    let source = StreamSource::All { seen };
+    Ok(Stream { shared, principal, source, bell, ready, memory, query_due: true, ended: false, _slot: slot }.respond())
 }
 
 /// Where a client goes on, if it can; by the same rule as [`can_resume`]. Nor can one that has missed events
 /// that are not kept any more.
 async fn resumable_position(
-    shared: &Reads,
+    shared: &UploadApi,
     principal: &Principal,
     sealed: Option<&str>,
 ) -> Result<Option<EventPosition>, EngineError> {
@@ -155,7 +165,7 @@ async fn resumable_position(
 }
 
 async fn snapshot_of_all(
-    shared: &Reads,
+    shared: &UploadApi,
     principal: &Principal,
     newest: EventPosition,
     most: u32,
@@ -172,15 +182,15 @@ async fn snapshot_of_all(
 
 /// What a client wants of a stream.
 #[derive(Debug, Default)]
-struct Ask {
+struct StreamRequest {
     /// The id of the last event it has seen.
     seen: Option<String>,
-    until: Until,
+    until: StreamEnd,
 }
 
 /// When the stream of one upload ends.
 #[derive(Debug, Clone, Copy, Default)]
-enum Until {
+enum StreamEnd {
     /// Nothing more happens by itself: it has completed, or ended.
     #[default]
     Settled,
@@ -188,7 +198,7 @@ enum Until {
     Ended,
 }
 
-impl Until {
+impl StreamEnd {
     fn is_reached_by(self, upload: &Upload) -> bool {
         match self {
             Self::Settled => upload.is_settled(),
@@ -198,53 +208,53 @@ impl Until {
 }
 
 /// The place to go on from may stand in the header or, for pages that cannot set it, in the query.
-fn ask(request: &HttpRequest, known: &[&str]) -> Result<Ask, Problem> {
-    let mut ask = Ask::default();
+fn stream_request(request: &HttpRequest, known: &[&str]) -> Result<StreamRequest, Problem> {
+    let mut stream_request = StreamRequest::default();
     let mut seen = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
     for (name, value) in Query::parse(request.query_string())?.pairs() {
         match (name, value) {
             (query::TOKEN, _) => {}
             _ if !known.contains(&name) => return Err(query::unknown(name, &known.join(", "))),
             ("last_event_id", _) => seen = seen.or_else(|| Some(value.to_owned())),
-            (_, "settled") => ask.until = Until::Settled,
-            (_, "ended") => ask.until = Until::Ended,
+            (_, "settled") => stream_request.until = StreamEnd::Settled,
+            (_, "ended") => stream_request.until = StreamEnd::Ended,
             _ => return Err(query::bad(name, value, "settled, ended")),
         }
     }
-    ask.seen = seen;
-    Ok(ask)
+    stream_request.seen = seen;
+    Ok(stream_request)
 }
 
 struct Stream {
-    shared: Arc<Reads>,
+    shared: Arc<UploadApi>,
     principal: Principal,
-    source: Source,
+    source: StreamSource,
     bell: Bell,
     ready: VecDeque<Bytes>,
     /// For what is ready.
     memory: Option<AnswerReservation>,
     /// There may be events that were not looked for yet, or nothing more to come.
-    look: bool,
+    query_due: bool,
     ended: bool,
     _slot: StreamSlot,
 }
 
-enum Source {
-    One { id: UploadId, seen: u64, until: Until, told_received: Option<u64>, quiet: Quiet },
+enum StreamSource {
+    One { id: UploadId, seen: u64, until: StreamEnd, sent_received: Option<u64>, unpublished: UnpublishedReports },
     All { seen: EventPosition },
 }
 
 /// Reports of backends that came too close on others to make an event. They are shown too, but not each by
 /// itself.
 #[derive(Debug, Default)]
-struct Quiet {
+struct UnpublishedReports {
     /// When the latest that was shown came.
     shown: Option<Timestamp>,
     /// When those since then are to be shown.
     due: Option<Instant>,
 }
 
-impl Quiet {
+impl UnpublishedReports {
     fn are_shown(&mut self, upload: &Upload) {
         *self = Self { shown: Self::latest(upload), due: None };
     }
@@ -288,8 +298,8 @@ impl Stream {
             if self.ended {
                 return None;
             }
-            if self.look {
-                self.look = false;
+            if self.query_due {
+                self.query_due = false;
                 // A client that comes back goes on where it was.
                 let most_bytes = BATCH as usize * self.shared.most_event_bytes();
                 let mut memory = self.shared.answers.reserve_with(None, most_bytes).await.ok()?;
@@ -302,14 +312,14 @@ impl Stream {
                 continue;
             }
             let heartbeat = Instant::now() + self.shared.heartbeat;
-            let (is_live, quiet_due) = self.timers().await;
+            let (is_live, unpublished_due) = self.timers().await;
             tokio::select! {
-                () = self.bell.rang() => self.look = true,
-                () = tokio::time::sleep(PROGRESS_EVERY), if is_live => self.look = true,
-                () = tokio::time::sleep_until(quiet_due.unwrap_or(heartbeat)), if quiet_due.is_some() => self.look = true,
+                () = self.bell.rang() => self.query_due = true,
+                () = tokio::time::sleep(PROGRESS_EVERY), if is_live => self.query_due = true,
+                () = tokio::time::sleep_until(unpublished_due.unwrap_or(heartbeat)), if unpublished_due.is_some() => self.query_due = true,
                 () = self.shared.engine.stopping() => return None,
                 () = tokio::time::sleep_until(heartbeat) => {
-                    self.look = true;
+                    self.query_due = true;
                     return Some(Bytes::from_static(b": still here\n\n"));
                 }
             }
@@ -319,18 +329,18 @@ impl Stream {
     /// Whether bytes are coming in, and when quiet reports are to be shown.
     async fn timers(&self) -> (bool, Option<Instant>) {
         match &self.source {
-            Source::One { id, quiet, .. } => (self.shared.engine.is_live(*id).await, quiet.due),
-            Source::All { .. } => (false, None),
+            StreamSource::One { id, unpublished, .. } => (self.shared.engine.is_live(*id).await, unpublished.due),
+            StreamSource::All { .. } => (false, None),
         }
     }
 
     async fn gather(&mut self) -> Result<(), EngineError> {
         let engine = &self.shared.engine;
         match &mut self.source {
-            Source::One { id, seen, until, told_received, quiet } => {
+            StreamSource::One { id, seen, until, sent_received, unpublished } => {
                 let status = engine.status(&self.principal, *id).await?;
                 let events = engine.events_of(&self.principal, *id, *seen, BATCH).await?;
-                self.look = events.len() == BATCH as usize;
+                self.query_due = events.len() == BATCH as usize;
                 for event in &events {
                     *seen = event.sequence;
                     self.ready.push_back(event_message(
@@ -339,10 +349,10 @@ impl Stream {
                     ));
                 }
                 let received = status.live.map(|live| live.received_bytes);
-                let has_bytes = received.is_some() && received != *told_received;
-                if has_bytes || quiet.are_due(&status.upload) {
-                    *told_received = received;
-                    quiet.are_shown(&status.upload);
+                let has_bytes = received.is_some() && received != *sent_received;
+                if has_bytes || unpublished.are_due(&status.upload) {
+                    *sent_received = received;
+                    unpublished.are_shown(&status.upload);
                     self.ready.push_back(message(
                         "progress",
                         None,
@@ -351,9 +361,9 @@ impl Stream {
                 }
                 self.ended = until.is_reached_by(&status.upload) && *seen + 1 >= status.upload.record().next_sequence;
             }
-            Source::All { seen } => {
+            StreamSource::All { seen } => {
                 let page = engine.events_since(&self.principal, *seen, BATCH).await?;
-                (*seen, self.look) = (page.seen, page.has_more);
+                (*seen, self.query_due) = (page.seen, page.has_more);
                 for event in &page.found {
                     self.ready.push_back(event_message(
                         event,

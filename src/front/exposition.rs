@@ -7,7 +7,7 @@ use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use prometheus_client::registry::Registry;
 
-use crate::front::Health;
+use crate::front::HealthApi;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
 
@@ -19,7 +19,7 @@ enum Format {
 }
 
 /// `GET /metrics`
-pub(super) async fn metrics(call: RoutedRequest, shared: Arc<Health>) -> Result<HttpResponse, Problem> {
+pub(super) async fn metrics(call: RoutedRequest, shared: Arc<HealthApi>) -> Result<HttpResponse, Problem> {
     let accepted = call.request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
     let format = Format::wanted(accepted);
     let (registry, engine) = (Arc::clone(&shared.registry), shared.engine.clone());

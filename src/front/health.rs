@@ -8,20 +8,20 @@ use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::front::Health;
+use crate::front::HealthApi;
 use edge::problem::Problem;
 use edge::query::Query;
 use edge::table::RoutedRequest;
 use engine::disk::DiskState;
 
 /// The process answers. Nothing else is tried: a full disk is no reason to be restarted.
-pub(super) async fn alive(_: RoutedRequest, _: Arc<Health>) -> Result<HttpResponse, Problem> {
+pub(super) async fn alive(_: RoutedRequest, _: Arc<HealthApi>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
 /// Requests can be served now, and webhooks are being sent: the data folder and the database were tried.
 /// Everyone may know whether it is ready; why it is not is for those who have a credential.
-pub(super) async fn ready(call: RoutedRequest, shared: Arc<Health>) -> Result<HttpResponse, Problem> {
+pub(super) async fn ready(call: RoutedRequest, shared: Arc<HealthApi>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let engine = shared.engine.clone();
     let ready = shared.readiness.get(async move { engine.check().await }).await;
@@ -56,10 +56,10 @@ fn asks_for_uploads(request: &HttpRequest) -> bool {
 /// What the last try came to. Trying writes to disk, so there is one try at a time, and none for `FRESH_FOR`
 /// after it, however many ask and whether they wait for the answer or not.
 #[derive(Debug, Default)]
-pub struct Readiness(Arc<Mutex<Option<Tried>>>);
+pub struct Readiness(Arc<Mutex<Option<ProbeOutcome>>>);
 
 #[derive(Debug)]
-struct Tried {
+struct ProbeOutcome {
     at: Instant,
     outcome: Result<(), String>,
 }
@@ -82,7 +82,7 @@ impl Readiness {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
                 format!("uploads cannot be taken now: {error}")
             });
-            *last = Some(Tried { at: Instant::now(), outcome: outcome.clone() });
+            *last = Some(ProbeOutcome { at: Instant::now(), outcome: outcome.clone() });
             outcome
         });
         looking.await.unwrap_or_else(|_| Err("the server is stopping".to_owned()))

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use actix_web::HttpResponse;
 use actix_web::http::header;
 
-use crate::front::cursors::Places;
-use crate::front::{Webhooks, problems, status};
+use crate::front::cursors::PageCursors;
+use crate::front::{WebhookApi, problems, status};
 use api::hook::List;
 use domain::id::HookCallId;
 use domain::query::HookCallQuery;
@@ -17,28 +17,28 @@ use edge::query::Query;
 use edge::table::RoutedRequest;
 
 /// `GET /api/v1/webhooks/hooks`, newest first.
-pub(super) async fn list(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let principal = principal(request);
-    let places = Places::in_hook_calls(&shared.cursors, &principal);
-    let mut wanted = call_query(request.query_string(), shared.max_page, &places)?;
+    let cursors = PageCursors::in_hook_calls(&shared.cursors, &principal);
+    let mut wanted = call_query(request.query_string(), shared.max_page, &cursors)?;
     let memory = shared.answers.reserve_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let found =
         shared.engine.hook_calls(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (calls, last) = status::page(found.iter().map(api::hook::Call::from), full);
-    let next = last.and_then(|last| found.get(last)).map(|call| places.cursor(call.id.as_bytes()));
+    let next = last.and_then(|last| found.get(last)).map(|call| cursors.cursor(call.id.as_bytes()));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, "no-cache"));
     Ok(memory.with(answer.json(List { calls, next })))
 }
 
-fn call_query(text: &str, max_page: u32, places: &Places<'_>) -> Result<HookCallQuery, Problem> {
+fn call_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Result<HookCallQuery, Problem> {
     let mut wanted = HookCallQuery { limit: 100.min(max_page), ..HookCallQuery::default() };
     for (name, value) in Query::parse(text)?.pairs() {
         match name {
             "upload" => wanted.upload = Some(query::upload_id(name, value)?),
-            "cursor" => wanted.before = Some(HookCallId::from_bytes(places.place(value)?)),
+            "cursor" => wanted.before = Some(HookCallId::from_bytes(cursors.open(value)?)),
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => return Err(query::unknown(name, "upload, cursor, limit")),
         }

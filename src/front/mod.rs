@@ -14,10 +14,10 @@ use futures::FutureExt;
 use futures::future::ready;
 use prometheus_client::registry::Registry;
 
-use crate::front::routes::{Answer, Answering, ROUTES, RouteEntry};
-use crate::front::switch::Switch;
-use dialects::dialect::Dialect;
-use dialects::uploads::{BASE_PATH, Uploads};
+use crate::front::dialect_switch::DialectSwitch;
+use crate::front::routes::{AnswerFuture, ROUTES, RouteEntry, RouteHandler};
+use dialects::dialect::DialectHandler;
+use dialects::uploads::{BASE_PATH, UploadContext};
 use domain::id::UploadId;
 use edge::CorsLists;
 use edge::access::Access;
@@ -31,6 +31,7 @@ use webhook::{Administration, Liveness};
 
 mod cursors;
 mod deletion;
+mod dialect_switch;
 mod events;
 mod exposition;
 pub mod health;
@@ -41,16 +42,15 @@ mod routes;
 mod schemas;
 mod stages;
 mod status;
-mod switch;
 mod webhooks;
 
 #[cfg(test)]
 mod tests;
 
 /// What answers about uploads are made of.
-pub struct Reads {
+pub struct UploadApi {
     pub engine: Engine,
-    pub uploads: Arc<Uploads>,
+    pub uploads: Arc<UploadContext>,
     pub access: Arc<Access>,
     pub answers: AnswerMemory,
     pub stream_slots: StreamSlots,
@@ -64,7 +64,7 @@ pub struct Reads {
 }
 
 /// What the administration of webhooks works with.
-pub struct Webhooks {
+pub struct WebhookApi {
     pub webhooks: Administration,
     pub engine: Engine,
     pub answers: AnswerMemory,
@@ -76,7 +76,7 @@ pub struct Webhooks {
 }
 
 /// What operators and their machines look at.
-pub struct Health {
+pub struct HealthApi {
     pub engine: Engine,
     /// Whether webhooks are being sent.
     pub liveness: Liveness,
@@ -87,29 +87,29 @@ pub struct Health {
 
 /// What the rows of the route table work with.
 #[derive(Debug)]
-pub struct Areas {
-    pub uploads: Arc<Uploads>,
-    pub reads: Arc<Reads>,
-    pub webhooks: Arc<Webhooks>,
-    pub health: Arc<Health>,
+pub struct Services {
+    pub uploads: Arc<UploadContext>,
+    pub reads: Arc<UploadApi>,
+    pub webhooks: Arc<WebhookApi>,
+    pub health: Arc<HealthApi>,
 }
 
 /// The route table.
-pub fn table(dialects: Vec<Dialect>, areas: &Areas) -> RouteTable {
+pub fn table(dialects: Vec<DialectHandler>, services: &Services) -> RouteTable {
     let dialects = Arc::new(dialects);
-    let effective_method = switch::effective_method(Arc::clone(&dialects));
-    let switch = Arc::new(Switch::new(dialects, Arc::clone(&areas.uploads)));
+    let effective_method = dialect_switch::effective_method(Arc::clone(&dialects));
+    let switch = Arc::new(DialectSwitch::new(dialects, Arc::clone(&services.uploads)));
     let rows = ROUTES.iter().map(|route| {
-        let row = Route::new(route.method, route.path, route.needs, handler(route, areas, &switch));
+        let row = Route::new(route.method, route.path, route.needs, handler(route, services, &switch));
         let row = row.labelled(route.label);
-        let row = if matches!(route.answer, Answer::Nothing) { row.for_nothing() } else { row };
+        let row = if matches!(route.answer, RouteHandler::Nothing) { row.for_nothing() } else { row };
         if route.path.starts_with(BASE_PATH) { row.for_uploads(switch.address(route.path)) } else { row }
     });
-    RouteTable::new(switch.own_rows().into_iter().chain(rows), effective_method)
+    RouteTable::new(switch.own_routes().into_iter().chain(rows), effective_method)
 }
 
 /// What pages may send and read, for every dialect.
-pub(crate) fn cors_lists(dialects: &[Dialect], own_fields: Vec<String>) -> CorsLists {
+pub(crate) fn cors_lists(dialects: &[DialectHandler], own_fields: Vec<String>) -> CorsLists {
     let own_methods = ROUTES.iter().map(|route| route.method);
     CorsLists {
         methods: dialects.iter().flat_map(|dialect| dialect.methods.iter().copied()).chain(own_methods).collect(),
@@ -122,16 +122,16 @@ pub(crate) fn cors_lists(dialects: &[Dialect], own_fields: Vec<String>) -> CorsL
     }
 }
 
-fn handler(route: &RouteEntry, areas: &Areas, switch: &Arc<Switch>) -> Handler {
+fn handler(route: &RouteEntry, services: &Services, switch: &Arc<DialectSwitch>) -> Handler {
     match route.answer {
-        Answer::Dialects => {
+        RouteHandler::Dialects => {
             let switch = Arc::clone(switch);
             Box::new(move |call| switch.answer(call))
         }
-        Answer::Nothing => Box::new(|call| ready(nothing_here(&call.request)).boxed_local()),
-        Answer::Reads(answer) => bound(answer, &areas.reads),
-        Answer::Webhooks(answer) => bound(answer, &areas.webhooks),
-        Answer::Health(answer) => bound(answer, &areas.health),
+        RouteHandler::Nothing => Box::new(|call| ready(nothing_here(&call.request)).boxed_local()),
+        RouteHandler::Uploads(answer) => bound(answer, &services.reads),
+        RouteHandler::Webhooks(answer) => bound(answer, &services.webhooks),
+        RouteHandler::Health(answer) => bound(answer, &services.health),
     }
 }
 
@@ -143,7 +143,7 @@ fn nothing_here(request: &HttpRequest) -> HttpResponse {
 }
 
 /// Gives a handler what it works with, and words its problems.
-fn bound<S: Send + Sync + 'static>(answer: fn(RoutedRequest, Arc<S>) -> Answering, state: &Arc<S>) -> Handler {
+fn bound<S: Send + Sync + 'static>(answer: fn(RoutedRequest, Arc<S>) -> AnswerFuture, state: &Arc<S>) -> Handler {
     let state = Arc::clone(state);
     Box::new(move |call| {
         let request = call.request.clone();
@@ -152,7 +152,7 @@ fn bound<S: Send + Sync + 'static>(answer: fn(RoutedRequest, Arc<S>) -> Answerin
     })
 }
 
-impl Reads {
+impl UploadApi {
     /// What an event is told with at the most: its metadata twice, as texts and encoded, and what is always
     /// there.
     fn most_event_bytes(&self) -> usize {
@@ -170,20 +170,20 @@ impl Reads {
     }
 }
 
-impl fmt::Debug for Reads {
+impl fmt::Debug for UploadApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reads").finish_non_exhaustive()
+        f.debug_struct("UploadApi").finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Webhooks {
+impl fmt::Debug for WebhookApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Webhooks").finish_non_exhaustive()
+        f.debug_struct("WebhookApi").finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Health {
+impl fmt::Debug for HealthApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Health").finish_non_exhaustive()
+        f.debug_struct("HealthApi").finish_non_exhaustive()
     }
 }

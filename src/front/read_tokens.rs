@@ -6,14 +6,14 @@ use actix_web::HttpResponse;
 use actix_web::http::header;
 use serde_json::json;
 
-use crate::front::{Reads, problems};
+use crate::front::{UploadApi, problems};
 use domain::time::Timestamp;
 use edge::principal::principal;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
 
 /// `POST /api/v1/uploads/{id}/read-token`. A body is not looked at.
-pub(super) async fn make(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn make(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let id = problems::parse_id(&call.parameter(0))?;
     shared.engine.status(&principal(request), id).await.map_err(|error| problems::problem(error, request))?;

@@ -6,8 +6,8 @@ use actix_web::HttpResponse;
 use futures::future::LocalBoxFuture;
 
 use crate::front::{
-    Health, Reads, Webhooks, deletion, events, exposition, health, hook_calls, read_tokens, schemas, stages, status,
-    webhooks as admin,
+    HealthApi, UploadApi, WebhookApi, deletion, events, exposition, health, hook_calls, read_tokens, schemas, stages,
+    status, webhooks as admin,
 };
 use domain::principal::Right;
 use edge::access::Needs;
@@ -20,55 +20,55 @@ pub(super) struct RouteEntry {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
     pub(super) needs: Needs,
-    pub(super) answer: Answer,
+    pub(super) answer: RouteHandler,
     /// What metrics and logs call it.
     pub(super) label: &'static str,
 }
 
 /// What answers a request, by what it is made of.
 #[derive(Clone, Copy)]
-pub(super) enum Answer {
+pub(super) enum RouteHandler {
     /// In the dialect of the request.
     Dialects,
     /// There is nothing.
     Nothing,
-    Reads(fn(RoutedRequest, Arc<Reads>) -> Answering),
-    Webhooks(fn(RoutedRequest, Arc<Webhooks>) -> Answering),
-    Health(fn(RoutedRequest, Arc<Health>) -> Answering),
+    Uploads(fn(RoutedRequest, Arc<UploadApi>) -> AnswerFuture),
+    Webhooks(fn(RoutedRequest, Arc<WebhookApi>) -> AnswerFuture),
+    Health(fn(RoutedRequest, Arc<HealthApi>) -> AnswerFuture),
 }
 
-pub(super) type Answering = LocalBoxFuture<'static, Result<HttpResponse, Problem>>;
+pub(super) type AnswerFuture = LocalBoxFuture<'static, Result<HttpResponse, Problem>>;
 
 /// The label of whatever is below it.
 const WEBHOOKS: &str = "/api/v1/webhooks";
 
 macro_rules! reads {
     ($handler:path) => {
-        Answer::Reads(|call, state| Box::pin($handler(call, state)))
+        RouteHandler::Uploads(|call, state| Box::pin($handler(call, state)))
     };
 }
 
 macro_rules! webhooks {
     ($handler:path) => {
-        Answer::Webhooks(|call, state| Box::pin($handler(call, state)))
+        RouteHandler::Webhooks(|call, state| Box::pin($handler(call, state)))
     };
 }
 
 macro_rules! health {
     ($handler:path) => {
-        Answer::Health(|call, state| Box::pin($handler(call, state)))
+        RouteHandler::Health(|call, state| Box::pin($handler(call, state)))
     };
 }
 
 /// Every row, but those of dialects' own addresses. Of two paths that fit, the first counts.
 #[rustfmt::skip]
 pub(super) const ROUTES: &[RouteEntry] = &[
-    route(ANY, "/files", Needs::Client(Right::Create), Answer::Dialects),
-    route("GET", "/files/{id}", Needs::Client(Right::Download), Answer::Dialects),
-    route("HEAD", "/files/{id}", Needs::Client(Right::Read), Answer::Dialects),
-    route("DELETE", "/files/{id}", Needs::Client(Right::Terminate), Answer::Dialects),
-    route(ANY, "/files/{id}", Needs::Client(Right::Append), Answer::Dialects),
-    route(ANY, "/files/{..}", Needs::Client(Right::Append), Answer::Nothing).labelled("other"),
+    route(ANY, "/files", Needs::Client(Right::Create), RouteHandler::Dialects),
+    route("GET", "/files/{id}", Needs::Client(Right::Download), RouteHandler::Dialects),
+    route("HEAD", "/files/{id}", Needs::Client(Right::Read), RouteHandler::Dialects),
+    route("DELETE", "/files/{id}", Needs::Client(Right::Terminate), RouteHandler::Dialects),
+    route(ANY, "/files/{id}", Needs::Client(Right::Append), RouteHandler::Dialects),
+    route(ANY, "/files/{..}", Needs::Client(Right::Append), RouteHandler::Nothing).labelled("other"),
 
     route("GET", "/api/v1/uploads", Needs::Client(Right::List), reads!(status::list)),
     route("GET", "/api/v1/uploads/{id}", Needs::Upload(Right::Read), reads!(status::one)),
@@ -101,30 +101,30 @@ pub(super) const ROUTES: &[RouteEntry] = &[
     changes("POST", "/api/v1/webhooks/resume", webhooks!(admin::resume_all)),
     changes("POST", "/api/v1/webhooks/expunge", webhooks!(admin::expunge)),
     // Whatever else will be there is administration.
-    changes(ANY, "/api/v1/webhooks", Answer::Nothing),
-    changes(ANY, "/api/v1/webhooks/{..}", Answer::Nothing),
+    changes(ANY, "/api/v1/webhooks", RouteHandler::Nothing),
+    changes(ANY, "/api/v1/webhooks/{..}", RouteHandler::Nothing),
 
     route("GET", "/healthz", Needs::Nothing, health!(health::alive)),
     route("GET", "/readyz", Needs::Nothing, health!(health::ready)),
     route("GET", "/metrics", Needs::Client(Right::ReadMetrics), health!(exposition::metrics)),
 ];
 
-const fn route(method: &'static str, path: &'static str, needs: Needs, answer: Answer) -> RouteEntry {
+const fn route(method: &'static str, path: &'static str, needs: Needs, answer: RouteHandler) -> RouteEntry {
     RouteEntry { method, path, needs, answer, label: path }
 }
 
 /// A row that shows operators something.
-const fn shows(path: &'static str, answer: Answer) -> RouteEntry {
+const fn shows(path: &'static str, answer: RouteHandler) -> RouteEntry {
     route("GET", path, Needs::Operator(Right::ReadWebhooks), answer).labelled(WEBHOOKS)
 }
 
 /// A row with which operators change something.
-const fn changes(method: &'static str, path: &'static str, answer: Answer) -> RouteEntry {
+const fn changes(method: &'static str, path: &'static str, answer: RouteHandler) -> RouteEntry {
     route(method, path, Needs::Operator(Right::ManageWebhooks), answer).labelled(WEBHOOKS)
 }
 
 /// A row that describes events to everyone who may read some.
-const fn schemas(path: &'static str, answer: Answer) -> RouteEntry {
+const fn schemas(path: &'static str, answer: RouteHandler) -> RouteEntry {
     route("GET", path, Needs::Client(Right::Read), answer).labelled(WEBHOOKS)
 }
 

@@ -8,7 +8,7 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::front::Reads;
+use crate::front::UploadApi;
 use edge::conditions;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
@@ -53,7 +53,7 @@ schemas! {
 }
 
 /// `GET /api/v1/webhooks/schemas`: where the schema of each type is.
-pub(super) async fn list(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let url = |name: &str| Value::from(shared.uploads.addresses.link(&format!("/api/v1/webhooks/schemas/{name}")));
     let types = SCHEMAS.iter().filter(|(name, _)| *name != COMMON);
     let schemas: Map<String, Value> = types.map(|(name, _)| ((*name).to_owned(), url(name))).collect();
@@ -62,7 +62,7 @@ pub(super) async fn list(call: RoutedRequest, shared: Arc<Reads>) -> Result<Http
 
 /// `GET /api/v1/webhooks/schemas/{type}`, also with the name of its file, by which schemas refer to each
 /// other.
-pub(super) async fn one(call: RoutedRequest, _: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn one(call: RoutedRequest, _: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let name = call.parameter(0);
     let name = name.strip_suffix(".schema.json").unwrap_or(&name);
     match SCHEMAS.iter().find(|(known, _)| *known == name) {

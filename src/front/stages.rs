@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 
-use crate::front::{Reads, problems};
+use crate::front::{UploadApi, problems};
 use api::upload::{NewReport as Said, Report};
 use domain::report::{NewReport, ReportRejected};
 use edge::principal::principal;
@@ -18,7 +18,7 @@ use engine::report::ReportError;
 const MAX_BODY_BYTES: usize = 8 * 1024;
 
 /// `POST /api/v1/uploads/{id}/stages`.
-pub(super) async fn report(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn report(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let id = problems::parse_id(&call.parameter(0))?;
     let RoutedRequest { request, payload, .. } = call;
     let request = &request;

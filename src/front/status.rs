@@ -10,12 +10,12 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::front::cursors::Places;
-use crate::front::{Reads, problems};
+use crate::front::cursors::PageCursors;
+use crate::front::{UploadApi, problems};
 use api::facts::Facts;
 use api::text::Text;
 use api::upload::{Entered, Failure, Links, List, Report, Status as Shown};
-use dialects::missing::Missing;
+use dialects::missing::MissingRanges;
 use domain::id::UploadId;
 use domain::policy::TypePattern;
 use domain::principal::Principal;
@@ -46,11 +46,11 @@ const PAGE_BYTES: usize = 1 << 20;
 const MAX_CONDITIONS: usize = 16;
 
 /// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
-pub(super) async fn one(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn one(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     answer_one(&call.request, &call.parameter(0), &shared).await
 }
 
-async fn answer_one(request: &HttpRequest, id: &str, shared: &Reads) -> Result<HttpResponse, Problem> {
+async fn answer_one(request: &HttpRequest, id: &str, shared: &UploadApi) -> Result<HttpResponse, Problem> {
     let id = problems::parse_id(id)?;
     let mut wait = Duration::ZERO;
     for (name, value) in Query::parse(request.query_string())?.pairs() {
@@ -121,20 +121,20 @@ async fn more_bytes(engine: &Engine, id: UploadId, status: &Status) {
 }
 
 /// `GET /api/v1/uploads`, newest first.
-pub(super) async fn list(call: RoutedRequest, shared: Arc<Reads>) -> Result<HttpResponse, Problem> {
+pub(super) async fn list(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     answer_list(&call.request, &shared).await
 }
 
-async fn answer_list(request: &HttpRequest, shared: &Reads) -> Result<HttpResponse, Problem> {
+async fn answer_list(request: &HttpRequest, shared: &UploadApi) -> Result<HttpResponse, Problem> {
     let principal = principal(request);
-    let places = Places::in_uploads(&shared.cursors, &principal);
-    let mut wanted = list_query(request.query_string(), shared.max_page, &places)?;
+    let cursors = PageCursors::in_uploads(&shared.cursors, &principal);
+    let mut wanted = list_query(request.query_string(), shared.max_page, &cursors)?;
     let memory = shared.answers.reserve_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let uploads = shared.engine.list(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
     let viewer = Viewer::of(request, shared);
     let (uploads_shown, cut) = page(uploads.found.iter().map(|status| shown(status, shared, viewer)), false);
     let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());
-    let next = cut.or(uploads.next).map(|next| places.cursor(next.as_bytes()));
+    let next = cut.or(uploads.next).map(|next| cursors.cursor(next.as_bytes()));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
     Ok(memory.with(answer.json(List { uploads: uploads_shown, next })))
@@ -156,7 +156,7 @@ pub(super) fn page<T: Serialize>(items: impl Iterator<Item = T>, full: bool) -> 
     (shown, last)
 }
 
-fn list_query(text: &str, max_page: u32, places: &Places<'_>) -> Result<UploadQuery, Problem> {
+fn list_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Result<UploadQuery, Problem> {
     let mut wanted = UploadQuery { limit: DEFAULT_PAGE.min(max_page), ..UploadQuery::default() };
     for (name, value) in Query::parse(text)?.pairs() {
         match name {
@@ -189,7 +189,7 @@ fn list_query(text: &str, max_page: u32, places: &Places<'_>) -> Result<UploadQu
             "max_duration" => wanted.duration_ms.most = Some(query::span_ms(name, value)?),
             "created_from" => wanted.created_from = Some(query::time(name, value)?),
             "created_before" => wanted.created_before = Some(query::time(name, value)?),
-            "cursor" => wanted.before = Some(UploadId::from_bytes(places.place(value)?)),
+            "cursor" => wanted.before = Some(UploadId::from_bytes(cursors.open(value)?)),
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => match name.strip_prefix("metadata.") {
                 Some(_) if wanted.metadata.len() >= MAX_CONDITIONS => {
@@ -243,14 +243,14 @@ pub(super) fn text(value: &impl Serialize) -> String {
 }
 
 /// The status of an upload, as pages and programs read it.
-pub(super) fn shown<'a>(status: &'a Status, shared: &Reads, viewer: Viewer) -> Shown<'a> {
+pub(super) fn shown<'a>(status: &'a Status, shared: &UploadApi, viewer: Viewer) -> Shown<'a> {
     let record = status.upload.record();
     let stage = if status.expired { Stage::Ended(Ended::Expired) } else { record.stage };
     let offset = status.upload.offset().get();
     let received = status.live.map_or(offset, |live| live.received_bytes);
     let length = record.length.map(|length| length.get());
     let rate = status.live.map(|live| live.bytes_per_second);
-    let missing = Missing::of(&status.upload);
+    let missing = MissingRanges::of(&status.upload);
     let entered = |(stage, at): &(Stage, Timestamp)| Entered { name: stage.name().into(), at: at.to_string() };
     let metadata = record.metadata.pairs().iter();
     Shown {
@@ -296,12 +296,12 @@ pub(super) enum Viewer {
 }
 
 impl Viewer {
-    fn of(request: &HttpRequest, shared: &Reads) -> Self {
+    fn of(request: &HttpRequest, shared: &UploadApi) -> Self {
         if shared.access.opens_administration(request) { Self::Operator } else { Self::Client }
     }
 }
 
-fn links(upload: &Upload, shared: &Reads, viewer: Viewer) -> Links {
+fn links(upload: &Upload, shared: &UploadApi, viewer: Viewer) -> Links {
     let (id, record) = (upload.id(), upload.record());
     let path = shared.status_url(id);
     let has_file = record.stage == Stage::Completed && record.removed.is_none() && record.missing_since.is_none();
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn a_list_query_is_read_strictly() {
         let (cursors, principal) = (Cursors::new(&ServerKeys::generate([7; 32], [7; 4])), Principal::server());
-        let list_query = |text, max| list_query(text, max, &Places::in_uploads(&cursors, &principal));
+        let list_query = |text, max| list_query(text, max, &PageCursors::in_uploads(&cursors, &principal));
         let query = list_query("stage=receiving,stalled&stage=failed&metadata.user=7&limit=5", 1_000).unwrap();
         assert_eq!(query.stages, [Stage::Receiving, Stage::Stalled, Stage::Ended(Ended::Failed)]);
         assert_eq!(query.metadata, [("user".to_owned(), b"7".to_vec())]);

@@ -11,8 +11,8 @@ use edge::table::{Handler, Route, RouteTable, RoutedRequest};
 use futures::FutureExt;
 use futures::future::ready;
 
+use crate::front::dialect_switch;
 use crate::front::routes::ROUTES;
-use crate::front::switch;
 
 mod access;
 
@@ -20,11 +20,12 @@ mod access;
 static TABLE: LazyLock<RouteTable> = LazyLock::new(|| {
     let dialects = Arc::new(dialects::all());
     let silent = || -> Handler { Box::new(|_: RoutedRequest| ready(HttpResponse::Ok().finish()).boxed_local()) };
-    let own =
-        dialects.iter().flat_map(|dialect| dialect.routes.iter().map(|(path, _)| switch::own_row(path, silent())));
+    let own = dialects
+        .iter()
+        .flat_map(|dialect| dialect.routes.iter().map(|(path, _)| dialect_switch::own_route(path, silent())));
     let rows =
         ROUTES.iter().map(|route| Route::new(route.method, route.path, route.needs, silent()).labelled(route.label));
-    RouteTable::new(own.chain(rows).collect::<Vec<_>>(), switch::effective_method(Arc::clone(&dialects)))
+    RouteTable::new(own.chain(rows).collect::<Vec<_>>(), dialect_switch::effective_method(Arc::clone(&dialects)))
 });
 
 const ID: &str = "01a2003c-6e4b-7707-8707-070707070707";

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderName;
 
-use crate::uploads::Uploads;
+use crate::uploads::UploadContext;
 use domain::hook::Caller;
 use edge::clients::client_of;
 
 /// The request as the application sees it; `None` when nobody is ever asked.
 ///
 /// The query is left out, where some clients put a token, and so is every header field that is not listed.
-pub(crate) fn caller(request: &HttpRequest, shared: &Uploads) -> Option<Arc<Caller>> {
-    let forwarded = shared.terms.forward_headers.as_ref()?;
+pub(crate) fn caller(request: &HttpRequest, shared: &UploadContext) -> Option<Arc<Caller>> {
+    let forwarded = shared.settings.forward_headers.as_ref()?;
     Some(Arc::new(Caller {
         method: request.method().as_str().to_owned(),
         path: request.path().to_owned(),

@@ -4,11 +4,11 @@
 //! creations carry any type, and some fields belong to two dialects. Each dialect says how surely a request
 //! is in it, and the surest one gets the request; of several, the first in the list.
 
-use crate::dialect::{Claim, Dialect, Head, Kind};
+use crate::dialect::{Certainty, DialectHandler, Head, TargetKind};
 
 /// Who is to understand a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
+pub enum DialectChoice {
     /// What this server can do, in all dialects at once.
     Options,
     /// The dialect at this place of the list.
@@ -22,28 +22,34 @@ pub enum Choice {
 }
 
 /// Finds the dialect of a request.
-pub fn choose(dialects: &[Dialect], head: &Head<'_>) -> Choice {
+pub fn choose(dialects: &[DialectHandler], head: &Head<'_>) -> DialectChoice {
     if head.method == "OPTIONS" {
-        return Choice::Options;
+        return DialectChoice::Options;
     }
-    let mut best: Option<(usize, Claim)> = None;
+    let mut best: Option<(usize, Certainty)> = None;
     let mut excluding = 0_u32;
     for (index, dialect) in dialects.iter().enumerate() {
         let recognised = (dialect.recognise)(head);
         excluding |= u32::from(recognised.excludes_others) << index;
-        if let Some(claim) = recognised.claim.filter(|claim| best.is_none_or(|(_, known)| *claim > known)) {
-            best = Some((index, claim));
+        if let Some(certainty) =
+            recognised.certainty.filter(|certainty| best.is_none_or(|(_, known)| *certainty > known))
+        {
+            best = Some((index, certainty));
         }
     }
-    let (index, claim) = best.unwrap_or((0, Claim::Otherwise));
-    match claim {
-        Claim::Marked | Claim::Hinted if excluding & !(1 << index) != 0 => Choice::Mixed,
-        Claim::Marked | Claim::Hinted | Claim::Likely | Claim::Possible => Choice::Dialect(index),
-        Claim::Otherwise if head.method == "PATCH" => Choice::UnknownPatch,
-        Claim::Otherwise if head.target == Kind::Upload && matches!(head.method, "HEAD" | "GET" | "DELETE") => {
-            Choice::AsCreated
+    let (index, certainty) = best.unwrap_or((0, Certainty::Otherwise));
+    match certainty {
+        Certainty::Marked | Certainty::Hinted if excluding & !(1 << index) != 0 => DialectChoice::Mixed,
+        Certainty::Marked | Certainty::Hinted | Certainty::Likely | Certainty::Possible => {
+            DialectChoice::Dialect(index)
         }
-        Claim::Otherwise => Choice::Dialect(index),
+        Certainty::Otherwise if head.method == "PATCH" => DialectChoice::UnknownPatch,
+        Certainty::Otherwise
+            if head.target == TargetKind::Upload && matches!(head.method, "HEAD" | "GET" | "DELETE") =>
+        {
+            DialectChoice::AsCreated
+        }
+        Certainty::Otherwise => DialectChoice::Dialect(index),
     }
 }
 
@@ -69,21 +75,23 @@ mod tests {
         UnknownPatch,
     }
 
-    fn spoken(method: &str, target: Kind, query: &str, fields: &Vec<(&'static str, &'static str)>) -> Spoken {
+    fn spoken(method: &str, target: TargetKind, query: &str, fields: &Vec<(&'static str, &'static str)>) -> Spoken {
         let sized = fields.iter().any(|(name, value)| *name == "content-length" && *value != "0");
         let carries_body = sized || fields.iter().any(|(name, _)| *name == "transfer-encoding");
         let head = Head { method, target, query, fields, carries_body };
         let dialects = crate::all();
         match choose(&dialects, &head) {
-            Choice::Options => Spoken::Options,
-            Choice::AsCreated => Spoken::AsCreated,
-            Choice::Mixed => Spoken::Mixed,
-            Choice::UnknownPatch => Spoken::UnknownPatch,
-            Choice::Dialect(index) => match dialects[index].records[0].name() {
+            DialectChoice::Options => Spoken::Options,
+            DialectChoice::AsCreated => Spoken::AsCreated,
+            DialectChoice::Mixed => Spoken::Mixed,
+            DialectChoice::UnknownPatch => Spoken::UnknownPatch,
+            DialectChoice::Dialect(index) => match dialects[index].records[0].name() {
                 "tus" => Spoken::Tus,
                 "ietf" => Spoken::Ietf,
-                _ if head.target == Kind::Collection && !starts_session(query, fields) => Spoken::Plain,
-                _ if head.target == Kind::Name && method == "PUT" && !fields.has("content-range") => Spoken::Plain,
+                _ if head.target == TargetKind::Collection && !starts_session(query, fields) => Spoken::Plain,
+                _ if head.target == TargetKind::Name && method == "PUT" && !fields.has("content-range") => {
+                    Spoken::Plain
+                }
                 _ => Spoken::Ranged,
             },
         }
@@ -91,11 +99,11 @@ mod tests {
 
     #[test]
     fn every_rule_and_the_order_of_rules() {
-        use Kind::*;
         use Spoken::*;
+        use TargetKind::*;
         let tus = ("tus-resumable", "1.0.0");
         let range = ("content-range", "bytes 0-9/10");
-        type Case = (&'static str, Kind, &'static str, Vec<(&'static str, &'static str)>, Spoken);
+        type Case = (&'static str, TargetKind, &'static str, Vec<(&'static str, &'static str)>, Spoken);
         let cases: Vec<Case> = vec![
             // dialects 2.0.
             ("OPTIONS", Collection, "", vec![tus], Options),

@@ -11,12 +11,12 @@ use futures::future::LocalBoxFuture;
 use percent_encoding::percent_decode_str;
 
 use crate::names;
-use crate::uploads::Uploads;
+use crate::uploads::UploadContext;
 use domain::id::UploadId;
 use edge::fields::Fields;
 
 /// A protocol for uploads.
-pub struct Dialect {
+pub struct DialectHandler {
     /// How the uploads that are created in it are recorded.
     pub records: &'static [domain::dialect::Dialect],
     pub methods: &'static [&'static str],
@@ -35,26 +35,26 @@ pub struct Dialect {
     /// Finds the method that is followed, where it is not the one that was sent.
     pub effective_method: fn(&str, &dyn Fields) -> Option<&'static str>,
     /// Adds to the answer to OPTIONS what its clients look for.
-    pub add_options: fn(&mut HeaderMap, &Uploads),
-    pub answer: Answer,
+    pub add_options: fn(&mut HeaderMap, &UploadContext),
+    pub answer: AnswerFn,
     /// Takes bodies as whole files, if the dialect is for requests without any protocol.
-    pub whole_file: Option<Answer>,
+    pub whole_file: Option<AnswerFn>,
     /// Addresses of its own, besides those that all dialects share.
-    pub routes: &'static [(&'static str, Answer)],
+    pub routes: &'static [(&'static str, AnswerFn)],
 }
 
 /// Answers a request. Thousands may wait for bytes at once, so the future of each kind of request is a box of
 /// its own.
-pub type Answer = fn(Asked, Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse>;
+pub type AnswerFn = fn(DialectRequest, Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse>;
 
 /// A request in a dialect.
-pub struct Asked {
+pub struct DialectRequest {
     pub request: HttpRequest,
     pub payload: Payload,
-    pub target: Target,
+    pub target: RequestTarget,
     pub marked: Marked,
     /// Answers a creation that turns out to be the upload of a whole file.
-    pub whole_file: Answer,
+    pub whole_file: AnswerFn,
 }
 
 /// Whether a request is marked as one of its dialect. One without a mark could be of any client of HTTP, and
@@ -67,7 +67,7 @@ pub enum Marked {
 
 /// What a request is sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum RequestTarget {
     /// Where uploads are created.
     Collection,
     Upload(UploadId),
@@ -80,7 +80,7 @@ pub enum Target {
 /// The head of a request, as far as it says which dialect it is in.
 pub struct Head<'a> {
     pub method: &'a str,
-    pub target: Kind,
+    pub target: TargetKind,
     pub query: &'a str,
     pub fields: &'a dyn Fields,
     pub carries_body: bool,
@@ -88,7 +88,7 @@ pub struct Head<'a> {
 
 /// What kind of thing a request is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum TargetKind {
     Collection,
     Upload,
     Name,
@@ -97,14 +97,14 @@ pub enum Kind {
 /// What a dialect makes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recognised {
-    pub claim: Option<Claim>,
+    pub certainty: Option<Certainty>,
     /// Whether the request has a mark that cannot stand beside those of other dialects.
     pub excludes_others: bool,
 }
 
 /// How surely a request is in a dialect, from the weakest to the strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Claim {
+pub enum Certainty {
     /// It is in no other.
     Otherwise,
     /// Nothing speaks against it.
@@ -129,7 +129,7 @@ impl Head<'_> {
     }
 }
 
-impl Target {
+impl RequestTarget {
     /// Reads what stands behind the collection in a path, undecoded. The HTTP layer decodes paths too, but as
     /// UTF-8 only.
     pub fn below_collection(segment: &str) -> Self {
@@ -137,24 +137,24 @@ impl Target {
         name.parse().map_or(Self::Name(name), Self::Upload)
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> TargetKind {
         match self {
-            Self::Collection | Self::Own(_) => Kind::Collection,
-            Self::Upload(_) => Kind::Upload,
-            Self::Name(_) => Kind::Name,
+            Self::Collection | Self::Own(_) => TargetKind::Collection,
+            Self::Upload(_) => TargetKind::Upload,
+            Self::Name(_) => TargetKind::Name,
         }
     }
 }
 
-impl fmt::Debug for Dialect {
+impl fmt::Debug for DialectHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Dialect").field("records", &self.records).finish_non_exhaustive()
+        f.debug_struct("DialectHandler").field("records", &self.records).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Asked {
+impl fmt::Debug for DialectRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asked").field("target", &self.target).finish_non_exhaustive()
+        f.debug_struct("DialectRequest").field("target", &self.target).finish_non_exhaustive()
     }
 }
 

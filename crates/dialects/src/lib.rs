@@ -2,8 +2,8 @@
 //!
 //! A dialect is a folder with `wire` (header text to command and back; no I/O and no HTTP crate), `reply`
 //! (outcome or rejection to response) and `mod` (handlers of a few lines). It hands one value to the front
-//! ([`dialect::Dialect`]): its addresses, the fields it reads and shows, and how it is recognised. No dialect
-//! names another.
+//! ([`dialect::DialectHandler`]): its addresses, the fields it reads and shows, and how it is recognised. No
+//! dialect names another.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -27,10 +27,10 @@ mod tus;
 mod upload_fields;
 pub mod uploads;
 
-use dialect::Dialect;
+use dialect::DialectHandler;
 
 /// Every dialect. Where two might be meant, the first one is.
-pub fn all() -> Vec<Dialect> {
+pub fn all() -> Vec<DialectHandler> {
     vec![ietf::dialect(), tus::dialect(), ranged::dialect()]
 }
 

@@ -4,7 +4,7 @@ use domain::upload::Upload;
 
 /// What has not arrived of an upload that is still being received.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Missing {
+pub struct MissingRanges {
     /// First and last bytes. What is behind everything that is there is among them once the length is known.
     pub ranges: Vec<(u64, u64)>,
     /// Whether there are more than are listed.
@@ -14,7 +14,7 @@ pub struct Missing {
 /// The most missing ranges told at once.
 const MAX_MISSING: usize = 100;
 
-impl Missing {
+impl MissingRanges {
     pub fn of(upload: &Upload) -> Self {
         if !upload.stage().takes_bytes() {
             return Self::default();

@@ -32,23 +32,23 @@ pub(crate) async fn pump(
     feed: Feed,
     idle_timeout: Duration,
 ) -> Result<Upload, EngineError> {
-    pump_and_tell(request, payload, feed, idle_timeout, None).await
+    pump_with_progress(request, payload, feed, idle_timeout, None).await
 }
 
-/// Does the same, and gives `tell` the committed offset as it grows, once a second at most.
-pub(crate) async fn pump_and_tell(
+/// Does the same, and gives `report` the committed offset as it grows, once a second at most.
+pub(crate) async fn pump_with_progress(
     request: &HttpRequest,
     mut payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     mut feed: Feed,
     idle_timeout: Duration,
-    tell: Option<&dyn Fn(u64)>,
+    report: Option<&dyn Fn(u64)>,
 ) -> Result<Upload, EngineError> {
     let read_limit = body::limit_reads(request);
     let pauses = body::pauses(request);
-    let mut telling = tell.map(Telling::new);
+    let mut reporter = report.map(ProgressReporter::new);
     let end = loop {
-        if let Some(telling) = &mut telling {
-            telling.look(&feed);
+        if let Some(reporter) = &mut reporter {
+            reporter.report_if_due(&feed);
         }
         match next(&mut payload, &mut feed, read_limit.as_ref(), idle_timeout).await {
             Some(Some(Ok(chunk))) => {
@@ -82,26 +82,26 @@ async fn push(feed: &mut Feed, chunk: &[u8], pauses: Option<&Pauses>) -> Result<
 }
 
 /// Tells of progress, but not too often.
-struct Telling<'a> {
-    tell: &'a dyn Fn(u64),
-    told_bytes: u64,
+struct ProgressReporter<'a> {
+    report: &'a dyn Fn(u64),
+    reported_bytes: u64,
     due: Instant,
 }
 
 /// The shortest time between two words about progress.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
-impl<'a> Telling<'a> {
-    fn new(tell: &'a dyn Fn(u64)) -> Self {
-        Self { tell, told_bytes: 0, due: Instant::now() + PUBLISH_EVERY }
+impl<'a> ProgressReporter<'a> {
+    fn new(report: &'a dyn Fn(u64)) -> Self {
+        Self { report, reported_bytes: 0, due: Instant::now() + PUBLISH_EVERY }
     }
 
-    fn look(&mut self, feed: &Feed) {
+    fn report_if_due(&mut self, feed: &Feed) {
         let now = Instant::now();
         let committed_bytes = feed.committed_bytes();
-        if now >= self.due && committed_bytes > self.told_bytes {
-            (self.tell)(committed_bytes);
-            (self.told_bytes, self.due) = (committed_bytes, now + PUBLISH_EVERY);
+        if now >= self.due && committed_bytes > self.reported_bytes {
+            (self.report)(committed_bytes);
+            (self.reported_bytes, self.due) = (committed_bytes, now + PUBLISH_EVERY);
         }
     }
 }

@@ -20,17 +20,17 @@ pub const BASE_PATH: &str = "/files";
 const STATUS_PATH: &str = "/api/v1/uploads/";
 
 /// What the handlers of all dialects use.
-pub struct Uploads {
+pub struct UploadContext {
     pub engine: Engine,
     pub addresses: Arc<Addresses>,
-    pub terms: Terms,
+    pub settings: DialectSettings,
     /// Counts the bytes of downloads.
     pub metrics: EdgeMetrics,
 }
 
 /// The terms on which uploads are taken.
 #[derive(Debug, Clone)]
-pub struct Terms {
+pub struct DialectSettings {
     pub max_metadata_bytes: usize,
     /// How long a client may send nothing in the middle of a body.
     pub idle_timeout: Duration,
@@ -55,14 +55,14 @@ pub struct Protocols {
     pub range_size_bytes: u64,
 }
 
-impl Terms {
+impl DialectSettings {
     /// Returns the size of ranges that clients are advised to send, which the storage can take.
     pub fn range_size_bytes(&self) -> u64 {
         self.protocols.range_size_bytes.next_multiple_of(self.range_alignment_bytes)
     }
 }
 
-impl Uploads {
+impl UploadContext {
     /// Returns the address of an upload for links: below `public_url`, or a path.
     pub fn upload_url(&self, id: UploadId) -> String {
         self.addresses.link(&upload_path(id))
@@ -93,8 +93,8 @@ pub(crate) fn upload_path(id: UploadId) -> String {
     format!("{BASE_PATH}/{id}")
 }
 
-impl fmt::Debug for Uploads {
+impl fmt::Debug for UploadContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uploads").field("terms", &self.terms).finish_non_exhaustive()
+        f.debug_struct("UploadContext").field("settings", &self.settings).finish_non_exhaustive()
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 
-use crate::front::cursors::Places;
+use crate::front::cursors::PageCursors;
 use crate::front::webhooks::{private, problem, read};
-use crate::front::{Webhooks, problems, status};
+use crate::front::{WebhookApi, problems, status};
 use api::delivery::{Delivery, List, Replay};
 use domain::delivery::{AttemptOutcome, DeliveryState, ReplayOutcome};
 use domain::endpoint::EndpointId;
@@ -29,27 +29,27 @@ const KNOWN: &str = "endpoint, upload, event, event_id, state, status, error, fr
 const APART: Duration = Duration::from_secs(60);
 
 /// `GET /api/v1/webhooks/deliveries`, newest first.
-pub(crate) async fn list(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let principal = principal(request);
-    let places = Places::in_deliveries(&shared.cursors, &principal);
-    let mut wanted = delivery_query(request.query_string(), shared.max_page, &places)?;
+    let cursors = PageCursors::in_deliveries(&shared.cursors, &principal);
+    let mut wanted = delivery_query(request.query_string(), shared.max_page, &cursors)?;
     let memory = shared.answers.reserve_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
     let page =
         shared.engine.deliveries(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
     let (deliveries, cut) = status::page(page.found.iter().map(Delivery::from), false);
     let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
-    let next = next.map(|next| places.cursor(next.as_bytes()));
+    let next = next.map(|next| cursors.cursor(next.as_bytes()));
     Ok(memory.with(private(List { deliveries, next })))
 }
 
 /// `GET /api/v1/webhooks/deliveries/{id}`
-pub(crate) async fn one(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn one(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     shown(&call.request, parse_id(&call.parameter(0))?, &shared).await
 }
 
 /// `POST /api/v1/webhooks/deliveries/{id}/replay`: sent again now, with the whole schedule before it.
-pub(crate) async fn replay(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn replay(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&call.parameter(0))?;
     let RoutedRequest { request, payload, .. } = call;
     let said: Replay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
@@ -73,7 +73,7 @@ pub(crate) async fn replay(call: RoutedRequest, shared: Arc<Webhooks>) -> Result
     }
 }
 
-pub(super) async fn shown(request: &HttpRequest, id: DeliveryId, shared: &Webhooks) -> Result<HttpResponse, Problem> {
+pub(super) async fn shown(request: &HttpRequest, id: DeliveryId, shared: &WebhookApi) -> Result<HttpResponse, Problem> {
     let found =
         shared.engine.delivery(&principal(request), id).await.map_err(|error| problems::problem(error, request))?;
     let found = found.ok_or_else(no_such_delivery)?;
@@ -88,7 +88,7 @@ fn no_such_delivery() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no-such-delivery", "there is no such delivery, or it was removed as old")
 }
 
-fn delivery_query(text: &str, max_page: u32, places: &Places<'_>) -> Result<DeliveryQuery, Problem> {
+fn delivery_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Result<DeliveryQuery, Problem> {
     let mut wanted = DeliveryQuery { limit: 100.min(max_page), ..DeliveryQuery::default() };
     for (name, value) in Query::parse(text)?.pairs() {
         match name {
@@ -119,7 +119,7 @@ fn delivery_query(text: &str, max_page: u32, places: &Places<'_>) -> Result<Deli
             }
             "from" => wanted.created_from = Some(query::time(name, value)?),
             "before" => wanted.created_before = Some(query::time(name, value)?),
-            "cursor" => wanted.before = Some(DeliveryId::from_bytes(places.place(value)?)),
+            "cursor" => wanted.before = Some(DeliveryId::from_bytes(cursors.open(value)?)),
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => return Err(query::unknown(name, KNOWN)),
         }

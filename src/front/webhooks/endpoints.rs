@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 
-use crate::front::Webhooks;
+use crate::front::WebhookApi;
 use crate::front::webhooks::terms::{FORM, changed, header_pairs};
 use crate::front::webhooks::{answering, bad, deliveries, endpoint_id, private, problem, read, replays};
 use api::Word;
@@ -19,13 +19,13 @@ use outbound::keys::{DEFAULT_OVERLAP, Key, KeyKind};
 use webhook::{AdminError, Change, KeyReport, NewEndpoint, Report, Resumption, Rotation, Shown};
 
 /// `GET /api/v1/webhooks/endpoints`
-pub(crate) async fn list(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let reports = shared.admin(&call.request).endpoints().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(List { endpoints: reports.iter().map(of).collect() }))
 }
 
 /// `POST /api/v1/webhooks/endpoints`
-pub(crate) async fn create(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn create(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let RoutedRequest { request, payload, .. } = call;
     let said: api::endpoint::Change = read(&request, payload, &shared, FORM).await?;
     let url = said.url.as_deref().ok_or_else(|| bad("url", "it is missing; write where to send events"))?;
@@ -51,19 +51,19 @@ fn key(text: Option<&str>) -> Result<Option<Key>, Problem> {
 }
 
 /// `GET /api/v1/webhooks/endpoints/{id}`
-pub(crate) async fn show(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn show(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     shown(&call.request, &endpoint_id(&call.parameter(0))?, &shared).await
 }
 
 /// `DELETE /api/v1/webhooks/endpoints/{id}`
-pub(crate) async fn delete(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn delete(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
     shared.admin(&call.request).delete(&id).await.map_err(|error| problem(error, &call.request))?;
     Ok(answering(StatusCode::NO_CONTENT).finish())
 }
 
 /// `PATCH /api/v1/webhooks/endpoints/{id}`
-pub(crate) async fn change(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn change(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = &endpoint_id(&call.parameter(0))?;
     let RoutedRequest { request, payload, .. } = call;
     let request = &request;
@@ -86,8 +86,8 @@ pub(crate) async fn change(call: RoutedRequest, shared: Arc<Webhooks>) -> Result
             Ok((_, receiver_needs)) => {
                 let report = shared.admin(request).endpoint(id).await.map_err(|error| problem(error, request))?;
                 let made_keys = receiver_needs != Shown::default();
-                let told = if made_keys { with_keys(&report, receiver_needs) } else { of(&report) };
-                return Ok(tagged(&report, told));
+                let body = if made_keys { with_keys(&report, receiver_needs) } else { of(&report) };
+                return Ok(tagged(&report, body));
             }
             // Without a condition, what was said holds whatever came in between.
             Err(AdminError::Changed(_)) if known.is_none() => {}
@@ -97,21 +97,21 @@ pub(crate) async fn change(call: RoutedRequest, shared: Arc<Webhooks>) -> Result
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/pause`
-pub(crate) async fn pause(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn pause(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
     shared.admin(&call.request).pause(&id).await.map_err(|error| problem(error, &call.request))?;
     shown(&call.request, &id, &shared).await
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/test`
-pub(crate) async fn test(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn test(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
     let tested = shared.admin(&call.request).test(&id).await.map_err(|error| problem(error, &call.request))?;
     deliveries::shown(&call.request, tested.delivery, &shared).await
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/rotate`
-pub(crate) async fn rotate(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn rotate(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = &endpoint_id(&call.parameter(0))?;
     let RoutedRequest { request, payload, .. } = call;
     let request = &request;
@@ -128,7 +128,7 @@ pub(crate) async fn rotate(call: RoutedRequest, shared: Arc<Webhooks>) -> Result
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/resume`
-pub(crate) async fn resume(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn resume(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = &endpoint_id(&call.parameter(0))?;
     let RoutedRequest { request, payload, .. } = call;
     let request = &request;
@@ -145,13 +145,13 @@ pub(crate) async fn resume(call: RoutedRequest, shared: Arc<Webhooks>) -> Result
     shown(request, id, &shared).await
 }
 
-async fn shown(request: &HttpRequest, id: &EndpointId, shared: &Webhooks) -> Result<HttpResponse, Problem> {
+async fn shown(request: &HttpRequest, id: &EndpointId, shared: &WebhookApi) -> Result<HttpResponse, Problem> {
     let report = shared.admin(request).endpoint(id).await.map_err(|error| problem(error, request))?;
     Ok(tagged(&report, of(&report)))
 }
 
-fn tagged(report: &Report, told: Endpoint) -> HttpResponse {
-    answering(StatusCode::OK).insert_header((header::ETAG, tag(report))).json(told)
+fn tagged(report: &Report, body: Endpoint) -> HttpResponse {
+    answering(StatusCode::OK).insert_header((header::ETAG, tag(report))).json(body)
 }
 
 fn tag(report: &Report) -> String {

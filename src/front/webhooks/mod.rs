@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::front::{Webhooks, problems};
+use crate::front::{WebhookApi, problems};
 use api::endpoint::{Paused, Resumed};
 use api::replay::{Expunge, Expunged};
 use domain::endpoint::EndpointId;
@@ -31,7 +31,7 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 /// When it is worth asking again for what the sender cannot do just now.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
-impl Webhooks {
+impl WebhookApi {
     /// Returns the administration of the tenant that a request is made for.
     fn admin(&self, request: &HttpRequest) -> Admin {
         self.webhooks.of(principal(request).tenant)
@@ -39,19 +39,19 @@ impl Webhooks {
 }
 
 /// `POST /api/v1/webhooks/pause`: every endpoint that is not stopped is paused.
-pub(super) async fn pause_all(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(super) async fn pause_all(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let paused = shared.admin(&call.request).pause_all().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(Paused { paused }))
 }
 
 /// `POST /api/v1/webhooks/resume`: every endpoint that an operator paused goes on.
-pub(super) async fn resume_all(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(super) async fn resume_all(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let resumed = shared.admin(&call.request).resume_all().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(Resumed { resumed }))
 }
 
 /// `POST /api/v1/webhooks/expunge`: takes what an upload's client said out of its events (webhooks L7).
-pub(super) async fn expunge(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(super) async fn expunge(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let RoutedRequest { request, payload, .. } = call;
     let body: Expunge = read(&request, payload, &shared, r#"{"upload_id": "…"}"#).await?;
     let upload = body.upload_id.parse().map_err(|_| bad("upload_id", "it must be the id of an upload"))?;
@@ -66,15 +66,15 @@ fn answering(status: StatusCode) -> HttpResponseBuilder {
     answer
 }
 
-fn private(told: impl Serialize) -> HttpResponse {
-    answering(StatusCode::OK).json(told)
+fn private(body: impl Serialize) -> HttpResponse {
+    answering(StatusCode::OK).json(body)
 }
 
 /// Reads a JSON body; an empty one as an object without fields.
 async fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: Payload,
-    shared: &Webhooks,
+    shared: &WebhookApi,
     form: &str,
 ) -> Result<T, Problem> {
     if let Some(refusal) = json::is_not(request) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 
-use crate::front::Webhooks;
+use crate::front::WebhookApi;
 use crate::front::webhooks::{answering, bad, endpoint_id, private, problem, read};
 use api::replay::{List, NewReplay, Replay};
 use domain::delivery::ReplaySelection;
@@ -17,24 +17,24 @@ use edge::table::RoutedRequest;
 use webhook::{AdminError, ReplayRequest};
 
 /// `GET /api/v1/webhooks/replays`
-pub(crate) async fn list(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let jobs = shared.admin(&call.request).replays().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(List { replays: jobs.iter().map(shown).collect() }))
 }
 
 /// `GET /api/v1/webhooks/replays/{id}`
-pub(crate) async fn one(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn one(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     found(&call.request, parse_id(&call.parameter(0))?, &shared).await
 }
 
 /// `DELETE /api/v1/webhooks/replays/{id}`: stops it where it is.
-pub(crate) async fn cancel(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn cancel(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&call.parameter(0))?;
     shared.admin(&call.request).cancel_replay(id).await.map_err(|error| problem(error, &call.request))?;
     found(&call.request, id, &shared).await
 }
 
-async fn found(request: &HttpRequest, id: ReplayId, shared: &Webhooks) -> Result<HttpResponse, Problem> {
+async fn found(request: &HttpRequest, id: ReplayId, shared: &WebhookApi) -> Result<HttpResponse, Problem> {
     let refused = |error| problem(error, request);
     let jobs = shared.admin(request).replays().await.map_err(refused)?;
     let job = jobs.iter().find(|job| job.id == id).ok_or_else(|| refused(AdminError::NoSuchReplay(id)))?;
@@ -46,7 +46,7 @@ fn parse_id(text: &str) -> Result<ReplayId, Problem> {
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/replay`
-pub(crate) async fn begin(call: RoutedRequest, shared: Arc<Webhooks>) -> Result<HttpResponse, Problem> {
+pub(crate) async fn begin(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let endpoint = endpoint_id(&call.parameter(0))?;
     let RoutedRequest { request, payload, .. } = call;
     let request = &request;

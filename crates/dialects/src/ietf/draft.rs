@@ -6,14 +6,14 @@ use engine::command::Overflow;
 
 /// What the client of one version expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Draft {
+pub(super) struct DraftVersion {
     /// The interop number, if it is among those configured: it is echoed, and interim responses are sent.
     pub interop: Option<u32>,
     pub completeness: Completeness,
     /// Whether appends carry the media type `application/partial-upload`.
     pub typed_appends: bool,
     /// Whether the time left is called `expires` in `Upload-Limit`.
-    pub tells_expires: bool,
+    pub has_expires: bool,
     /// Whether HEAD and DELETE must not carry fields of an upload.
     pub strict_queries: bool,
     /// Whether an upload that has ended is as if it had never been.
@@ -40,7 +40,7 @@ pub(super) enum Completeness {
 /// What clients speak that name no version: those of the finished RFC.
 const NEWEST: i64 = 10;
 
-impl Draft {
+impl DraftVersion {
     /// The version a request is said in. One that is not configured is served as what it is, but not echoed.
     pub(super) fn of(fields: &dyn Fields, configured: &[u32]) -> Self {
         let number = integer(fields, "upload-draft-interop-version").filter(|number| *number > 0);
@@ -58,7 +58,7 @@ impl Draft {
             interop: None,
             completeness: if number <= 3 { Completeness::IncompleteField } else { Completeness::CompleteField },
             typed_appends: number >= 6,
-            tells_expires: number == 6,
+            has_expires: number == 6,
             strict_queries: (3..=6).contains(&number),
             gone_is_missing: number <= 6,
             overflow: if number >= 8 { Overflow::Fatal } else { Overflow::Refused },
@@ -100,20 +100,20 @@ pub(super) mod tests {
 
     pub(in crate::ietf) const CONFIGURED: [u32; 7] = [3, 5, 6, 7, 8, 9, 10];
 
-    pub(in crate::ietf) fn draft(number: &'static str) -> Draft {
+    pub(in crate::ietf) fn draft(number: &'static str) -> DraftVersion {
         let fields: Text = vec![("upload-draft-interop-version", number)];
-        Draft::of(&fields, &CONFIGURED)
+        DraftVersion::of(&fields, &CONFIGURED)
     }
 
     #[test]
     fn versions_differ_in_these_things() {
         // ietf 1 to 4: typed appends from 6, the field's opposite in 3, `expires` in
         // 6, strict HEAD and DELETE to 6, 404 to 6, fatal overflow from 8, a type for completed uploads to 8.
-        let table = |draft: Draft| {
+        let table = |draft: DraftVersion| {
             let flags = [
                 draft.completeness == Completeness::CompleteField,
                 draft.typed_appends,
-                draft.tells_expires,
+                draft.has_expires,
                 draft.strict_queries,
                 draft.gone_is_missing,
                 draft.overflow == Overflow::Fatal,
@@ -159,15 +159,15 @@ pub(super) mod tests {
             assert_eq!(draft(number).interop, echoed, "ietf 1 to 4: {number:?}");
         }
         let twice: Text = vec![("upload-draft-interop-version", "8"); 2];
-        assert_eq!(Draft::of(&twice, &CONFIGURED).interop, None);
+        assert_eq!(DraftVersion::of(&twice, &CONFIGURED).interop, None);
     }
 
     #[test]
     fn a_client_without_a_number_may_deny_completeness() {
         let fields: Text = vec![("upload-incomplete", "?0")];
-        assert_eq!(Draft::of(&fields, &CONFIGURED).completeness, Completeness::IncompleteField);
+        assert_eq!(DraftVersion::of(&fields, &CONFIGURED).completeness, Completeness::IncompleteField);
         let both: Text = vec![("upload-incomplete", "?0"), ("upload-complete", "?1")];
-        assert_eq!(Draft::of(&both, &CONFIGURED).completeness, Completeness::CompleteField);
+        assert_eq!(DraftVersion::of(&both, &CONFIGURED).completeness, Completeness::CompleteField);
     }
 
     #[test]

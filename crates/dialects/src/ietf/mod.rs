@@ -14,9 +14,9 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};
 
 use crate::caller::caller;
-use crate::dialect::{Asked, Marked, Target};
+use crate::dialect::{DialectRequest, Marked, RequestTarget};
 use crate::metadata::PARTIAL_UPLOAD;
-use crate::uploads::Uploads;
+use crate::uploads::UploadContext;
 use crate::{dialect, digests, download, pump};
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
@@ -36,7 +36,7 @@ mod draft;
 mod reply;
 mod wire;
 
-use draft::Draft;
+use draft::DraftVersion;
 use wire::{Creation, WireError};
 
 /// Bytes go to the offset, and the client says with which of them an upload is complete.
@@ -48,8 +48,8 @@ const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 const NAME: Dialect = Dialect::named("ietf");
 
 /// What the front has to know of this dialect.
-pub(crate) fn dialect() -> dialect::Dialect {
-    dialect::Dialect {
+pub(crate) fn dialect() -> dialect::DialectHandler {
+    dialect::DialectHandler {
         records: &[NAME],
         methods: &["POST", "PUT", "HEAD", "GET", "PATCH", "DELETE"],
         patch_type: Some(PARTIAL_UPLOAD),
@@ -66,32 +66,32 @@ pub(crate) fn dialect() -> dialect::Dialect {
     }
 }
 
-fn answer(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse> {
+fn answer(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
     match asked.target {
-        Target::Collection => create(asked, shared),
-        Target::Upload(id) => Box::pin(async move {
-            let exchange = Exchange::new(&asked.request, asked.marked, &shared);
+        RequestTarget::Collection => create(asked, shared),
+        RequestTarget::Upload(id) => Box::pin(async move {
+            let exchange = IetfRequest::new(&asked.request, asked.marked, &shared);
             let answer = exchange.resource(id, asked.payload).await;
             exchange.versioned(answer)
         }),
-        Target::Name(_) | Target::Own(_) => {
-            let exchange = Exchange::new(&asked.request, asked.marked, &shared);
-            let refusal = exchange.refused(Rejection::NotFound.into());
-            ready(exchange.versioned(Err(refusal))).boxed_local()
+        RequestTarget::Name(_) | RequestTarget::Own(_) => {
+            let exchange = IetfRequest::new(&asked.request, asked.marked, &shared);
+            let rejection = exchange.rejected(Rejection::NotFound.into());
+            ready(exchange.versioned(Err(rejection))).boxed_local()
         }
     }
 }
 
 /// Answers a creation, or the upload of a whole file if its marks turn out to be none.
-fn create(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse> {
+fn create(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
     let request = asked.request.clone();
-    let exchange = Exchange::new(&request, asked.marked, &shared);
+    let exchange = IetfRequest::new(&request, asked.marked, &shared);
     let count = body::announced_size(&request).known();
-    let understood = wire::creation(&exchange.draft, &exchange.fields(), count, shared.terms.max_metadata_bytes);
-    let refusal = match (understood, request.method().as_str()) {
+    let understood = wire::creation(&exchange.draft, &exchange.fields(), count, shared.settings.max_metadata_bytes);
+    let rejection = match (understood, request.method().as_str()) {
         (Ok(Some(creation)), "POST" | "PUT" | "PATCH") => {
             return Box::pin(async move {
-                let exchange = Exchange::new(&request, asked.marked, &shared);
+                let exchange = IetfRequest::new(&request, asked.marked, &shared);
                 let answer = exchange.create(creation, count, asked.payload).await;
                 exchange.versioned(answer)
             });
@@ -100,15 +100,15 @@ fn create(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpRes
         (Ok(None), "POST" | "PUT") => return (asked.whole_file)(asked, Arc::clone(&shared)),
         (Ok(None), "PATCH") => exchange.completeness_missing(),
         (Ok(_), _) => Problem::method_not_allowed("OPTIONS, POST, PUT, PATCH"),
-        (Err(error), _) => exchange.creation_refused(&error),
+        (Err(error), _) => exchange.creation_rejected(&error),
     };
-    ready(exchange.versioned(Err(refusal))).boxed_local()
+    ready(exchange.versioned(Err(rejection))).boxed_local()
 }
 
 /// Adds to the answer to OPTIONS what clients of this dialect look for.
-fn add_options(headers: &mut HeaderMap, shared: &Uploads) {
+fn add_options(headers: &mut HeaderMap, shared: &UploadContext) {
     let settings = shared.engine.settings();
-    let draft = Draft::of(&Vec::new(), &[]);
+    let draft = DraftVersion::of(&Vec::new(), &[]);
     let limit = wire::limit(
         &draft,
         settings.max_upload_bytes,
@@ -118,17 +118,22 @@ fn add_options(headers: &mut HeaderMap, shared: &Uploads) {
 }
 
 /// One request and what its version wants.
-struct Exchange<'a> {
+struct IetfRequest<'a> {
     request: &'a HttpRequest,
-    shared: &'a Uploads,
+    shared: &'a UploadContext,
     marked: Marked,
-    draft: Draft,
+    draft: DraftVersion,
 }
 
-impl<'a> Exchange<'a> {
-    fn new(request: &'a HttpRequest, marked: Marked, shared: &'a Uploads) -> Self {
+impl<'a> IetfRequest<'a> {
+    fn new(request: &'a HttpRequest, marked: Marked, shared: &'a UploadContext) -> Self {
         let fields = HeaderFields(request.headers());
-        Self { request, shared, marked, draft: Draft::of(&fields, &shared.terms.protocols.ietf_interop_versions) }
+        Self {
+            request,
+            shared,
+            marked,
+            draft: DraftVersion::of(&fields, &shared.settings.protocols.ietf_interop_versions),
+        }
     }
 
     fn fields(&self) -> HeaderFields<'_> {
@@ -147,10 +152,10 @@ impl<'a> Exchange<'a> {
 
     async fn create(&self, creation: Creation, count: Option<u64>, payload: Payload) -> Result<HttpResponse, Problem> {
         let engine = &self.shared.engine;
-        let refuse = |error| reply::refused(error, &self.draft, &self.limit(None), self.request);
+        let reject = |error| reply::rejected(error, &self.draft, &self.limit(None), self.request);
         let max_bytes = engine.settings().max_upload_bytes;
         if count.is_some_and(|count| count > max_bytes) {
-            return Err(refuse(Rejection::OverLimit(max_bytes).into()));
+            return Err(reject(Rejection::OverLimit(max_bytes).into()));
         }
         let empty = creation.length.is_some_and(|length| length.get() == 0);
         let command = Create {
@@ -166,7 +171,7 @@ impl<'a> Exchange<'a> {
             promised_digests: creation.promised_digests,
             caller: caller(self.request, self.shared),
         };
-        let upload = engine.create(command).await.map_err(refuse)?;
+        let upload = engine.create(command).await.map_err(reject)?;
         let location = self.shared.location(self.request, upload.id());
         let only_created = count == Some(0) && !empty && creation.ends == Ends::Later && creation.checksum.is_none();
         if only_created {
@@ -187,7 +192,7 @@ impl<'a> Exchange<'a> {
         match self.pump(command, payload).await {
             Ok(upload) => Ok(self.created(&upload, &[])),
             Err(error) => {
-                let (problem, alive) = self.append_refused(error, upload.id(), creation.checksum.as_ref()).await;
+                let (problem, alive) = self.append_rejected(error, upload.id(), creation.checksum.as_ref()).await;
                 // A client that has seen no interim response can go on nevertheless.
                 Err(if alive { problem.with(header::LOCATION, location) } else { problem })
             }
@@ -197,7 +202,7 @@ impl<'a> Exchange<'a> {
     async fn append(&self, id: UploadId, payload: Payload) -> Result<HttpResponse, Problem> {
         let count = body::announced_size(self.request).known();
         let appending = wire::append(&self.draft, &self.fields(), count)
-            .map_err(|error| reply::open(reply::wire_problem(&error, &self.draft), &self.draft))?;
+            .map_err(|error| reply::mark_resumable(reply::wire_problem(&error, &self.draft), &self.draft))?;
         let command = Append {
             dialect: NAME,
             length: appending.length,
@@ -210,20 +215,20 @@ impl<'a> Exchange<'a> {
         match self.pump(command, payload).await {
             Ok(upload) if upload.is_settled() => Ok(self.created(&upload, &digests::wanted(&self.fields()))),
             Ok(upload) => Ok(reply::appended(&self.draft, &upload, &self.limit(Some(&upload)))),
-            Err(error) => Err(self.append_refused(error, id, appending.checksum.as_ref()).await.0),
+            Err(error) => Err(self.append_rejected(error, id, appending.checksum.as_ref()).await.0),
         }
     }
 
     async fn pump(&self, command: Append, payload: Payload) -> Result<Upload, EngineError> {
         let feed = self.shared.engine.append(command).await?;
         let interim = self.interim();
-        let tell = |offset_bytes| {
+        let report = |offset_bytes| {
             if let Some(interim) = &interim {
                 interim.send_104(&reply::progress(&self.draft, offset_bytes));
             }
         };
-        let tell: Option<&dyn Fn(u64)> = if interim.is_some() { Some(&tell) } else { None };
-        pump::pump_and_tell(self.request, payload, feed, self.shared.terms.idle_timeout, tell).await
+        let report: Option<&dyn Fn(u64)> = if interim.is_some() { Some(&report) } else { None };
+        pump::pump_with_progress(self.request, payload, feed, self.shared.settings.idle_timeout, report).await
     }
 
     /// Clients of the finished RFC do not mark HEAD, so an unmarked one reports the offset while the upload
@@ -239,9 +244,9 @@ impl<'a> Exchange<'a> {
 
     async fn inspect(&self, id: UploadId) -> Result<Upload, Problem> {
         let found =
-            self.shared.engine.inspect(&principal(self.request), id).await.map_err(|error| self.refused(error))?;
+            self.shared.engine.inspect(&principal(self.request), id).await.map_err(|error| self.rejected(error))?;
         match found.gone {
-            Some(why) => Err(self.refused(why.into())),
+            Some(why) => Err(self.rejected(why.into())),
             None => Ok(found.upload),
         }
     }
@@ -252,14 +257,14 @@ impl<'a> Exchange<'a> {
 
     async fn get(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         let Some(found) =
-            self.shared.engine.download(&principal(self.request), id).await.map_err(|error| self.refused(error))?
+            self.shared.engine.download(&principal(self.request), id).await.map_err(|error| self.rejected(error))?
         else {
             // Draft, 4.3.2: GET reports the offset as HEAD does.
             return Ok(self.offset(&self.inspect(id).await?));
         };
         let upload = found.upload.clone();
         let mut response =
-            download::serve(self.request, found, &self.shared.metrics).await.map_err(|error| self.refused(error))?;
+            download::serve(self.request, found, &self.shared.metrics).await.map_err(|error| self.rejected(error))?;
         reply::add_offset(response.headers_mut(), &self.draft, &upload, &self.limit(Some(&upload)));
         Ok(response)
     }
@@ -267,7 +272,7 @@ impl<'a> Exchange<'a> {
     async fn cancel(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         self.check_query()?;
         let command = Cancel { principal: principal(self.request), id, caller: caller(self.request, self.shared) };
-        self.shared.engine.cancel(command).await.map_err(|error| self.refused(error))?;
+        self.shared.engine.cancel(command).await.map_err(|error| self.rejected(error))?;
         Ok(reply::cancelled())
     }
 
@@ -285,23 +290,23 @@ impl<'a> Exchange<'a> {
         reply::wire_problem(&bad.into(), &self.draft)
     }
 
-    fn creation_refused(&self, error: &WireError) -> Problem {
+    fn creation_rejected(&self, error: &WireError) -> Problem {
         let problem = reply::wire_problem(error, &self.draft);
         match error {
             WireError::InconsistentLength { .. } => problem,
             // There is no upload to be gone on with.
             WireError::Field(_) | WireError::Digests(_) | WireError::MediaType | WireError::TooLarge { .. } => {
-                reply::final_word(problem, &self.draft)
+                reply::mark_final(problem, &self.draft)
             }
         }
     }
 
-    fn refused(&self, error: EngineError) -> Problem {
-        reply::refused(error, &self.draft, &self.limit(None), self.request)
+    fn rejected(&self, error: EngineError) -> Problem {
+        reply::rejected(error, &self.draft, &self.limit(None), self.request)
     }
 
     /// The refusal of bytes, and whether the upload can be gone on with.
-    async fn append_refused(&self, error: EngineError, id: UploadId, checksum: Option<&Digest>) -> (Problem, bool) {
+    async fn append_rejected(&self, error: EngineError, id: UploadId, checksum: Option<&Digest>) -> (Problem, bool) {
         let upload = self
             .shared
             .engine
@@ -312,7 +317,7 @@ impl<'a> Exchange<'a> {
             .map(|found| found.upload);
         let limit = self.limit(upload.as_ref());
         let alive = upload.as_ref().is_some_and(|upload| upload.stage().takes_bytes());
-        (reply::append_refused(error, &self.draft, &limit, upload.as_ref(), checksum, self.request), alive)
+        (reply::append_rejected(error, &self.draft, &limit, upload.as_ref(), checksum, self.request), alive)
     }
 
     /// The way to tell the client something before the answer, if its version has interim responses.

@@ -6,7 +6,7 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 
-use crate::ietf::draft::Draft;
+use crate::ietf::draft::DraftVersion;
 use crate::ietf::wire::WireError;
 use crate::trouble::common;
 use crate::upload_fields::{UPLOAD_LENGTH, UPLOAD_OFFSET};
@@ -34,18 +34,18 @@ pub(super) fn add_options(headers: &mut HeaderMap, limit: &str) {
 }
 
 /// Names the version in which an answer is given, if that is one this server means to speak.
-pub(super) fn add_version(headers: &mut HeaderMap, draft: &Draft) {
+pub(super) fn add_version(headers: &mut HeaderMap, draft: &DraftVersion) {
     add(headers, draft.interop.and_then(|number| field(INTEROP_VERSION, number)));
 }
 
 /// `104`: an upload has begun, and where it is.
-pub(super) fn begun(draft: &Draft, location: &str, limit: &str) -> FieldList {
+pub(super) fn begun(draft: &DraftVersion, location: &str, limit: &str) -> FieldList {
     let number = draft.interop.and_then(|number| field(INTEROP_VERSION, number));
     [number, field(header::LOCATION, location), field(UPLOAD_LIMIT, limit)].into_iter().flatten().collect()
 }
 
 /// `104`: how far the upload is.
-pub(super) fn progress(draft: &Draft, offset_bytes: u64) -> FieldList {
+pub(super) fn progress(draft: &DraftVersion, offset_bytes: u64) -> FieldList {
     let number = draft.interop.and_then(|number| field(INTEROP_VERSION, number));
     [number, field(UPLOAD_OFFSET, offset_bytes)].into_iter().flatten().collect()
 }
@@ -53,7 +53,7 @@ pub(super) fn progress(draft: &Draft, offset_bytes: u64) -> FieldList {
 /// The answer to a creation, and to the append that ends an upload: whichever of the two brings the last
 /// bytes, their sender is told the same, and the same again when it asks again.
 pub(super) fn created(
-    draft: &Draft,
+    draft: &DraftVersion,
     upload: &Upload,
     location: &str,
     limit: &str,
@@ -61,7 +61,7 @@ pub(super) fn created(
 ) -> HttpResponse {
     let mut response = HttpResponse::Created();
     response.insert_header((header::LOCATION, location));
-    tell(&mut response, draft, upload, limit);
+    insert_offset(&mut response, draft, upload, limit);
     if is_complete(upload) {
         let record = upload.record();
         let asked_for = |digest: &&Digest| {
@@ -76,9 +76,9 @@ pub(super) fn created(
 }
 
 /// The answer to an append after which more is to come.
-pub(super) fn appended(draft: &Draft, upload: &Upload, limit: &str) -> HttpResponse {
+pub(super) fn appended(draft: &DraftVersion, upload: &Upload, limit: &str) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
-    tell(&mut response, draft, upload, limit);
+    insert_offset(&mut response, draft, upload, limit);
     response.finish()
 }
 
@@ -87,27 +87,31 @@ pub(super) fn cancelled() -> HttpResponse {
 }
 
 /// How far an upload is: the answer to HEAD, and to GET while there is nothing to download.
-pub(super) fn offset(draft: &Draft, upload: &Upload, limit: &str) -> HttpResponse {
+pub(super) fn offset(draft: &DraftVersion, upload: &Upload, limit: &str) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     upload_fields::insert(&mut response, upload);
-    tell(&mut response, draft, upload, limit);
+    insert_offset(&mut response, draft, upload, limit);
     response.finish()
 }
 
 /// The same beside the bytes of a completed upload.
-pub(super) fn add_offset(headers: &mut HeaderMap, draft: &Draft, upload: &Upload, limit: &str) {
+pub(super) fn add_offset(headers: &mut HeaderMap, draft: &DraftVersion, upload: &Upload, limit: &str) {
     add(headers, offset_fields(draft, upload, limit));
     add(headers, upload.length().and_then(|length| field(UPLOAD_LENGTH, length)));
 }
 
-fn tell(response: &mut HttpResponseBuilder, draft: &Draft, upload: &Upload, limit: &str) {
+fn insert_offset(response: &mut HttpResponseBuilder, draft: &DraftVersion, upload: &Upload, limit: &str) {
     for field in offset_fields(draft, upload, limit) {
         response.insert_header(field);
     }
     response.insert_header((header::CACHE_CONTROL, "no-store"));
 }
 
-fn offset_fields(draft: &Draft, upload: &Upload, limit: &str) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+fn offset_fields(
+    draft: &DraftVersion,
+    upload: &Upload,
+    limit: &str,
+) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
     let fields =
         [field(UPLOAD_OFFSET, upload.offset()), completeness(draft, is_complete(upload)), field(UPLOAD_LIMIT, limit)];
     fields.into_iter().flatten()
@@ -127,11 +131,11 @@ fn is_complete(upload: &Upload) -> bool {
     }
 }
 
-fn completeness(draft: &Draft, end: bool) -> Option<(HeaderName, HeaderValue)> {
+fn completeness(draft: &DraftVersion, end: bool) -> Option<(HeaderName, HeaderValue)> {
     field(completeness_name(draft), draft.completeness.value(end))
 }
 
-fn completeness_name(draft: &Draft) -> HeaderName {
+fn completeness_name(draft: &DraftVersion) -> HeaderName {
     HeaderName::from_static(draft.completeness.field())
 }
 
@@ -147,7 +151,7 @@ fn add(headers: &mut HeaderMap, fields: impl IntoIterator<Item = (HeaderName, He
 }
 
 /// A request that was not understood.
-pub(super) fn wire_problem(error: &WireError, draft: &Draft) -> Problem {
+pub(super) fn wire_problem(error: &WireError, draft: &DraftVersion) -> Problem {
     let detail = error.to_string();
     match error {
         WireError::Field(_) => Problem::bad_request("bad-header", detail),
@@ -158,42 +162,42 @@ pub(super) fn wire_problem(error: &WireError, draft: &Draft) -> Problem {
             Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "header-too-large", detail)
         }
         WireError::InconsistentLength { .. } => {
-            open(Problem::bad_request("inconsistent-length", detail).kind(INCONSISTENT_LENGTH), draft)
+            mark_resumable(Problem::bad_request("inconsistent-length", detail).kind(INCONSISTENT_LENGTH), draft)
         }
     }
 }
 
 /// Says that the upload has not ended with this: its client may go on.
-pub(super) fn open(problem: Problem, draft: &Draft) -> Problem {
+pub(super) fn mark_resumable(problem: Problem, draft: &DraftVersion) -> Problem {
     problem.with(completeness_name(draft), draft.completeness.value(false))
 }
 
 /// Says that this is the last word.
-pub(super) fn final_word(problem: Problem, draft: &Draft) -> Problem {
+pub(super) fn mark_final(problem: Problem, draft: &DraftVersion) -> Problem {
     problem.with(completeness_name(draft), draft.completeness.value(true))
 }
 
 /// A refused question or cancellation, or a creation refused before there was an upload.
-pub(super) fn refused(error: EngineError, draft: &Draft, limit: &str, request: &HttpRequest) -> Problem {
+pub(super) fn rejected(error: EngineError, draft: &DraftVersion, limit: &str, request: &HttpRequest) -> Problem {
     common(error, request).unwrap_or_else(|rejection| rejection_problem(rejection, draft, limit, None))
 }
 
 /// Refused bytes for an upload, `upload` as it is now, if it is there.
-pub(super) fn append_refused(
+pub(super) fn append_rejected(
     error: EngineError,
-    draft: &Draft,
+    draft: &DraftVersion,
     limit: &str,
     upload: Option<&Upload>,
     checksum: Option<&Digest>,
     request: &HttpRequest,
 ) -> Problem {
     let rejection = match common(error, request) {
-        Ok(problem) => return open(problem, draft),
+        Ok(problem) => return mark_resumable(problem, draft),
         Err(rejection) => rejection,
     };
     match (&rejection, checksum, upload) {
         (Rejection::ChecksumMismatch(_), Some(checksum), _) => {
-            open(digests::reply::mismatched(digests::CONTENT_DIGEST, checksum), draft)
+            mark_resumable(digests::reply::mismatched(digests::CONTENT_DIGEST, checksum), draft)
         }
         (Rejection::BrokenPromise(algorithm), _, Some(upload)) => {
             let promised = upload.record().promised_digests.iter().find(|promised| promised.algorithm() == *algorithm);
@@ -201,20 +205,20 @@ pub(super) fn append_refused(
                 Some(promised) => digests::reply::mismatched(digests::REPR_DIGEST, promised),
                 None => rejection_problem(rejection, draft, limit, Some(upload)),
             };
-            final_word(problem, draft)
+            mark_final(problem, draft)
         }
         (Rejection::Refused(_), _, _) => rejection_problem(rejection, draft, limit, upload),
-        _ => open(rejection_problem(rejection, draft, limit, upload), draft),
+        _ => mark_resumable(rejection_problem(rejection, draft, limit, upload), draft),
     }
 }
 
-fn rejection_problem(rejection: Rejection, draft: &Draft, limit: &str, upload: Option<&Upload>) -> Problem {
+fn rejection_problem(rejection: Rejection, draft: &DraftVersion, limit: &str, upload: Option<&Upload>) -> Problem {
     let (detail, code) = (rejection.to_string(), rejection.code());
     let own = |status, code: Cow<'static, str>| Problem::new(status, code, detail.clone());
     let problem = |status| own(status, code.clone());
     match rejection {
         // Draft, 4.2.3: the application has said its last word, and nothing is to be gone on with.
-        Rejection::Refused(failure) => final_word(Problem::rejected(&failure), draft),
+        Rejection::Refused(failure) => mark_final(Problem::rejected(&failure), draft),
         Rejection::NotFound => problem(StatusCode::NOT_FOUND),
         Rejection::Gone(_) | Rejection::Removed | Rejection::BytesMissing => {
             problem(if draft.gone_is_missing { StatusCode::NOT_FOUND } else { StatusCode::GONE })

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::dialect::{Claim, Head, Recognised};
+use crate::dialect::{Certainty, Head, Recognised};
 use crate::digests::BadDigests;
 use crate::ietf::disposition;
-use crate::ietf::draft::Draft;
+use crate::ietf::draft::DraftVersion;
 use crate::metadata::{PARTIAL_UPLOAD, is_of_a_protocol};
 use crate::structured::{boolean, integer};
 use crate::{digests, metadata};
@@ -43,7 +43,7 @@ pub(super) struct Creation {
 
 /// An append, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Appending {
+pub(super) struct IetfAppend {
     pub at: Offset,
     pub length: Option<Length>,
     pub ends: Ends,
@@ -78,17 +78,17 @@ pub(crate) const ANSWER_FIELDS: [&str; 7] = [
 /// dialect only.
 pub(super) fn recognise(head: &Head<'_>) -> Recognised {
     if head.has_any(&["upload-complete", "upload-incomplete"]) {
-        return Recognised { claim: Some(Claim::Marked), excludes_others: true };
+        return Recognised { certainty: Some(Certainty::Marked), excludes_others: true };
     }
     let is_typed = || head.method == "PATCH" && head.media_type().as_deref() == Some(PARTIAL_UPLOAD);
     let is_hinted = head.fields.has("upload-draft-interop-version") || is_typed();
-    Recognised { claim: is_hinted.then_some(Claim::Hinted), excludes_others: false }
+    Recognised { certainty: is_hinted.then_some(Certainty::Hinted), excludes_others: false }
 }
 
 /// Reads a creation that carries `count` bytes, if it tells how many. `None`: it is no creation of an upload
 /// resource but the conventional upload of a file.
 pub(super) fn creation(
-    draft: &Draft,
+    draft: &DraftVersion,
     fields: &dyn Fields,
     count: Option<u64>,
     max_metadata_bytes: usize,
@@ -121,7 +121,7 @@ pub(super) fn creation(
 }
 
 /// Reads an append that carries `count` bytes, if it tells how many.
-pub(super) fn append(draft: &Draft, fields: &dyn Fields, count: Option<u64>) -> Result<Appending, WireError> {
+pub(super) fn append(draft: &DraftVersion, fields: &dyn Fields, count: Option<u64>) -> Result<IetfAppend, WireError> {
     if draft.typed_appends && media_type(fields).as_deref() != Some(PARTIAL_UPLOAD) {
         return Err(WireError::MediaType);
     }
@@ -131,11 +131,11 @@ pub(super) fn append(draft: &Draft, fields: &dyn Fields, count: Option<u64>) -> 
     let silence = (draft.silence_ends && nothing_to_send).then_some(true);
     let is_end = is_end(draft, fields).or(silence).ok_or(completeness_missing(draft))?;
     let ends = if is_end { Ends::Here } else { Ends::Later };
-    Ok(Appending { at, length, ends, checksum: digests::content(fields)? })
+    Ok(IetfAppend { at, length, ends, checksum: digests::content(fields)? })
 }
 
 /// Why a request that needs the word on completeness is refused.
-pub(super) fn completeness_missing(draft: &Draft) -> BadField {
+pub(super) fn completeness_missing(draft: &DraftVersion) -> BadField {
     missing(draft.completeness.field())
 }
 
@@ -144,7 +144,7 @@ fn missing(field: &'static str) -> BadField {
 }
 
 /// Refuses a question that carries fields of an upload, where the version wants that.
-pub(super) fn check_query(draft: &Draft, fields: &dyn Fields) -> Result<(), BadField> {
+pub(super) fn check_query(draft: &DraftVersion, fields: &dyn Fields) -> Result<(), BadField> {
     let own = ["upload-offset", "upload-complete", "upload-incomplete", "upload-length"];
     match own.into_iter().find(|name| fields.has(name)) {
         Some(name) if draft.strict_queries => Err(BadField::new(name, "must be left out of this request")),
@@ -153,19 +153,19 @@ pub(super) fn check_query(draft: &Draft, fields: &dyn Fields) -> Result<(), BadF
 }
 
 /// What an upload may be, for `Upload-Limit`; with how long it is kept, where it is not kept for good.
-pub(super) fn limit(draft: &Draft, max_bytes: u64, time_left: Option<Duration>) -> String {
+pub(super) fn limit(draft: &DraftVersion, max_bytes: u64, time_left: Option<Duration>) -> String {
     let mut limit = format!("max-size={max_bytes}");
     if let Some(left) = time_left {
         let seconds = left.as_secs();
         limit.push_str(&format!(", max-age={seconds}"));
-        if draft.tells_expires {
+        if draft.has_expires {
             limit.push_str(&format!(", expires={seconds}"));
         }
     }
     limit
 }
 
-fn is_end(draft: &Draft, fields: &dyn Fields) -> Option<bool> {
+fn is_end(draft: &DraftVersion, fields: &dyn Fields) -> Option<bool> {
     boolean(fields, draft.completeness.field()).map(|value| draft.completeness.is_end(value))
 }
 
@@ -230,11 +230,11 @@ mod tests {
     use crate::testing::{Text, anything};
     use domain::metadata::MAX_PAIRS;
 
-    fn newest() -> Draft {
+    fn newest() -> DraftVersion {
         draft("")
     }
 
-    fn created(draft: &Draft, fields: &dyn Fields, count: Option<u64>) -> Result<Option<Creation>, WireError> {
+    fn created(draft: &DraftVersion, fields: &dyn Fields, count: Option<u64>) -> Result<Option<Creation>, WireError> {
         creation(draft, fields, count, 200)
     }
 
@@ -339,11 +339,11 @@ mod tests {
     fn a_question_carries_nothing_of_an_upload_where_the_version_says_so() {
         for name in ["upload-offset", "upload-complete", "upload-incomplete", "upload-length"] {
             let fields: Text = vec![(name, "nonsense")];
-            for (number, refused) in
+            for (number, rejected) in
                 [("3", true), ("5", true), ("6", true), ("7", false), ("8", false), ("10", false), ("", false)]
             {
                 let bad = check_query(&draft(number), &fields).is_err();
-                assert_eq!(bad, refused, "ietf 46: interop {number}, {name}");
+                assert_eq!(bad, rejected, "ietf 46: interop {number}, {name}");
             }
         }
         let fine: Text = vec![("upload-draft-interop-version", "6")];
@@ -447,7 +447,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_header_bytes_confuse_the_parsers(fields in anything(&FIELDS, &WORDS, 4), count in prop::option::of(0_u64..9)) {
-            let draft = Draft::of(&fields, &CONFIGURED);
+            let draft = DraftVersion::of(&fields, &CONFIGURED);
             if let Ok(Some(creation)) = creation(&draft, &fields, count, 100) {
                 let size: usize = creation.metadata.pairs().iter().map(|(name, value)| name.len() + value.len()).sum();
                 prop_assert!(size <= 100);

@@ -20,7 +20,7 @@ pub(super) struct Creation {
 
 /// What Google's clients say outside of the JSON.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Around<'a> {
+pub(super) struct ObjectFields<'a> {
     /// `name` in the query.
     pub name: Option<&'a str>,
     /// The part of the path that names a bucket.
@@ -51,7 +51,7 @@ pub(super) enum BadCreation {
 /// The JSON of `POST /files` without any protocol.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Plain {
+struct PlainJson {
     name: Option<String>,
     content_type: Option<String>,
     size: Option<u64>,
@@ -65,7 +65,7 @@ struct Plain {
 /// the bytes.
 #[derive(Debug, Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
-struct Object {
+struct GoogleObject {
     name: Option<String>,
     content_type: Option<String>,
     md5_hash: Option<String>,
@@ -74,7 +74,7 @@ struct Object {
 }
 
 pub(super) fn plain(json: &[u8], max_metadata_bytes: usize) -> Result<Creation, BadCreation> {
-    let Plain { name, content_type, size, metadata, digests } = serde_json::from_slice(json)?;
+    let PlainJson { name, content_type, size, metadata, digests } = serde_json::from_slice(json)?;
     let own = [("name", name), ("contentType", content_type)];
     let length = size.map(|size| Length::new(size).ok_or(BadCreation::Size)).transpose()?;
     let promised = digests.into_iter().map(|(name, value)| {
@@ -89,8 +89,8 @@ pub(super) fn plain(json: &[u8], max_metadata_bytes: usize) -> Result<Creation, 
 }
 
 /// An object as Google's clients describe it. They may leave the JSON out.
-pub(super) fn object(json: &[u8], around: &Around, max_metadata_bytes: usize) -> Result<Creation, BadCreation> {
-    let object = if json.is_empty() { Object::default() } else { serde_json::from_slice(json)? };
+pub(super) fn object(json: &[u8], around: &ObjectFields, max_metadata_bytes: usize) -> Result<Creation, BadCreation> {
+    let object = if json.is_empty() { GoogleObject::default() } else { serde_json::from_slice(json)? };
     let named = around.name.map(str::to_owned);
     if object.name.is_some() && named.is_some() && object.name != named {
         return Err(BadCreation::TwoNames);
@@ -167,20 +167,20 @@ mod tests {
             (br#"{"name": "a name of more than 40 bytes, which is a lot"}"#, "limits.max_metadata_size"),
         ] {
             let text = String::from_utf8_lossy(json);
-            let refused = plain(json, 40).expect_err(&text).to_string();
-            assert!(refused.contains(why), "{text}: {refused}");
+            let rejected = plain(json, 40).expect_err(&text).to_string();
+            assert!(rejected.contains(why), "{text}: {rejected}");
         }
     }
 
     #[test]
     fn an_object_of_google_is_described_in_three_places() {
-        let around = Around { name: Some("a.mp4"), bucket: Some("films"), content_type: Some("video/mp4") };
+        let around = ObjectFields { name: Some("a.mp4"), bucket: Some("films"), content_type: Some("video/mp4") };
         let all = [("name", "a.mp4"), ("contentType", "video/mp4"), ("bucket", "films")];
         assert_eq!(pairs(&object(b"", &around, 100).unwrap()), all);
         assert_eq!(pairs(&object(br#"{"name": "a.mp4", "acl": [], "storageClass": "X"}"#, &around, 100).unwrap()), all);
         let json = br#"{"contentType": "text/plain", "metadata": {"a": "b", "c": null}, "crc32c": "AAAAAA==",
                         "md5Hash": "1B2M2Y8AsgTpgAmY7PhCfg=="}"#;
-        let creation = object(json, &Around::default(), 100).unwrap();
+        let creation = object(json, &ObjectFields::default(), 100).unwrap();
         assert_eq!(pairs(&creation), [("contentType", "text/plain"), ("a", "b")]);
         assert_eq!(creation.promised_digests.len(), 2, "ranged 6");
         for (json, why) in [
@@ -191,8 +191,8 @@ mod tests {
             (br#"{"crc32c": "x"}"#, "crc32c is not"),
             (br#"{"metadata": {"bucket": "b"}}"#, "twice"),
         ] {
-            let refused = object(json, &around, 100).unwrap_err().to_string();
-            assert!(refused.contains(why), "ranged 4: {refused}");
+            let rejected = object(json, &around, 100).unwrap_err().to_string();
+            assert!(rejected.contains(why), "ranged 4: {rejected}");
         }
     }
 }

@@ -12,31 +12,31 @@ use bytes::Bytes;
 use futures::Stream;
 
 use crate::ranged::creation::BadCreation;
-use crate::ranged::multipart::{BadForm, Found, MAX_HEAD_BYTES, Part, Reader};
-use crate::uploads::Uploads;
+use crate::ranged::multipart::{BadForm, FormItem, FormPart, FormReader, MAX_HEAD_BYTES};
+use crate::uploads::UploadContext;
 use domain::metadata::MAX_PAIRS;
 use edge::body;
 
 /// A form up to its file.
-pub(super) struct Opened {
+pub(super) struct OpenForm {
     /// Fields that came before the file.
     pub(super) texts: Vec<(String, Vec<u8>)>,
-    pub(super) file: Part,
+    pub(super) file: FormPart,
     pub(super) bytes: FileBytes,
     /// What is learned of the form while `bytes` are read.
-    pub(super) learned: Rc<RefCell<Learned>>,
+    pub(super) remainder: Rc<RefCell<FormRemainder>>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Learned {
+pub(super) struct FormRemainder {
     /// Names of fields that came after the file, too late to be taken.
     pub(super) ignored: Vec<String>,
-    pub(super) fault: Option<Fault>,
+    pub(super) error: Option<FormError>,
 }
 
 /// What is wrong with a form.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum FormError {
     Bad(BadForm),
     NoFile,
     SeveralFiles,
@@ -45,7 +45,7 @@ pub(super) enum Fault {
     Cut,
 }
 
-impl From<BadForm> for Fault {
+impl From<BadForm> for FormError {
     fn from(bad: BadForm) -> Self {
         Self::Bad(bad)
     }
@@ -54,14 +54,14 @@ impl From<BadForm> for Fault {
 /// The bytes of the file in a form.
 pub(super) struct FileBytes {
     payload: Payload,
-    reader: Reader,
+    reader: FormReader,
     allowance: Allowance,
-    at: At,
-    learned: Rc<RefCell<Learned>>,
+    at: FormState,
+    remainder: Rc<RefCell<FormRemainder>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum FormState {
     File,
     BehindFile,
     End,
@@ -75,9 +75,9 @@ struct Allowance {
 }
 
 impl Allowance {
-    fn take(&mut self, bytes: usize) -> Result<(), Fault> {
+    fn take(&mut self, bytes: usize) -> Result<(), FormError> {
         let left = self.left_bytes.checked_sub(bytes);
-        self.left_bytes = left.ok_or(Fault::TooLarge(BadCreation::TooLarge(self.of_bytes)))?;
+        self.left_bytes = left.ok_or(FormError::TooLarge(BadCreation::TooLarge(self.of_bytes)))?;
         Ok(())
     }
 }
@@ -85,83 +85,87 @@ impl Allowance {
 /// Returns the most bytes that a form with a file of `file_bytes` may have: with as many fields as metadata
 /// may, their heads and their texts.
 pub(super) fn most_bytes(file_bytes: u64, max_metadata_bytes: usize) -> u64 {
-    let around = (MAX_PAIRS + 1).saturating_mul(MAX_HEAD_BYTES).saturating_add(max_metadata_bytes);
-    file_bytes.saturating_add(u64::try_from(around).unwrap_or(u64::MAX))
+    let fields_around = (MAX_PAIRS + 1).saturating_mul(MAX_HEAD_BYTES).saturating_add(max_metadata_bytes);
+    file_bytes.saturating_add(u64::try_from(fields_around).unwrap_or(u64::MAX))
 }
 
 /// Reads a form up to its file.
-pub(super) async fn open(content_type: &str, mut payload: Payload, shared: &Uploads) -> Result<Opened, Fault> {
-    let mut reader = Reader::new(content_type)?;
+pub(super) async fn open(
+    content_type: &str,
+    mut payload: Payload,
+    shared: &UploadContext,
+) -> Result<OpenForm, FormError> {
+    let mut reader = FormReader::new(content_type)?;
     let mut allowance =
-        Allowance { left_bytes: shared.terms.max_metadata_bytes, of_bytes: shared.terms.max_metadata_bytes };
+        Allowance { left_bytes: shared.settings.max_metadata_bytes, of_bytes: shared.settings.max_metadata_bytes };
     let mut texts: Vec<(String, Vec<u8>)> = Vec::new();
     let file = loop {
         match reader.next()? {
-            Some(Found::Part(part)) if is_file(&part) => break part,
-            Some(Found::Part(part)) => {
+            Some(FormItem::Part(part)) if is_file(&part) => break part,
+            Some(FormItem::Part(part)) => {
                 allowance.take(part.name.len())?;
                 texts.push((part.name, Vec::new()));
             }
-            Some(Found::Data(data)) => {
+            Some(FormItem::Data(data)) => {
                 allowance.take(data.len())?;
                 if let Some((_, text)) = texts.last_mut() {
                     text.extend_from_slice(&data);
                 }
             }
-            Some(Found::PartEnd) => {}
-            Some(Found::End) => return Err(Fault::NoFile),
+            Some(FormItem::PartEnd) => {}
+            Some(FormItem::End) => return Err(FormError::NoFile),
             None => {
-                let next = body::next_piece(&mut payload, shared.terms.idle_timeout)
+                let next = body::next_piece(&mut payload, shared.settings.idle_timeout)
                     .await
-                    .map_err(|body::BodyCut| Fault::Cut)?;
+                    .map_err(|body::BodyCut| FormError::Cut)?;
                 reader.push(next.ok_or(BadForm::BrokenOff)?);
             }
         }
     };
-    let learned = Rc::<RefCell<Learned>>::default();
-    let bytes = FileBytes { payload, reader, allowance, at: At::File, learned: Rc::clone(&learned) };
-    Ok(Opened { texts, file, bytes, learned })
+    let remainder = Rc::<RefCell<FormRemainder>>::default();
+    let bytes = FileBytes { payload, reader, allowance, at: FormState::File, remainder: Rc::clone(&remainder) };
+    Ok(OpenForm { texts, file, bytes, remainder })
 }
 
 /// A field for files that was left empty comes as a file without a name.
-fn is_file(part: &Part) -> bool {
+fn is_file(part: &FormPart) -> bool {
     part.file_name.as_ref().is_some_and(|name| !name.is_empty())
 }
 
 impl FileBytes {
     /// What comes next of the file in what was read; nothing when more must be read, or all of it was.
-    fn next_bytes(&mut self) -> Result<Option<Bytes>, Fault> {
-        while self.at != At::End
+    fn next_bytes(&mut self) -> Result<Option<Bytes>, FormError> {
+        while self.at != FormState::End
             && let Some(found) = self.reader.next()?
         {
             match found {
-                Found::Data(data) if self.at == At::File => return Ok(Some(data)),
-                Found::Data(data) => self.allowance.take(data.len())?,
-                Found::PartEnd => self.at = At::BehindFile,
-                Found::Part(part) if is_file(&part) => return Err(Fault::SeveralFiles),
-                Found::Part(part) => {
+                FormItem::Data(data) if self.at == FormState::File => return Ok(Some(data)),
+                FormItem::Data(data) => self.allowance.take(data.len())?,
+                FormItem::PartEnd => self.at = FormState::BehindFile,
+                FormItem::Part(part) if is_file(&part) => return Err(FormError::SeveralFiles),
+                FormItem::Part(part) => {
                     self.allowance.take(part.name.len())?;
-                    self.learned.borrow_mut().ignored.push(part.name);
+                    self.remainder.borrow_mut().ignored.push(part.name);
                 }
-                Found::End => self.at = At::End,
+                FormItem::End => self.at = FormState::End,
             }
         }
         Ok(None)
     }
 
-    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Fault>> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, FormError>> {
         loop {
             if let Some(bytes) = self.next_bytes()? {
                 return Poll::Ready(Ok(Some(bytes)));
             }
             let polled = Pin::new(&mut self.payload).poll_next(cx);
-            if self.at == At::End {
+            if self.at == FormState::End {
                 // One look whether the body has ended too, so that the connection can be used again.
                 return Poll::Ready(Ok(None));
             }
             match ready!(polled) {
                 Some(Ok(bytes)) => self.reader.push(bytes),
-                Some(Err(_)) => return Poll::Ready(Err(Fault::Cut)),
+                Some(Err(_)) => return Poll::Ready(Err(FormError::Cut)),
                 None => return Poll::Ready(Err(BadForm::BrokenOff.into())),
             }
         }
@@ -174,8 +178,8 @@ impl Stream for FileBytes {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let polled = ready!(self.poll_bytes(cx));
         Poll::Ready(polled.transpose().map(|polled| {
-            polled.map_err(|fault| {
-                self.learned.borrow_mut().fault = Some(fault);
+            polled.map_err(|error| {
+                self.remainder.borrow_mut().error = Some(error);
                 PayloadError::Incomplete(None)
             })
         }))

@@ -5,11 +5,11 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::caller::caller;
 use crate::digests;
-use crate::ranged::creation::{Around, Creation};
-use crate::ranged::reply::google::Refusal;
+use crate::ranged::creation::{Creation, ObjectFields};
+use crate::ranged::reply::google::GoogleRejection;
 use crate::ranged::wire::{Carried, Data, End};
-use crate::ranged::{GOOGLE, check_empty, creation, look, pumped, reply, small_body, wire};
-use crate::uploads::Uploads;
+use crate::ranged::{GOOGLE, check_empty, creation, inspect, pumped, reply, small_body, wire};
+use crate::uploads::UploadContext;
 use domain::checksum::Algorithm;
 use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
@@ -30,7 +30,7 @@ const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Compl
 
 /// The two ways of starting a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Flavour {
+pub(super) enum SessionStart {
     Json,
     Xml,
 }
@@ -40,21 +40,21 @@ pub(super) async fn start(
     request: &HttpRequest,
     bucket: Option<&str>,
     payload: Payload,
-    shared: &Uploads,
-) -> Result<HttpResponse, Refusal> {
+    shared: &UploadContext,
+) -> Result<HttpResponse, GoogleRejection> {
     let fields = HeaderFields(request.headers());
-    let refuse = |error: wire::WireError| reply::wire_problem(&error);
-    wire::refuse_commands(&fields).map_err(refuse)?;
-    wire::refuse_range(&fields).map_err(refuse)?;
-    let flavour = flavour(&fields).map_err(|error| refuse(error.into()))?;
-    let length = wire::length(&fields, "x-upload-content-length").map_err(|error| refuse(error.into()))?;
+    let reject = |error: wire::WireError| reply::wire_problem(&error);
+    wire::reject_commands(&fields).map_err(reject)?;
+    wire::reject_range(&fields).map_err(reject)?;
+    let session_start = session_start(&fields).map_err(|error| reject(error.into()))?;
+    let length = wire::length(&fields, "x-upload-content-length").map_err(|error| reject(error.into()))?;
     let most = shared.engine.settings().max_upload_bytes;
     if length.is_some_and(|length| length.get() > most) {
         return Err(reply::rejection_problem(Rejection::OverLimit(most)).into());
     }
-    let origin = shared.absolute_origin(request).map_err(|error| refuse(error.into()))?;
-    let named = digests::promised(&fields).map_err(|error| refuse(error.into()))?;
-    let described = described(request, flavour, bucket, payload, shared).await?;
+    let origin = shared.absolute_origin(request).map_err(|error| reject(error.into()))?;
+    let named = digests::promised(&fields).map_err(|error| reject(error.into()))?;
+    let described = described(request, session_start, bucket, payload, shared).await?;
     let command = Create {
         principal: principal(request),
         dialect: GOOGLE,
@@ -68,15 +68,15 @@ pub(super) async fn start(
         promised_digests: [described.promised_digests, named].concat(),
         caller: caller(request, shared),
     };
-    let upload = shared.engine.create(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
+    let upload = shared.engine.create(command).await.map_err(|error| reply::google::rejection(error, None, request))?;
     let session = format!("{origin}{}", shared.upload_url(upload.id()));
-    Ok(reply::google::started(&upload, &session, flavour))
+    Ok(reply::google::started(&upload, &session, session_start))
 }
 
-fn flavour(fields: &HeaderFields) -> Result<Flavour, BadField> {
+fn session_start(fields: &HeaderFields) -> Result<SessionStart, BadField> {
     match single(fields, "x-goog-resumable")? {
-        None => Ok(Flavour::Json),
-        Some(word) if word.eq_ignore_ascii_case("start") => Ok(Flavour::Xml),
+        None => Ok(SessionStart::Json),
+        Some(word) if word.eq_ignore_ascii_case("start") => Ok(SessionStart::Xml),
         Some(_) => Err(BadField::new("x-goog-resumable", "is not `start`")),
     }
 }
@@ -84,22 +84,23 @@ fn flavour(fields: &HeaderFields) -> Result<Flavour, BadField> {
 /// The object that is to be uploaded, as query, header fields and JSON describe it.
 async fn described(
     request: &HttpRequest,
-    flavour: Flavour,
+    session_start: SessionStart,
     bucket: Option<&str>,
     payload: Payload,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<Creation, Problem> {
     let fields = HeaderFields(request.headers());
     let query = Query::parse(request.query_string())?;
     let field = |name| single(&fields, name).map_err(|error| reply::wire_problem(&error.into()));
     // In the XML flavour the type is the request's own, and what some clients send along is not looked at.
-    let (content_type, json) = match flavour {
-        Flavour::Json => (field("x-upload-content-type")?, small_body(request, payload, shared).await?),
-        Flavour::Xml => (field("content-type")?, Vec::new()),
+    let (content_type, json) = match session_start {
+        SessionStart::Json => (field("x-upload-content-type")?, small_body(request, payload, shared).await?),
+        SessionStart::Xml => (field("content-type")?, Vec::new()),
     };
     let name = query.pairs().find(|(name, _)| *name == "name").map(|(_, value)| value);
-    let around = Around { name, bucket, content_type: content_type.filter(|text| !text.is_empty()) };
-    creation::object(&json, &around, shared.terms.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))
+    let around = ObjectFields { name, bucket, content_type: content_type.filter(|text| !text.is_empty()) };
+    creation::object(&json, &around, shared.settings.max_metadata_bytes)
+        .map_err(|error| reply::creation_problem(&error))
 }
 
 /// Data, a question, or the word that nothing more comes.
@@ -107,19 +108,19 @@ pub(super) async fn put(
     request: &HttpRequest,
     upload: Upload,
     mut payload: Payload,
-    shared: &Uploads,
-) -> Result<HttpResponse, Refusal> {
+    shared: &UploadContext,
+) -> Result<HttpResponse, GoogleRejection> {
     let fields = HeaderFields(request.headers());
-    let refuse = |error: wire::WireError| reply::wire_problem(&error);
-    let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
-    let hashes = wire::goog_hashes(&fields).map_err(|error| refuse(error.into()))?;
+    let reject = |error: wire::WireError| reply::wire_problem(&error);
+    let carried = wire::carried(&fields, body::announced_size(request)).map_err(reject)?;
+    let hashes = wire::goog_hashes(&fields).map_err(|error| reject(error.into()))?;
     let (dialect, caller) = (GOOGLE, caller(request, shared));
     let command = Append { dialect, caller, ..Append::at(principal(request), upload.id(), Offset::ZERO, None) };
     let upload = match carried {
         Carried::Question { total } => {
             check_empty(request, &mut payload, shared).await?;
-            let found = look(request, upload.id(), shared).await?;
-            let Some(total) = finalised(&found, total)? else { return Ok(told(&found, request, shared)) };
+            let found = inspect(request, upload.id(), shared).await?;
+            let Some(total) = finalised(&found, total)? else { return Ok(progress_or_result(&found, request, shared)) };
             // The word that nothing more comes.
             let (place, ends) = (Place::From(found.offset()), Ends::Here);
             let length = Some(total);
@@ -127,7 +128,7 @@ pub(super) async fn put(
             append(command, request, payload, None, shared).await?
         }
         Carried::Data(data) => {
-            let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
+            let checksum = digests::content(&fields).map_err(|error| reject(error.into()))?;
             let command = Append { checksum, ..carrying(command, data) };
             // What is a digest of the whole is only said with the last of it.
             let promised_digests = if command.ends == Ends::Later { Vec::new() } else { hashes };
@@ -139,7 +140,7 @@ pub(super) async fn put(
         // Clients that have sent data want to read in a 308 how much of it arrived.
         return Err(reply::google::nothing_stored().into());
     }
-    Ok(told(&upload, request, shared))
+    Ok(progress_or_result(&upload, request, shared))
 }
 
 fn carrying(command: Append, data: Data) -> Append {
@@ -153,7 +154,7 @@ fn carrying(command: Append, data: Data) -> Append {
 
 /// The length to end an upload with, if a question is the word that nothing more comes: all of it must be
 /// there.
-fn finalised(upload: &Upload, total: Option<Length>) -> Result<Option<Length>, Refusal> {
+fn finalised(upload: &Upload, total: Option<Length>) -> Result<Option<Length>, GoogleRejection> {
     match (upload.length(), total) {
         _ if upload.stage() == Stage::Completed => Ok(None),
         (Some(ours), Some(theirs)) if ours != theirs => {
@@ -168,15 +169,15 @@ async fn append(
     request: &HttpRequest,
     payload: Payload,
     unframed: Option<u64>,
-    shared: &Uploads,
-) -> Result<Upload, Refusal> {
+    shared: &UploadContext,
+) -> Result<Upload, GoogleRejection> {
     let checksum = command.checksum.clone();
-    let refuse = |error| reply::google::refusal(error, checksum.as_ref(), request);
-    let feed = shared.engine.append(command).await.map_err(refuse)?;
-    pumped(request, payload, feed, unframed, shared, refuse).await
+    let reject = |error| reply::google::rejection(error, checksum.as_ref(), request);
+    let feed = shared.engine.append(command).await.map_err(reject)?;
+    pumped(request, payload, feed, unframed, shared, reject).await
 }
 
-fn told(upload: &Upload, request: &HttpRequest, shared: &Uploads) -> HttpResponse {
+fn progress_or_result(upload: &Upload, request: &HttpRequest, shared: &UploadContext) -> HttpResponse {
     if upload.stage() == Stage::Completed {
         return reply::google::object(upload, shared);
     }
@@ -185,10 +186,14 @@ fn told(upload: &Upload, request: &HttpRequest, shared: &Uploads) -> HttpRespons
 
 /// Cancels a session. A complete upload is no session any more; it is deleted with the status that everybody
 /// else expects.
-pub(super) async fn cancel(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Refusal> {
-    let upload = look(request, id, shared).await?;
+pub(super) async fn cancel(
+    request: &HttpRequest,
+    id: UploadId,
+    shared: &UploadContext,
+) -> Result<HttpResponse, GoogleRejection> {
+    let upload = inspect(request, id, shared).await?;
     let command = Cancel { principal: principal(request), id, caller: caller(request, shared) };
-    shared.engine.cancel(command).await.map_err(|error| reply::google::refusal(error, None, request))?;
+    shared.engine.cancel(command).await.map_err(|error| reply::google::rejection(error, None, request))?;
     let was_complete = upload.stage() == Stage::Completed;
     Ok(if was_complete { reply::terminated() } else { reply::google::cancelled(&upload) })
 }

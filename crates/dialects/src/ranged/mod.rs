@@ -16,9 +16,9 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};
 
 use crate::caller::caller;
-use crate::dialect::{Asked, Target};
+use crate::dialect::{DialectRequest, RequestTarget};
 use crate::trouble::broken_off;
-use crate::uploads::Uploads;
+use crate::uploads::UploadContext;
 use crate::{dialect, digests, download, pump, upload_fields};
 use domain::dialect::Dialect;
 use domain::filling::{Completion, Filling, WriteOrder};
@@ -35,16 +35,16 @@ use engine::command::{Cancel, EngineError};
 use engine::feed::Feed;
 
 mod creation;
+mod exact_size;
 mod form;
 mod google;
 mod multipart;
 mod parallel;
 mod plain;
 mod reply;
-mod sized;
 pub(crate) mod wire;
 
-use sized::Sized;
+use exact_size::ExactSizeBody;
 
 /// Bytes go anywhere, and an upload is complete when it has all of them.
 const FILLING: Filling = Filling { order: WriteOrder::Any, completion: Completion::WhenFull };
@@ -59,8 +59,8 @@ const NAME: Dialect = Dialect::named("ranged");
 const GOOGLE: Dialect = Dialect::named("google");
 
 /// What the front has to know of this dialect.
-pub(crate) fn dialect() -> dialect::Dialect {
-    dialect::Dialect {
+pub(crate) fn dialect() -> dialect::DialectHandler {
+    dialect::DialectHandler {
         records: &[NAME, GOOGLE],
         methods: &["POST", "PUT", "HEAD", "GET", "DELETE"],
         patch_type: None,
@@ -69,7 +69,7 @@ pub(crate) fn dialect() -> dialect::Dialect {
         marker: None,
         busy_head: None,
         recognise: wire::recognise,
-        effective_method: |method, fields| (method == "PUT" && wire::only_asks(fields)).then_some("HEAD"),
+        effective_method: |method, fields| (method == "PUT" && wire::is_status_query(fields)).then_some("HEAD"),
         add_options: |_, _| {},
         answer,
         whole_file: Some(whole_file),
@@ -77,32 +77,32 @@ pub(crate) fn dialect() -> dialect::Dialect {
     }
 }
 
-fn answer(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse> {
-    let Asked { request, payload, target, .. } = asked;
+fn answer(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
+    let DialectRequest { request, payload, target, .. } = asked;
     let fields = HeaderFields(request.headers());
     match target {
-        Target::Upload(id) => Box::pin(async move {
+        RequestTarget::Upload(id) => Box::pin(async move {
             let answer = resource(&request, id, payload, &shared).await;
             answer.unwrap_or_else(|problem| problem.respond(&request))
         }),
-        Target::Collection if wire::starts_session(request.query_string(), &fields) => Box::pin(async move {
+        RequestTarget::Collection if wire::starts_session(request.query_string(), &fields) => Box::pin(async move {
             let started = google::start(&request, None, payload, &shared).await;
-            started.unwrap_or_else(|refusal| refusal.respond(&request))
+            started.unwrap_or_else(|rejection| rejection.respond(&request))
         }),
-        Target::Own(bucket) => Box::pin(async move {
+        RequestTarget::Own(bucket) => Box::pin(async move {
             let started = start_in_bucket(&request, &bucket, payload, &shared).await;
             started.unwrap_or_else(|problem| problem.respond(&request))
         }),
-        Target::Name(name) if request.method() == Method::PUT && !fields.has("content-range") => {
+        RequestTarget::Name(name) if request.method() == Method::PUT && !fields.has("content-range") => {
             plainly(request, Some(name), payload, shared)
         }
-        Target::Name(_) => ready(reply::rejection_problem(Rejection::NotFound).respond(&request)).boxed_local(),
-        Target::Collection => plainly(request, None, payload, shared),
+        RequestTarget::Name(_) => ready(reply::rejection_problem(Rejection::NotFound).respond(&request)).boxed_local(),
+        RequestTarget::Collection => plainly(request, None, payload, shared),
     }
 }
 
 /// Takes a body as a whole file.
-fn whole_file(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse> {
+fn whole_file(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
     plainly(asked.request, None, asked.payload, shared)
 }
 
@@ -110,7 +110,7 @@ fn plainly(
     request: HttpRequest,
     name: Option<String>,
     payload: Payload,
-    shared: Arc<Uploads>,
+    shared: Arc<UploadContext>,
 ) -> LocalBoxFuture<'static, HttpResponse> {
     Box::pin(async move {
         let answer = plain(&request, name.as_deref(), payload, &shared).await;
@@ -123,14 +123,14 @@ async fn start_in_bucket(
     request: &HttpRequest,
     bucket: &str,
     payload: Payload,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<HttpResponse, Problem> {
     if !matches!(*request.method(), Method::POST | Method::PUT) {
         return Err(Problem::method_not_allowed(BUCKET_METHODS));
     }
     google::check_kind(request)?;
     let started = google::start(request, Some(bucket), payload, shared).await;
-    Ok(started.unwrap_or_else(|refusal| refusal.respond(request)))
+    Ok(started.unwrap_or_else(|rejection| rejection.respond(request)))
 }
 
 /// A whole file, or the start of a session in JSON.
@@ -138,17 +138,17 @@ async fn plain(
     request: &HttpRequest,
     name: Option<&str>,
     payload: Payload,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<HttpResponse, Problem> {
     let fields = HeaderFields(request.headers());
-    let refuse = |error: wire::WireError| reply::wire_problem(&error);
-    wire::refuse_commands(&fields).map_err(refuse)?;
-    wire::refuse_range(&fields).map_err(refuse)?;
-    let media_type = media_type(&fields).map_err(|error| refuse(error.into()))?;
+    let reject = |error: wire::WireError| reply::wire_problem(&error);
+    wire::reject_commands(&fields).map_err(reject)?;
+    wire::reject_range(&fields).map_err(reject)?;
+    let media_type = media_type(&fields).map_err(|error| reject(error.into()))?;
     let posted = request.method() == Method::POST;
     match media_type.as_deref() {
         Some("application/json") if posted => parallel::start(request, payload, shared).await,
-        _ if !shared.terms.protocols.plain_uploads => Err(reply::plain_uploads_off()),
+        _ if !shared.settings.protocols.plain_uploads => Err(reply::plain_uploads_off()),
         Some("multipart/form-data") if posted => plain::form(request, payload, shared).await,
         Some(_) | None => plain::file(request, name, payload, shared).await,
     }
@@ -159,10 +159,10 @@ async fn resource(
     request: &HttpRequest,
     id: UploadId,
     payload: Payload,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<HttpResponse, Problem> {
-    let refuse = |error: wire::WireError| reply::wire_problem(&error);
-    wire::refuse_commands(&HeaderFields(request.headers())).map_err(refuse)?;
+    let reject = |error: wire::WireError| reply::wire_problem(&error);
+    wire::reject_commands(&HeaderFields(request.headers())).map_err(reject)?;
     match *request.method() {
         Method::PUT | Method::POST => put(request, id, payload, shared).await,
         Method::HEAD => head(request, id, shared).await,
@@ -172,13 +172,18 @@ async fn resource(
     }
 }
 
-async fn put(request: &HttpRequest, id: UploadId, payload: Payload, shared: &Uploads) -> Result<HttpResponse, Problem> {
-    let upload = found(request, id, shared).await?;
+async fn put(
+    request: &HttpRequest,
+    id: UploadId,
+    payload: Payload,
+    shared: &UploadContext,
+) -> Result<HttpResponse, Problem> {
+    let upload = find_settled(request, id, shared).await?;
     let ranged = request.headers().contains_key("content-range");
     match upload.dialect() {
         GOOGLE => {
             let answered = google::put(request, upload, payload, shared).await;
-            Ok(answered.unwrap_or_else(|refusal| refusal.respond(request)))
+            Ok(answered.unwrap_or_else(|rejection| rejection.respond(request)))
         }
         NAME => parallel::put(request, upload, payload, shared).await,
         _ if shared.engine.settings().cross_dialects => parallel::put(request, upload, payload, shared).await,
@@ -186,45 +191,45 @@ async fn put(request: &HttpRequest, id: UploadId, payload: Payload, shared: &Upl
     }
 }
 
-async fn head(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Problem> {
-    let upload = look(request, id, shared).await?;
+async fn head(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> Result<HttpResponse, Problem> {
+    let upload = inspect(request, id, shared).await?;
     if upload.stage() == Stage::Completed { get(request, id, shared).await } else { Ok(reply::state(&upload)) }
 }
 
-async fn get(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Problem> {
-    let refuse = |error| reply::engine_problem(error, request);
-    let Some(found) = shared.engine.download(&principal(request), id).await.map_err(refuse)? else {
-        return Err(upload_fields::not_complete(&look(request, id, shared).await?));
+async fn get(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> Result<HttpResponse, Problem> {
+    let reject = |error| reply::engine_problem(error, request);
+    let Some(found) = shared.engine.download(&principal(request), id).await.map_err(reject)? else {
+        return Err(upload_fields::not_complete(&inspect(request, id, shared).await?));
     };
     let offset = found.upload.offset().get();
-    let mut response = download::serve(request, found, &shared.metrics).await.map_err(refuse)?;
+    let mut response = download::serve(request, found, &shared.metrics).await.map_err(reject)?;
     reply::add_offset(response.headers_mut(), offset);
     Ok(response)
 }
 
-async fn delete(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Problem> {
-    let refuse = |error| reply::engine_problem(error, request);
-    if shared.engine.status(&principal(request), id).await.map_err(refuse)?.upload.dialect() == GOOGLE {
+async fn delete(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> Result<HttpResponse, Problem> {
+    let reject = |error| reply::engine_problem(error, request);
+    if shared.engine.status(&principal(request), id).await.map_err(reject)?.upload.dialect() == GOOGLE {
         let cancelled = google::cancel(request, id, shared).await;
-        return Ok(cancelled.unwrap_or_else(|refusal| refusal.respond(request)));
+        return Ok(cancelled.unwrap_or_else(|rejection| rejection.respond(request)));
     }
     let command = Cancel { principal: principal(request), id, caller: caller(request, shared) };
-    shared.engine.cancel(command).await.map_err(refuse)?;
+    shared.engine.cancel(command).await.map_err(reject)?;
     Ok(reply::terminated())
 }
 
 /// An upload as committed. One whose last bytes are just being put in their place is waited for.
-async fn found(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<Upload, Problem> {
+async fn find_settled(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> Result<Upload, Problem> {
     let status =
         shared.engine.status(&principal(request), id).await.map_err(|error| reply::engine_problem(error, request))?;
     if let Some(why) = status.gone() {
         return Err(reply::rejection_problem(why));
     }
-    if status.upload.is_settling() { look(request, id, shared).await } else { Ok(status.upload) }
+    if status.upload.is_settling() { inspect(request, id, shared).await } else { Ok(status.upload) }
 }
 
 /// An upload as it is, with what live requests have brought.
-async fn look(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<Upload, Problem> {
+async fn inspect(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> Result<Upload, Problem> {
     let found =
         shared.engine.inspect(&principal(request), id).await.map_err(|error| reply::engine_problem(error, request))?;
     match found.gone {
@@ -239,22 +244,22 @@ async fn pumped<E: From<Problem>>(
     payload: Payload,
     feed: Feed,
     unframed: Option<u64>,
-    shared: &Uploads,
-    refuse: impl FnOnce(EngineError) -> E,
+    shared: &UploadContext,
+    reject: impl FnOnce(EngineError) -> E,
 ) -> Result<Upload, E> {
     let Some(count) = unframed else {
-        return pump::pump(request, payload, feed, shared.terms.idle_timeout).await.map_err(refuse);
+        return pump::pump(request, payload, feed, shared.settings.idle_timeout).await.map_err(reject);
     };
     let differs = Rc::<Cell<bool>>::default();
-    let sized = Sized::new(payload, count, Rc::clone(&differs));
-    let pumped = pump::pump_and_tell(request, sized, feed, shared.terms.idle_timeout, None).await;
-    if differs.get() { Err(reply::other_count(count).into()) } else { pumped.map_err(refuse) }
+    let sized = ExactSizeBody::new(payload, count, Rc::clone(&differs));
+    let pumped = pump::pump_with_progress(request, sized, feed, shared.settings.idle_timeout, None).await;
+    if differs.get() { Err(reply::other_count(count).into()) } else { pumped.map_err(reject) }
 }
 
 /// Rejects a query whose body turns out to have bytes.
-async fn check_empty(request: &HttpRequest, payload: &mut Payload, shared: &Uploads) -> Result<(), Problem> {
+async fn check_empty(request: &HttpRequest, payload: &mut Payload, shared: &UploadContext) -> Result<(), Problem> {
     let cut = |body::BodyCut| reply::engine_problem(broken_off(), request);
-    while let Some(piece) = body::next_piece(payload, shared.terms.idle_timeout).await.map_err(cut)? {
+    while let Some(piece) = body::next_piece(payload, shared.settings.idle_timeout).await.map_err(cut)? {
         // HTTP/2 has frames of no bytes.
         if !piece.is_empty() {
             return Err(reply::wire_problem(&wire::WireError::QuestionWithBody));
@@ -264,9 +269,9 @@ async fn check_empty(request: &HttpRequest, payload: &mut Payload, shared: &Uplo
 }
 
 /// A body that may have as much as metadata may.
-async fn small_body(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Result<Vec<u8>, Problem> {
-    let limit = shared.terms.max_metadata_bytes;
-    let small = body::small(request, payload, limit, shared.terms.idle_timeout).await;
+async fn small_body(request: &HttpRequest, payload: Payload, shared: &UploadContext) -> Result<Vec<u8>, Problem> {
+    let limit = shared.settings.max_metadata_bytes;
+    let small = body::small(request, payload, limit, shared.settings.idle_timeout).await;
     small
         .map_err(|body::BodyCut| reply::engine_problem(broken_off(), request))?
         .ok_or_else(|| reply::session_too_large(limit))

@@ -12,10 +12,11 @@ use crate::names;
 /// The most the head of one part may have.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// What is found in a form, in order: `Part`, its `Data` in pieces, `PartEnd`, the next `Part`, …, `End`.
+/// What is found in a form, in order: `FormPart`, its `Data` in pieces, `PartEnd`, the next `FormPart`, …,
+/// `End`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
-    Part(Part),
+pub(super) enum FormItem {
+    Part(FormPart),
     Data(Bytes),
     PartEnd,
     /// The form is whole. What may follow it means nothing.
@@ -24,7 +25,7 @@ pub(super) enum Found {
 
 /// The head of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Part {
+pub(super) struct FormPart {
     /// The name of the form's field.
     pub name: String,
     /// There where the part is a file, be it without a name.
@@ -49,16 +50,16 @@ pub(super) enum BadForm {
 
 /// Reads one form.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct FormReader {
     /// What stands before a part, and after the last.
     delimiter: Finder<'static>,
-    at: At,
+    at: FormState,
     /// What has come and is not taken apart yet.
     unread: Bytes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum FormState {
     /// Before the first boundary, where anything may stand.
     Preamble,
     /// Right after a boundary.
@@ -68,7 +69,7 @@ enum At {
     End,
 }
 
-impl Reader {
+impl FormReader {
     /// A reader for a body of this content type.
     pub(super) fn new(content_type: &str) -> Result<Self, BadForm> {
         let boundary = parameter(content_type, "boundary").ok_or(BadForm::Boundary)?;
@@ -79,7 +80,7 @@ impl Reader {
         // The first boundary has no line before it; so one is put there.
         Ok(Self {
             delimiter: Finder::new(&delimiter).into_owned(),
-            at: At::Preamble,
+            at: FormState::Preamble,
             unread: Bytes::from_static(b"\r\n"),
         })
     }
@@ -97,39 +98,39 @@ impl Reader {
     }
 
     /// What is found next in what has come; nothing when more must come first.
-    pub(super) fn next(&mut self) -> Result<Option<Found>, BadForm> {
+    pub(super) fn next(&mut self) -> Result<Option<FormItem>, BadForm> {
         loop {
             match self.at {
-                At::Preamble => match self.before_delimiter() {
-                    (_, true) => self.at = At::Boundary,
+                FormState::Preamble => match self.before_delimiter() {
+                    (_, true) => self.at = FormState::Boundary,
                     (_, false) => return Ok(None),
                 },
-                At::Boundary => match self.after_boundary()? {
+                FormState::Boundary => match self.after_boundary()? {
                     None => return Ok(None),
-                    Some(At::End) => {
-                        self.at = At::End;
-                        return Ok(Some(Found::End));
+                    Some(FormState::End) => {
+                        self.at = FormState::End;
+                        return Ok(Some(FormItem::End));
                     }
                     Some(next) => self.at = next,
                 },
-                At::Head => {
+                FormState::Head => {
                     let Some(part) = self.head()? else { return Ok(None) };
-                    self.at = At::Data;
-                    return Ok(Some(Found::Part(part)));
+                    self.at = FormState::Data;
+                    return Ok(Some(FormItem::Part(part)));
                 }
-                At::Data => {
+                FormState::Data => {
                     let (data, ends) = self.before_delimiter();
                     if !data.is_empty() {
                         // A delimiter that was found stays found: it is looked for again, right where it is.
-                        return Ok(Some(Found::Data(data)));
+                        return Ok(Some(FormItem::Data(data)));
                     }
                     if !ends {
                         return Ok(None);
                     }
-                    self.at = At::Boundary;
-                    return Ok(Some(Found::PartEnd));
+                    self.at = FormState::Boundary;
+                    return Ok(Some(FormItem::PartEnd));
                 }
-                At::End => {
+                FormState::End => {
                     self.unread = Bytes::new();
                     return Ok(None);
                 }
@@ -150,16 +151,16 @@ impl Reader {
             None => self.unread.len() - beginning_at_end(&self.unread, delimiter),
         };
         let before = self.unread.split_to(safe);
-        if self.at == At::Preamble && !before.is_empty() {
+        if self.at == FormState::Preamble && !before.is_empty() {
             return self.before_delimiter();
         }
         (before, false)
     }
 
     /// What follows a boundary: `--` and the form ends, or a line break and a head.
-    fn after_boundary(&mut self) -> Result<Option<At>, BadForm> {
+    fn after_boundary(&mut self) -> Result<Option<FormState>, BadForm> {
         if self.unread.starts_with(b"--") {
-            return Ok(Some(At::End));
+            return Ok(Some(FormState::End));
         }
         // RFC 2046, 5.1.1: blanks may stand before the line break.
         let blanks = self.unread.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
@@ -167,7 +168,7 @@ impl Reader {
             [b'\r', b'\n', ..] => {
                 // The line break stays: the end of a head is looked for with the one before it.
                 let _ = self.unread.split_to(blanks);
-                Ok(Some(At::Head))
+                Ok(Some(FormState::Head))
             }
             [] | [b'\r'] if blanks <= MAX_HEAD_BYTES => Ok(None),
             [b'-'] if blanks == 0 => Ok(None),
@@ -175,7 +176,7 @@ impl Reader {
         }
     }
 
-    fn head(&mut self) -> Result<Option<Part>, BadForm> {
+    fn head(&mut self) -> Result<Option<FormPart>, BadForm> {
         const END: &[u8] = b"\r\n\r\n";
         let Some(end) = memchr::memmem::find(&self.unread, END) else {
             return if self.unread.len() > MAX_HEAD_BYTES { Err(BadForm::LongHead) } else { Ok(None) };
@@ -194,7 +195,7 @@ impl Reader {
         if !kind.eq_ignore_ascii_case("form-data") {
             return Err(BadForm::Disposition);
         }
-        Ok(Some(Part {
+        Ok(Some(FormPart {
             name: parameter(disposition, "name").ok_or(BadForm::Disposition)?,
             file_name: file_name(disposition),
             content_type: field("content-type").map(str::to_owned),
@@ -276,25 +277,25 @@ mod tests {
     const TYPE: &str = "multipart/form-data; boundary=xyz";
 
     /// What a form holds, its data joined.
-    fn read(pieces: &[&[u8]]) -> Result<Vec<(Part, Vec<u8>)>, BadForm> {
-        let mut reader = Reader::new(TYPE)?;
-        let mut parts: Vec<(Part, Vec<u8>)> = Vec::new();
+    fn read(pieces: &[&[u8]]) -> Result<Vec<(FormPart, Vec<u8>)>, BadForm> {
+        let mut reader = FormReader::new(TYPE)?;
+        let mut parts: Vec<(FormPart, Vec<u8>)> = Vec::new();
         let mut open = false;
         for piece in pieces {
             reader.push(Bytes::copy_from_slice(piece));
             while let Some(found) = reader.next()? {
                 match found {
-                    Found::Part(part) => {
+                    FormItem::Part(part) => {
                         assert!(!open, "a part ends before the next begins");
                         open = true;
                         parts.push((part, Vec::new()));
                     }
-                    Found::Data(data) => {
+                    FormItem::Data(data) => {
                         assert!(open && !data.is_empty(), "data belongs to a part");
                         parts.last_mut().unwrap().1.extend_from_slice(&data);
                     }
-                    Found::PartEnd => open = false,
-                    Found::End => return Ok(parts),
+                    FormItem::PartEnd => open = false,
+                    FormItem::End => return Ok(parts),
                 }
             }
         }
@@ -312,7 +313,7 @@ mod tests {
                      --xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"\xc3\x9cbung.mp4\"\r\n\
                      Content-Type: video/mp4\r\n\r\nline\r\n--xy\r\nline\r\n--xyz--\r\n";
         let parts = read(&[form]).unwrap();
-        assert_eq!(parts[0].0, Part { name: "user".to_owned(), ..Part::default() });
+        assert_eq!(parts[0].0, FormPart { name: "user".to_owned(), ..FormPart::default() });
         assert_eq!(parts[0].1, b"7");
         assert_eq!(parts[1].0.file_name.as_deref(), Some("Übung.mp4"));
         assert_eq!(parts[1].0.content_type.as_deref(), Some("video/mp4"));
@@ -347,7 +348,7 @@ mod tests {
     #[test]
     fn what_may_stand_around_parts_is_passed_over() {
         let form = b"a preamble\r\n--xy\r\n--xyz \t\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n--xyz--and an epilogue";
-        assert_eq!(read(&[form]).unwrap(), [(Part { name: "a".to_owned(), ..Part::default() }, Vec::new())]);
+        assert_eq!(read(&[form]).unwrap(), [(FormPart { name: "a".to_owned(), ..FormPart::default() }, Vec::new())]);
         assert_eq!(read(&[b"--xyz--"]).unwrap(), [], "a form of nothing");
     }
 
@@ -378,9 +379,9 @@ mod tests {
         let long = format!("multipart/form-data; boundary={}", "b".repeat(71));
         for content_type in ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; x=y", &long]
         {
-            assert_eq!(Reader::new(content_type).err(), Some(BadForm::Boundary), "{content_type}");
+            assert_eq!(FormReader::new(content_type).err(), Some(BadForm::Boundary), "{content_type}");
         }
-        assert!(Reader::new("multipart/form-data; charset=utf-8; boundary=\"a b\"").is_ok());
+        assert!(FormReader::new("multipart/form-data; charset=utf-8; boundary=\"a b\"").is_ok());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::caller::caller;
 use crate::digests;
 use crate::ranged::wire::{Carried, Data, End};
-use crate::ranged::{FILLING, NAME, check_empty, creation, look, pumped, reply, small_body, wire};
-use crate::uploads::Uploads;
+use crate::ranged::{FILLING, NAME, check_empty, creation, inspect, pumped, reply, small_body, wire};
+use crate::uploads::UploadContext;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
 use domain::upload::{Role, Upload};
@@ -18,12 +18,16 @@ use edge::problem::Problem;
 use engine::command::{Append, Create, Ends, Place};
 
 /// Starts a session of our own, described in JSON.
-pub(super) async fn start(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Result<HttpResponse, Problem> {
+pub(super) async fn start(
+    request: &HttpRequest,
+    payload: Payload,
+    shared: &UploadContext,
+) -> Result<HttpResponse, Problem> {
     let fields = HeaderFields(request.headers());
     let named = digests::promised(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
     let json = small_body(request, payload, shared).await?;
     let described =
-        creation::plain(&json, shared.terms.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
+        creation::plain(&json, shared.settings.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
     let command = Create {
         principal: principal(request),
         dialect: NAME,
@@ -45,19 +49,19 @@ pub(super) async fn put(
     request: &HttpRequest,
     upload: Upload,
     mut payload: Payload,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<HttpResponse, Problem> {
     let fields = HeaderFields(request.headers());
-    let refuse = |error: wire::WireError| reply::wire_problem(&error);
-    let carried = wire::carried(&fields, body::announced_size(request)).map_err(refuse)?;
-    let checksum = digests::content(&fields).map_err(|error| refuse(error.into()))?;
+    let reject = |error: wire::WireError| reply::wire_problem(&error);
+    let carried = wire::carried(&fields, body::announced_size(request)).map_err(reject)?;
+    let checksum = digests::content(&fields).map_err(|error| reject(error.into()))?;
     let (dialect, caller) = (NAME, caller(request, shared));
     let command =
         Append { dialect, checksum, caller, ..Append::at(principal(request), upload.id(), Offset::ZERO, None) };
     let (command, unframed) = match carried {
         Carried::Question { total } => {
             check_empty(request, &mut payload, shared).await?;
-            let found = look(request, upload.id(), shared).await?;
+            let found = inspect(request, upload.id(), shared).await?;
             match (found.length(), total) {
                 (Some(ours), Some(theirs)) if ours != theirs => {
                     return Err(reply::rejection_problem(Rejection::LengthChanged { ours, theirs }));
@@ -69,9 +73,9 @@ pub(super) async fn put(
         Carried::Data(data) => (carrying(command, data), data.count.filter(|_| data.unframed)),
     };
     let checksum = command.checksum.clone();
-    let refuse = |error| reply::append_problem(error, checksum.as_ref(), request);
-    let feed = shared.engine.append(command).await.map_err(refuse)?;
-    let upload = pumped(request, payload, feed, unframed, shared, refuse).await?;
+    let reject = |error| reply::append_problem(error, checksum.as_ref(), request);
+    let feed = shared.engine.append(command).await.map_err(reject)?;
+    let upload = pumped(request, payload, feed, unframed, shared, reject).await?;
     Ok(reply::progress(&upload))
 }
 

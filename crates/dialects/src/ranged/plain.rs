@@ -12,9 +12,9 @@ use futures::Stream;
 
 use crate::caller::caller;
 use crate::ranged::creation::bounded;
-use crate::ranged::form::{Fault, Learned, Opened};
+use crate::ranged::form::{FormError, FormRemainder, OpenForm};
 use crate::ranged::{FILLING, NAME, form, reply};
-use crate::uploads::Uploads;
+use crate::uploads::UploadContext;
 use crate::{digests, pump};
 use domain::checksum::Digest;
 use domain::metadata::Metadata;
@@ -37,7 +37,7 @@ pub(super) async fn file(
     request: &HttpRequest,
     name: Option<&str>,
     payload: Payload,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<HttpResponse, Problem> {
     let fields = HeaderFields(request.headers());
     let unreadable = |error: BadField| reply::wire_problem(&error.into());
@@ -45,7 +45,7 @@ pub(super) async fn file(
     let content_type = content_type.filter(|text| !text.is_empty() && *text != NO_TYPE).map(str::to_owned);
     let own = [("filename", name.map(str::to_owned)), ("filetype", content_type)];
     let metadata =
-        bounded(own, [], shared.terms.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
+        bounded(own, [], shared.settings.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
     let size = body::announced_size(request).known();
     let length = match size.map(Length::new) {
         Some(None) => {
@@ -67,7 +67,11 @@ pub(super) async fn file(
 }
 
 /// A form with one file in it.
-pub(super) async fn form(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Result<HttpResponse, Problem> {
+pub(super) async fn form(
+    request: &HttpRequest,
+    payload: Payload,
+    shared: &UploadContext,
+) -> Result<HttpResponse, Problem> {
     // It would be of the form with its boundaries, and is not computed of that.
     if request.headers().contains_key(digests::CONTENT_DIGEST) {
         let of_form = BadField::new(digests::CONTENT_DIGEST, "of a form is not checked; send Repr-Digest of the file");
@@ -75,26 +79,26 @@ pub(super) async fn form(request: &HttpRequest, payload: Payload, shared: &Uploa
     }
     let max_bytes = shared.engine.settings().max_upload_bytes;
     // Rejected before the client has sent a byte of it.
-    if body::announced_size(request).known() > Some(form::most_bytes(max_bytes, shared.terms.max_metadata_bytes)) {
+    if body::announced_size(request).known() > Some(form::most_bytes(max_bytes, shared.settings.max_metadata_bytes)) {
         return Err(reply::rejection_problem(Rejection::OverLimit(max_bytes)));
     }
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let opened = form::open(content_type.unwrap_or_default(), payload, shared).await;
-    let Opened { texts, file, bytes, learned } = opened.map_err(|fault| reply::form_problem(fault, request))?;
+    let OpenForm { texts, file, bytes, remainder } = opened.map_err(|error| reply::form_problem(error, request))?;
     let own = [("filename", file.file_name), ("filetype", file.content_type)];
     let metadata =
-        bounded(own, texts, shared.terms.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
+        bounded(own, texts, shared.settings.max_metadata_bytes).map_err(|error| reply::creation_problem(&error))?;
     let upload = create(request, None, metadata, None, shared).await?;
     let appended = append(request, &upload, None, bytes, shared).await;
-    let Learned { ignored, fault } = learned.take();
-    match (appended, fault) {
+    let FormRemainder { ignored, error } = remainder.take();
+    match (appended, error) {
         (Ok(upload), _) => Ok(reply::stored(&upload, &ignored, request, shared)),
-        (Err(_), Some(fault @ Fault::SeveralFiles)) => {
+        (Err(_), Some(error @ FormError::SeveralFiles)) => {
             discard(request, &upload, shared).await;
-            Err(reply::form_problem(fault, request))
+            Err(reply::form_problem(error, request))
         }
-        (Err(_), Some(fault)) => {
-            Err(reply::form_problem(fault, request).with(header::LOCATION, shared.location(request, upload.id())))
+        (Err(_), Some(error)) => {
+            Err(reply::form_problem(error, request).with(header::LOCATION, shared.location(request, upload.id())))
         }
         (Err(error), None) => Err(not_stored(error, None, request, &upload, shared).await),
     }
@@ -105,7 +109,7 @@ async fn create(
     length: Option<Length>,
     metadata: Metadata,
     content: Option<Digest>,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<Upload, Problem> {
     let fields = HeaderFields(request.headers());
     let named = digests::promised(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
@@ -129,7 +133,7 @@ async fn append(
     upload: &Upload,
     count: Option<u64>,
     payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<Upload, EngineError> {
     let (dialect, place) = (NAME, Place::Anywhere(Offset::ZERO));
     let caller = caller(request, shared);
@@ -141,7 +145,7 @@ async fn append(
         ..Append::at(principal(request), upload.id(), Offset::ZERO, count)
     };
     let feed = shared.engine.append(command).await?;
-    pump::pump_and_tell(request, payload, feed, shared.terms.idle_timeout, None).await
+    pump::pump_with_progress(request, payload, feed, shared.settings.idle_timeout, None).await
 }
 
 /// What is said of a file that did not arrive. The upload is there: its client may go on with it, but for one
@@ -151,7 +155,7 @@ async fn not_stored(
     content: Option<&Digest>,
     request: &HttpRequest,
     upload: &Upload,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Problem {
     let too_long = matches!(error, EngineError::Rejected(Rejection::OverLimit(_)));
     let failed = matches!(
@@ -165,7 +169,7 @@ async fn not_stored(
     if too_long || failed { problem } else { problem.with(header::LOCATION, shared.location(request, upload.id())) }
 }
 
-async fn discard(request: &HttpRequest, upload: &Upload, shared: &Uploads) {
+async fn discard(request: &HttpRequest, upload: &Upload, shared: &UploadContext) {
     if let Err(error) = shared.engine.discard(&principal(request), upload.id()).await {
         let error = &error as &dyn std::error::Error;
         tracing::warn!(upload = %upload.id(), error, "could not remove a refused upload; it will expire");

@@ -6,13 +6,13 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde_json::{Map, Value, json};
 
 use crate::digests;
-use crate::missing::Missing;
+use crate::missing::MissingRanges;
 use crate::ranged::creation::BadCreation;
-use crate::ranged::form::Fault;
+use crate::ranged::form::FormError;
 use crate::ranged::wire;
 use crate::ranged::wire::WireError;
 use crate::trouble::{broken_off, common};
-use crate::uploads::Uploads;
+use crate::uploads::UploadContext;
 use domain::checksum::Digest;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
@@ -26,7 +26,7 @@ const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
 
 /// A session that takes ranges in any order: where they go, and what they are to be like.
-pub(super) fn started(upload: &Upload, request: &HttpRequest, shared: &Uploads) -> HttpResponse {
+pub(super) fn started(upload: &Upload, request: &HttpRequest, shared: &UploadContext) -> HttpResponse {
     let record = upload.record();
     let location = shared.location(request, record.id);
     HttpResponse::Created().insert_header((header::LOCATION, location)).insert_header(NO_STORE).json(json!({
@@ -34,8 +34,8 @@ pub(super) fn started(upload: &Upload, request: &HttpRequest, shared: &Uploads) 
         "upload": shared.upload_url(record.id),
         "status": shared.status_url(record.id),
         "length": record.length.map(|length| length.get()),
-        "part_size": shared.terms.range_size_bytes(),
-        "alignment": shared.terms.range_alignment_bytes,
+        "part_size": shared.settings.range_size_bytes(),
+        "alignment": shared.settings.range_alignment_bytes,
         "expires_at": record.expires_at.map(|at| at.to_string()),
         "complete": record.stage == Stage::Completed,
     }))
@@ -48,7 +48,7 @@ pub(super) fn progress(upload: &Upload) -> HttpResponse {
     if let Some(range) = wire::range_of(upload.offset()) {
         response.insert_header((header::RANGE, range));
     }
-    let missing = Missing::of(upload);
+    let missing = MissingRanges::of(upload);
     response.insert_header(NO_STORE).json(json!({
         "offset": upload.offset().get(),
         "length": upload.length().map(|length| length.get()),
@@ -60,11 +60,16 @@ pub(super) fn progress(upload: &Upload) -> HttpResponse {
 }
 
 /// A whole file has been taken.
-pub(super) fn stored(upload: &Upload, ignored: &[String], request: &HttpRequest, shared: &Uploads) -> HttpResponse {
+pub(super) fn stored(
+    upload: &Upload,
+    ignored: &[String],
+    request: &HttpRequest,
+    shared: &UploadContext,
+) -> HttpResponse {
     let record = upload.record();
     let location = shared.location(request, record.id);
     let digests = record.digests.iter().map(|digest| (digest.algorithm().name().to_owned(), digest.hex().into()));
-    let mut told = json!({
+    let mut answer = json!({
         "id": record.id.to_string(),
         "upload": shared.upload_url(record.id),
         "status": shared.status_url(record.id),
@@ -73,9 +78,9 @@ pub(super) fn stored(upload: &Upload, ignored: &[String], request: &HttpRequest,
         "filename": record.metadata.file_name(),
     });
     if !ignored.is_empty() {
-        told["ignored_fields"] = ignored.into();
+        answer["ignored_fields"] = ignored.into();
     }
-    HttpResponse::Created().insert_header((header::LOCATION, location)).insert_header(NO_STORE).json(told)
+    HttpResponse::Created().insert_header((header::LOCATION, location)).insert_header(NO_STORE).json(answer)
 }
 
 /// The answer to HEAD while there is nothing to download yet.
@@ -137,16 +142,16 @@ pub(super) fn session_too_large(limit: usize) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "metadata-too-large", detail)
 }
 
-pub(super) fn form_problem(fault: Fault, request: &HttpRequest) -> Problem {
+pub(super) fn form_problem(fault: FormError, request: &HttpRequest) -> Problem {
     match fault {
-        Fault::Bad(bad) => Problem::bad_request("bad-form", bad.to_string()),
-        Fault::NoFile => Problem::bad_request("no-file", "the form has no file in it"),
-        Fault::SeveralFiles => {
+        FormError::Bad(bad) => Problem::bad_request("bad-form", bad.to_string()),
+        FormError::NoFile => Problem::bad_request("no-file", "the form has no file in it"),
+        FormError::SeveralFiles => {
             let detail = "the form has several files in it, and one is taken at a time; none of them was kept";
             Problem::bad_request("several-files", detail)
         }
-        Fault::TooLarge(error) => creation_problem(&error),
-        Fault::Cut => engine_problem(broken_off(), request),
+        FormError::TooLarge(error) => creation_problem(&error),
+        FormError::Cut => engine_problem(broken_off(), request),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 
-use crate::dialect::{Claim, Head, Kind, Recognised};
+use crate::dialect::{Certainty, Head, Recognised, TargetKind};
 use crate::digests::BadDigests;
 use domain::checksum::{Algorithm, Digest};
 use domain::size::{Length, Offset, parse_bytes};
@@ -186,28 +186,28 @@ pub(crate) fn starts_session(query: &str, fields: &dyn Fields) -> bool {
 pub(crate) fn recognise(head: &Head<'_>) -> Recognised {
     let is_ranged = head.fields.has(CONTENT_RANGE);
     let is_session = || starts_session(head.query, head.fields);
-    let claim = match (head.target, head.method) {
-        (Kind::Collection, "POST" | "PUT") if is_session() => Some(Claim::Hinted),
-        (Kind::Collection, "POST" | "PUT") => Some(Claim::Possible),
-        (Kind::Upload | Kind::Name, "PUT") => Some(Claim::Likely),
-        (Kind::Upload | Kind::Name, "POST") if is_ranged || is_session() => Some(Claim::Likely),
-        (Kind::Collection | Kind::Upload | Kind::Name, _) => None,
+    let certainty = match (head.target, head.method) {
+        (TargetKind::Collection, "POST" | "PUT") if is_session() => Some(Certainty::Hinted),
+        (TargetKind::Collection, "POST" | "PUT") => Some(Certainty::Possible),
+        (TargetKind::Upload | TargetKind::Name, "PUT") => Some(Certainty::Likely),
+        (TargetKind::Upload | TargetKind::Name, "POST") if is_ranged || is_session() => Some(Certainty::Likely),
+        (TargetKind::Collection | TargetKind::Upload | TargetKind::Name, _) => None,
     };
-    Recognised { claim, excludes_others: is_ranged }
+    Recognised { certainty, excludes_others: is_ranged }
 }
 
 /// Whether a PUT brings no bytes but the question how far its upload is.
-pub(crate) fn only_asks(fields: &dyn Fields) -> bool {
+pub(crate) fn is_status_query(fields: &dyn Fields) -> bool {
     let range = single(fields, CONTENT_RANGE).ok().flatten().map(ContentRange::parse);
     matches!(range, Some(Ok(ContentRange::Nothing { .. })))
 }
 
 /// RFC 9110, 14.5: a `Content-Range` where nothing can have ranges yet must not pass for the whole.
-pub(crate) fn refuse_range(fields: &dyn Fields) -> Result<(), WireError> {
+pub(crate) fn reject_range(fields: &dyn Fields) -> Result<(), WireError> {
     if fields.has(CONTENT_RANGE) { Err(WireError::RangeOfNothing) } else { Ok(()) }
 }
 
-pub(crate) fn refuse_commands(fields: &dyn Fields) -> Result<(), WireError> {
+pub(crate) fn reject_commands(fields: &dyn Fields) -> Result<(), WireError> {
     let commands = ["x-goog-upload-protocol", "x-goog-upload-command"];
     if commands.iter().any(|name| fields.has(name)) { Err(WireError::UploadCommands) } else { Ok(()) }
 }

@@ -11,9 +11,9 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};
 
 use crate::caller::caller;
-use crate::dialect::{Asked, Marked, Target};
+use crate::dialect::{DialectRequest, Marked, RequestTarget};
 use crate::metadata::OFFSET_OCTET_STREAM;
-use crate::uploads::Uploads;
+use crate::uploads::UploadContext;
 use crate::{dialect, digests, download, pump, upload_fields};
 use domain::dialect::Dialect;
 use domain::filling::{Completion, Filling, WriteOrder};
@@ -43,8 +43,8 @@ const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 const NAME: Dialect = Dialect::named("tus");
 
 /// What the front has to know of tus.
-pub(crate) fn dialect() -> dialect::Dialect {
-    dialect::Dialect {
+pub(crate) fn dialect() -> dialect::DialectHandler {
+    dialect::DialectHandler {
         records: &[NAME],
         methods: &["POST", "HEAD", "PATCH", "DELETE", "GET"],
         patch_type: Some(OFFSET_OCTET_STREAM),
@@ -63,18 +63,18 @@ pub(crate) fn dialect() -> dialect::Dialect {
     }
 }
 
-fn answer(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse> {
-    let Asked { request, payload, target, marked, .. } = asked;
+fn answer(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
+    let DialectRequest { request, payload, target, marked, .. } = asked;
     match target {
-        Target::Upload(id) => Box::pin(async move {
+        RequestTarget::Upload(id) => Box::pin(async move {
             let answer = resource(&request, id, payload, marked, &shared).await;
             answer.unwrap_or_else(|problem| problem.respond(&request))
         }),
-        Target::Collection => Box::pin(async move {
+        RequestTarget::Collection => Box::pin(async move {
             let answer = collection(&request, payload, &shared).await;
             answer.unwrap_or_else(|problem| problem.respond(&request))
         }),
-        Target::Name(_) | Target::Own(_) => {
+        RequestTarget::Name(_) | RequestTarget::Own(_) => {
             let answer = understood(&request, RESOURCE_METHODS).map(|_| Rejection::NotFound);
             let problem = answer.map_or_else(|problem| problem, reply::rejection_problem);
             ready(problem.respond(&request)).boxed_local()
@@ -82,7 +82,7 @@ fn answer(asked: Asked, shared: Arc<Uploads>) -> LocalBoxFuture<'static, HttpRes
     }
 }
 
-async fn collection(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Result<HttpResponse, Problem> {
+async fn collection(request: &HttpRequest, payload: Payload, shared: &UploadContext) -> Result<HttpResponse, Problem> {
     match understood(request, COLLECTION_METHODS)? {
         Method::Post => create(request, payload, shared).await,
         Method::Options | Method::Head | Method::Patch | Method::Delete | Method::Get => {
@@ -96,7 +96,7 @@ async fn resource(
     id: UploadId,
     payload: Payload,
     marked: Marked,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<HttpResponse, Problem> {
     match understood(request, RESOURCE_METHODS)? {
         Method::Head => head(request, id, marked, shared).await,
@@ -108,8 +108,8 @@ async fn resource(
 }
 
 /// tus 1.0, Core, OPTIONS: what this server can do.
-fn add_options(headers: &mut HeaderMap, shared: &Uploads) {
-    let extensions = match shared.terms.clients_may_terminate {
+fn add_options(headers: &mut HeaderMap, shared: &UploadContext) {
+    let extensions = match shared.settings.clients_may_terminate {
         true => wire::EXTENSIONS,
         false => wire::EXTENSIONS_WITHOUT_TERMINATION,
     };
@@ -124,11 +124,11 @@ fn understood(request: &HttpRequest, allowed: &'static str) -> Result<Method, Pr
     Ok(method)
 }
 
-async fn create(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Result<HttpResponse, Problem> {
+async fn create(request: &HttpRequest, payload: Payload, shared: &UploadContext) -> Result<HttpResponse, Problem> {
     let size = body::announced_size(request);
-    let creation = wire::creation(&HeaderFields(request.headers()), size, shared.terms.max_metadata_bytes)
+    let creation = wire::creation(&HeaderFields(request.headers()), size, shared.settings.max_metadata_bytes)
         .map_err(|error| reply::wire_problem(&error))?;
-    let refuse = |error| reply::engine_problem(error, request);
+    let reject = |error| reply::engine_problem(error, request);
     let (role, length) = match creation.kind {
         CreationKind::Single(length) => (Role::Single, length),
         CreationKind::Partial(length) => (Role::Partial, length),
@@ -146,7 +146,7 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Re
             };
             let joining = body::while_awaited(request, shared.engine.concatenate(command));
             let gone = EngineError::Unavailable(Unavailable::Idle);
-            let upload = joining.await.unwrap_or(Err(gone)).map_err(refuse)?;
+            let upload = joining.await.unwrap_or(Err(gone)).map_err(reject)?;
             return Ok(reply::created(&upload, &shared.location(request, upload.id())));
         }
     };
@@ -168,7 +168,7 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Re
         promised_digests: creation.promised_digests,
         caller: caller(request, shared),
     };
-    let upload = shared.engine.create(command).await.map_err(refuse)?;
+    let upload = shared.engine.create(command).await.map_err(reject)?;
     let location = shared.location(request, upload.id());
     if !creation.with_data {
         return Ok(reply::created(&upload, &location));
@@ -177,7 +177,7 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Re
     let caller = caller(request, shared);
     let command =
         Append { checksum, caller, ..Append::at(principal(request), upload.id(), upload.offset(), size.known()) };
-    let refuse = |error| reply::append_problem(error, creation.checksum.as_ref(), request);
+    let reject = |error| reply::append_problem(error, creation.checksum.as_ref(), request);
     match append(command, request, payload, shared).await {
         Ok(upload) => Ok(reply::created(&upload, &location)),
         Err(error) => {
@@ -189,12 +189,12 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &Uploads) -> Re
             );
             if overflow {
                 // tus 1.0, Creation With Upload: as nothing was promised yet, nothing is kept.
-                shared.engine.discard(&principal(request), upload.id()).await.map_err(refuse)?;
-                return Err(refuse(error));
+                shared.engine.discard(&principal(request), upload.id()).await.map_err(reject)?;
+                return Err(reject(error));
             }
             let over = matches!(error, EngineError::Rejected(Rejection::Refused(_) | Rejection::Gone(_)));
             // Else the upload exists: its client may go on with it.
-            if over { Err(refuse(error)) } else { Err(refuse(error).with(header::LOCATION, location)) }
+            if over { Err(reject(error)) } else { Err(reject(error).with(header::LOCATION, location)) }
         }
     }
 }
@@ -203,7 +203,7 @@ async fn patch(
     request: &HttpRequest,
     id: UploadId,
     payload: Payload,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<HttpResponse, Problem> {
     let problem = match patched(request, id, payload, shared).await {
         Ok(upload) => return Ok(reply::appended(&upload)),
@@ -215,7 +215,12 @@ async fn patch(
     }
 }
 
-async fn patched(request: &HttpRequest, id: UploadId, payload: Payload, shared: &Uploads) -> Result<Upload, Problem> {
+async fn patched(
+    request: &HttpRequest,
+    id: UploadId,
+    payload: Payload,
+    shared: &UploadContext,
+) -> Result<Upload, Problem> {
     let patch = wire::patch(&HeaderFields(request.headers())).map_err(|error| reply::wire_problem(&error))?;
     let size = body::announced_size(request);
     let checksum = patch.checksum.as_ref().map(|checksum| checksum.digest().clone());
@@ -229,13 +234,18 @@ async fn append(
     command: Append,
     request: &HttpRequest,
     payload: Payload,
-    shared: &Uploads,
+    shared: &UploadContext,
 ) -> Result<Upload, EngineError> {
     let feed = shared.engine.append(command).await?;
-    pump::pump(request, payload, feed, shared.terms.idle_timeout).await
+    pump::pump(request, payload, feed, shared.settings.idle_timeout).await
 }
 
-async fn head(request: &HttpRequest, id: UploadId, marked: Marked, shared: &Uploads) -> Result<HttpResponse, Problem> {
+async fn head(
+    request: &HttpRequest,
+    id: UploadId,
+    marked: Marked,
+    shared: &UploadContext,
+) -> Result<HttpResponse, Problem> {
     let found =
         shared.engine.inspect(&principal(request), id).await.map_err(|error| reply::offset_unknown(error, request))?;
     match found.gone {
@@ -256,18 +266,18 @@ fn is_plain_head(request: &HttpRequest, marked: Marked) -> bool {
     request.method() == http::Method::HEAD && marked == Marked::No
 }
 
-async fn delete(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Problem> {
+async fn delete(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> Result<HttpResponse, Problem> {
     let command = Cancel { principal: principal(request), id, caller: caller(request, shared) };
     shared.engine.cancel(command).await.map_err(|error| reply::engine_problem(error, request))?;
     Ok(reply::terminated())
 }
 
-async fn get(request: &HttpRequest, id: UploadId, shared: &Uploads) -> Result<HttpResponse, Problem> {
-    let refuse = |error| reply::engine_problem(error, request);
-    match shared.engine.download(&principal(request), id).await.map_err(refuse)? {
-        Some(found) => download::serve(request, found, &shared.metrics).await.map_err(refuse),
+async fn get(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> Result<HttpResponse, Problem> {
+    let reject = |error| reply::engine_problem(error, request);
+    match shared.engine.download(&principal(request), id).await.map_err(reject)? {
+        Some(found) => download::serve(request, found, &shared.metrics).await.map_err(reject),
         None => {
-            let status = shared.engine.status(&principal(request), id).await.map_err(refuse)?;
+            let status = shared.engine.status(&principal(request), id).await.map_err(reject)?;
             Err(upload_fields::not_complete(&status.upload))
         }
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 
-use crate::dialect::{Claim, Head, Kind, Recognised};
+use crate::dialect::{Certainty, Head, Recognised, TargetKind};
 use crate::digests;
 use crate::digests::BadDigests;
 use crate::metadata::{OFFSET_OCTET_STREAM, parse_metadata};
@@ -179,19 +179,19 @@ const CREATION_MARKS: [&str; 4] = ["upload-length", "upload-defer-length", "uplo
 /// what nobody claims is answered in it.
 pub(crate) fn recognise(head: &Head<'_>) -> Recognised {
     if head.fields.has("tus-resumable") {
-        return Recognised { claim: Some(Claim::Marked), excludes_others: true };
+        return Recognised { certainty: Some(Certainty::Marked), excludes_others: true };
     }
     let media_type = head.media_type();
     let is_typed = media_type.as_deref() == Some(OFFSET_OCTET_STREAM);
     let is_likely = match (head.target, head.method) {
         (_, "PATCH") => is_typed,
         // Nothing at all is more likely a mistake than an empty file.
-        (Kind::Collection, "POST") if media_type.is_none() && !head.carries_body => true,
-        (Kind::Collection, "POST" | "PUT") => is_typed || head.has_any(&CREATION_MARKS),
-        (Kind::Collection | Kind::Upload | Kind::Name, _) => false,
+        (TargetKind::Collection, "POST") if media_type.is_none() && !head.carries_body => true,
+        (TargetKind::Collection, "POST" | "PUT") => is_typed || head.has_any(&CREATION_MARKS),
+        (TargetKind::Collection | TargetKind::Upload | TargetKind::Name, _) => false,
     };
-    let claim = if is_likely { Claim::Likely } else { Claim::Otherwise };
-    Recognised { claim: Some(claim), excludes_others: false }
+    let certainty = if is_likely { Certainty::Likely } else { Certainty::Otherwise };
+    Recognised { certainty: Some(certainty), excludes_others: false }
 }
 
 /// The method in disguise, where it deletes: another one changes nothing that a POST may not.
@@ -201,7 +201,7 @@ pub(crate) fn effective_method(wire: &str, fields: &dyn Fields) -> Option<&'stat
 }
 
 pub(crate) fn creation(fields: &dyn Fields, body: BodySize, max_metadata_bytes: usize) -> Result<Creation, WireError> {
-    refuse_trailer_checksum(fields)?;
+    reject_trailer_checksum(fields)?;
     let kind = creation_kind(fields)?;
     if let CreationKind::Final { as_sent, .. } = &kind
         && as_sent.len() > max_metadata_bytes
@@ -235,7 +235,7 @@ pub(crate) fn creation(fields: &dyn Fields, body: BodySize, max_metadata_bytes: 
 }
 
 pub(crate) fn patch(fields: &dyn Fields) -> Result<Patch, WireError> {
-    refuse_trailer_checksum(fields)?;
+    reject_trailer_checksum(fields)?;
     if media_type(fields)?.as_deref() != Some(OFFSET_OCTET_STREAM) {
         return Err(WireError::MediaType);
     }
@@ -345,7 +345,7 @@ fn own_checksum(fields: &dyn Fields) -> Result<Option<Digest>, WireError> {
 }
 
 /// tus 1.0, Checksum: data whose checksum comes after it must not be stored unchecked, so it is refused.
-fn refuse_trailer_checksum(fields: &dyn Fields) -> Result<(), WireError> {
+fn reject_trailer_checksum(fields: &dyn Fields) -> Result<(), WireError> {
     let announced = joined(fields, "trailer")?.unwrap_or_default();
     let promised = announced.split(',').any(|name| name.trim().eq_ignore_ascii_case("upload-checksum"));
     if promised { Err(WireError::ChecksumTrailer) } else { Ok(()) }
@@ -414,8 +414,8 @@ mod tests {
         for version in ["", "1", "1.0", "1.0.1", "0.2.2", "1.0.0,1.0.0", "v1.0.0"] {
             assert_eq!(check_version("OPTIONS", &one(version)), Ok(()), "tus 3: OPTIONS, {version:?}");
             for method in METHODS {
-                let refused = Err(WireError::Version(Some(version.to_owned())));
-                assert_eq!(check_version(method, &one(version)), refused, "tus 8: {method}, {version:?}");
+                let rejected = Err(WireError::Version(Some(version.to_owned())));
+                assert_eq!(check_version(method, &one(version)), rejected, "tus 8: {method}, {version:?}");
             }
         }
         for method in METHODS {
@@ -551,11 +551,11 @@ mod tests {
         let both: Text = vec![("upload-checksum", "crc32 y/Q5Jg=="), ("content-digest", "crc32c=:4waSgw==:")];
         assert!(matches!(checksum(&both), Ok(Some(Checksum::Own(_)))), "the dialect's own comes first");
         assert!(matches!(checksum(&both[1..].to_vec()), Ok(Some(Checksum::Content(_)))), "dialects 6");
-        for (announced, refused) in
+        for (announced, rejected) in
             [("Upload-Checksum", true), ("X, upload-checksum", true), ("X-Upload-Checksum", false), ("", false)]
         {
             let fields: Text = vec![("trailer", announced)];
-            assert_eq!(refuse_trailer_checksum(&fields).is_err(), refused, "tus 80: {announced:?}");
+            assert_eq!(reject_trailer_checksum(&fields).is_err(), rejected, "tus 80: {announced:?}");
         }
     }
 

@@ -9,9 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::ranged::google::Flavour;
+use crate::ranged::google::SessionStart;
 use crate::ranged::{reply, wire};
-use crate::uploads::Uploads;
+use crate::uploads::UploadContext;
 use api::pairs::Pairs;
 use api::text::Text;
 use domain::checksum::{Algorithm, Digest};
@@ -29,10 +29,10 @@ const UPLOAD_ID: HeaderName = HeaderName::from_static("x-guploader-uploadid");
 const OWN_NAMES: [&str; 3] = ["name", "contentType", "bucket"];
 
 /// Where its session is. Google's libraries for JSON take 200, signed URLs 201.
-pub(in crate::ranged) fn started(upload: &Upload, session: &str, flavour: Flavour) -> HttpResponse {
-    let mut response = match flavour {
-        Flavour::Json => HttpResponse::Ok(),
-        Flavour::Xml => HttpResponse::Created(),
+pub(in crate::ranged) fn started(upload: &Upload, session: &str, session_start: SessionStart) -> HttpResponse {
+    let mut response = match session_start {
+        SessionStart::Json => HttpResponse::Ok(),
+        SessionStart::Xml => HttpResponse::Created(),
     };
     response.insert_header((header::LOCATION, session));
     finish(&mut response, upload)
@@ -53,7 +53,7 @@ pub(in crate::ranged) fn incomplete(upload: &Upload, no_308: bool) -> HttpRespon
 }
 
 /// The upload is complete. Repeated as it is for as long as anybody asks.
-pub(in crate::ranged) fn object(upload: &Upload, shared: &Uploads) -> HttpResponse {
+pub(in crate::ranged) fn object(upload: &Upload, shared: &UploadContext) -> HttpResponse {
     let record = upload.record();
     let text = |name| record.metadata.get(name).map(String::from_utf8_lossy);
     let id = record.id.to_string();
@@ -117,7 +117,7 @@ fn finish(response: &mut HttpResponseBuilder, upload: &Upload) -> HttpResponse {
 
 /// A refusal in its own form: nearly always a problem, but what clients look for in plain text is plain text.
 #[derive(Debug)]
-pub(in crate::ranged) enum Refusal {
+pub(in crate::ranged) enum GoogleRejection {
     Problem(Problem),
     /// Bytes were left out: theirs begin behind ours.
     Gap {
@@ -126,13 +126,13 @@ pub(in crate::ranged) enum Refusal {
     },
 }
 
-impl From<Problem> for Refusal {
+impl From<Problem> for GoogleRejection {
     fn from(problem: Problem) -> Self {
         Self::Problem(problem)
     }
 }
 
-impl Refusal {
+impl GoogleRejection {
     pub(in crate::ranged) fn respond(self, request: &HttpRequest) -> HttpResponse {
         match self {
             Self::Problem(problem) => problem.respond(request),
@@ -149,7 +149,11 @@ impl Refusal {
 }
 
 /// Google's libraries try again after 408, 429, 500, 502, 503 and 504, and after nothing else.
-pub(in crate::ranged) fn refusal(error: EngineError, content: Option<&Digest>, request: &HttpRequest) -> Refusal {
+pub(in crate::ranged) fn rejection(
+    error: EngineError,
+    content: Option<&Digest>,
+    request: &HttpRequest,
+) -> GoogleRejection {
     let soon = Duration::from_secs(1);
     let problem = match error {
         EngineError::NoSpace => {
@@ -157,7 +161,7 @@ pub(in crate::ranged) fn refusal(error: EngineError, content: Option<&Digest>, r
             Problem::try_again("no-space", EngineError::NoSpace.to_string(), Duration::from_secs(30))
         }
         EngineError::Rejected(Rejection::WrongOffset { ours, theirs }) if theirs > ours => {
-            return Refusal::Gap { ours, theirs };
+            return GoogleRejection::Gap { ours, theirs };
         }
         // Another request has moved on meanwhile; what this one brings is passed over next time.
         EngineError::Rejected(rejection @ Rejection::WrongOffset { .. }) => {
@@ -174,7 +178,7 @@ pub(in crate::ranged) fn refusal(error: EngineError, content: Option<&Digest>, r
             reply::append_problem(error, content, request)
         }
     };
-    Refusal::Problem(problem)
+    GoogleRejection::Problem(problem)
 }
 
 /// A request that should have brought bytes and brought none.

@@ -11,20 +11,20 @@ use bytes::Bytes;
 use futures::Stream;
 
 /// Passes a body on until it turns out to have another size; then it breaks off.
-pub(super) struct Sized {
+pub(super) struct ExactSizeBody {
     payload: Payload,
     left: u64,
     differs: Rc<Cell<bool>>,
 }
 
-impl Sized {
+impl ExactSizeBody {
     /// Sets `differs` once the size has turned out to be another.
     pub(super) fn new(payload: Payload, bytes: u64, differs: Rc<Cell<bool>>) -> Self {
         Self { payload, left: bytes, differs }
     }
 }
 
-impl Stream for Sized {
+impl Stream for ExactSizeBody {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {

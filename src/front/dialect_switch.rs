@@ -8,9 +8,9 @@ use actix_web::{HttpMessage, HttpResponse};
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};
 
-use dialects::choice::{Choice, choose};
-use dialects::dialect::{Answer, Asked, Claim, Dialect, Head, Kind, Marked, Target};
-use dialects::uploads::{BASE_PATH, Uploads};
+use dialects::choice::{DialectChoice, choose};
+use dialects::dialect::{AnswerFn, Certainty, DialectHandler, DialectRequest, Head, Marked, RequestTarget, TargetKind};
+use dialects::uploads::{BASE_PATH, UploadContext};
 use domain::principal::Right;
 use edge::access::Needs;
 use edge::body::{HeaderFields, carries_body};
@@ -21,23 +21,25 @@ use edge::table::{ANY, EffectiveMethod, Handler, MarkerField, Route, RoutedReque
 const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
 /// The dialects, and what they work with.
-pub(super) struct Switch {
-    dialects: Arc<Vec<Dialect>>,
+pub(super) struct DialectSwitch {
+    dialects: Arc<Vec<DialectHandler>>,
     /// The place of the one that answers in case of doubt.
     in_doubt: usize,
-    uploads: Arc<Uploads>,
+    uploads: Arc<UploadContext>,
     /// Takes bodies as whole files.
-    whole_file: Answer,
+    whole_file: AnswerFn,
     /// Every media type that PATCH takes.
     accept_patch: HeaderValue,
 }
 
-impl Switch {
-    pub(super) fn new(dialects: Arc<Vec<Dialect>>, uploads: Arc<Uploads>) -> Self {
+impl DialectSwitch {
+    pub(super) fn new(dialects: Arc<Vec<DialectHandler>>, uploads: Arc<UploadContext>) -> Self {
         let accept_patch = HeaderValue::try_from(dialects::patch_types()).expect("media types and commas make a field");
         let whole_file = dialects.iter().find_map(|dialect| dialect.whole_file).unwrap_or(no_whole_files);
-        let unmarked = Head { method: "", target: Kind::Name, query: "", fields: &Vec::new(), carries_body: false };
-        let has_doubt = |dialect: &Dialect| (dialect.recognise)(&unmarked).claim == Some(Claim::Otherwise);
+        let unmarked =
+            Head { method: "", target: TargetKind::Name, query: "", fields: &Vec::new(), carries_body: false };
+        let has_doubt =
+            |dialect: &DialectHandler| (dialect.recognise)(&unmarked).certainty == Some(Certainty::Otherwise);
         let in_doubt = dialects.iter().position(has_doubt).unwrap_or_default();
         Self { in_doubt, uploads, whole_file, accept_patch, dialects }
     }
@@ -51,12 +53,12 @@ impl Switch {
     }
 
     /// The rows of addresses that belong to one dialect.
-    pub(super) fn own_rows(self: &Arc<Self>) -> Vec<Route> {
+    pub(super) fn own_routes(self: &Arc<Self>) -> Vec<Route> {
         let mut rows = Vec::new();
         for dialect in self.dialects.iter() {
             for (path, answer) in dialect.routes {
                 let (switch, answer) = (Arc::clone(self), *answer);
-                let row = own_row(path, Box::new(move |call| switch.answer_at_own(call, answer)));
+                let row = own_route(path, Box::new(move |call| switch.answer_at_own(call, answer)));
                 rows.push(row.for_uploads(UploadAddress { marker: dialect.marker.clone(), busy_head: None }));
             }
         }
@@ -75,11 +77,11 @@ impl Switch {
             carries_body: carries_body(request.headers()),
         };
         let answer = match choose(&self.dialects, &head) {
-            Choice::Dialect(place) => return self.answer_in(place, call, target, Marked::Yes),
-            Choice::AsCreated => return self.answer_as_created(call, target),
-            Choice::Options => self.options(),
-            Choice::Mixed => mixed().respond(request),
-            Choice::UnknownPatch => self.unknown_patch().respond(request),
+            DialectChoice::Dialect(place) => return self.answer_in(place, call, target, Marked::Yes),
+            DialectChoice::AsCreated => return self.answer_as_created(call, target),
+            DialectChoice::Options => self.options(),
+            DialectChoice::Mixed => mixed().respond(request),
+            DialectChoice::UnknownPatch => self.unknown_patch().respond(request),
         };
         ready(answer).boxed_local()
     }
@@ -88,16 +90,17 @@ impl Switch {
     fn answer_as_created(
         self: &Arc<Self>,
         call: RoutedRequest,
-        target: Target,
+        target: RequestTarget,
     ) -> LocalBoxFuture<'static, HttpResponse> {
         let switch = Arc::clone(self);
         Box::pin(async move {
             let created = match target {
-                Target::Upload(id) => switch.uploads.engine.status(&principal(&call.request), id).await.ok(),
-                Target::Collection | Target::Name(_) | Target::Own(_) => None,
+                RequestTarget::Upload(id) => switch.uploads.engine.status(&principal(&call.request), id).await.ok(),
+                RequestTarget::Collection | RequestTarget::Name(_) | RequestTarget::Own(_) => None,
             };
             let created = created.map(|status| status.upload.dialect());
-            let has_created = |dialect: &Dialect| created.is_some_and(|created| dialect.records.contains(&created));
+            let has_created =
+                |dialect: &DialectHandler| created.is_some_and(|created| dialect.records.contains(&created));
             let place = switch.dialects.iter().position(has_created).unwrap_or(switch.in_doubt);
             switch.answer_in(place, call, target, Marked::No).await
         })
@@ -107,7 +110,7 @@ impl Switch {
         &self,
         place: usize,
         call: RoutedRequest,
-        target: Target,
+        target: RequestTarget,
         marked: Marked,
     ) -> LocalBoxFuture<'static, HttpResponse> {
         let dialect = &self.dialects[place];
@@ -115,17 +118,17 @@ impl Switch {
         if place != self.in_doubt {
             request.extensions_mut().insert(MarkerField(dialect.marker.clone()));
         }
-        let asked = Asked { request, payload, target, marked, whole_file: self.whole_file };
+        let asked = DialectRequest { request, payload, target, marked, whole_file: self.whole_file };
         (dialect.answer)(asked, Arc::clone(&self.uploads))
     }
 
-    fn answer_at_own(&self, call: RoutedRequest, answer: Answer) -> LocalBoxFuture<'static, HttpResponse> {
+    fn answer_at_own(&self, call: RoutedRequest, answer: AnswerFn) -> LocalBoxFuture<'static, HttpResponse> {
         if call.request.method() == Method::OPTIONS {
             return ready(self.options()).boxed_local();
         }
-        let target = Target::Own(call.parameter(0));
+        let target = RequestTarget::Own(call.parameter(0));
         let RoutedRequest { request, payload, .. } = call;
-        let asked = Asked { request, payload, target, marked: Marked::Yes, whole_file: self.whole_file };
+        let asked = DialectRequest { request, payload, target, marked: Marked::Yes, whole_file: self.whole_file };
         answer(asked, Arc::clone(&self.uploads))
     }
 
@@ -149,12 +152,12 @@ impl Switch {
 }
 
 /// The row of an address that belongs to one dialect: uploads are created there.
-pub(super) fn own_row(path: &'static str, handler: Handler) -> Route {
+pub(super) fn own_route(path: &'static str, handler: Handler) -> Route {
     Route::new(ANY, path, Needs::Client(Right::Create), handler)
 }
 
 /// Finds the method that is followed, where a dialect follows another than was sent.
-pub(super) fn effective_method(dialects: Arc<Vec<Dialect>>) -> EffectiveMethod {
+pub(super) fn effective_method(dialects: Arc<Vec<DialectHandler>>) -> EffectiveMethod {
     Box::new(move |method, headers| {
         let fields = HeaderFields(headers);
         dialects.iter().find_map(|dialect| (dialect.effective_method)(method, &fields))
@@ -162,10 +165,10 @@ pub(super) fn effective_method(dialects: Arc<Vec<Dialect>>) -> EffectiveMethod {
 }
 
 /// What a path of the addresses that all dialects share leads to.
-fn target(path: &str) -> Target {
+fn target(path: &str) -> RequestTarget {
     match path.strip_prefix(BASE_PATH).and_then(|rest| rest.strip_prefix('/')) {
-        Some(name) => Target::below_collection(name),
-        None => Target::Collection,
+        Some(name) => RequestTarget::below_collection(name),
+        None => RequestTarget::Collection,
     }
 }
 
@@ -177,6 +180,6 @@ fn mixed() -> Problem {
 }
 
 /// Answers in place of a dialect for whole files, where there is none.
-fn no_whole_files(asked: Asked, _: Arc<Uploads>) -> LocalBoxFuture<'static, HttpResponse> {
+fn no_whole_files(asked: DialectRequest, _: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
     ready(Problem::not_found().respond(&asked.request)).boxed_local()
 }
