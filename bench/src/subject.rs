@@ -55,7 +55,7 @@ impl Subject {
             Self::Tusd => "tusd",
             Self::TusNode => "@tus/server",
             Self::Rustus => "rustus",
-            Self::Sink => "sink (throws away)",
+            Self::Sink => "sink (discards)",
             Self::Bare => "bare recv + direct write",
         }
     }

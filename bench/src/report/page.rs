@@ -13,23 +13,23 @@ use crate::subject::Subject;
 use crate::words::figure;
 
 const PREFACE: &str = "# Benchmarks\n\n\
-    Longshore and other upload servers, measured side by side on one machine by one command, `bench/run`. This page is \
-    written by it; [bench/README.md](../bench/README.md) says how to run and read it, and \
-    [results.json](benchmarks/results.json) has every number.\n\n\
+    *Reference · for operators and for people who change Longshore*\n\n\
+    Longshore and other upload servers, measured side by side on one machine by one command, `bench/run`, which writes \
+    this page. [bench/README.md](../bench/README.md) says how to run it and how to read the result; \
+    [results.json](benchmarks/results.json) has every number, and [performance.md](performance.md) explains some.\n\n\
     - The servers, the load generator and the disk share the machine. The generator sends from memory with `sendfile` and \
-    takes processor time from the server, the same from each. The row *sink* is a server that throws the bytes away: no \
-    server can do more here.\n\
-    - Each run has a fresh process and an empty folder, over loopback. The servers take turns, and each round begins with \
+    takes processor time from the server, the same from each. The row *sink* is a server that discards the bytes: no \
+    server can be faster here.\n\
+    - Each run has a fresh process and an empty folder, over loopback. The servers take turns, and each round starts with \
     another one.\n\
     - Cells are medians of the rounds, with the smallest and the largest in brackets. `× Longshore` compares medians.\n\
-    - Longshore is strict unless it says relaxed: what it has acknowledged is on the disk. tusd and @tus/server never sync; \
-    rustus can, and does not by default. `MB/s until synced` adds the time the system then needs to bring everything \
-    to the disk.\n\
-    - CPU is the user and system time of the server's processes, as the operating system counts it. What the kernel does later \
-    on its own threads, such as writing back what a server left in the page cache, is not in it.\n\n";
+    - Longshore is strict unless a row says relaxed: the bytes it has acknowledged are on the disk. tusd and @tus/server \
+    never sync; rustus can, and does not by default. `MB/s until synced` adds the time that the system then needs to \
+    write everything to the disk.\n\
+    - CPU is the user and system time of the server's processes, as the operating system counts it. Later work of the \
+    kernel on its own threads, such as writing back pages that a server left in the page cache, is not included.\n\n";
 
-const QUICK: &str =
-    "**This was a quick run with small sizes and one round. It shows that everything works, and nothing else.**\n\n";
+const QUICK: &str = "**This was a quick run with small sizes and one round. It only shows that everything works.**\n\n";
 
 /// The page as Markdown.
 pub(crate) fn page(results: &Results) -> String {
@@ -152,7 +152,7 @@ fn section(scenario: &Scenario, measured: &Measured) -> String {
     line(
         &mut out,
         format_args!(
-            "Measured {}, {rounds}; making 4 KiB durable took the disk {} ms.\n",
+            "Measured {}, {rounds}; the disk took {} ms to make 4 KiB durable.\n",
             measured.at,
             figure(measured.machine.fsync_ms)
         ),
@@ -167,7 +167,7 @@ fn section(scenario: &Scenario, measured: &Measured) -> String {
     }
     for (subject, variant, why) in numbers.failures() {
         let form = if variant.is_empty() { String::new() } else { format!(" ({variant})") };
-        line(&mut out, format_args!("{}{form} gave no number: {why}\n", subject.label()));
+        line(&mut out, format_args!("{}{form} has no result: {why}\n", subject.label()));
     }
     for (at, metric) in primary(scenario.number).iter().enumerate() {
         if plot::bars("", numbers, *metric).is_some() {
@@ -263,7 +263,7 @@ fn commands(results: &Results) -> String {
         }
     }
     let mut out =
-        "## How the servers were started\n\n`DIR` is the server's own folder, `PORT` a free port.\n\n".to_owned();
+        "## How the servers were started\n\n`DIR` is the folder of the server, `PORT` a free port.\n\n".to_owned();
     for (subject, ways) in ways {
         for (command, numbers) in ways {
             line(

@@ -39,10 +39,11 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
         return Ok(());
     }
     book.note(format!(
-        "nginx is asked for one file after another, {} times a second in all. Measured twice: with all of the machine's \
-         memory, and with nginx and the server together in a control group whose memory, page cache included, is {} GiB: \
-         a machine that does not keep 16 GiB of finished uploads in memory as well. Uploads go one after the other; the \
-         threads that send them run at niceness {}, those that ask at -10 where allowed.",
+        "nginx receives requests for one file after another, {} times a second in total. Measured twice: with all \
+         of the machine's memory, and with nginx and the server together in a control group whose memory, page cache \
+         included, is {} GiB, which stands for a machine that cannot also keep 16 GiB of finished uploads in memory. \
+         Uploads are sequential; the threads that send them run at niceness {}, the requesting threads at -10 where \
+         allowed.",
         PACE.per_second as usize * PACE.connections,
         lab.plan.small_machine >> 30,
         load::BACKGROUND

@@ -21,7 +21,10 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
         book.note(format!("Not measured: {error:#}."));
         return Ok(());
     }
-    book.note("The cache is the system's Cached and Buffers without Shmem, so whatever else runs is in it; the file's own pages are counted by fincore.");
+    book.note(
+        "The cache is the system's Cached and Buffers without Shmem, so it includes all other programs; the file's \
+         own pages are counted by fincore.",
+    );
     lab.take_turns(&SUBJECTS, MOST_ROUNDS, book, |subject, round, book| {
         let outcome = lab.start(subject, &Setup::default(), book).and_then(|server| measure(lab, &server));
         book.keep(subject, "", round, outcome);

@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     book.note(
-        "tusd's post-finish hook is shown for comparison; it computes no digest, syncs nothing and remembers no message. \
-         @tus/server sends no messages; rustus as published on crates.io is built without them.",
+        "tusd's post-finish hook is shown for comparison; it computes no digest, syncs nothing and stores no \
+         message. @tus/server sends no messages; rustus as published on crates.io is built without them.",
     );
     lab.take_turns(&SUBJECTS, u32::MAX, book, |subject, round, book| {
         let outcome = measure(lab, subject, book);

@@ -32,10 +32,10 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
         return Ok(());
     }
     book.note(
-        "Records are written straight into the database: copies of a completed, a deleted and a begun upload, with their \
-         last event. Each list answers with a full page. One connection asks, one question after the other; each was \
-         asked once before, so that it is not the disk that is compared. Start-up is from the start of the process to \
-         the line that says it listens, after the page cache was emptied where that is allowed.",
+        "Records are written directly into the database: copies of a completed, a deleted and a started upload, \
+         with their last event. Each list returns a full page. One connection sends one request after the other; \
+         each was sent once before, so the disk is not compared. Start-up is from the start of the process to the \
+         line that says it listens, after the page cache was emptied where that is allowed.",
     );
     for count in lab.plan.records {
         if let Err(error) = measure(lab, count, book) {

@@ -49,8 +49,8 @@ impl Cut {
 pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     let seconds = lab.plan.cutting.as_secs();
     book.note(format!(
-        "Up to {} cuts of each kind, fewer where {seconds} s were over. One refused asks again after {} ms. rustus keeps \
-         nothing of a request that was cut, so there is little to take over.",
+        "Up to {} cuts of each kind, fewer if {seconds} s had passed. A rejected client retries after {} ms. rustus \
+         keeps nothing of a request that was cut, so there is little to resume.",
         lab.plan.cuts,
         RETRY.as_millis()
     ));

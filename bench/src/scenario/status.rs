@@ -25,11 +25,11 @@ pub(crate) const LOADED: &str = "under load";
 
 pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     if !lab.kit.knows("read_listen") {
-        book.note("This build of Longshore has no read_listen: the listener that takes uploads was asked.");
+        book.note("This build of Longshore has no read_listen: requests went to the listener that takes uploads.");
     }
     book.note(format!(
-        "The threads that upload ran at niceness {}, those that ask at -10 where allowed: both stand for clients on \
-         other machines, which would not compete with the server for its two cores.",
+        "The uploading threads ran at niceness {}, the requesting threads at -10 where allowed: both stand for \
+         clients on other machines, which would not compete with the server for its two cores.",
         load::BACKGROUND
     ));
     lab.take_turns(&SUBJECTS, MOST_ROUNDS, book, |subject, round, book| {

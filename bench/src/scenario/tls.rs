@@ -40,7 +40,8 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
         "rustus speaks neither TLS nor HTTP/2. The generator encrypts, which takes processor time from the server.",
     );
     book.note(
-        "@tus/server is left out of the far line: Node's HTTP/2 window of 64 KiB per round trip of 50 ms makes 1.3 MB/s.",
+        "@tus/server is not measured over the 50 ms link: Node's HTTP/2 window of 64 KiB per round trip of 50 ms \
+         limits it to 1.3 MB/s.",
     );
     let (mut subjects, mut far_subjects) = (SUBJECTS.to_vec(), FAR_SUBJECTS.to_vec());
     if !lab.kit.knows("tls.certificate_file") {

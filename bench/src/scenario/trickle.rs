@@ -33,8 +33,8 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     let uploads = lab.plan.trickling.min(possible);
     if uploads < lab.plan.trickling {
         book.note(format!(
-            "With {uploads} uploads instead of {}: this machine allows a process {} open files, and a server needs two for \
-             each upload.",
+            "With {uploads} uploads instead of {}: this machine allows a process {} open files, and a server needs two \
+         for each upload.",
             lab.plan.trickling, lab.files_allowed
         ));
     }

@@ -33,11 +33,11 @@ const SETTLING: Duration = Duration::from_secs(3);
 
 pub(super) fn run(lab: &Lab, book: &mut Notebook) {
     book.note(format!(
-        "Latency: {EVENTS_PER_SECOND} events a second, of small uploads begun at a fixed pace that waits for nobody; from \
-         the event's `timestamp`, which is set before its commit, to the arrival of the whole message, by the same clock, \
-         which the timestamp tells in milliseconds. An upload's messages go out one after the other, and waiting for the \
-         earlier ones is in it. The long queue: {} overdue deliveries, written into the database, to another endpoint, at \
-         a port where nobody listens.",
+        "Latency: {EVENTS_PER_SECOND} events a second, of small uploads started at a fixed pace, regardless of \
+         responses. The time is from the event's `timestamp`, which is set before its commit, to the arrival of the \
+         whole message, by the same clock, in milliseconds. The messages of an upload are sent one after the other, \
+         and the wait for earlier ones is included. The long queue: {} overdue deliveries, written into the \
+         database, to another endpoint, at a port where nothing listens.",
         words::figure(lab.plan.overdue as f64)
     ));
     lab.take_turns(&[Subject::Longshore], MOST_ROUNDS, book, |subject, round, book| {

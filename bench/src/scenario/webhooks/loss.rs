@@ -97,25 +97,26 @@ pub(super) fn run(lab: &Lab, book: &mut Notebook) {
 fn explain(lab: &Lab, book: &mut Notebook) {
     let plan = &lab.plan;
     book.note(format!(
-        "Loss: {} uploads, ten a second, each created and then sent; two messages of each are expected, told apart by \
-         upload and event, and waited for until {} s after the last upload. Slow: every answer takes {} s. Dead: in the \
+        "Loss: {} uploads, ten a second, each created and then sent. Two messages of each are expected, identified \
+         by upload and event, until {} s after the last upload. Slow: every response takes {} s. Dead: in the \
          middle, connections are refused for {} s. Killed: as many uploads as fast as {CONNECTIONS} connections can, \
-         kill -9 when the last is answered, and the server is started again. The median delay is from sending a request to \
-         the arrival of its message. All but the first case run at the same time.",
+         kill -9 when the last response has arrived, and the server is started again. The median delay is from \
+         sending a request to the arrival of its message. All but the first case run at the same time.",
         uploads(lab),
         plan.patience.as_secs(),
         DELAY.as_secs(),
         plan.outage.as_secs(),
     ));
     book.note(format!(
-        "Longshore tries again after {}, and 16 messages at a time go to one endpoint, as it comes; tusd makes three tries a \
-         second apart, as it comes. In a row of its own it may make 20, which fill the time it gives a hook.",
+        "Longshore retries after {}, and sends at most 16 messages at a time to one endpoint, as by default; tusd \
+         makes three attempts one second apart, as by default. In a separate row it may make 20, which fill the time \
+         that it allows for a hook.",
         SCHEDULE.join(", ")
     ));
     if lab.kit.knows("webhooks.breaker_pause") {
         book.note(
-            "Longshore's circuit breaker is on, as it comes: it leaves an endpoint that failed ten times in a row alone for \
-             30 to 60 s, which is most of the delay where the receiver was dead.",
+            "Longshore's circuit breaker is on, as by default: after ten failures in a row it stops calls to an \
+         endpoint for 30 to 60 s, which is most of the delay where the receiver was down.",
         );
     }
 }

@@ -30,7 +30,7 @@ const MOST_ROUNDS: u32 = 3;
 pub(super) fn run(lab: &Lab, book: &mut Notebook) {
     book.note(format!(
         "PATCH: {} a second of {} KiB each, at a fixed pace, over {UPLOADS} uploads in turn; each is complete after \
-         {PIECES} of them. The endpoint hears everything, progress included.",
+         {PIECES} of them. The endpoint receives all events, progress included.",
         PACE.connections * PACE.per_second as usize,
         PIECE >> 10
     ));

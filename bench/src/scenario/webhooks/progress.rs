@@ -34,9 +34,9 @@ const MOST_ROUNDS: u32 = 1;
 pub(super) fn run(lab: &Lab, book: &mut Notebook) {
     let (uploads, seconds) = (lab.plan.progressing, lab.plan.progress.as_secs());
     book.note(format!(
-        "Progress: {uploads} connections, an upload on each, and on each a PATCH of {} KiB every {} ms, or as soon as the \
-         machine answers, for {seconds} s. The endpoint hears everything, and the rows are counted in the database: the \
-         most in any five seconds, over five.",
+        "Progress: {uploads} connections, one upload on each, and on each a PATCH of {} KiB every {} ms, or as soon \
+         as the machine responds, for {seconds} s. The endpoint receives all events. Rows are counted in the \
+         database: the maximum of any five seconds, divided by five.",
         PIECE >> 10,
         GAP.as_millis(),
     ));

@@ -23,9 +23,9 @@ const SHORTEST: f64 = 0.5;
 
 pub(super) fn run(lab: &Lab, book: &mut Notebook) {
     book.note(format!(
-        "Sustained: one endpoint for every event, uploads of {} KiB from {} connections as fast as they are taken. For {} s \
-         the receiver keeps its answers back, so that there is a queue; the next {} s are counted; then the uploads end, and \
-         at most {} s more are counted. Messages are counted where they arrive.",
+        "Sustained: one endpoint for every event, uploads of {} KiB from {} connections as fast as they are \
+         accepted. For {} s the receiver withholds its responses, so that a queue forms; the next {} s are counted; \
+         then the uploads end, and at most {} s more are counted. Messages are counted at the receiver.",
         SMALL >> 10,
         storm::CONNECTIONS,
         lab.plan.filling.as_secs(),
@@ -63,7 +63,10 @@ fn measure(lab: &Lab, subject: Subject, book: &mut Notebook) -> anyhow::Result<(
     let seconds = (ended - steady).as_secs_f64();
     let rate = arrived as f64 / seconds;
     if (left as f64) < rate {
-        book.note("The queue was empty before the uploads ended: the rate beside them is theirs, not the sender's.");
+        book.note(
+            "The queue was empty before the uploads ended: the rate beside them is the rate of the uploads, not of the \
+         sender.",
+        );
     }
     let uploading = Values::from([
         (Metric::DeliveriesPerSecond, rate),
