@@ -37,7 +37,7 @@ use domain::time::Timestamp;
 use engine::Engine;
 use keyring::StageTokens;
 use outbound::address::EgressRules;
-use outbound::keys::{Key, Keys};
+use outbound::keys::{SigningKey, SigningKeys};
 use state::{Leases, LocalBells, LocalProgress, Membership, Outbox, Store, UploadStore};
 use state_sqlite::SqliteStore;
 use storage::local::Means;
@@ -106,7 +106,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
     let upload_threads = UploadThreads::start(&config).context("could not start the threads for uploads")?;
     let rules = egress_rules(&config);
-    let parts = webhook::Parts {
+    let parts = webhook::SenderParts {
         node: node.instance,
         outbox: Arc::clone(&outbox),
         rules: Arc::clone(&rules),
@@ -215,7 +215,7 @@ fn configured_endpoints(
     endpoints: &[config::Endpoint],
     rules: &EgressRules,
     now: Timestamp,
-) -> anyhow::Result<Vec<webhook::Endpoint>> {
+) -> anyhow::Result<Vec<webhook::SendableEndpoint>> {
     let endpoint = |endpoint: &config::Endpoint| {
         configured_endpoint(endpoint, rules, now).with_context(|| format!("could not use endpoint {}", endpoint.name))
     };
@@ -226,13 +226,13 @@ fn configured_endpoint(
     endpoint: &config::Endpoint,
     rules: &EgressRules,
     now: Timestamp,
-) -> anyhow::Result<webhook::Endpoint> {
-    let secrets = endpoint.secrets.iter().cloned().map(Key::Hmac);
-    let keys = Keys::lasting(secrets.chain(endpoint.private_key.clone().map(Key::Ed25519)), now);
+) -> anyhow::Result<webhook::SendableEndpoint> {
+    let secrets = endpoint.secrets.iter().cloned().map(SigningKey::Hmac);
+    let keys = SigningKeys::permanent(secrets.chain(endpoint.private_key.clone().map(SigningKey::Ed25519)), now);
     let headers: Vec<(String, String)> =
         endpoint.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
     let terms = EndpointTerms { url: endpoint.url.clone(), ..endpoint.terms.clone() };
-    Ok(webhook::Endpoint::configured(endpoint.name.clone(), terms, keys, &headers, rules, now)?)
+    Ok(webhook::SendableEndpoint::configured(endpoint.name.clone(), terms, keys, &headers, rules, now)?)
 }
 
 impl Running {

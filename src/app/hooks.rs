@@ -10,7 +10,7 @@ use domain::hook::{Hook, HookRequest, HookResult};
 use engine::hooks::Hooks;
 
 #[derive(Debug)]
-struct Application(hooks::Hooks);
+struct Application(hooks::HookClient);
 
 #[async_trait]
 impl Hooks for Application {
@@ -19,7 +19,7 @@ impl Hooks for Application {
     }
 
     async fn ask(&self, question: HookRequest) -> HookResult {
-        self.0.ask(question).await
+        self.0.call(question).await
     }
 }
 
@@ -30,7 +30,8 @@ pub(super) fn application(
     rules: &Arc<outbound::address::EgressRules>,
 ) -> anyhow::Result<Option<(Arc<dyn Hooks>, hooks::HookMetrics)>> {
     let Some(settings) = &config.calls else { return Ok(None) };
-    let hooks = hooks::Hooks::new(settings.clone(), Arc::clone(rules)).context("could not prepare to call hooks")?;
+    let hooks =
+        hooks::HookClient::new(settings.clone(), Arc::clone(rules)).context("could not prepare to call hooks")?;
     let metrics = hooks.metrics().clone();
     Ok(Some((Arc::new(Application(hooks)), metrics)))
 }

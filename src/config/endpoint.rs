@@ -31,7 +31,7 @@ pub struct Endpoint {
     /// Absolute, http or https. It may carry a user and password, so it is not shown as it is.
     pub url: String,
     /// The current one first.
-    pub secrets: Vec<sign::Secret>,
+    pub secrets: Vec<sign::SharedSecret>,
     pub private_key: Option<PrivateKey>,
     /// Sent with every message.
     pub headers: Vec<(String, Secret)>,
@@ -140,7 +140,7 @@ impl BlockReader<'_> {
     }
 
     /// What signs, and how: with what is there, unless it says so itself.
-    fn keys(&mut self) -> Option<(Vec<sign::Secret>, Option<PrivateKey>, Signing)> {
+    fn keys(&mut self) -> Option<(Vec<sign::SharedSecret>, Option<PrivateKey>, Signing)> {
         let secret = self.given_or_in_file("secret", "secret_file", signing_secret);
         let private_key = self.given_or_in_file("private_key", "private_key_file", private_key);
         let old = self.optional("old_secrets", |value| list(value).and_then(old_secrets));
@@ -215,7 +215,7 @@ fn read_certificates(path: &str) -> Judged<String> {
 }
 
 /// A secret in the form of Standard Webhooks.
-pub(super) fn signing_secret(text: &str) -> Judged<sign::Secret> {
+pub(super) fn signing_secret(text: &str) -> Judged<sign::SharedSecret> {
     text.parse().map_err(|why| match why {
         InvalidSecret::Length(bytes) => format!("of {bytes} bytes; it must have 24 to 64"),
         InvalidSecret::Prefix | InvalidSecret::Encoding => {
@@ -236,7 +236,7 @@ fn private_key(text: &str) -> Judged<PrivateKey> {
     })
 }
 
-fn old_secret_files(paths: Vec<&str>) -> Judged<Vec<sign::Secret>> {
+fn old_secret_files(paths: Vec<&str>) -> Judged<Vec<sign::SharedSecret>> {
     let read = |path: &str| {
         let found = read_secret(path).map_err(|why| format!("{path:?}: {why}"))?;
         signing_secret(&found).map_err(|why| format!("{path:?}: its secret is {why}"))
@@ -244,7 +244,7 @@ fn old_secret_files(paths: Vec<&str>) -> Judged<Vec<sign::Secret>> {
     paths.into_iter().map(read).collect()
 }
 
-fn old_secrets(texts: Vec<&str>) -> Judged<Vec<sign::Secret>> {
+fn old_secrets(texts: Vec<&str>) -> Judged<Vec<sign::SharedSecret>> {
     if texts.len() > MAX_OLD_KEYS {
         return Err(format!("too long; write at most {MAX_OLD_KEYS} secrets"));
     }

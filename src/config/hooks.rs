@@ -64,7 +64,7 @@ impl Hooks {
 }
 
 /// The secret, given as it is or in a file, but not both.
-fn read_either(from: &mut Reader) -> Option<sign::Secret> {
+fn read_either(from: &mut Reader) -> Option<sign::SharedSecret> {
     let given = from.text("hooks.secret", |text| match text {
         "" => Ok(None),
         text => signing_secret(text).map(Some),

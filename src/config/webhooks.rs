@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use webhook::{HealthRules, MAX_JITTER_PERCENT, Settings};
+use webhook::{HealthRules, MAX_JITTER_PERCENT, WebhookSettings};
 
 use crate::config::endpoint::{Endpoint, read_endpoints};
 use crate::config::reader::{Judged, Reader, duration_item};
@@ -13,7 +13,7 @@ use domain::network::Network;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhooks {
-    pub sending: Settings,
+    pub sending: WebhookSettings,
     pub allow_networks: Vec<Network>,
     pub https_only: bool,
     /// Their names differ.
@@ -68,8 +68,8 @@ impl Webhooks {
     }
 }
 
-fn read_sending(from: &mut Reader, drain_timeout: Duration) -> Settings {
-    Settings {
+fn read_sending(from: &mut Reader, drain_timeout: Duration) -> WebhookSettings {
+    WebhookSettings {
         timeout: from.duration("webhooks.timeout", TIMEOUTS),
         connect_timeout: from.duration("webhooks.connect_timeout", ms(100)..=secs(30)),
         retry_schedule: from.list("webhooks.retry_schedule", retry_schedule),

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::exchange::{Answered, LIMIT_BYTES};
+use crate::transport::{HookResponse, LIMIT_BYTES};
 use api::problem::{REJECTION_STATUSES, rejection_of};
 use domain::failure::{Failure, RejectionKind};
 use domain::hook::{Hook, NO_REASON, REJECTED, UploadOverrides, Verdict};
@@ -29,7 +29,7 @@ const DEFAULT_REJECTION: RejectionKind = RejectionKind::Forbidden;
 const MAX_EXPIRY_S: u64 = 10 * 365 * 24 * 3600;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Understood {
+pub(super) enum Interpretation {
     Verdict(Verdict),
     BadStatus,
     /// With what is wrong with it.
@@ -38,8 +38,8 @@ pub(super) enum Understood {
 
 #[derive(Debug, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct Said {
-    reject: Option<Reject>,
+struct HookReply {
+    reject: Option<RejectReply>,
     id: Option<String>,
     metadata: Option<Map<String, Value>>,
     max_size: Option<u64>,
@@ -48,41 +48,42 @@ struct Said {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Reject {
+struct RejectReply {
     status: Option<u16>,
     message: Option<String>,
 }
 
 /// Finds out what an answer to `hook` means. `requested_at` is when it was asked.
-pub(super) fn understand(
+pub(super) fn interpret(
     hook: Hook,
-    answered: &Answered,
+    response: &HookResponse,
     reject_statuses: &[u16],
     requested_at: Timestamp,
-) -> Understood {
-    let judged = match answered.status {
-        200 | 204 => said(hook, answered, requested_at),
+) -> Interpretation {
+    let judged = match response.status {
+        200 | 204 => reply(hook, response, requested_at),
         status => match rejection_of(status).filter(|_| reject_statuses.contains(&status)) {
-            Some(kind) => Ok(Verdict::Rejected(rejection(kind, reason_in(answered)))),
-            None => return Understood::BadStatus,
+            Some(kind) => Ok(Verdict::Rejected(rejection(kind, rejection_reason(response)))),
+            None => return Interpretation::BadStatus,
         },
     };
-    judged.map_or_else(Understood::BadAnswer, Understood::Verdict)
+    judged.map_or_else(Interpretation::BadAnswer, Interpretation::Verdict)
 }
 
-fn said(hook: Hook, answered: &Answered, requested_at: Timestamp) -> Result<Verdict, String> {
-    if answered.too_large {
+fn reply(hook: Hook, response: &HookResponse, requested_at: Timestamp) -> Result<Verdict, String> {
+    if response.too_large {
         return Err(format!("the answer has more than {LIMIT_BYTES} bytes"));
     }
-    if answered.body.trim_ascii().is_empty() {
+    if response.body.trim_ascii().is_empty() {
         return Ok(Verdict::Accepted(UploadOverrides::default()));
     }
-    let said: Said =
-        serde_json::from_slice(&answered.body).map_err(|error| format!("not the JSON expected: {error}"))?;
-    let sets = said.id.is_some() || said.metadata.is_some() || said.max_size.is_some() || said.expires_after.is_some();
-    match said.reject {
+    let reply: HookReply =
+        serde_json::from_slice(&response.body).map_err(|error| format!("not the JSON expected: {error}"))?;
+    let sets =
+        reply.id.is_some() || reply.metadata.is_some() || reply.max_size.is_some() || reply.expires_after.is_some();
+    match reply.reject {
         Some(_) if sets => Err("it says no, and sets something nevertheless".to_owned()),
-        Some(Reject { status, message }) => {
+        Some(RejectReply { status, message }) => {
             let kind = status.map_or(Ok(DEFAULT_REJECTION), |status| {
                 let known = REJECTION_STATUSES.map(|(_, status)| status);
                 rejection_of(status)
@@ -91,20 +92,20 @@ fn said(hook: Hook, answered: &Answered, requested_at: Timestamp) -> Result<Verd
             Ok(Verdict::Rejected(rejection(kind?, message)))
         }
         None if sets && hook != Hook::PreCreate => Err("only pre_create can set anything".to_owned()),
-        None => wishes(said, requested_at).map(Verdict::Accepted),
+        None => overrides(reply, requested_at).map(Verdict::Accepted),
     }
 }
 
-fn wishes(said: Said, requested_at: Timestamp) -> Result<UploadOverrides, String> {
+fn overrides(reply: HookReply, requested_at: Timestamp) -> Result<UploadOverrides, String> {
     let within = |name: &str, value: Option<u64>, most: u64| match value {
         Some(value) if !(1..=most).contains(&value) => Err(format!("{name} must be from 1 to {most}")),
         value => Ok(value),
     };
     Ok(UploadOverrides {
-        id: said.id.map(|text| chosen_id(&text, requested_at)).transpose()?,
-        metadata: said.metadata.map(chosen_metadata).transpose()?,
-        max_bytes: within("max_size", said.max_size, i64::MAX.unsigned_abs())?,
-        expires_after: within("expires_after", said.expires_after, MAX_EXPIRY_S)?.map(Duration::from_secs),
+        id: reply.id.map(|text| chosen_id(&text, requested_at)).transpose()?,
+        metadata: reply.metadata.map(chosen_metadata).transpose()?,
+        max_bytes: within("max_size", reply.max_size, i64::MAX.unsigned_abs())?,
+        expires_after: within("expires_after", reply.expires_after, MAX_EXPIRY_S)?.map(Duration::from_secs),
     })
 }
 
@@ -138,11 +139,11 @@ fn value_bytes(value: &Value) -> Option<Vec<u8>> {
 
 /// What a refusal by status gives as its reason: `message` of our own form,
 /// or `detail` of RFC 9457, or plain text.
-fn reason_in(answered: &Answered) -> Option<String> {
-    if answered.too_large {
+fn rejection_reason(response: &HookResponse) -> Option<String> {
+    if response.too_large {
         return None;
     }
-    let json: Option<Value> = serde_json::from_slice(&answered.body).ok();
+    let json: Option<Value> = serde_json::from_slice(&response.body).ok();
     let texts = |json: &Value| {
         let found =
             [json.get("reject").and_then(|reject| reject.get("message")), json.get("message"), json.get("detail")];
@@ -150,7 +151,7 @@ fn reason_in(answered: &Answered) -> Option<String> {
     };
     match json {
         Some(json) => texts(&json),
-        None if answered.media_type == "text/plain" => String::from_utf8(answered.body.clone()).ok(),
+        None if response.media_type == "text/plain" => String::from_utf8(response.body.clone()).ok(),
         None => None,
     }
 }
@@ -178,17 +179,17 @@ mod tests {
     const ASKED_AT: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
     const STATUSES: [u16; 2] = [403, 422];
 
-    fn answered(status: u16, body: &str) -> Answered {
+    fn response(status: u16, body: &str) -> HookResponse {
         let media_type = if body.starts_with('{') { "application/json" } else { "text/plain" };
-        Answered { status, media_type: media_type.to_owned(), body: body.as_bytes().to_vec(), too_large: false }
+        HookResponse { status, media_type: media_type.to_owned(), body: body.as_bytes().to_vec(), too_large: false }
     }
 
-    fn understood(hook: Hook, status: u16, body: &str) -> Understood {
-        understand(hook, &answered(status, body), &STATUSES, ASKED_AT)
+    fn interpreted(hook: Hook, status: u16, body: &str) -> Interpretation {
+        interpret(hook, &response(status, body), &STATUSES, ASKED_AT)
     }
 
-    fn no(status: u16, message: &str) -> Understood {
-        Understood::Verdict(Verdict::Rejected(rejection(rejection_of(status).unwrap(), Some(message.to_owned()))))
+    fn no(status: u16, message: &str) -> Interpretation {
+        Interpretation::Verdict(Verdict::Rejected(rejection(rejection_of(status).unwrap(), Some(message.to_owned()))))
     }
 
     fn id_made(after_ms: i64) -> UploadId {
@@ -197,7 +198,7 @@ mod tests {
 
     #[test]
     fn yes_and_no_to_every_question() {
-        let yes = Understood::Verdict(Verdict::Accepted(UploadOverrides::default()));
+        let yes = Interpretation::Verdict(Verdict::Accepted(UploadOverrides::default()));
         for hook in Hook::ALL {
             for (status, body, expected) in [
                 (200, "", &yes),
@@ -215,7 +216,7 @@ mod tests {
                 (403, "not today", &no(403, "not today")),
                 (403, "{broken", &no(403, NO_REASON)),
             ] {
-                assert_eq!(&understood(hook, status, body), expected, "{hook:?} {status} {body}");
+                assert_eq!(&interpreted(hook, status, body), expected, "{hook:?} {status} {body}");
             }
         }
     }
@@ -223,7 +224,7 @@ mod tests {
     #[test]
     fn whatever_is_not_clear_is_no_verdict() {
         for status in [100, 201, 202, 206, 301, 302, 307, 400, 401, 404, 409, 410, 429, 500, 502, 503] {
-            assert_eq!(understood(Hook::PreCreate, status, ""), Understood::BadStatus, "{status}");
+            assert_eq!(interpreted(Hook::PreCreate, status, ""), Interpretation::BadStatus, "{status}");
         }
         for (body, why) in [
             ("ok", "not the JSON"),
@@ -250,12 +251,12 @@ mod tests {
             (r#"{"expires_after": 0}"#, "expires_after must be from 1"),
             (r#"{"expires_after": 1e18}"#, "not the JSON"),
         ] {
-            let Understood::BadAnswer(said) = understood(Hook::PreCreate, 200, body) else { panic!("{body}") };
-            assert!(said.contains(why), "{body}: {said}");
+            let Interpretation::BadAnswer(reply) = interpreted(Hook::PreCreate, 200, body) else { panic!("{body}") };
+            assert!(reply.contains(why), "{body}: {reply}");
         }
         for hook in [Hook::PreFinish, Hook::PreTerminate] {
-            let said = understood(hook, 200, r#"{"max_size": 5}"#);
-            assert!(matches!(said, Understood::BadAnswer(why) if why.contains("only pre_create")), "{hook:?}");
+            let reply = interpreted(hook, 200, r#"{"max_size": 5}"#);
+            assert!(matches!(reply, Interpretation::BadAnswer(why) if why.contains("only pre_create")), "{hook:?}");
         }
     }
 
@@ -265,13 +266,13 @@ mod tests {
         let body = format!(
             r#"{{"id": "{id}", "metadata": {{"user": "7", "raw": {{"base64": "/w=="}}}}, "max_size": 5, "expires_after": 60}}"#
         );
-        let wishes = UploadOverrides {
+        let overrides = UploadOverrides {
             id: Some(id),
             metadata: Metadata::new(vec![("user".to_owned(), b"7".to_vec()), ("raw".to_owned(), vec![255])]).ok(),
             max_bytes: Some(5),
             expires_after: Some(Duration::from_secs(60)),
         };
-        assert_eq!(understood(Hook::PreCreate, 200, &body), Understood::Verdict(Verdict::Accepted(wishes)));
+        assert_eq!(interpreted(Hook::PreCreate, 200, &body), Interpretation::Verdict(Verdict::Accepted(overrides)));
     }
 
     /// Lists and folders go by the time in it.
@@ -279,18 +280,18 @@ mod tests {
     fn an_id_is_of_about_now() {
         let slack_ms = i64::try_from(ID_SLACK.as_millis()).unwrap();
         for (after_ms, taken) in [(slack_ms, true), (-slack_ms, true), (slack_ms + 1, false), (-slack_ms - 1, false)] {
-            let said = understood(Hook::PreCreate, 200, &format!(r#"{{"id": "{}"}}"#, id_made(after_ms)));
-            assert_eq!(matches!(said, Understood::Verdict(_)), taken, "{after_ms}");
+            let reply = interpreted(Hook::PreCreate, 200, &format!(r#"{{"id": "{}"}}"#, id_made(after_ms)));
+            assert_eq!(matches!(reply, Interpretation::Verdict(_)), taken, "{after_ms}");
         }
     }
 
     #[test]
     fn what_is_too_large_is_no_yes_and_no_reason() {
-        let large = |status| Answered { too_large: true, ..answered(status, r#"{"message": "cut off"}"#) };
-        let said = understand(Hook::PreCreate, &large(200), &STATUSES, ASKED_AT);
-        assert!(matches!(said, Understood::BadAnswer(why) if why.contains("16384")));
-        assert_eq!(understand(Hook::PreCreate, &large(403), &STATUSES, ASKED_AT), no(403, NO_REASON));
-        let Understood::Verdict(Verdict::Rejected(failure)) = understood(Hook::PreFinish, 403, &"é".repeat(9_000))
+        let large = |status| HookResponse { too_large: true, ..response(status, r#"{"message": "cut off"}"#) };
+        let reply = interpret(Hook::PreCreate, &large(200), &STATUSES, ASKED_AT);
+        assert!(matches!(reply, Interpretation::BadAnswer(why) if why.contains("16384")));
+        assert_eq!(interpret(Hook::PreCreate, &large(403), &STATUSES, ASKED_AT), no(403, NO_REASON));
+        let Interpretation::Verdict(Verdict::Rejected(failure)) = interpreted(Hook::PreFinish, 403, &"é".repeat(9_000))
         else {
             panic!("it is a no")
         };

@@ -28,15 +28,15 @@ enum State {
         until: Instant,
     },
     /// One call tries whether it works again.
-    Trying,
+    HalfOpen,
 }
 
 /// The right to make one call. Dropped without a result it leaves things as they were.
 #[derive(Debug)]
-pub(super) struct Pass<'a> {
+pub(super) struct CallPermit<'a> {
     breaker: &'a Breaker,
-    tries: bool,
-    settled: bool,
+    is_probe: bool,
+    is_complete: bool,
 }
 
 impl Breaker {
@@ -49,22 +49,22 @@ impl Breaker {
         match *self.lock() {
             State::Closed { .. } => false,
             State::Open { until } => now < until,
-            State::Trying => true,
+            State::HalfOpen => true,
         }
     }
 
     /// Lets a call through, if one may be made now.
-    pub(super) fn admit(&self, now: Instant) -> Option<Pass<'_>> {
+    pub(super) fn admit(&self, now: Instant) -> Option<CallPermit<'_>> {
         let mut state = self.lock();
-        let tries = match *state {
+        let is_probe = match *state {
             State::Closed { .. } => false,
             State::Open { until } if now >= until => true,
-            State::Open { .. } | State::Trying => return None,
+            State::Open { .. } | State::HalfOpen => return None,
         };
-        if tries {
-            *state = State::Trying;
+        if is_probe {
+            *state = State::HalfOpen;
         }
-        Some(Pass { breaker: self, tries, settled: false })
+        Some(CallPermit { breaker: self, is_probe, is_complete: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -72,25 +72,25 @@ impl Breaker {
     }
 }
 
-impl Pass<'_> {
+impl CallPermit<'_> {
     /// Notes how the call went.
-    pub(super) fn settle(mut self, worked: bool, now: Instant) {
-        self.settled = true;
+    pub(super) fn complete(mut self, worked: bool, now: Instant) {
+        self.is_complete = true;
         let breaker = self.breaker;
         let mut state = breaker.lock();
         *state = match *state {
             _ if worked => State::Closed { failures: 0 },
             State::Closed { failures } if failures + 1 < breaker.failures => State::Closed { failures: failures + 1 },
-            State::Trying if !self.tries => State::Trying,
+            State::HalfOpen if !self.is_probe => State::HalfOpen,
             State::Open { until } => State::Open { until },
-            State::Closed { .. } | State::Trying => State::Open { until: now + breaker.pause },
+            State::Closed { .. } | State::HalfOpen => State::Open { until: now + breaker.pause },
         };
     }
 }
 
-impl Drop for Pass<'_> {
+impl Drop for CallPermit<'_> {
     fn drop(&mut self) {
-        if self.tries && !self.settled {
+        if self.is_probe && !self.is_complete {
             // Whoever wanted to know has gone. The next call tries.
             *self.breaker.lock() = State::Open { until: Instant::now() };
         }
@@ -104,7 +104,7 @@ mod tests {
     const PAUSE: Duration = Duration::from_secs(5);
 
     fn fail(breaker: &Breaker, now: Instant) {
-        breaker.admit(now).unwrap().settle(false, now);
+        breaker.admit(now).unwrap().complete(false, now);
     }
 
     #[tokio::test(start_paused = true)]
@@ -113,7 +113,7 @@ mod tests {
         let now = Instant::now();
         fail(&breaker, now);
         fail(&breaker, now);
-        breaker.admit(now).unwrap().settle(true, now);
+        breaker.admit(now).unwrap().complete(true, now);
         fail(&breaker, now);
         fail(&breaker, now);
         assert!(!breaker.is_open(now), "a success between them");
@@ -122,11 +122,11 @@ mod tests {
 
         let later = now + PAUSE;
         assert!(!breaker.is_open(later));
-        let pass = breaker.admit(later).unwrap();
+        let permit = breaker.admit(later).unwrap();
         assert!(breaker.is_open(later) && breaker.admit(later).is_none(), "one tries at a time");
-        pass.settle(false, later);
+        permit.complete(false, later);
         assert!(breaker.admit(later + PAUSE / 2).is_none());
-        breaker.admit(later + PAUSE).unwrap().settle(true, later + PAUSE);
+        breaker.admit(later + PAUSE).unwrap().complete(true, later + PAUSE);
         assert!(breaker.admit(later + PAUSE).is_some());
     }
 
@@ -145,13 +145,13 @@ mod tests {
         let now = Instant::now();
         let (first, second, third) =
             (breaker.admit(now).unwrap(), breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
-        first.settle(false, now);
+        first.complete(false, now);
         let later = now + PAUSE;
         let trying = breaker.admit(later).unwrap();
-        second.settle(false, later);
+        second.complete(false, later);
         assert!(breaker.is_open(later));
-        trying.settle(false, later);
-        third.settle(true, later);
+        trying.complete(false, later);
+        third.complete(true, later);
         assert!(!breaker.is_open(later), "it works, whoever found out");
     }
 }

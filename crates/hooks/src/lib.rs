@@ -6,9 +6,9 @@
 
 mod answer;
 mod breaker;
-mod exchange;
 mod metrics;
-mod question;
+mod request;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +20,15 @@ use tokio::time::{Instant, timeout_at};
 use domain::endpoint::Origin;
 use domain::hook::{CallOutcome, Hook, HookCall, HookRequest, HookResult, UploadOverrides, Verdict};
 use domain::id::HookCallId;
-use outbound::address::{EgressRules, RefusedUrl};
-use outbound::gate::{Lookup, system_lookup};
-use outbound::sign::Secret;
+use outbound::address::{EgressRules, RejectedUrl};
+use outbound::resolver::{Lookup, system_lookup};
+use outbound::sign::SharedSecret;
 
 pub use metrics::HookMetrics;
 
-use answer::Understood;
+use answer::Interpretation;
 use breaker::Breaker;
-use exchange::{Answered, Exchange, Trouble};
+use transport::{HookResponse, HookTransport, TransportError};
 
 /// How much of an answer is kept.
 const KEPT_BYTES: usize = 4 << 10;
@@ -38,7 +38,7 @@ const KEPT_BYTES: usize = 4 << 10;
 pub struct HookSettings {
     /// Where each hook is; one that is not there is not asked. `http` or `https`.
     pub urls: Vec<(Hook, Url)>,
-    pub secret: Secret,
+    pub secret: SharedSecret,
     /// For a whole call, waiting for a free place included.
     pub timeout: Duration,
     /// How many calls may be under way at once.
@@ -55,26 +55,26 @@ pub struct HookSettings {
 
 /// Why hooks cannot be asked.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidHooks {
+pub enum InvalidHookSettings {
     #[error("hooks.{hook} cannot be used: {why}")]
-    Url { hook: &'static str, why: RefusedUrl },
+    Url { hook: &'static str, why: RejectedUrl },
     #[error("could not set up the client for hooks")]
     Client(#[from] reqwest::Error),
 }
 
 /// The application, as far as it can be asked.
 #[derive(Debug)]
-pub struct Hooks {
-    targets: Vec<Target>,
-    places: Semaphore,
-    exchange: Exchange,
+pub struct HookClient {
+    targets: Vec<HookTarget>,
+    slots: Semaphore,
+    transport: HookTransport,
     settings: HookSettings,
     metrics: HookMetrics,
 }
 
 /// One hook.
 #[derive(Debug)]
-struct Target {
+struct HookTarget {
     hook: Hook,
     url: Url,
     breaker: Breaker,
@@ -82,7 +82,7 @@ struct Target {
 
 domain::named! {
     /// Why no call was made.
-    enum Shed {
+    enum NotCalled {
         BreakerOpen = "breaker_open",
         /// No place became free in time.
         Overloaded = "overloaded",
@@ -90,7 +90,7 @@ domain::named! {
 }
 
 /// Whether nobody was there to answer, or said only that it cannot.
-fn is_silence(call: &HookCall) -> bool {
+fn has_no_response(call: &HookCall) -> bool {
     match call.outcome {
         CallOutcome::Timeout | CallOutcome::Unreachable => true,
         CallOutcome::BadStatus => call.status.is_some_and(|status| status >= 500),
@@ -98,18 +98,18 @@ fn is_silence(call: &HookCall) -> bool {
     }
 }
 
-impl Hooks {
+impl HookClient {
     /// Asks only where `rules` let endpoints of the configuration be.
-    pub fn new(settings: HookSettings, rules: Arc<EgressRules>) -> Result<Self, InvalidHooks> {
+    pub fn new(settings: HookSettings, rules: Arc<EgressRules>) -> Result<Self, InvalidHookSettings> {
         Self::new_with(settings, rules, system_lookup())
     }
 
-    fn new_with(settings: HookSettings, rules: Arc<EgressRules>, lookup: Lookup) -> Result<Self, InvalidHooks> {
+    fn new_with(settings: HookSettings, rules: Arc<EgressRules>, lookup: Lookup) -> Result<Self, InvalidHookSettings> {
         for (hook, url) in &settings.urls {
             let checked = rules.check_url(url.as_str(), Origin::Config);
-            checked.map_err(|why| InvalidHooks::Url { hook: hook.name(), why })?;
+            checked.map_err(|why| InvalidHookSettings::Url { hook: hook.name(), why })?;
         }
-        let target = |(hook, url): &(Hook, Url)| Target {
+        let target = |(hook, url): &(Hook, Url)| HookTarget {
             hook: *hook,
             url: url.clone(),
             breaker: Breaker::new(settings.breaker_failures, settings.breaker_pause),
@@ -117,8 +117,8 @@ impl Hooks {
         let https = settings.urls.iter().any(|(_, url)| url.scheme() == "https");
         Ok(Self {
             targets: settings.urls.iter().map(target).collect(),
-            places: Semaphore::new(settings.max_in_flight),
-            exchange: Exchange::new(settings.max_in_flight, https, rules, lookup)?,
+            slots: Semaphore::new(settings.max_in_flight),
+            transport: HookTransport::new(settings.max_in_flight, https, rules, lookup)?,
             metrics: HookMetrics::default(),
             settings,
         })
@@ -132,99 +132,103 @@ impl Hooks {
         self.target(hook).is_some()
     }
 
-    fn target(&self, hook: Hook) -> Option<&Target> {
+    fn target(&self, hook: Hook) -> Option<&HookTarget> {
         self.targets.iter().find(|target| target.hook == hook)
     }
 
     /// Asks one question. Comes back within the timeout.
-    pub async fn ask(&self, question: HookRequest) -> HookResult {
-        let Some(target) = self.target(question.hook) else { return HookResult::accepted_without_call() };
-        let (verdict, call) = match self.call(target, &question).await {
-            Ok((understood, call)) => {
+    pub async fn call(&self, request: HookRequest) -> HookResult {
+        let Some(target) = self.target(request.hook) else { return HookResult::accepted_without_call() };
+        let (verdict, call) = match self.try_call(target, &request).await {
+            Ok((interpretation, call)) => {
                 self.metrics.count_call(call.hook, call.outcome, call.took);
-                (understood, Some(call))
+                (interpretation, Some(call))
             }
             Err(shed) => {
-                self.metrics.count_shed(question.hook, shed.name());
-                tracing::debug!(hook = question.hook.name(), upload = %question.upload.id(), why = shed.name(), "a hook was not called");
+                self.metrics.count_shed(request.hook, shed.name());
+                tracing::debug!(hook = request.hook.name(), upload = %request.upload.id(), why = shed.name(), "a hook was not called");
                 (None, None)
             }
         };
         // Whoever was called and answered something else has not been silent: that is no yes.
-        let is_silent = call.as_ref().is_none_or(is_silence);
-        let open = verdict.is_none() && is_silent && self.settings.fail_open.contains(&question.hook);
+        let is_silent = call.as_ref().is_none_or(has_no_response);
+        let open = verdict.is_none() && is_silent && self.settings.fail_open.contains(&request.hook);
         if open {
-            tracing::warn!(hook = question.hook.name(), upload = %question.upload.id(), "went on without a verdict, as hooks.fail_open says");
+            tracing::warn!(hook = request.hook.name(), upload = %request.upload.id(), "went on without a verdict, as hooks.fail_open says");
         }
         HookResult { verdict: verdict.or(open.then(|| Verdict::Accepted(UploadOverrides::default()))), call }
     }
 
-    async fn call(&self, target: &Target, question: &HookRequest) -> Result<(Option<Verdict>, HookCall), Shed> {
+    async fn try_call(
+        &self,
+        target: &HookTarget,
+        request: &HookRequest,
+    ) -> Result<(Option<Verdict>, HookCall), NotCalled> {
         let deadline = Instant::now() + self.settings.timeout;
         if target.breaker.is_open(Instant::now()) {
-            return Err(Shed::BreakerOpen);
+            return Err(NotCalled::BreakerOpen);
         }
-        let place = timeout_at(deadline, self.places.acquire()).await;
-        let _place = place.map_err(|_| Shed::Overloaded)?.expect("it is never closed");
+        let slot = timeout_at(deadline, self.slots.acquire()).await;
+        let _slot = slot.map_err(|_| NotCalled::Overloaded)?.expect("it is never closed");
         let began = Instant::now();
-        let pass = target.breaker.admit(began).ok_or(Shed::BreakerOpen)?;
-        let message = question::signed(question, &self.settings.secret);
-        let answered = self.exchange.send(&target.url, message, deadline).await;
-        let (understood, call) = self.understand(question, answered, began.elapsed());
-        pass.settle(!is_silence(&call), Instant::now());
+        let permit = target.breaker.admit(began).ok_or(NotCalled::BreakerOpen)?;
+        let message = request::signed(request, &self.settings.secret);
+        let response = self.transport.send(&target.url, message, deadline).await;
+        let (interpretation, call) = self.interpret(request, response, began.elapsed());
+        permit.complete(!has_no_response(&call), Instant::now());
         self.metrics.note_breaker(target.hook, target.breaker.is_open(Instant::now()));
         if !call.outcome.is_verdict() {
             tracing::warn!(hook = target.hook.name(), upload = %call.upload, outcome = call.outcome.name(), status = call.status, why = call.message, "a hook gave no verdict");
         }
-        Ok((understood, call))
+        Ok((interpretation, call))
     }
 
-    fn understand(
+    fn interpret(
         &self,
-        question: &HookRequest,
-        answered: Result<Answered, Trouble>,
+        request: &HookRequest,
+        response: Result<HookResponse, TransportError>,
         took: Duration,
     ) -> (Option<Verdict>, HookCall) {
         let mut call = HookCall {
-            id: HookCallId::new(question.requested_at, rand::random()),
-            hook: question.hook,
-            tenant: question.upload.tenant(),
-            upload: question.upload.id(),
-            decision: question.decision.clone(),
-            started_at: question.requested_at,
+            id: HookCallId::new(request.requested_at, rand::random()),
+            hook: request.hook,
+            tenant: request.upload.tenant(),
+            upload: request.upload.id(),
+            decision: request.decision.clone(),
+            started_at: request.requested_at,
             took,
             outcome: CallOutcome::Accepted,
             status: None,
             message: None,
             response_body: Vec::new(),
         };
-        let answered = match answered {
-            Ok(answered) => answered,
-            Err(Trouble::Timeout) => {
+        let response = match response {
+            Ok(response) => response,
+            Err(TransportError::Timeout) => {
                 call.outcome = CallOutcome::Timeout;
                 call.message = Some(format!("no whole answer within {:?}", self.settings.timeout));
                 return (None, call);
             }
-            Err(Trouble::Unreachable(why)) => {
+            Err(TransportError::Unreachable(why)) => {
                 (call.outcome, call.message) = (CallOutcome::Unreachable, Some(why));
                 return (None, call);
             }
         };
-        call.status = Some(answered.status);
-        call.response_body = answered.body[..answered.body.len().min(KEPT_BYTES)].to_vec();
-        match answer::understand(question.hook, &answered, &self.settings.reject_statuses, question.requested_at) {
-            Understood::Verdict(verdict) => {
+        call.status = Some(response.status);
+        call.response_body = response.body[..response.body.len().min(KEPT_BYTES)].to_vec();
+        match answer::interpret(request.hook, &response, &self.settings.reject_statuses, request.requested_at) {
+            Interpretation::Verdict(verdict) => {
                 if let Verdict::Rejected(failure) = &verdict {
                     (call.outcome, call.message) = (CallOutcome::Rejected, Some(failure.message.clone()));
                 }
                 (Some(verdict), call)
             }
-            Understood::BadStatus => {
+            Interpretation::BadStatus => {
                 call.outcome = CallOutcome::BadStatus;
-                call.message = Some(format!("{} is neither a yes nor a no", answered.status));
+                call.message = Some(format!("{} is neither a yes nor a no", response.status));
                 (None, call)
             }
-            Understood::BadAnswer(why) => {
+            Interpretation::BadAnswer(why) => {
                 (call.outcome, call.message) = (CallOutcome::BadAnswer, Some(why));
                 (None, call)
             }
@@ -259,7 +263,7 @@ mod tests {
         }
     }
 
-    fn question() -> HookRequest {
+    fn request() -> HookRequest {
         let now = wall_clock();
         let new = NewUpload {
             id: domain::id::UploadId::new(now, [7; 10]),
@@ -290,16 +294,16 @@ mod tests {
     /// What comes of asking there, from a server that listens at `own`.
     async fn outcome(url: &str, own: &[SocketAddr], lookup: Lookup) -> (CallOutcome, Option<String>) {
         let rules = Arc::new(EgressRules::default());
-        let hooks = Hooks::new_with(settings(url), Arc::clone(&rules), lookup).unwrap();
+        let hooks = HookClient::new_with(settings(url), Arc::clone(&rules), lookup).unwrap();
         rules.set_own(own.to_vec());
-        let call = hooks.ask(question()).await.call.unwrap();
+        let call = hooks.call(request()).await.call.unwrap();
         (call.outcome, call.message)
     }
 
     #[test]
     fn a_hook_cannot_be_where_clouds_keep_secrets() {
         for address in ["169.254.169.254", "0xa9fea9fe", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"] {
-            let refused = Hooks::new(settings(&format!("http://{address}/hooks")), Arc::default()).unwrap_err();
+            let refused = HookClient::new(settings(&format!("http://{address}/hooks")), Arc::default()).unwrap_err();
             assert!(refused.to_string().starts_with("hooks.pre_create cannot be used: its address is"), "{refused}");
         }
     }
@@ -309,9 +313,9 @@ mod tests {
     async fn a_question_on_a_dead_idle_connection_is_asked_once_more() {
         let late = Script::ResetLate(Duration::from_millis(1_200));
         let receiver = Receiver::start([Script::Status(200), late, Script::Status(200)]).await;
-        let hooks = Hooks::new(settings(&receiver.url()), Arc::default()).unwrap();
+        let hooks = HookClient::new(settings(&receiver.url()), Arc::default()).unwrap();
         for _ in 0..2 {
-            let call = hooks.ask(question()).await.call.unwrap();
+            let call = hooks.call(request()).await.call.unwrap();
             assert_eq!(call.outcome, CallOutcome::Accepted, "{:?}", call.message);
         }
         let connections: Vec<_> = receiver.received().iter().map(|request| request.connection).collect();

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::Shed;
+use crate::NotCalled;
 use domain::hook::{CallOutcome, Hook};
 
 /// Counts of hooks. Clones count together.
@@ -50,7 +50,9 @@ impl HookMetrics {
     /// not happened yet is zero and not missing.
     pub fn register(&self, registry: &mut Registry) {
         for hook in Hook::ALL.map(Hook::name) {
-            for outcome in CallOutcome::ALL.map(CallOutcome::name).into_iter().chain(Shed::ALL.map(Shed::name)) {
+            for outcome in
+                CallOutcome::ALL.map(CallOutcome::name).into_iter().chain(NotCalled::ALL.map(NotCalled::name))
+            {
                 drop(self.calls.get_or_create(&CallLabel { hook, outcome }));
             }
             drop(self.duration.get_or_create(&HookLabel { hook }));

@@ -65,7 +65,7 @@ const fn v6(first: [u16; 8], prefix: u8) -> Network {
 
 /// Why the sender does not go to a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RefusedUrl {
+pub enum RejectedUrl {
     #[error("it is not a URL")]
     NotAUrl,
     #[error("it must begin with http:// or https:// and name a host")]
@@ -115,22 +115,22 @@ impl EgressRules {
 
     /// Reads a URL an endpoint of this origin may have. What its name
     /// resolves to is judged when it is called.
-    pub fn check_url(&self, text: &str, origin: Origin) -> Result<Url, RefusedUrl> {
-        let url = Url::parse(text).map_err(|_| RefusedUrl::NotAUrl)?;
+    pub fn check_url(&self, text: &str, origin: Origin) -> Result<Url, RejectedUrl> {
+        let url = Url::parse(text).map_err(|_| RejectedUrl::NotAUrl)?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(RefusedUrl::Scheme);
+            return Err(RejectedUrl::Scheme);
         }
         let port = url.port_or_known_default().expect("http and https have a port");
         if origin == Origin::Api {
             if !url.username().is_empty() || url.password().is_some() {
-                return Err(RefusedUrl::Credentials);
+                return Err(RejectedUrl::Credentials);
             }
             if !(port == 80 || port == 443 || port >= 1024) || REFUSED_PORTS.contains(&port) {
-                return Err(RefusedUrl::Port(port));
+                return Err(RejectedUrl::Port(port));
             }
             let is_this = |(host, own): &(String, u16)| host_name(&url) == Some(host.as_str()) && port == *own;
             if self.public.as_ref().is_some_and(is_this) {
-                return Err(RefusedUrl::Own);
+                return Err(RejectedUrl::Own);
             }
         }
         let is_secure = url.scheme() == "https";
@@ -140,15 +140,15 @@ impl EgressRules {
             None => Vec::new(),
         };
         let judged = leads_to.iter().map(|to| self.check_address(SocketAddr::new(*to, port), is_secure, origin));
-        let judged: Vec<Result<(), RefusedUrl>> = judged.collect();
+        let judged: Vec<Result<(), RejectedUrl>> = judged.collect();
         match judged.first() {
-            _ if judged.contains(&Err(RefusedUrl::Own)) => return Err(RefusedUrl::Own),
+            _ if judged.contains(&Err(RejectedUrl::Own)) => return Err(RejectedUrl::Own),
             Some(Err(why)) if !judged.contains(&Ok(())) => return Err(*why),
             _ => {}
         }
         // Only an open network may be called without TLS; there being none, no address of a name can be.
         if origin == Origin::Api && self.https_only && !is_secure && self.allow_networks.is_empty() {
-            return Err(RefusedUrl::NotHttps);
+            return Err(RejectedUrl::NotHttps);
         }
         Ok(url)
     }
@@ -159,21 +159,21 @@ impl EgressRules {
     }
 
     /// Whether an endpoint of this origin may be called at this address.
-    pub fn check_address(&self, to: SocketAddr, is_secure: bool, origin: Origin) -> Result<(), RefusedUrl> {
+    pub fn check_address(&self, to: SocketAddr, is_secure: bool, origin: Origin) -> Result<(), RejectedUrl> {
         let address = to.ip().to_canonical();
         if METADATA.iter().any(|network| network.contains(address)) {
-            return Err(RefusedUrl::Metadata);
+            return Err(RejectedUrl::Metadata);
         }
         if self.is_own(address, to.port()) {
-            return Err(RefusedUrl::Own);
+            return Err(RejectedUrl::Own);
         }
         if origin == Origin::Config || self.allow_networks.iter().any(|network| network.contains(address)) {
             return Ok(());
         }
         if !is_public(address) {
-            return Err(RefusedUrl::Private);
+            return Err(RejectedUrl::Private);
         }
-        if self.https_only && !is_secure { Err(RefusedUrl::NotHttps) } else { Ok(()) }
+        if self.https_only && !is_secure { Err(RejectedUrl::NotHttps) } else { Ok(()) }
     }
 
     fn is_own(&self, address: IpAddr, port: u16) -> bool {
@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     use Origin::{Api, Config};
-    use RefusedUrl::*;
+    use RejectedUrl::*;
 
     fn rules(allow: &[&str], own: &[&str]) -> EgressRules {
         let rules = EgressRules::new(allow.iter().map(|network| network.parse().unwrap()).collect(), true);
@@ -245,7 +245,7 @@ mod tests {
         rules
     }
 
-    fn refused(rules: &EgressRules, url: &str, origin: Origin) -> Option<RefusedUrl> {
+    fn refused(rules: &EgressRules, url: &str, origin: Origin) -> Option<RejectedUrl> {
         rules.check_url(url, origin).err()
     }
 

@@ -32,15 +32,15 @@ pub fn builder(max_idle_per_host: usize) -> ClientBuilder {
 /// When each receiver last left a connection fit for reuse: such a connection may be closed by the
 /// receiver while a request is on its way.
 #[derive(Debug)]
-pub struct Warm<K>(Mutex<HashMap<K, Instant>>);
+pub struct ReusableConnections<K>(Mutex<HashMap<K, Instant>>);
 
-impl<K> Default for Warm<K> {
+impl<K> Default for ReusableConnections<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Eq + Hash> Warm<K> {
+impl<K: Eq + Hash> ReusableConnections<K> {
     /// Sends a request to a receiver; once more if the receiver closed a connection that it had left open,
     /// while the request was on its way. hyper sends again by itself only when nothing of the request was
     /// written. Nothing was answered, and receivers know a message again by its id. With `within`, the second

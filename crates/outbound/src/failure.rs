@@ -5,7 +5,7 @@ use std::io;
 
 use domain::delivery::AttemptOutcome;
 
-use crate::gate::Blocked;
+use crate::resolver::BlockedAddress;
 
 /// The length of notes and of headers that are kept, in characters.
 const NOTE_LIMIT: usize = 200;
@@ -15,7 +15,7 @@ pub fn classify(error: &reqwest::Error) -> AttemptOutcome {
     if error.is_timeout() {
         return AttemptOutcome::Timeout;
     }
-    if causes(error).any(<dyn StdError>::is::<Blocked>) {
+    if causes(error).any(<dyn StdError>::is::<BlockedAddress>) {
         return AttemptOutcome::Blocked;
     }
     if error.is_dns() {

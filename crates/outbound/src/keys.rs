@@ -9,7 +9,7 @@ use std::time::Duration;
 use subtle::ConstantTimeEq as _;
 
 use crate::ed25519::{InvalidPrivateKey, PrivateKey};
-use crate::sign::{InvalidSecret, Secret, sign};
+use crate::sign::{InvalidSecret, SharedSecret, sign};
 use domain::endpoint::Signing;
 use domain::time::Timestamp;
 
@@ -24,8 +24,8 @@ pub const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
 
 /// What signs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
-    Hmac(Secret),
+pub enum SigningKey {
+    Hmac(SharedSecret),
     Ed25519(PrivateKey),
 }
 
@@ -56,10 +56,10 @@ pub enum InvalidKey {
     TooMany,
 }
 
-impl Key {
+impl SigningKey {
     pub fn generate(kind: KeyKind) -> Self {
         match kind {
-            KeyKind::Hmac => Self::Hmac(Secret::generate()),
+            KeyKind::Hmac => Self::Hmac(SharedSecret::generate()),
             KeyKind::Ed25519 => Self::Ed25519(PrivateKey::generate()),
         }
     }
@@ -111,14 +111,14 @@ impl Key {
 
 /// A key and its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldKey {
-    pub key: Key,
+pub struct KeyEntry {
+    pub key: SigningKey,
     pub created_at: Timestamp,
     /// `None`: it is a current one, or one the configuration names.
     pub expires_at: Option<Timestamp>,
 }
 
-impl HeldKey {
+impl KeyEntry {
     fn is_live(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|end| now < end)
     }
@@ -126,30 +126,30 @@ impl HeldKey {
 
 /// Newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keys(Vec<HeldKey>);
+pub struct SigningKeys(Vec<KeyEntry>);
 
-impl Keys {
+impl SigningKeys {
     /// Keys that sign until somebody takes them away, the current one of each kind before older ones.
-    pub fn lasting(keys: impl IntoIterator<Item = Key>, now: Timestamp) -> Self {
-        Self(keys.into_iter().map(|key| HeldKey { key, created_at: now, expires_at: None }).collect())
+    pub fn permanent(keys: impl IntoIterator<Item = SigningKey>, now: Timestamp) -> Self {
+        Self(keys.into_iter().map(|key| KeyEntry { key, created_at: now, expires_at: None }).collect())
     }
 
-    pub fn from_held(held: Vec<HeldKey>) -> Self {
+    pub fn from_entries(held: Vec<KeyEntry>) -> Self {
         Self(held)
     }
 
     /// Those that have not expired; they are never written again.
-    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &HeldKey> {
+    pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &KeyEntry> {
         self.0.iter().filter(move |held| held.is_live(now))
     }
 
     /// The newest key of a kind.
-    pub fn current(&self, kind: KeyKind, now: Timestamp) -> Option<&Key> {
+    pub fn current(&self, kind: KeyKind, now: Timestamp) -> Option<&SigningKey> {
         self.live(now).map(|held| &held.key).find(|key| key.kind() == kind)
     }
 
     /// Whether one of those that have not expired is this one.
-    pub fn holds(&self, key: &Key, now: Timestamp) -> bool {
+    pub fn holds(&self, key: &SigningKey, now: Timestamp) -> bool {
         self.live(now).fold(false, |found, held| found | held.key.is(key))
     }
 
@@ -166,25 +166,25 @@ impl Keys {
     /// Makes what is missing for these signatures.
     pub fn completed(mut self, signing: Signing, now: Timestamp) -> Self {
         for kind in self.missing(signing, now) {
-            self.0.insert(0, HeldKey { key: Key::generate(kind), created_at: now, expires_at: None });
+            self.0.insert(0, KeyEntry { key: SigningKey::generate(kind), created_at: now, expires_at: None });
         }
         self
     }
 
     /// Puts a new key in front. Those of its kind that had no end go on signing for the overlap.
-    pub fn rotated(&self, new: Key, overlap: Duration, now: Timestamp) -> Result<Self, InvalidKey> {
+    pub fn rotated(&self, new: SigningKey, overlap: Duration, now: Timestamp) -> Result<Self, InvalidKey> {
         if overlap > MAX_OVERLAP {
             return Err(InvalidKey::Overlap);
         }
         let kind = new.kind();
-        let mut keys = vec![HeldKey { key: new, created_at: now, expires_at: None }];
+        let mut keys = vec![KeyEntry { key: new, created_at: now, expires_at: None }];
         for held in self.live(now) {
             if held.key == keys[0].key {
                 return Err(InvalidKey::Known);
             }
             let is_replaced = held.key.kind() == kind && held.expires_at.is_none();
             let end = if is_replaced { Some(now.plus(overlap)) } else { held.expires_at };
-            keys.push(HeldKey { expires_at: end, ..held.clone() });
+            keys.push(KeyEntry { expires_at: end, ..held.clone() });
         }
         keys.retain(|held| held.is_live(now));
         if keys.iter().filter(|held| held.expires_at.is_some()).count() > MAX_OLD_KEYS {
@@ -228,12 +228,12 @@ mod tests {
         Timestamp::from_unix_ms(1_795_300_290_000).plus(HOUR * u32::try_from(hours).unwrap())
     }
 
-    fn versions(keys: &Keys, signing: Signing, now: Timestamp) -> Vec<String> {
+    fn versions(keys: &SigningKeys, signing: Signing, now: Timestamp) -> Vec<String> {
         let list = keys.sign(signing, "evt_1", now, b"{}");
         list.split(' ').map(|one| one.split(',').next().unwrap().to_owned()).collect()
     }
 
-    fn signs(keys: &Keys, key: &Key, now: Timestamp) -> bool {
+    fn signs(keys: &SigningKeys, key: &SigningKey, now: Timestamp) -> bool {
         let one = key.sign("evt_1", now.unix_ms() / 1000, b"{}");
         keys.sign(Signing::Both, "evt_1", now, b"{}").split(' ').any(|found| found == one)
     }
@@ -241,14 +241,14 @@ mod tests {
     /// webhooks H6, H11.
     #[test]
     fn an_endpoint_gets_the_signatures_it_wants() {
-        let keys = Keys::default().completed(Signing::Both, at(0));
+        let keys = SigningKeys::default().completed(Signing::Both, at(0));
         assert_eq!(versions(&keys, Signing::Hmac, at(1)), ["v1"]);
         assert_eq!(versions(&keys, Signing::Ed25519, at(1)), ["v1a"]);
         let mut both = versions(&keys, Signing::Both, at(1));
         both.sort();
         assert_eq!(both, ["v1", "v1a"]);
         assert_eq!(keys.clone().completed(Signing::Both, at(1)), keys, "nothing was missing");
-        let hmac = Keys::default().completed(Signing::Hmac, at(0));
+        let hmac = SigningKeys::default().completed(Signing::Hmac, at(0));
         assert_eq!(hmac.check(Signing::Both, at(0)), Err(InvalidKey::Missing(KeyKind::Ed25519)));
         assert_eq!(hmac.check(Signing::Hmac, at(0)), Ok(()));
     }
@@ -257,9 +257,9 @@ mod tests {
     #[test]
     fn an_independent_receiver_accepts_the_list_of_signatures() {
         let secrets = [32, 24, 64].map(|count| format!("whsec_{}", STANDARD.encode(vec![7; count])));
-        let [newest, older, expired] = secrets.each_ref().map(|text| Key::parse(text).unwrap());
+        let [newest, older, expired] = secrets.each_ref().map(|text| SigningKey::parse(text).unwrap());
         let now = wall_clock();
-        let keys = Keys::lasting([expired], now).rotated(older, Duration::ZERO, now).unwrap();
+        let keys = SigningKeys::permanent([expired], now).rotated(older, Duration::ZERO, now).unwrap();
         let keys = keys.rotated(newest.clone(), HOUR, now).unwrap();
         let (body, at) = (r#"{"type":"upload.completed","name":"Füße"}"#.as_bytes(), now.unix_ms() / 1000);
         let list = keys.sign(Signing::Hmac, "evt_0", now, body);
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn a_rotated_key_goes_on_for_its_overlap() {
         let (first, second, third) = (hmac(), hmac(), hmac());
-        let keys = Keys::lasting([first.clone()], at(0));
+        let keys = SigningKeys::permanent([first.clone()], at(0));
         let keys = keys.rotated(second.clone(), HOUR * 24, at(1)).unwrap();
         let list = keys.sign(Signing::Hmac, "evt_1", at(2), b"{}");
         assert_eq!(list.split(' ').next().unwrap(), second.sign("evt_1", at(2).unix_ms() / 1000, b"{}"));
@@ -304,9 +304,9 @@ mod tests {
 
     #[test]
     fn a_rotation_leaves_the_other_kind_alone() {
-        let keys = Keys::default().completed(Signing::Both, at(0));
+        let keys = SigningKeys::default().completed(Signing::Both, at(0));
         let secret = keys.current(KeyKind::Hmac, at(0)).unwrap().clone();
-        let keys = keys.rotated(Key::generate(KeyKind::Ed25519), HOUR, at(1)).unwrap();
+        let keys = keys.rotated(SigningKey::generate(KeyKind::Ed25519), HOUR, at(1)).unwrap();
         assert!(signs(&keys, &secret, at(99)));
         assert_eq!(versions(&keys, Signing::Ed25519, at(1)).len(), 2);
         assert_eq!(versions(&keys, Signing::Ed25519, at(3)).len(), 1);
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn a_rotation_has_bounds() {
         let first = hmac();
-        let mut keys = Keys::lasting([first.clone()], at(0));
+        let mut keys = SigningKeys::permanent([first.clone()], at(0));
         assert_eq!(keys.rotated(first, HOUR, at(0)), Err(InvalidKey::Known));
         assert_eq!(keys.rotated(hmac(), MAX_OVERLAP + HOUR, at(0)), Err(InvalidKey::Overlap));
         for _ in 0..MAX_OLD_KEYS {
@@ -326,21 +326,21 @@ mod tests {
         assert!(keys.rotated(hmac(), MAX_OVERLAP, at(7 * 24)).is_ok(), "those have ended by then");
     }
 
-    fn hmac() -> Key {
-        Key::generate(KeyKind::Hmac)
+    fn hmac() -> SigningKey {
+        SigningKey::generate(KeyKind::Hmac)
     }
 
     #[test]
     fn a_key_says_its_kind_by_its_prefix() {
         for kind in KeyKind::ALL {
-            let key = Key::generate(kind);
-            assert_eq!(Key::parse(&key.expose()), Ok(key.clone()));
+            let key = SigningKey::generate(kind);
+            assert_eq!(SigningKey::parse(&key.expose()), Ok(key.clone()));
             assert_eq!((key.kind(), KeyKind::by_name(kind.name())), (kind, Some(kind)));
         }
-        assert_eq!(Key::parse("secret"), Err(InvalidKey::Kind));
-        assert!(matches!(Key::parse("whsec_x"), Err(InvalidKey::Secret(_))));
-        assert!(matches!(Key::parse("whsk_x"), Err(InvalidKey::PrivateKey(_))));
-        let shown = format!("{:?}", Keys::default().completed(Signing::Both, at(0)));
+        assert_eq!(SigningKey::parse("secret"), Err(InvalidKey::Kind));
+        assert!(matches!(SigningKey::parse("whsec_x"), Err(InvalidKey::Secret(_))));
+        assert!(matches!(SigningKey::parse("whsk_x"), Err(InvalidKey::PrivateKey(_))));
+        let shown = format!("{:?}", SigningKeys::default().completed(Signing::Both, at(0)));
         assert!(shown.contains("redacted") && !shown.contains("wh"), "{shown}");
     }
 }

@@ -8,9 +8,9 @@ pub mod address;
 pub mod client;
 pub mod ed25519;
 pub mod failure;
-pub mod gate;
 pub mod keys;
 mod lock;
+pub mod resolver;
 pub mod sign;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -15,7 +15,7 @@ const ALLOWED_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// The key of one endpoint's signatures.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
+pub struct SharedSecret(Vec<u8>);
 
 /// Why a text is not a secret. Says what is allowed and nothing of what was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum InvalidSecret {
     Length(usize),
 }
 
-impl FromStr for Secret {
+impl FromStr for SharedSecret {
     type Err = InvalidSecret;
 
     fn from_str(text: &str) -> Result<Self, InvalidSecret> {
@@ -41,7 +41,7 @@ impl FromStr for Secret {
     }
 }
 
-impl Secret {
+impl SharedSecret {
     /// One that nobody can guess.
     pub fn generate() -> Self {
         Self(rand::random::<[u8; 32]>().to_vec())
@@ -53,14 +53,14 @@ impl Secret {
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for SharedSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(redacted)")
     }
 }
 
 /// The signature of one message: `v1,` and the base64 of the HMAC over `id.timestamp.body`.
-pub fn sign(secret: &Secret, id: &str, unix_seconds: i64, body: &[u8]) -> String {
+pub fn sign(secret: &SharedSecret, id: &str, unix_seconds: i64, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(&secret.0).expect("HMAC takes a key of any length");
     mac.update(format!("{id}.{unix_seconds}.").as_bytes());
     mac.update(body);
@@ -89,25 +89,25 @@ mod tests {
     #[test]
     fn only_the_published_form_is_a_secret() {
         for count in [24, 32, 64] {
-            assert!(secret_of(9, count).parse::<Secret>().is_ok(), "{count} bytes");
+            assert!(secret_of(9, count).parse::<SharedSecret>().is_ok(), "{count} bytes");
         }
         for count in [0, 23, 65] {
-            assert_eq!(secret_of(9, count).parse::<Secret>(), Err(InvalidSecret::Length(count)));
+            assert_eq!(secret_of(9, count).parse::<SharedSecret>(), Err(InvalidSecret::Length(count)));
         }
-        assert_eq!("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse::<Secret>(), Err(InvalidSecret::Prefix));
+        assert_eq!("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse::<SharedSecret>(), Err(InvalidSecret::Prefix));
         let url_safe = secret_of(0xfb, 24).replace('+', "-").replace('/', "_");
         let unpadded = secret_of(9, 25).trim_end_matches('=').to_owned();
         let spaced = format!("{KNOWN} ");
         for wrong in [url_safe, unpadded, spaced] {
-            assert_eq!(wrong.parse::<Secret>(), Err(InvalidSecret::Encoding), "{wrong}");
+            assert_eq!(wrong.parse::<SharedSecret>(), Err(InvalidSecret::Encoding), "{wrong}");
         }
     }
 
     #[test]
     fn a_secret_does_not_print_itself() {
-        let secret: Secret = KNOWN.parse().unwrap();
+        let secret: SharedSecret = KNOWN.parse().unwrap();
         assert_eq!(format!("{secret:?}"), "Secret(redacted)");
-        let error = "whsec_not-base64".parse::<Secret>().unwrap_err().to_string();
+        let error = "whsec_not-base64".parse::<SharedSecret>().unwrap_err().to_string();
         assert!(!error.contains("not-base64"), "{error}");
     }
 }

@@ -23,16 +23,16 @@ mod testing;
 mod tests;
 
 pub use admin::{
-    Admin, AdminError, Administration, Change, KeyReport, NewEndpoint, ReplayRequest, Report, Resumption, Rotation,
-    Shown, Tested,
+    Admin, AdminError, Administration, EndpointChange, EndpointOverview, KeyOverview, KeyRotation, NewEndpoint,
+    ReplayRequest, Resumption, TestResult, VerificationKeys,
 };
 pub use bodies::bodies;
-pub use endpoints::endpoint::{Endpoint, InvalidEndpoint};
-pub use endpoints::vault::{Unreadable, Vault};
-pub use metrics::Metrics;
-pub use parts::Parts;
-pub use sender::{Error, Sender};
+pub use endpoints::endpoint::{InvalidEndpoint, SendableEndpoint};
+pub use endpoints::vault::{UnreadableSecrets, Vault};
+pub use metrics::WebhookMetrics;
+pub use parts::SenderParts;
+pub use sender::{Sender, SenderError};
 pub use sending::health::HealthRules;
-pub use sending::liveness::{Liveness, Unwell};
+pub use sending::liveness::{Liveness, Unhealthy};
 pub use sending::retry::MAX_JITTER_PERCENT;
-pub use settings::{InvalidSettings, Settings};
+pub use settings::{InvalidWebhookSettings, WebhookSettings};

@@ -16,7 +16,7 @@ use state::Claim;
 
 /// Counts of the sender. Clones count together.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub struct WebhookMetrics {
     attempts: Family<OutcomeLabel, Counter>,
     settled: Family<DispositionLabel, Counter>,
     duration: Histogram,
@@ -49,7 +49,7 @@ struct StateLabel {
     state: &'static str,
 }
 
-impl Default for Metrics {
+impl Default for WebhookMetrics {
     fn default() -> Self {
         let seconds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0];
         Self {
@@ -77,7 +77,7 @@ const DISPOSITIONS: [&str; 5] = ["succeeded", "retry", "superseded", "dead", "ca
 
 const STATUS_CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "other"];
 
-impl Metrics {
+impl WebhookMetrics {
     /// Registers everything, each with all of its labels, so that what has
     /// not happened yet is zero and not missing.
     pub fn register(&self, registry: &mut Registry) {
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn counts_come_out_under_their_names() {
-        let (metrics, mut registry) = (Metrics::default(), Registry::default());
+        let (metrics, mut registry) = (WebhookMetrics::default(), Registry::default());
         metrics.register(&mut registry);
         metrics.count_attempt(AttemptOutcome::Status(204), Duration::from_millis(7));
         metrics.count_attempt(AttemptOutcome::Status(503), Duration::from_millis(7));

@@ -4,23 +4,23 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::endpoints::vault::Vault;
-use crate::settings::Settings;
+use crate::settings::WebhookSettings;
 use domain::id::InstanceId;
 use outbound::address::EgressRules;
 use state::Outbox;
 
 /// What a sender works with.
-pub struct Parts {
+pub struct SenderParts {
     /// The node that sends.
     pub node: InstanceId,
     /// Its clock is the one that everything here goes by.
     pub outbox: Arc<dyn Outbox>,
     pub rules: Arc<EgressRules>,
     pub vault: Vault,
-    pub settings: Settings,
+    pub settings: WebhookSettings,
 }
 
-impl fmt::Debug for Parts {
+impl fmt::Debug for SenderParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts").field("settings", &self.settings).finish_non_exhaustive()
     }

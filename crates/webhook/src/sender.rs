@@ -9,23 +9,23 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Administration;
-use crate::endpoints::endpoint::Endpoint;
+use crate::endpoints::endpoint::SendableEndpoint;
 use crate::endpoints::vault::Vault;
-use crate::metrics::Metrics;
-use crate::parts::Parts;
+use crate::metrics::WebhookMetrics;
+use crate::parts::SenderParts;
 use crate::sending::courier::Courier;
-use crate::sending::dispatcher::{Dispatcher, Test};
+use crate::sending::dispatcher::{Dispatcher, TestRequest};
 use crate::sending::egress::Egress;
-use crate::sending::lanes::Lanes;
 use crate::sending::liveness::Liveness;
-use crate::sending::record::{LAST_TRIES, Recorder, Recording};
-use crate::sending::upkeep::Upkeep;
-use crate::settings::{InvalidSettings, Settings};
+use crate::sending::maintenance::Maintenance;
+use crate::sending::recorder::{FINAL_WRITE_TIMEOUT, Recorder, RecorderState};
+use crate::sending::registry::EndpointRegistry;
+use crate::settings::{InvalidWebhookSettings, WebhookSettings};
 use domain::endpoint::{Endpoint as Stored, EndpointId, Origin};
 use domain::id::InstanceId;
 use domain::principal::TenantScope;
 use keyring::StageTokens;
-use outbound::gate::{Lookup, system_lookup};
+use outbound::resolver::{Lookup, system_lookup};
 use state::clock::Clock;
 use state::{Endpoints, Outbox};
 
@@ -33,9 +33,9 @@ use state::{Endpoints, Outbox};
 const WAITING_TESTS: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SenderError {
     #[error(transparent)]
-    Settings(#[from] InvalidSettings),
+    Settings(#[from] InvalidWebhookSettings),
     #[error("two endpoints are called {0}")]
     TwoOfOneName(EndpointId),
     #[error("an endpoint of the configuration is called {0}, and one made by API is too")]
@@ -52,22 +52,22 @@ pub enum Error {
 pub struct Sender {
     node: InstanceId,
     outbox: Arc<dyn Outbox>,
-    lanes: Arc<Lanes>,
+    registry: Arc<EndpointRegistry>,
     slots: Arc<Semaphore>,
-    settings: Settings,
+    settings: WebhookSettings,
     clock: Clock,
     egress: Egress,
     stage_tokens: Option<StageTokens>,
-    metrics: Metrics,
+    metrics: WebhookMetrics,
     liveness: Liveness,
     admin: Administration,
-    tests: mpsc::Receiver<Test>,
+    tests: mpsc::Receiver<TestRequest>,
     replays: Arc<Notify>,
 }
 
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let endpoints: Vec<_> = self.lanes.all().iter().map(|lane| lane.endpoint()).collect();
+        let endpoints: Vec<_> = self.registry.all().iter().map(|entry| entry.endpoint()).collect();
         f.debug_struct("Sender")
             .field("endpoints", &endpoints)
             .field("settings", &self.settings)
@@ -77,41 +77,46 @@ impl fmt::Debug for Sender {
 
 impl Sender {
     /// Tells the outbox of the endpoints of the configuration, and takes over those that were made by API.
-    pub async fn open(parts: Parts, configured: Vec<Endpoint>) -> Result<Self, Error> {
+    pub async fn open(parts: SenderParts, configured: Vec<SendableEndpoint>) -> Result<Self, SenderError> {
         Self::open_with(parts, configured, system_lookup()).await
     }
 
-    pub(super) async fn open_with(parts: Parts, configured: Vec<Endpoint>, lookup: Lookup) -> Result<Self, Error> {
-        let Parts { node, outbox, rules, vault, settings } = parts;
+    pub(super) async fn open_with(
+        parts: SenderParts,
+        configured: Vec<SendableEndpoint>,
+        lookup: Lookup,
+    ) -> Result<Self, SenderError> {
+        let SenderParts { node, outbox, rules, vault, settings } = parts;
         settings.check()?;
         let clock = outbox.clock();
         for (index, endpoint) in configured.iter().enumerate() {
             if configured[..index].iter().any(|other| other.id() == endpoint.id()) {
-                return Err(Error::TwoOfOneName(endpoint.id().clone()));
+                return Err(SenderError::TwoOfOneName(endpoint.id().clone()));
             }
         }
-        let egress = Egress::new(settings.clone(), Arc::clone(&rules), Arc::clone(&lookup)).map_err(Error::Client)?;
-        let trusts_the_machine = |it: &Endpoint| it.is_https() && it.terms().ca_certificates.is_none();
+        let egress =
+            Egress::new(settings.clone(), Arc::clone(&rules), Arc::clone(&lookup)).map_err(SenderError::Client)?;
+        let trusts_the_machine = |it: &SendableEndpoint| it.is_https() && it.terms().ca_certificates.is_none();
         if configured.iter().any(trusts_the_machine) {
-            egress.prepare_tls(Origin::Config).map_err(|why| Error::Tls(why.clone()))?;
+            egress.prepare_tls(Origin::Config).map_err(|why| SenderError::Tls(why.clone()))?;
         }
         let endpoints = open_endpoints(node, &*outbox, &vault, configured, &clock).await?;
-        let lanes = Arc::new(Lanes::new(endpoints));
-        let (trials, tests) = mpsc::channel(WAITING_TESTS);
+        let registry = Arc::new(EndpointRegistry::new(endpoints));
+        let (test_requests, tests) = mpsc::channel(WAITING_TESTS);
         let (liveness, replays) = (Liveness::new(settings.max_due_age), Arc::new(Notify::new()));
         let admin = Administration::new(
-            Parts { node, outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone() },
-            Arc::clone(&lanes),
+            SenderParts { node, outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone() },
+            Arc::clone(&registry),
             lookup,
-            trials,
+            test_requests,
             Arc::clone(&replays),
         );
         let slots = Arc::new(Semaphore::new(settings.max_in_flight.min(Semaphore::MAX_PERMITS)));
-        let (metrics, stage_tokens) = (Metrics::default(), None);
+        let (metrics, stage_tokens) = (WebhookMetrics::default(), None);
         Ok(Self {
             node,
             outbox,
-            lanes,
+            registry,
             slots,
             settings,
             clock,
@@ -131,7 +136,7 @@ impl Sender {
         Self { stage_tokens: Some(tokens), ..self }
     }
 
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &WebhookMetrics {
         &self.metrics
     }
 
@@ -142,17 +147,17 @@ impl Sender {
 
     /// The names of all endpoints, with the state of those that nothing is sent to.
     pub fn endpoint_names(&self) -> Vec<String> {
-        let lanes = self.lanes.all();
+        let entries = self.registry.all();
         let name = |endpoint: &Stored| match endpoint.state.is_enabled() {
             true => endpoint.id.to_string(),
             false => format!("{} ({})", endpoint.id, endpoint.state.name()),
         };
-        lanes.iter().map(|lane| name(lane.endpoint().stored())).collect()
+        entries.iter().map(|entry| name(entry.endpoint().stored())).collect()
     }
 
     /// Whether anybody wants to hear of progress, at any moment.
     pub fn progress_wanted(&self) -> Arc<AtomicBool> {
-        self.lanes.progress_wanted()
+        self.registry.progress_wanted()
     }
 
     /// For those who want to know whether it is well.
@@ -164,11 +169,11 @@ impl Sender {
     /// and returns once every result is written.
     pub async fn run(self, stop: CancellationToken) {
         let (results, incoming) = mpsc::channel(self.settings.max_in_flight.min(Semaphore::MAX_PERMITS));
-        let (state, recording) = watch::channel(Recording::Works);
+        let (state, recording) = watch::channel(RecorderState::Works);
         let abort = CancellationToken::new();
-        let upkeep = Upkeep {
+        let maintenance = Maintenance {
             outbox: Arc::clone(&self.outbox),
-            lanes: Arc::clone(&self.lanes),
+            registry: Arc::clone(&self.registry),
             settings: self.settings.clone(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -177,17 +182,17 @@ impl Sender {
         };
         let recorder = Recorder {
             outbox: Arc::clone(&self.outbox),
-            lanes: Arc::clone(&self.lanes),
+            registry: Arc::clone(&self.registry),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             state,
             closing: abort.clone(),
-            last_tries: LAST_TRIES,
+            final_write_timeout: FINAL_WRITE_TIMEOUT,
         };
         let dispatcher = Dispatcher {
             node: self.node,
             dispatch: self.outbox,
-            lanes: self.lanes,
+            registry: self.registry,
             slots: self.slots,
             recording,
             tests: self.tests,
@@ -203,7 +208,7 @@ impl Sender {
             }),
         };
         // The recorder ends when the dispatcher and its tasks have dropped the last sender of results.
-        tokio::join!(dispatcher.run(stop.clone()), recorder.run(incoming), upkeep.run(stop));
+        tokio::join!(dispatcher.run(stop.clone()), recorder.run(incoming), maintenance.run(stop));
     }
 }
 
@@ -212,12 +217,12 @@ async fn open_endpoints(
     node: InstanceId,
     outbox: &dyn Endpoints,
     vault: &Vault,
-    configured: Vec<Endpoint>,
+    configured: Vec<SendableEndpoint>,
     clock: &Clock,
-) -> Result<Vec<Endpoint>, Error> {
+) -> Result<Vec<SendableEndpoint>, SenderError> {
     for stored in outbox.endpoints(TenantScope::All).await? {
         if stored.origin == Origin::Api && configured.iter().any(|endpoint| *endpoint.id() == stored.id) {
-            return Err(Error::NameTaken(stored.id));
+            return Err(SenderError::NameTaken(stored.id));
         }
     }
     outbox.open_for(node, configured.iter().map(|endpoint| endpoint.stored().clone()).collect(), clock.now()).await?;
@@ -239,10 +244,10 @@ async fn open_sealed(
     vault: &Vault,
     stored: Stored,
     clock: &Clock,
-) -> Result<Option<Endpoint>, Error> {
+) -> Result<Option<SendableEndpoint>, SenderError> {
     let id = stored.id.clone();
-    let private = match vault.open(&id, &stored.sealed) {
-        Ok(private) => private,
+    let secrets = match vault.open(&id, &stored.sealed) {
+        Ok(secrets) => secrets,
         Err(why) => {
             tracing::error!(endpoint = %id, "nothing is sent to an endpoint whose secrets cannot be read: {why}");
             return Ok(None);
@@ -251,9 +256,9 @@ async fn open_sealed(
     let stored = if vault.is_current(&stored.sealed) {
         stored
     } else {
-        let sealed = vault.seal(&id, &private, clock.now());
+        let sealed = vault.seal(&id, &secrets, clock.now());
         tracing::info!(endpoint = %id, "its secrets are encrypted under the newest server key from now on");
         outbox.put_endpoint(Stored { sealed, ..stored }, clock.now()).await?
     };
-    Ok(Endpoint::new(stored, private).ok())
+    Ok(SendableEndpoint::new(stored, secrets).ok())
 }

@@ -8,7 +8,7 @@ use domain::delivery::LEASE_MARGIN;
 
 /// Settings that count where an endpoint has none of its own, and those that no endpoint has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct WebhookSettings {
     /// For one whole exchange: name lookup, connecting, TLS, headers and body.
     pub timeout: Duration,
     /// For the part before the request is sent.
@@ -52,7 +52,7 @@ pub struct Settings {
     pub max_due_age: Duration,
 }
 
-impl Default for Settings {
+impl Default for WebhookSettings {
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(15),
@@ -82,7 +82,7 @@ impl Default for Settings {
 
 /// Settings that would break a promise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSettings {
+pub enum InvalidWebhookSettings {
     #[error(
         "the lease of a delivery ({lease:?}) must be longer than the timeout of an exchange ({timeout:?}) \
          by at least {LEASE_MARGIN:?}, or a delivery could be sent twice at the same time"
@@ -94,16 +94,16 @@ pub enum InvalidSettings {
     NothingInFlight,
 }
 
-impl Settings {
-    pub fn check(&self) -> Result<(), InvalidSettings> {
+impl WebhookSettings {
+    pub fn check(&self) -> Result<(), InvalidWebhookSettings> {
         if self.timeout > self.longest_timeout() {
-            return Err(InvalidSettings::ShortLease { lease: self.lease, timeout: self.timeout });
+            return Err(InvalidWebhookSettings::ShortLease { lease: self.lease, timeout: self.timeout });
         }
         if self.retry_jitter_percent > retry::MAX_JITTER_PERCENT {
-            return Err(InvalidSettings::Jitter(self.retry_jitter_percent));
+            return Err(InvalidWebhookSettings::Jitter(self.retry_jitter_percent));
         }
         if self.max_in_flight == 0 || self.max_in_flight_per_endpoint == 0 {
-            return Err(InvalidSettings::NothingInFlight);
+            return Err(InvalidWebhookSettings::NothingInFlight);
         }
         Ok(())
     }
@@ -125,13 +125,14 @@ mod tests {
 
     #[test]
     fn a_lease_that_could_end_during_an_exchange_is_refused() {
-        assert_eq!(Settings::default().check(), Ok(()));
+        assert_eq!(WebhookSettings::default().check(), Ok(()));
         let timeout = Duration::from_secs(15);
-        let short = Settings { lease: timeout + LEASE_MARGIN - Duration::from_millis(1), ..Settings::default() };
-        assert_eq!(short.check(), Err(InvalidSettings::ShortLease { lease: short.lease, timeout }));
-        let wild = Settings { retry_jitter_percent: 51, ..Settings::default() };
-        assert_eq!(wild.check(), Err(InvalidSettings::Jitter(51)));
-        let idle = Settings { max_in_flight_per_endpoint: 0, ..Settings::default() };
-        assert_eq!(idle.check(), Err(InvalidSettings::NothingInFlight));
+        let short =
+            WebhookSettings { lease: timeout + LEASE_MARGIN - Duration::from_millis(1), ..WebhookSettings::default() };
+        assert_eq!(short.check(), Err(InvalidWebhookSettings::ShortLease { lease: short.lease, timeout }));
+        let wild = WebhookSettings { retry_jitter_percent: 51, ..WebhookSettings::default() };
+        assert_eq!(wild.check(), Err(InvalidWebhookSettings::Jitter(51)));
+        let idle = WebhookSettings { max_in_flight_per_endpoint: 0, ..WebhookSettings::default() };
+        assert_eq!(idle.check(), Err(InvalidWebhookSettings::NothingInFlight));
     }
 }

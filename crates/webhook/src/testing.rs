@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::{Endpoint, Vault};
+use crate::{SendableEndpoint, Vault};
 use domain::delivery::{
     Attempt, AttemptOutcome, AttemptTrigger, Backlog, DeliveryClass, DeliveryRecord, DeliveryState, Disposition,
     ReplayOutcome,
@@ -34,7 +34,7 @@ use domain::time::Timestamp;
 use domain::upload::{NewUpload, Record, Role, Upload, UploadTerms};
 use keyring::ServerKeys;
 use outbound::address::EgressRules;
-use outbound::keys::{Key, Keys};
+use outbound::keys::{SigningKey, SigningKeys};
 pub(super) use outbound::testing::{Receiver, SECRET, Script, wall_clock};
 use state::clock::{Clock, Reading};
 use state::memory::{Memory, MemoryState};
@@ -46,18 +46,18 @@ use state::{
 /// How long a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) fn endpoint(name: &str, url: &str) -> Endpoint {
+pub(super) fn endpoint(name: &str, url: &str) -> SendableEndpoint {
     endpoint_with(name, url, |_| {})
 }
 
 /// An endpoint of the configuration, for the uploads that are for it.
-pub(super) fn endpoint_with(name: &str, url: &str, change: impl FnOnce(&mut EndpointTerms)) -> Endpoint {
+pub(super) fn endpoint_with(name: &str, url: &str, change: impl FnOnce(&mut EndpointTerms)) -> SendableEndpoint {
     let (id, now) = (EndpointId::new(name).unwrap(), wall_clock());
-    let keys = Keys::lasting([Key::parse(SECRET).unwrap()], now);
+    let keys = SigningKeys::permanent([SigningKey::parse(SECRET).unwrap()], now);
     let mut terms = EndpointTerms::of(url);
     terms.metadata = vec![(FOR.to_owned(), name.to_owned())];
     change(&mut terms);
-    Endpoint::configured(id, terms, keys, &[], &EgressRules::default(), now).unwrap()
+    SendableEndpoint::configured(id, terms, keys, &[], &EgressRules::default(), now).unwrap()
 }
 
 /// The node whose sender is tested.

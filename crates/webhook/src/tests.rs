@@ -27,22 +27,22 @@ use crate::testing::{
     Receiver, SECRET, Sample, Script, TestClock, TestOutbox, endpoint, endpoint_with, node, sample, vault, wall_clock,
 };
 use crate::{
-    Admin, AdminError, Change, Endpoint, Error, HealthRules, InvalidEndpoint, Metrics, NewEndpoint, Parts, Resumption,
-    Rotation, Sender, Settings, Shown, Unwell,
+    Admin, AdminError, EndpointChange, HealthRules, InvalidEndpoint, KeyRotation, NewEndpoint, Resumption,
+    SendableEndpoint, Sender, SenderError, SenderParts, Unhealthy, VerificationKeys, WebhookMetrics, WebhookSettings,
 };
 use domain::delivery::{AttemptOutcome, DeliveryState, Disposition};
 use domain::endpoint::{DisabledBecause, EndpointId, EndpointState, EndpointTerms, Health, Signing};
 use domain::notice::Notice;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
-use outbound::address::{EgressRules, RefusedUrl};
-use outbound::gate::{Lookup, system_lookup};
+use outbound::address::{EgressRules, RejectedUrl};
+use outbound::resolver::{Lookup, system_lookup};
 use state::Dispatch;
 
 /// A sender at work.
 struct Work {
     outbox: Arc<TestOutbox>,
-    metrics: Metrics,
+    metrics: WebhookMetrics,
     admin: Admin,
     clock: TestClock,
     stop: CancellationToken,
@@ -50,29 +50,34 @@ struct Work {
 }
 
 /// Short enough for tests, long enough for a busy machine where nothing is meant to time out.
-fn settings() -> Settings {
-    Settings {
+fn settings() -> WebhookSettings {
+    WebhookSettings {
         timeout: Duration::from_secs(10),
         retry_schedule: vec![Duration::from_secs(20); 3],
-        ..Settings::default()
+        ..WebhookSettings::default()
     }
 }
 
-fn impatient() -> Settings {
-    Settings { timeout: Duration::from_millis(400), ..settings() }
+fn impatient() -> WebhookSettings {
+    WebhookSettings { timeout: Duration::from_millis(400), ..settings() }
 }
 
-fn parts(outbox: &Arc<TestOutbox>, settings: Settings, rules: EgressRules) -> Parts {
+fn parts(outbox: &Arc<TestOutbox>, settings: WebhookSettings, rules: EgressRules) -> SenderParts {
     let outbox = Arc::clone(outbox) as _;
-    Parts { node: node(), outbox, rules: Arc::new(rules), vault: vault(), settings }
+    SenderParts { node: node(), outbox, rules: Arc::new(rules), vault: vault(), settings }
 }
 
 impl Work {
-    async fn begin(endpoints: Vec<Endpoint>, settings: Settings) -> Self {
+    async fn begin(endpoints: Vec<SendableEndpoint>, settings: WebhookSettings) -> Self {
         Self::begin_with(endpoints, settings, EgressRules::default(), system_lookup()).await
     }
 
-    async fn begin_with(endpoints: Vec<Endpoint>, settings: Settings, rules: EgressRules, lookup: Lookup) -> Self {
+    async fn begin_with(
+        endpoints: Vec<SendableEndpoint>,
+        settings: WebhookSettings,
+        rules: EgressRules,
+        lookup: Lookup,
+    ) -> Self {
         let (clock, stop) = (TestClock::default(), CancellationToken::new());
         let outbox = Arc::new(TestOutbox::by(&clock));
         let parts = parts(&outbox, settings, rules);
@@ -83,7 +88,7 @@ impl Work {
     }
 
     /// One endpoint, `app`, at this receiver.
-    async fn with(receiver: &Receiver, settings: Settings) -> Self {
+    async fn with(receiver: &Receiver, settings: WebhookSettings) -> Self {
         Self::begin(vec![endpoint("app", &receiver.url())], settings).await
     }
 
@@ -95,7 +100,7 @@ impl Work {
 }
 
 /// Sends one delivery to a receiver that does this, and gives its first attempt.
-async fn attempt_at(script: Script, settings: Settings) -> (domain::delivery::Attempt, Disposition) {
+async fn attempt_at(script: Script, settings: WebhookSettings) -> (domain::delivery::Attempt, Disposition) {
     let receiver = Receiver::start([script]).await;
     let work = Work::with(&receiver, settings).await;
     let id = work.outbox.add_for("app");
@@ -169,7 +174,8 @@ async fn a_retry_is_the_same_message_at_a_new_time() {
 #[tokio::test]
 async fn a_delivery_dies_when_its_attempts_are_used_up() {
     let receiver = Receiver::start([Script::Status(500)]).await;
-    let work = Work::with(&receiver, Settings { retry_schedule: vec![Duration::from_secs(20)], ..settings() }).await;
+    let work =
+        Work::with(&receiver, WebhookSettings { retry_schedule: vec![Duration::from_secs(20)], ..settings() }).await;
     let id = work.outbox.add_for("app");
     work.outbox.attempted(id, 1).await;
     work.clock.put_forward(Duration::from_secs(25));
@@ -260,7 +266,7 @@ async fn a_receiver_that_does_not_answer_times_out() {
 #[tokio::test]
 async fn a_lookup_that_hangs_times_out() {
     let limit = impatient().timeout;
-    for limits in [impatient(), Settings { connect_timeout: limit, ..settings() }] {
+    for limits in [impatient(), WebhookSettings { connect_timeout: limit, ..settings() }] {
         let lookup: Lookup = Arc::new(|_| Box::pin(std::future::pending()));
         let endpoints = vec![endpoint("app", "http://hangs.example/")];
         let work = Work::begin_with(endpoints, limits, EgressRules::default(), lookup).await;
@@ -284,7 +290,7 @@ async fn a_receiver_that_accepts_nobody_times_out() {
         line.push(connected.unwrap());
         assert!(line.len() < 100, "the line has no end");
     }
-    let limits = Settings { connect_timeout: Duration::from_millis(300), ..settings() };
+    let limits = WebhookSettings { connect_timeout: Duration::from_millis(300), ..settings() };
     let work = Work::begin(vec![endpoint("app", &format!("http://{address}/"))], limits).await;
     let (attempt, _) = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().clone();
     assert_eq!(attempt.outcome, AttemptOutcome::Timeout);
@@ -418,7 +424,7 @@ async fn a_hanging_receiver_holds_up_no_other() {
     }
     let mut endpoints = vec![endpoint("hanging", &hanging.url())];
     endpoints.extend(healthy.iter().enumerate().map(|(n, receiver)| endpoint(&format!("h{n}"), &receiver.url())));
-    let limits = Settings {
+    let limits = WebhookSettings {
         timeout: Duration::from_secs(30),
         max_in_flight: 12,
         max_in_flight_per_endpoint: 3,
@@ -451,8 +457,8 @@ async fn all_endpoints_together_have_a_limit() {
     let names = ["a", "b", "c"];
     let mut endpoints = names.map(|name| endpoint(name, &hanging.url())).to_vec();
     endpoints.push(endpoint("other", &other.url()));
-    let limits = Settings { timeout: Duration::from_secs(30), drain_timeout: Duration::ZERO, ..settings() };
-    let work = Work::begin(endpoints, Settings { max_in_flight: 5, ..limits }).await;
+    let limits = WebhookSettings { timeout: Duration::from_secs(30), drain_timeout: Duration::ZERO, ..settings() };
+    let work = Work::begin(endpoints, WebhookSettings { max_in_flight: 5, ..limits }).await;
     for name in names.iter().cycle().take(30) {
         work.outbox.add_for(name);
     }
@@ -489,7 +495,7 @@ async fn endpoints_take_turns_when_slots_are_short() {
     let receiver = Receiver::start([Script::Status(200)]).await;
     let names: Vec<String> = (0..7).map(|n| format!("e{n}")).collect();
     let endpoints = names.iter().map(|name| endpoint(name, &receiver.url())).collect();
-    let work = Work::begin(endpoints, Settings { max_in_flight: 2, ..settings() }).await;
+    let work = Work::begin(endpoints, WebhookSettings { max_in_flight: 2, ..settings() }).await;
     for name in names.iter().cycle().take(70) {
         work.outbox.add_for(name);
     }
@@ -596,7 +602,7 @@ async fn nothing_waits_for_a_clock_that_was_ahead() {
         let receiver = Receiver::start([Script::Status(500), Script::Status(500), Script::Status(200)]).await;
         let rules =
             HealthRules { breaker_failures: 2, breaker_pause: Duration::from_secs(1), ..HealthRules::default() };
-        let limits = Settings { health: rules, retry_schedule: vec![Duration::from_secs(1); 3], ..settings() };
+        let limits = WebhookSettings { health: rules, retry_schedule: vec![Duration::from_secs(1); 3], ..settings() };
         let clock = TestClock::default();
         let outbox = Arc::new(TestOutbox::by(&clock));
         let start = async || {
@@ -640,7 +646,7 @@ async fn nothing_waits_for_a_clock_that_was_ahead() {
 async fn an_endpoint_is_not_disabled_for_time_that_was_passed_over() {
     let receiver = Receiver::start([Script::Status(500)]).await;
     let rules = HealthRules { breaker_failures: 0, ..HealthRules::default() };
-    let work = Work::with(&receiver, Settings { retry_schedule: vec![], health: rules, ..settings() }).await;
+    let work = Work::with(&receiver, WebhookSettings { retry_schedule: vec![], health: rules, ..settings() }).await;
     for _ in 0..3 {
         let id = work.outbox.add(Sample { at: work.clock.now(), ..sample() });
         work.outbox.attempted(id, 1).await;
@@ -655,7 +661,7 @@ async fn an_endpoint_is_not_disabled_for_time_that_was_passed_over() {
 #[tokio::test]
 async fn stopping_records_every_delivery_in_flight() {
     let receiver = Receiver::start([Script::Hang]).await;
-    let limits = Settings {
+    let limits = WebhookSettings {
         drain_timeout: Duration::from_millis(100),
         max_in_flight_per_endpoint: 2,
         timeout: Duration::from_secs(30),
@@ -686,7 +692,7 @@ async fn stopping_records_every_delivery_in_flight() {
 #[tokio::test]
 async fn stopping_waits_for_an_answer_that_comes_in_time() {
     let receiver = Receiver::start([Script::StalledBody(200)]).await;
-    let work = Work::with(&receiver, Settings { timeout: Duration::from_secs(1), ..settings() }).await;
+    let work = Work::with(&receiver, WebhookSettings { timeout: Duration::from_secs(1), ..settings() }).await;
     let id = work.outbox.add_for("app");
     receiver.heard(1).await;
     let outbox = Arc::clone(&work.outbox);
@@ -700,10 +706,10 @@ async fn a_sender_needs_sound_settings_and_names() {
         let outbox = Arc::new(TestOutbox::default());
         Sender::open(parts(&outbox, settings, EgressRules::default()), endpoints).await
     };
-    let short = Settings { lease: Duration::from_secs(10), ..settings() };
-    assert!(matches!(open(vec![], short).await, Err(Error::Settings(_))));
+    let short = WebhookSettings { lease: Duration::from_secs(10), ..settings() };
+    assert!(matches!(open(vec![], short).await, Err(SenderError::Settings(_))));
     let twice = vec![endpoint("app", "http://a.example"), endpoint("app", "http://b.example")];
-    assert!(matches!(open(twice, settings()).await, Err(Error::TwoOfOneName(_))));
+    assert!(matches!(open(twice, settings()).await, Err(SenderError::TwoOfOneName(_))));
     let sender = open(vec![endpoint("app", "http://user:pass@a.example")], settings()).await.unwrap();
     assert!(!format!("{sender:?}").contains("pass"));
 }
@@ -882,10 +888,10 @@ async fn a_name_that_leads_here_makes_no_endpoint() {
     rules.set_own(vec!["127.0.0.1:8080".parse().unwrap()]);
     let work = with_api(rules, names(&["192.0.2.1", "127.0.0.1"])).await;
     let refused = work.admin.create(made_by_api("https://machine.example:8080/")).await.unwrap_err();
-    assert!(matches!(refused, AdminError::Invalid(InvalidEndpoint::Url(RefusedUrl::Own))), "{refused}");
+    assert!(matches!(refused, AdminError::Invalid(InvalidEndpoint::Url(RejectedUrl::Own))), "{refused}");
     let (stored, _) = work.admin.create(made_by_api("https://machine.example:8443/")).await.unwrap();
     let terms = EndpointTerms::of("https://machine.example:8080/");
-    let moved = work.admin.update(&app(), Change { version: stored.version, terms, headers: None }).await;
+    let moved = work.admin.update(&app(), EndpointChange { version: stored.version, terms, headers: None }).await;
     assert!(matches!(moved, Err(AdminError::Invalid(_))), "{moved:?}");
     work.end().await;
 }
@@ -923,12 +929,12 @@ async fn a_change_counts_from_the_next_attempt_on() {
     let id = work.outbox.add_for("app");
     work.outbox.attempted(id, 1).await;
 
-    let rotation = Rotation { key: None, kind: None, overlap: Duration::from_secs(60) };
+    let rotation = KeyRotation { key: None, kind: None, overlap: Duration::from_secs(60) };
     let (rotated, second) = work.admin.rotate(&app(), rotation).await.unwrap();
-    let stale = Change { version: stored.version, terms: stored.terms.clone(), headers: None };
+    let stale = EndpointChange { version: stored.version, terms: stored.terms.clone(), headers: None };
     assert!(matches!(work.admin.update(&app(), stale).await, Err(AdminError::Changed(_))));
     let terms = EndpointTerms { url: new.url(), ..rotated.terms };
-    work.admin.update(&app(), Change { version: rotated.version, terms, headers: None }).await.unwrap();
+    work.admin.update(&app(), EndpointChange { version: rotated.version, terms, headers: None }).await.unwrap();
     work.clock.put_forward(Duration::from_secs(30));
     work.outbox.ring();
     assert_eq!(work.outbox.attempted(id, 2).await.state, DeliveryState::Succeeded);
@@ -943,8 +949,9 @@ async fn a_change_counts_from_the_next_attempt_on() {
     work.clock.put_forward(Duration::from_secs(60));
     work.outbox.attempted(work.outbox.add_for("app"), 1).await;
     let request = new.received()[1].clone();
-    let verify =
-        |shown: &Shown| Webhook::new(shown.secret.as_ref().unwrap()).unwrap().verify(&request.body, &request.headers);
+    let verify = |shown: &VerificationKeys| {
+        Webhook::new(shown.secret.as_ref().unwrap()).unwrap().verify(&request.body, &request.headers)
+    };
     assert!(verify(&first).is_err() && verify(&second).is_ok(), "the overlap is over");
     work.end().await;
 }
@@ -973,7 +980,7 @@ async fn an_endpoint_that_keeps_failing_is_spared() {
     script.push(Script::Status(200));
     let receiver = Receiver::start(script).await;
     let limits =
-        Settings { max_in_flight_per_endpoint: 5, retry_schedule: vec![Duration::from_hours(9)], ..settings() };
+        WebhookSettings { max_in_flight_per_endpoint: 5, retry_schedule: vec![Duration::from_hours(9)], ..settings() };
     let work = Work::with(&receiver, limits).await;
     for _ in 0..10 {
         let id = work.outbox.add_for("app");
@@ -1001,7 +1008,7 @@ async fn an_endpoint_that_fails_for_days_is_disabled() {
     let receiver = Receiver::start([Script::Status(500)]).await;
     let rules =
         HealthRules { breaker_failures: 0, disable_after: Duration::from_secs(1_000), ..HealthRules::default() };
-    let limits = Settings { retry_schedule: vec![], health: rules, ..settings() };
+    let limits = WebhookSettings { retry_schedule: vec![], health: rules, ..settings() };
     let forgiving = endpoint_with("other", &receiver.url(), |terms| terms.auto_disable = false);
     let work = Work::begin(vec![endpoint("app", &receiver.url()), forgiving], limits).await;
     for seconds in [0, 500, 100, 400] {
@@ -1070,7 +1077,7 @@ async fn a_test_goes_the_way_of_every_message() {
 #[tokio::test]
 async fn a_test_does_not_wait_for_a_quiet_moment() {
     let receiver = Receiver::start([Script::Status(200)]).await;
-    let limits = Settings { timeout: Duration::from_secs(2), lease: Duration::from_secs(8), ..settings() };
+    let limits = WebhookSettings { timeout: Duration::from_secs(2), lease: Duration::from_secs(8), ..settings() };
     let work = Work::with(&receiver, limits).await;
     work.outbox.is_never_quiet.store(true, Ordering::SeqCst);
     let ids: Vec<_> = (0..500).map(|_| work.outbox.add_for("app")).collect();
@@ -1128,7 +1135,7 @@ async fn a_loop_that_hangs_is_noticed() {
     sleep(Duration::from_secs(29)).await;
     assert_eq!(liveness.check(), Ok(()));
     sleep(Duration::from_secs(4)).await;
-    assert!(matches!(liveness.check(), Err(Unwell::Silent(_))), "{:?}", liveness.check());
+    assert!(matches!(liveness.check(), Err(Unhealthy::Silent(_))), "{:?}", liveness.check());
     running.abort();
 }
 

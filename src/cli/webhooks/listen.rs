@@ -19,7 +19,7 @@ use crate::cli::Failure;
 use crate::cli::webhooks::{flag, switch};
 use crate::terminal::{escaped, escaped_lines};
 use outbound::ed25519::PublicKey;
-use outbound::sign::{Secret, sign};
+use outbound::sign::{SharedSecret, sign};
 
 /// Standard Webhooks: how old, or how far ahead, a message may be.
 const TOLERANCE: Duration = Duration::from_mins(5);
@@ -63,7 +63,7 @@ struct Listener {
 
 /// What messages are verified with; at least one of the two.
 struct Keys {
-    secret: Option<Secret>,
+    secret: Option<SharedSecret>,
     public: Option<PublicKey>,
 }
 
@@ -74,7 +74,7 @@ pub(super) fn run(typed: &ArgMatches) -> Result<(), Failure> {
     let keys = Keys {
         secret: secret
             .as_deref()
-            .map(str::parse::<Secret>)
+            .map(str::parse::<SharedSecret>)
             .transpose()
             .map_err(|why| not_understood("secret", &why))?,
         public: public
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn only_what_is_signed_and_recent_passes() {
-        let secret: Secret = new_secret().parse().unwrap();
+        let secret: SharedSecret = new_secret().parse().unwrap();
         let keys = Keys { secret: Some(secret.clone()), public: None };
         let body = br#"{"type":"upload.created"}"#;
         let good = sign(&secret, "evt_1", NOW, body);
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn either_kind_of_signature_is_enough() {
         let private: PrivateKey = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=".parse().unwrap();
-        let secret: Secret = new_secret().parse().unwrap();
+        let secret: SharedSecret = new_secret().parse().unwrap();
         let (v1, v1a) = (sign(&secret, "evt_1", NOW, b"{}"), private.sign("evt_1", NOW, b"{}"));
         let public: PublicKey = private.public().parse().unwrap();
         let timestamp = NOW.to_string();

@@ -15,13 +15,15 @@ use domain::endpoint::{EndpointId, EndpointState, EndpointTerms};
 use edge::conditions;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
-use outbound::keys::{DEFAULT_OVERLAP, Key, KeyKind};
-use webhook::{AdminError, Change, KeyReport, NewEndpoint, Report, Resumption, Rotation, Shown};
+use outbound::keys::{DEFAULT_OVERLAP, KeyKind, SigningKey};
+use webhook::{
+    AdminError, EndpointChange, EndpointOverview, KeyOverview, KeyRotation, NewEndpoint, Resumption, VerificationKeys,
+};
 
 /// `GET /api/v1/webhooks/endpoints`
 pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
-    let reports = shared.admin(&call.request).endpoints().await.map_err(|error| problem(error, &call.request))?;
-    Ok(private(List { endpoints: reports.iter().map(of).collect() }))
+    let overviews = shared.admin(&call.request).endpoints().await.map_err(|error| problem(error, &call.request))?;
+    Ok(private(List { endpoints: overviews.iter().map(of).collect() }))
 }
 
 /// `POST /api/v1/webhooks/endpoints`
@@ -41,13 +43,15 @@ pub(crate) async fn create(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
     let refused = |error| problem(error, &request);
     let (made, receiver_needs) = shared.admin(&request).create(new).await.map_err(refused)?;
     let place = format!("/api/v1/webhooks/endpoints/{}", made.id);
-    let report = shared.admin(&request).endpoint(&made.id).await.map_err(refused)?;
-    Ok(answering(StatusCode::CREATED).insert_header((header::LOCATION, place)).json(with_keys(&report, receiver_needs)))
+    let overview = shared.admin(&request).endpoint(&made.id).await.map_err(refused)?;
+    Ok(answering(StatusCode::CREATED)
+        .insert_header((header::LOCATION, place))
+        .json(with_keys(&overview, receiver_needs)))
 }
 
 /// A key the operator has chosen.
-fn key(text: Option<&str>) -> Result<Option<Key>, Problem> {
-    text.map(|text| Key::parse(text).map_err(|why| bad("secret", &why.to_string()))).transpose()
+fn key(text: Option<&str>) -> Result<Option<SigningKey>, Problem> {
+    text.map(|text| SigningKey::parse(text).map_err(|why| bad("secret", &why.to_string()))).transpose()
 }
 
 /// `GET /api/v1/webhooks/endpoints/{id}`
@@ -81,13 +85,13 @@ pub(crate) async fn change(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
             return Err(problem(AdminError::Changed(id.clone()), request));
         }
         let terms = changed(before.endpoint.terms.clone(), &said)?;
-        let change = Change { version: before.endpoint.version, terms, headers: header_pairs(&said) };
+        let change = EndpointChange { version: before.endpoint.version, terms, headers: header_pairs(&said) };
         match shared.admin(request).update(id, change).await {
             Ok((_, receiver_needs)) => {
-                let report = shared.admin(request).endpoint(id).await.map_err(|error| problem(error, request))?;
-                let made_keys = receiver_needs != Shown::default();
-                let body = if made_keys { with_keys(&report, receiver_needs) } else { of(&report) };
-                return Ok(tagged(&report, body));
+                let overview = shared.admin(request).endpoint(id).await.map_err(|error| problem(error, request))?;
+                let made_keys = receiver_needs != VerificationKeys::default();
+                let body = if made_keys { with_keys(&overview, receiver_needs) } else { of(&overview) };
+                return Ok(tagged(&overview, body));
             }
             // Without a condition, what was said holds whatever came in between.
             Err(AdminError::Changed(_)) if known.is_none() => {}
@@ -120,11 +124,11 @@ pub(crate) async fn rotate(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
     let kind = said.kind.as_deref();
     let kind = kind.map(|name| KeyKind::by_name(name).ok_or_else(|| bad("kind", "it must be hmac or ed25519")));
     let overlap = said.overlap_ms.map_or(DEFAULT_OVERLAP, Duration::from_millis);
-    let rotation = Rotation { key: key(said.secret.as_deref())?, kind: kind.transpose()?, overlap };
+    let rotation = KeyRotation { key: key(said.secret.as_deref())?, kind: kind.transpose()?, overlap };
     let refused = |error| problem(error, request);
     let (_, receiver_needs) = shared.admin(request).rotate(id, rotation).await.map_err(refused)?;
-    let report = shared.admin(request).endpoint(id).await.map_err(refused)?;
-    Ok(private(with_keys(&report, receiver_needs)))
+    let overview = shared.admin(request).endpoint(id).await.map_err(refused)?;
+    Ok(private(with_keys(&overview, receiver_needs)))
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/resume`
@@ -146,26 +150,26 @@ pub(crate) async fn resume(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
 }
 
 async fn shown(request: &HttpRequest, id: &EndpointId, shared: &WebhookApi) -> Result<HttpResponse, Problem> {
-    let report = shared.admin(request).endpoint(id).await.map_err(|error| problem(error, request))?;
-    Ok(tagged(&report, of(&report)))
+    let overview = shared.admin(request).endpoint(id).await.map_err(|error| problem(error, request))?;
+    Ok(tagged(&overview, of(&overview)))
 }
 
-fn tagged(report: &Report, body: Endpoint) -> HttpResponse {
-    answering(StatusCode::OK).insert_header((header::ETAG, tag(report))).json(body)
+fn tagged(overview: &EndpointOverview, body: Endpoint) -> HttpResponse {
+    answering(StatusCode::OK).insert_header((header::ETAG, tag(overview))).json(body)
 }
 
-fn tag(report: &Report) -> String {
-    format!("\"{}\"", report.endpoint.version)
+fn tag(overview: &EndpointOverview) -> String {
+    format!("\"{}\"", overview.endpoint.version)
 }
 
 /// With what the receiver needs, which is shown only now.
-fn with_keys(report: &Report, receiver_needs: Shown) -> Endpoint {
-    let Shown { secret, public_key } = receiver_needs;
-    Endpoint { secret: Some(secret), public_key: Some(public_key), ..of(report) }
+fn with_keys(overview: &EndpointOverview, receiver_needs: VerificationKeys) -> Endpoint {
+    let VerificationKeys { secret, public_key } = receiver_needs;
+    Endpoint { secret: Some(secret), public_key: Some(public_key), ..of(overview) }
 }
 
-fn of(report: &Report) -> Endpoint {
-    let (endpoint, backlog) = (&report.endpoint, report.backlog);
+fn of(overview: &EndpointOverview) -> Endpoint {
+    let (endpoint, backlog) = (&overview.endpoint, overview.backlog);
     let (since, reason) = match endpoint.state {
         EndpointState::Enabled => (None, None),
         EndpointState::Paused { since } => (Some(since), None),
@@ -178,8 +182,8 @@ fn of(report: &Report) -> Endpoint {
         state_since: since.map(|at| at.to_string()),
         state_reason: reason.map(Word::from),
         terms: Terms::from(&endpoint.terms),
-        headers: report.headers.clone(),
-        keys: report.keys.iter().map(shown_key).collect(),
+        headers: overview.headers.clone(),
+        keys: overview.keys.iter().map(shown_key).collect(),
         health: Health::from(endpoint.health),
         backlog: Backlog {
             total: backlog.waiting + backlog.ready + backlog.leased + backlog.paused,
@@ -198,7 +202,7 @@ fn of(report: &Report) -> Endpoint {
     }
 }
 
-fn shown_key(key: &KeyReport) -> api::endpoint::Key {
+fn shown_key(key: &KeyOverview) -> api::endpoint::Key {
     api::endpoint::Key {
         kind: key.kind.name().into(),
         public_key: key.public_key.clone(),

@@ -18,11 +18,11 @@ use reqwest::header::HeaderName;
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::endpoints::endpoint::{Endpoint, InvalidEndpoint, checked_terms, read_headers};
-use crate::endpoints::vault::{Private, Unreadable};
-use crate::parts::Parts;
-use crate::sending::dispatcher::Test;
-use crate::sending::lanes::Lanes;
+use crate::endpoints::endpoint::{InvalidEndpoint, SendableEndpoint, checked_terms, read_headers};
+use crate::endpoints::vault::{EndpointSecrets, UnreadableSecrets};
+use crate::parts::SenderParts;
+use crate::sending::dispatcher::TestRequest;
+use crate::sending::registry::EndpointRegistry;
 use domain::delivery::{Attempt, Backlog, ReplayOutcome, ReplaySelection};
 use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, EndpointTerms, Health, Origin};
 use domain::id::{DeliveryId, EventId, ReplayId, UploadId};
@@ -30,9 +30,9 @@ use domain::log::EventPosition;
 use domain::principal::{TenantId, TenantScope};
 use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
-use outbound::address::{RefusedUrl, literal};
-use outbound::gate::Lookup;
-use outbound::keys::{HeldKey, InvalidKey, Key, KeyKind, Keys, kinds_of};
+use outbound::address::{RejectedUrl, literal};
+use outbound::keys::{InvalidKey, KeyEntry, KeyKind, SigningKey, SigningKeys, kinds_of};
+use outbound::resolver::Lookup;
 
 /// How often a change that depends on nothing it read is tried again when others are faster.
 const TRIES: u32 = 10;
@@ -69,7 +69,7 @@ pub enum AdminError {
     #[error("another endpoint has this secret; give each one of its own, or give none and have one made")]
     SecretTaken,
     #[error("the secrets of endpoint {0} cannot be read: {1}")]
-    Unreadable(EndpointId, Unreadable),
+    Unreadable(EndpointId, UnreadableSecrets),
     #[error("no webhooks are being sent now; try again later")]
     NotSending,
     #[error("a replay of everything sends again what has succeeded; it must be forced")]
@@ -97,12 +97,12 @@ pub struct NewEndpoint {
     /// Names and values, sent with every message.
     pub headers: Vec<(String, String)>,
     /// A key of the operator's own; whatever else is needed is made.
-    pub key: Option<Key>,
+    pub key: Option<SigningKey>,
 }
 
 /// A change of an endpoint, by someone who has read it.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub struct EndpointChange {
     /// The version that was read.
     pub version: u64,
     pub terms: EndpointTerms,
@@ -112,9 +112,9 @@ pub struct Change {
 
 /// A new key for an endpoint.
 #[derive(Debug, Clone)]
-pub struct Rotation {
+pub struct KeyRotation {
     /// One is made when there is none.
-    pub key: Option<Key>,
+    pub key: Option<SigningKey>,
     /// Which kind to make; without it, that of the endpoint's signatures, the shared secret first.
     pub kind: Option<KeyKind>,
     /// How long the old key goes on signing, too.
@@ -123,7 +123,7 @@ pub struct Rotation {
 
 /// What the receiver of an endpoint needs to verify its messages. Shown once.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Shown {
+pub struct VerificationKeys {
     /// `whsec_…`
     pub secret: Option<String>,
     /// `whpk_…`
@@ -131,7 +131,7 @@ pub struct Shown {
 }
 
 /// Does not print the secret.
-impl fmt::Debug for Shown {
+impl fmt::Debug for VerificationKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secret = self.secret.as_ref().map(|_| "redacted");
         f.debug_struct("Shown").field("secret", &secret).field("public_key", &self.public_key).finish()
@@ -140,19 +140,19 @@ impl fmt::Debug for Shown {
 
 /// An endpoint and how it is doing.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub struct EndpointOverview {
     /// With its health of this moment.
     pub endpoint: Stored,
     pub backlog: Backlog,
     /// Those that sign now, newest first. Empty when its secrets cannot be read.
-    pub keys: Vec<KeyReport>,
+    pub keys: Vec<KeyOverview>,
     /// The names of its headers; values are secret.
     pub headers: Vec<String>,
 }
 
 /// What may be told of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyReport {
+pub struct KeyOverview {
     pub kind: KeyKind,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
@@ -161,7 +161,7 @@ pub struct KeyReport {
 
 /// What came of trying an endpoint out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tested {
+pub struct TestResult {
     pub delivery: DeliveryId,
     pub event: EventId,
     pub attempt: Attempt,
@@ -190,15 +190,15 @@ pub struct Resumption {
 }
 
 /// A replay that may be.
-enum Planned {
+enum PlannedReplay {
     /// One that was asked for before and runs.
     Running(ReplayJob),
     New(ReplayJob),
 }
 
-impl Planned {
+impl PlannedReplay {
     /// The same from the beginning, of everything until now.
-    fn anew(self, now: Timestamp) -> Self {
+    fn restarted(self, now: Timestamp) -> Self {
         let (Self::Running(job) | Self::New(job)) = self;
         Self::New(ReplayJob {
             id: ReplayId::new(now, rand::random()),
@@ -224,13 +224,13 @@ pub struct Admin {
 }
 
 struct Inner {
-    parts: Parts,
-    lanes: Arc<Lanes>,
+    parts: SenderParts,
+    registry: Arc<EndpointRegistry>,
     lookup: Lookup,
-    trials: mpsc::Sender<Test>,
+    test_requests: mpsc::Sender<TestRequest>,
     replays: Arc<Notify>,
     /// Held by what depends on what else there is, from looking until writing.
-    looking: Mutex<()>,
+    check_and_write: Mutex<()>,
 }
 
 impl fmt::Debug for Administration {
@@ -247,13 +247,13 @@ impl fmt::Debug for Admin {
 
 impl Administration {
     pub(crate) fn new(
-        parts: Parts,
-        lanes: Arc<Lanes>,
+        parts: SenderParts,
+        registry: Arc<EndpointRegistry>,
         lookup: Lookup,
-        trials: mpsc::Sender<Test>,
+        test_requests: mpsc::Sender<TestRequest>,
         replays: Arc<Notify>,
     ) -> Self {
-        Self(Arc::new(Inner { parts, lanes, lookup, trials, replays, looking: Mutex::default() }))
+        Self(Arc::new(Inner { parts, registry, lookup, test_requests, replays, check_and_write: Mutex::default() }))
     }
 
     /// Acts for one tenant.
@@ -268,43 +268,43 @@ impl Admin {
     }
 
     /// Whether an endpoint made by API may have this URL, as far as the URL tells.
-    pub fn check_url(&self, url: &str) -> std::result::Result<(), RefusedUrl> {
+    pub fn check_url(&self, url: &str) -> std::result::Result<(), RejectedUrl> {
         self.inner.parts.rules.check_url(url, Origin::Api).map(drop)
     }
 
     /// The endpoints of the tenant, by name.
-    pub async fn endpoints(&self) -> Result<Vec<Report>> {
-        let mut reports = Vec::new();
+    pub async fn endpoints(&self) -> Result<Vec<EndpointOverview>> {
+        let mut overviews = Vec::new();
         for stored in self.inner.parts.outbox.endpoints(self.scope()).await? {
-            reports.push(self.report(stored).await?);
+            overviews.push(self.overview(stored).await?);
         }
-        Ok(reports)
+        Ok(overviews)
     }
 
-    pub async fn endpoint(&self, id: &EndpointId) -> Result<Report> {
+    pub async fn endpoint(&self, id: &EndpointId) -> Result<EndpointOverview> {
         let stored = self.inner.stored(self.scope(), id).await?;
-        self.report(stored).await
+        self.overview(stored).await
     }
 
-    async fn report(&self, stored: Stored) -> Result<Report> {
+    async fn overview(&self, stored: Stored) -> Result<EndpointOverview> {
         let backlog = self.inner.parts.outbox.backlog(self.scope(), Some(&stored.id)).await?;
-        let health = self.inner.lanes.find(&stored.id).map_or(stored.health, |lane| lane.health());
-        let private = self.inner.private(&stored).unwrap_or_default();
-        Ok(Report {
+        let health = self.inner.registry.find(&stored.id).map_or(stored.health, |entry| entry.health());
+        let secrets = self.inner.secrets(&stored).unwrap_or_default();
+        Ok(EndpointOverview {
             endpoint: Stored { health, ..stored },
             backlog,
-            keys: private.keys.live(self.inner.now()).map(key_report).collect(),
-            headers: private.headers.keys().map(HeaderName::to_string).collect(),
+            keys: secrets.keys.live(self.inner.now()).map(key_overview).collect(),
+            headers: secrets.headers.keys().map(HeaderName::to_string).collect(),
         })
     }
 
     /// Makes an endpoint. What its receiver needs is told here and never again.
-    pub async fn create(&self, new: NewEndpoint) -> Result<(Stored, Shown)> {
+    pub async fn create(&self, new: NewEndpoint) -> Result<(Stored, VerificationKeys)> {
         let (inner, now) = (&self.inner, self.inner.now());
         let terms = inner.checked(new.terms).await?;
         let headers = read_headers(&new.headers)?;
-        let id = new.id.unwrap_or_else(|| made_up_id(now));
-        let _looking = inner.looking.lock().await;
+        let id = new.id.unwrap_or_else(|| generated_id(now));
+        let _guard = inner.check_and_write.lock().await;
         let endpoints = inner.parts.outbox.endpoints(self.scope()).await?;
         if endpoints.iter().any(|stored| stored.id == id) {
             return Err(AdminError::Exists(id));
@@ -314,41 +314,42 @@ impl Admin {
             return Err(AdminError::TooManyEndpoints(by_api));
         }
         inner.check_unshared(new.key.as_ref(), &endpoints)?;
-        let private = Private { keys: Keys::lasting(new.key, now).completed(terms.signing, now), headers };
+        let secrets =
+            EndpointSecrets { keys: SigningKeys::permanent(new.key, now).completed(terms.signing, now), headers };
         let stored = Stored::new(self.tenant, id, Origin::Api, terms, now);
-        let shown = shown(&private.keys, kinds_of(stored.terms.signing), now);
-        let written = inner.write(stored, private).await.map_err(|error| match error {
+        let verification_keys = verification_keys(&secrets.keys, kinds_of(stored.terms.signing), now);
+        let written = inner.write(stored, secrets).await.map_err(|error| match error {
             AdminError::Changed(id) => AdminError::Exists(id),
             error => error,
         })?;
-        Ok((written, shown))
+        Ok((written, verification_keys))
     }
 
     /// Changes what an endpoint was told. Keys that it had none of and needs now are made; what its receiver
     /// needs of those is told here and never again.
-    pub async fn update(&self, id: &EndpointId, change: Change) -> Result<(Stored, Shown)> {
+    pub async fn update(&self, id: &EndpointId, change: EndpointChange) -> Result<(Stored, VerificationKeys)> {
         let (inner, now) = (&self.inner, self.inner.now());
         let stored = inner.changeable(self.scope(), id).await?;
         if stored.version != change.version {
             return Err(AdminError::Changed(id.clone()));
         }
         let terms = inner.checked(change.terms).await?;
-        let private = inner.readable(&stored)?;
+        let secrets = inner.readable(&stored)?;
         let headers = match change.headers {
             Some(headers) => read_headers(&headers)?,
-            None => private.headers,
+            None => secrets.headers,
         };
-        let missing = private.keys.missing(terms.signing, now);
-        let private = Private { keys: private.keys.completed(terms.signing, now), headers };
-        let shown = shown(&private.keys, &missing, now);
-        Ok((inner.write(Stored { terms, updated_at: now, ..stored }, private).await?, shown))
+        let missing = secrets.keys.missing(terms.signing, now);
+        let secrets = EndpointSecrets { keys: secrets.keys.completed(terms.signing, now), headers };
+        let verification_keys = verification_keys(&secrets.keys, &missing, now);
+        Ok((inner.write(Stored { terms, updated_at: now, ..stored }, secrets).await?, verification_keys))
     }
 
     /// Removes an endpoint, or what is left of one that the configuration no longer names;
     /// what was not delivered to it is cancelled.
     pub async fn delete(&self, id: &EndpointId) -> Result<()> {
         let inner = &self.inner;
-        let _writing = inner.lanes.write().await;
+        let _writing = inner.registry.write().await;
         match inner.changeable(self.scope(), id).await {
             Ok(_) | Err(AdminError::NoSuchEndpoint(_)) => {}
             Err(error) => return Err(error),
@@ -356,28 +357,28 @@ impl Admin {
         if !inner.parts.outbox.remove_endpoint(self.scope(), id, inner.now()).await? {
             return Err(AdminError::NoSuchEndpoint(id.clone()));
         }
-        inner.lanes.remove(id);
+        inner.registry.remove(id);
         Ok(())
     }
 
     /// Gives an endpoint a new key (webhooks H10). What its receiver needs is told here and never again.
-    pub async fn rotate(&self, id: &EndpointId, rotation: Rotation) -> Result<(Stored, Shown)> {
+    pub async fn rotate(&self, id: &EndpointId, rotation: KeyRotation) -> Result<(Stored, VerificationKeys)> {
         let inner = &self.inner;
-        let _looking = inner.looking.lock().await;
+        let _guard = inner.check_and_write.lock().await;
         let mut others = inner.parts.outbox.endpoints(self.scope()).await?;
         others.retain(|stored| stored.id != *id);
         for _ in 0..TRIES {
             let stored = inner.changeable(self.scope(), id).await?;
             inner.check_unshared(rotation.key.as_ref(), &others)?;
             let now = inner.now();
-            let private = inner.readable(&stored)?;
+            let secrets = inner.readable(&stored)?;
             let kind = rotation.kind.unwrap_or(kinds_of(stored.terms.signing)[0]);
-            let key = rotation.key.clone().unwrap_or_else(|| Key::generate(kind));
-            let shown = shown_key(&key);
-            let private = Private { keys: private.keys.rotated(key, rotation.overlap, now)?, ..private };
-            match inner.write(Stored { updated_at: now, ..stored }, private).await {
+            let key = rotation.key.clone().unwrap_or_else(|| SigningKey::generate(kind));
+            let verification_keys = verification_key(&key);
+            let secrets = EndpointSecrets { keys: secrets.keys.rotated(key, rotation.overlap, now)?, ..secrets };
+            match inner.write(Stored { updated_at: now, ..stored }, secrets).await {
                 Err(AdminError::Changed(_)) => {}
-                written => return Ok((written?, shown)),
+                written => return Ok((written?, verification_keys)),
             }
         }
         Err(AdminError::Changed(id.clone()))
@@ -386,8 +387,8 @@ impl Admin {
     /// What the receiver of an endpoint verifies `v1a` signatures with.
     pub async fn public_key(&self, id: &EndpointId) -> Result<Option<String>> {
         let stored = self.inner.stored(self.scope(), id).await?;
-        let private = self.inner.readable(&stored)?;
-        Ok(private.keys.current(KeyKind::Ed25519, self.inner.now()).map(Key::for_receiver))
+        let secrets = self.inner.readable(&stored)?;
+        Ok(secrets.keys.current(KeyKind::Ed25519, self.inner.now()).map(SigningKey::for_receiver))
     }
 
     /// Stops an endpoint; its deliveries wait. One that is stopped stays so for the reason it has.
@@ -402,7 +403,7 @@ impl Admin {
     /// Lets an endpoint go on. Gives the replay of what it has missed, if that was asked for.
     pub async fn resume(&self, id: &EndpointId, how: Resumption) -> Result<(Stored, Option<ReplayJob>)> {
         let inner = &self.inner;
-        let _looking = inner.looking.lock().await;
+        let _guard = inner.check_and_write.lock().await;
         let was_stopped = !inner.stored(self.scope(), id).await?.state.is_enabled();
         // What can be refused comes first: then nothing has changed.
         let mut planned = match how.missed_since {
@@ -416,11 +417,11 @@ impl Admin {
         // It is cancelled before the replay begins, or what that queues would be cancelled with it: also what
         // one has queued that runs already. The range goes on to what was cancelled last.
         if how.drops_backlog && was_stopped {
-            if let Some(Planned::Running(job)) = &planned {
+            if let Some(PlannedReplay::Running(job)) = &planned {
                 inner.parts.outbox.cancel_replay(self.scope(), job.id, inner.now()).await?;
             }
             inner.parts.outbox.cancel_backlog(self.scope(), id, inner.now()).await?;
-            planned = planned.map(|planned| planned.anew(inner.now()));
+            planned = planned.map(|planned| planned.restarted(inner.now()));
         }
         let job = match planned {
             Some(planned) => Some(inner.begun(planned).await?),
@@ -463,9 +464,9 @@ impl Admin {
     ) -> Result<Stored> {
         let inner = &self.inner;
         for _ in 0..TRIES {
-            let _writing = inner.lanes.write().await;
+            let _writing = inner.registry.write().await;
             let stored = inner.stored(self.scope(), id).await?;
-            let health = inner.lanes.find(id).map_or(stored.health, |lane| lane.health());
+            let health = inner.registry.find(id).map_or(stored.health, |entry| entry.health());
             let (stored, now) = (Stored { health, ..stored }, inner.now());
             let Some((state, health)) = next(&stored, now) else { return Ok(stored) };
             let changed = Stored { state, health, updated_at: now, ..stored };
@@ -483,24 +484,24 @@ impl Admin {
 
     /// Sends an endpoint a test message, whatever its state, the way every message goes (webhooks A5).
     /// Comes back when the attempt is recorded.
-    pub async fn test(&self, id: &EndpointId) -> Result<Tested> {
+    pub async fn test(&self, id: &EndpointId) -> Result<TestResult> {
         let inner = &self.inner;
-        if inner.lanes.find(id).is_none() {
+        if inner.registry.find(id).is_none() {
             let stored = inner.stored(self.scope(), id).await?;
             inner.readable(&stored)?;
         }
         // Waited for before anything is written, so that nothing is left behind when nobody sends.
-        let place = timeout(TEST_MARGIN, inner.trials.reserve()).await;
+        let place = timeout(TEST_MARGIN, inner.test_requests.reserve()).await;
         let place = place.ok().and_then(std::result::Result::ok).ok_or(AdminError::NotSending)?;
         let lease = inner.parts.settings.lease;
         let claim = inner.parts.outbox.test_endpoint(self.scope(), inner.parts.node, id, inner.now(), lease).await?;
         let claim = claim.ok_or_else(|| AdminError::NoSuchEndpoint(id.clone()))?;
         let (delivery, event) = (claim.delivery, claim.event);
         let (waiting, attempt) = oneshot::channel();
-        place.send(Test { claim, waiting });
+        place.send(TestRequest { claim, waiting });
         let attempt = timeout(lease + TEST_MARGIN, attempt).await;
         let attempt = attempt.ok().and_then(std::result::Result::ok).ok_or(AdminError::NotSending)?;
-        Ok(Tested { delivery, event, attempt })
+        Ok(TestResult { delivery, event, attempt })
     }
 
     /// Sends one delivery again. `force`: even if it has succeeded.
@@ -510,7 +511,7 @@ impl Admin {
 
     /// Begins to send many deliveries again. Asking twice for the same while it runs gives the same replay.
     pub async fn begin_replay(&self, wanted: ReplayRequest) -> Result<ReplayJob> {
-        let _looking = self.inner.looking.lock().await;
+        let _guard = self.inner.check_and_write.lock().await;
         let planned = self.inner.planned(self.tenant, wanted).await?;
         self.inner.begun(planned).await
     }
@@ -552,7 +553,7 @@ impl Inner {
     }
 
     /// The replay that was asked for, if it may be. Nothing is written yet.
-    async fn planned(&self, tenant: TenantId, wanted: ReplayRequest) -> Result<Planned> {
+    async fn planned(&self, tenant: TenantId, wanted: ReplayRequest) -> Result<PlannedReplay> {
         let (scope, now) = (TenantScope::One(tenant), self.now());
         if wanted.what == ReplaySelection::Everything && !wanted.force {
             return Err(AdminError::NeedsForce);
@@ -573,12 +574,12 @@ impl Inner {
                 && wanted.before.is_none_or(|before| job.before == before)
         };
         if let Some(at) = running.iter().position(is_same) {
-            return Ok(Planned::Running(running.swap_remove(at)));
+            return Ok(PlannedReplay::Running(running.swap_remove(at)));
         }
         if running.len() >= MAX_RUNNING_REPLAYS {
             return Err(AdminError::TooManyReplays);
         }
-        Ok(Planned::New(ReplayJob {
+        Ok(PlannedReplay::New(ReplayJob {
             id: ReplayId::new(now, rand::random()),
             tenant,
             endpoint: wanted.endpoint,
@@ -593,13 +594,13 @@ impl Inner {
         }))
     }
 
-    async fn begun(&self, planned: Planned) -> Result<ReplayJob> {
+    async fn begun(&self, planned: PlannedReplay) -> Result<ReplayJob> {
         match planned {
-            Planned::Running(job) => Ok(job),
-            Planned::New(job) => {
+            PlannedReplay::Running(job) => Ok(job),
+            PlannedReplay::New(job) => {
                 let job = self.parts.outbox.begin_replay(job).await?;
                 if job.what == ReplaySelection::Pending {
-                    self.lanes.probe(&job.endpoint, self.now());
+                    self.registry.probe(&job.endpoint, self.now());
                 }
                 self.replays.notify_one();
                 Ok(job)
@@ -609,15 +610,15 @@ impl Inner {
 
     async fn checked(&self, terms: EndpointTerms) -> Result<EndpointTerms> {
         let terms = checked_terms(terms, Origin::Api, &self.parts.rules, &self.parts.settings)?;
-        if self.leads_here(&terms.url).await {
-            return Err(InvalidEndpoint::Url(RefusedUrl::Own).into());
+        if self.resolves_to_self(&terms.url).await {
+            return Err(InvalidEndpoint::Url(RejectedUrl::Own).into());
         }
         Ok(terms)
     }
 
     /// Whether a URL names this server by a name that somebody gave it. That is judged again at every call;
     /// here it only spares its operator an endpoint that will never be called.
-    async fn leads_here(&self, url: &str) -> bool {
+    async fn resolves_to_self(&self, url: &str) -> bool {
         let rules = &self.parts.rules;
         let Ok(url) = Url::parse(url) else { return false };
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
@@ -627,42 +628,42 @@ impl Inner {
         let found = timeout(LOOKUP_TIMEOUT, (self.lookup)(host.to_owned())).await;
         let is_own = |address| {
             let place = SocketAddr::new(address, port);
-            rules.check_address(place, url.scheme() == "https", Origin::Api) == Err(RefusedUrl::Own)
+            rules.check_address(place, url.scheme() == "https", Origin::Api) == Err(RejectedUrl::Own)
         };
         found.is_ok_and(|found| found.is_ok_and(|addresses| addresses.into_iter().any(is_own)))
     }
 
-    fn private(&self, stored: &Stored) -> std::result::Result<Private, Unreadable> {
+    fn secrets(&self, stored: &Stored) -> std::result::Result<EndpointSecrets, UnreadableSecrets> {
         match stored.origin {
             Origin::Api => self.parts.vault.open(&stored.id, &stored.sealed),
             // Those of the configuration are known here and nowhere else.
             Origin::Config => {
-                let lane = self.lanes.find(&stored.id);
-                lane.map(|lane| lane.endpoint().private.clone()).ok_or(Unreadable::Damaged)
+                let entry = self.registry.find(&stored.id);
+                entry.map(|entry| entry.endpoint().secrets.clone()).ok_or(UnreadableSecrets::Damaged)
             }
         }
     }
 
-    fn readable(&self, stored: &Stored) -> Result<Private> {
-        self.private(stored).map_err(|why| AdminError::Unreadable(stored.id.clone(), why))
+    fn readable(&self, stored: &Stored) -> Result<EndpointSecrets> {
+        self.secrets(stored).map_err(|why| AdminError::Unreadable(stored.id.clone(), why))
     }
 
     /// Refuses a key that one of these has (webhooks H9), as far as their secrets can be read. Says
     /// nothing of whose it is.
-    fn check_unshared(&self, key: Option<&Key>, others: &[Stored]) -> Result<()> {
+    fn check_unshared(&self, key: Option<&SigningKey>, others: &[Stored]) -> Result<()> {
         let Some(key) = key else { return Ok(()) };
         let now = self.now();
-        let private = others.iter().filter_map(|stored| self.private(stored).ok());
-        let is_taken = private.fold(false, |taken, private| taken | private.keys.holds(key, now));
+        let secrets = others.iter().filter_map(|stored| self.secrets(stored).ok());
+        let is_taken = secrets.fold(false, |taken, secrets| taken | secrets.keys.holds(key, now));
         if is_taken { Err(AdminError::SecretTaken) } else { Ok(()) }
     }
 
     /// Writes an endpoint with its secrets and has the sender take it over.
-    async fn write(&self, stored: Stored, private: Private) -> Result<Stored> {
+    async fn write(&self, stored: Stored, secrets: EndpointSecrets) -> Result<Stored> {
         let now = self.now();
-        let _writing = self.lanes.write().await;
-        let health = self.lanes.find(&stored.id).map_or(stored.health, |lane| lane.health());
-        let sealed = self.parts.vault.seal(&stored.id, &private, now);
+        let _writing = self.registry.write().await;
+        let health = self.registry.find(&stored.id).map_or(stored.health, |entry| entry.health());
+        let sealed = self.parts.vault.seal(&stored.id, &secrets, now);
         let written = self.parts.outbox.put_endpoint(Stored { sealed, health, ..stored }, now).await;
         let written = written.map_err(|error| match error {
             state::Error::EndpointConflict(id) => AdminError::Changed(id),
@@ -673,10 +674,10 @@ impl Inner {
     }
 
     fn take_over(&self, written: &Stored) {
-        match self.private(written) {
-            Ok(private) => {
-                if let Ok(endpoint) = Endpoint::new(written.clone(), private) {
-                    self.lanes.put(endpoint);
+        match self.secrets(written) {
+            Ok(secrets) => {
+                if let Ok(endpoint) = SendableEndpoint::new(written.clone(), secrets) {
+                    self.registry.put(endpoint);
                 }
             }
             Err(why) => tracing::error!(endpoint = %written.id, "nothing is sent: its secrets cannot be read: {why}"),
@@ -684,31 +685,31 @@ impl Inner {
     }
 }
 
-fn made_up_id(now: Timestamp) -> EndpointId {
+fn generated_id(now: Timestamp) -> EndpointId {
     let unique = DeliveryId::new(now, rand::random()).to_string().replace('-', "");
     EndpointId::new(format!("ep_{unique}")).expect("hexadecimal digits make a name")
 }
 
 /// What the receiver needs of the current keys of these kinds.
-fn shown(keys: &Keys, kinds: &[KeyKind], now: Timestamp) -> Shown {
+fn verification_keys(keys: &SigningKeys, kinds: &[KeyKind], now: Timestamp) -> VerificationKeys {
     let current = kinds.iter().filter_map(|kind| keys.current(*kind, now));
-    current.map(shown_key).fold(Shown::default(), |shown, key| Shown {
-        secret: shown.secret.or(key.secret),
-        public_key: shown.public_key.or(key.public_key),
+    current.map(verification_key).fold(VerificationKeys::default(), |verification_keys, key| VerificationKeys {
+        secret: verification_keys.secret.or(key.secret),
+        public_key: verification_keys.public_key.or(key.public_key),
     })
 }
 
-fn shown_key(key: &Key) -> Shown {
+fn verification_key(key: &SigningKey) -> VerificationKeys {
     let text = Some(key.for_receiver());
     match key.kind() {
-        KeyKind::Hmac => Shown { secret: text, public_key: None },
-        KeyKind::Ed25519 => Shown { secret: None, public_key: text },
+        KeyKind::Hmac => VerificationKeys { secret: text, public_key: None },
+        KeyKind::Ed25519 => VerificationKeys { secret: None, public_key: text },
     }
 }
 
-fn key_report(held: &HeldKey) -> KeyReport {
+fn key_overview(held: &KeyEntry) -> KeyOverview {
     let kind = held.key.kind();
-    KeyReport {
+    KeyOverview {
         kind,
         created_at: held.created_at,
         expires_at: held.expires_at,

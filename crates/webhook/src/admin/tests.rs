@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use crate::testing::{SECRET, TestClock, endpoint, node};
 use crate::{
-    Admin, AdminError, Change, Endpoint, Error, InvalidEndpoint, NewEndpoint, Parts, ReplayRequest, Resumption,
-    Rotation, Sender, Settings, Shown, Vault,
+    Admin, AdminError, EndpointChange, InvalidEndpoint, KeyRotation, NewEndpoint, ReplayRequest, Resumption,
+    SendableEndpoint, Sender, SenderError, SenderParts, Vault, VerificationKeys, WebhookSettings,
 };
 use domain::delivery::ReplaySelection;
 use domain::endpoint::{EndpointId, EndpointState, EndpointTerms, Signing};
@@ -17,8 +17,8 @@ use domain::principal::TenantId;
 use domain::replay::ReplayState;
 use domain::time::Timestamp;
 use keyring::ServerKeys;
-use outbound::address::{EgressRules, RefusedUrl};
-use outbound::keys::{InvalidKey, Key, KeyKind};
+use outbound::address::{EgressRules, RejectedUrl};
+use outbound::keys::{InvalidKey, KeyKind, SigningKey};
 use state::Store;
 use state_sqlite::{SqliteSettings, SqliteStore};
 
@@ -44,14 +44,18 @@ impl Place {
     }
 
     /// A sender that is opened under these server keys, and not run.
-    async fn open(&self, keys: &str, configured: Vec<Endpoint>) -> Result<(Sender, Arc<SqliteStore>), Error> {
+    async fn open(
+        &self,
+        keys: &str,
+        configured: Vec<SendableEndpoint>,
+    ) -> Result<(Sender, Arc<SqliteStore>), SenderError> {
         let store = self.store().await;
-        let parts = Parts {
+        let parts = SenderParts {
             node: node(),
             outbox: Arc::<SqliteStore>::clone(&store),
             rules: Arc::new(EgressRules::new(vec![], true)),
             vault: Vault::new(&ServerKeys::parse(keys).unwrap()),
-            settings: Settings { max_endpoints: 3, ..Settings::default() },
+            settings: WebhookSettings { max_endpoints: 3, ..WebhookSettings::default() },
         };
         Ok((Sender::open(parts, configured).await?, store))
     }
@@ -75,8 +79,8 @@ fn new(name: &str) -> NewEndpoint {
     NewEndpoint { id: Some(id(name)), terms, headers: Vec::new(), key: None }
 }
 
-fn rotation(kind: Option<KeyKind>) -> Rotation {
-    Rotation { key: None, kind, overlap: Duration::from_hours(1) }
+fn rotation(kind: Option<KeyKind>) -> KeyRotation {
+    KeyRotation { key: None, kind, overlap: Duration::from_hours(1) }
 }
 
 #[tokio::test]
@@ -86,7 +90,7 @@ async fn what_is_made_is_there_after_a_restart() {
     let mut wanted = new("app");
     wanted.terms.signing = Signing::Both;
     wanted.headers = vec![("X-Token".to_owned(), "t0p".to_owned())];
-    wanted.key = Some(Key::parse(SECRET).unwrap());
+    wanted.key = Some(SigningKey::parse(SECRET).unwrap());
     let (stored, shown) = sender.admin().of(TenantId::DEFAULT).create(wanted).await.unwrap();
     assert_eq!((stored.version, shown.secret.as_deref()), (1, Some(SECRET)), "the operator's own key");
     assert!(!format!("{shown:?}").contains(SECRET));
@@ -94,11 +98,11 @@ async fn what_is_made_is_there_after_a_restart() {
     drop(sender);
 
     let (sender, _) = place.open(KEY_ONE, vec![]).await.unwrap();
-    let report = sender.admin().of(TenantId::DEFAULT).endpoint(&id("app")).await.unwrap();
-    assert_eq!(report.endpoint, stored);
-    assert_eq!((report.headers, report.keys.len()), (vec!["x-token".to_owned()], 2));
+    let overview = sender.admin().of(TenantId::DEFAULT).endpoint(&id("app")).await.unwrap();
+    assert_eq!(overview.endpoint, stored);
+    assert_eq!((overview.headers, overview.keys.len()), (vec!["x-token".to_owned()], 2));
     assert_eq!(sender.admin().of(TenantId::DEFAULT).public_key(&id("app")).await.unwrap(), shown.public_key);
-    let plain = String::from_utf8_lossy(&report.endpoint.sealed).into_owned();
+    let plain = String::from_utf8_lossy(&overview.endpoint.sealed).into_owned();
     assert!(!plain.contains("whsec") && !plain.contains("t0p"), "webhooks S11");
 }
 
@@ -135,17 +139,18 @@ async fn a_change_must_know_what_it_changes() {
     let admin = place.admin().await;
     let (stored, _) = admin.create(new("app")).await.unwrap();
     let terms = EndpointTerms { description: "new".to_owned(), signing: Signing::Both, ..stored.terms.clone() };
-    let change = Change { version: stored.version, terms, headers: Some(vec![("x-a".to_owned(), "1".to_owned())]) };
+    let change =
+        EndpointChange { version: stored.version, terms, headers: Some(vec![("x-a".to_owned(), "1".to_owned())]) };
     let (changed, shown) = admin.update(&id("app"), change.clone()).await.unwrap();
     assert_eq!((changed.version, changed.terms.description.as_str()), (2, "new"));
     assert!(matches!(admin.update(&id("app"), change).await, Err(AdminError::Changed(_))), "it was read before");
     let public_key = admin.public_key(&id("app")).await.unwrap();
     assert!(public_key.is_some(), "the key it needs now was made");
-    assert_eq!(shown, Shown { secret: None, public_key }, "and the one it had is not shown again");
+    assert_eq!(shown, VerificationKeys { secret: None, public_key }, "and the one it had is not shown again");
     assert_eq!(admin.endpoint(&id("app")).await.unwrap().headers, ["x-a"]);
 
-    let keep = Change { version: 2, terms: changed.terms, headers: None };
-    assert_eq!(admin.update(&id("app"), keep).await.unwrap().1, Shown::default(), "nothing was made");
+    let keep = EndpointChange { version: 2, terms: changed.terms, headers: None };
+    assert_eq!(admin.update(&id("app"), keep).await.unwrap().1, VerificationKeys::default(), "nothing was made");
     assert_eq!(admin.endpoint(&id("app")).await.unwrap().headers, ["x-a"]);
 }
 
@@ -155,11 +160,11 @@ async fn what_cannot_be_an_endpoint_is_refused() {
     let admin = place.admin().await;
     let with_url = |url: &str| NewEndpoint { terms: EndpointTerms::of(url), ..new("bad") };
     for (url, why) in [
-        ("http://example.com/", RefusedUrl::NotHttps),
-        ("https://user:pass@example.com/", RefusedUrl::Credentials),
-        ("https://10.0.0.1/", RefusedUrl::Private),
-        ("https://example.com:6379/", RefusedUrl::Port(6379)),
-        ("nonsense", RefusedUrl::NotAUrl),
+        ("http://example.com/", RejectedUrl::NotHttps),
+        ("https://user:pass@example.com/", RejectedUrl::Credentials),
+        ("https://10.0.0.1/", RejectedUrl::Private),
+        ("https://example.com:6379/", RejectedUrl::Port(6379)),
+        ("nonsense", RejectedUrl::NotAUrl),
     ] {
         let refused = admin.create(with_url(url)).await.unwrap_err();
         assert!(matches!(&refused, AdminError::Invalid(InvalidEndpoint::Url(told)) if *told == why), "{refused}");
@@ -192,7 +197,7 @@ async fn what_stands_in_the_configuration_is_changed_there() {
     let (sender, store) = place.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap();
     let admin = &sender.admin().of(TenantId::DEFAULT);
     let stored = admin.endpoint(&id("static")).await.unwrap().endpoint;
-    let change = Change { version: stored.version, terms: stored.terms, headers: None };
+    let change = EndpointChange { version: stored.version, terms: stored.terms, headers: None };
     assert!(matches!(admin.update(&id("static"), change).await, Err(AdminError::Configured(_))));
     assert!(matches!(admin.delete(&id("static")).await, Err(AdminError::Configured(_))));
     assert!(matches!(admin.rotate(&id("static"), rotation(None)).await, Err(AdminError::Configured(_))));
@@ -208,7 +213,7 @@ async fn what_stands_in_the_configuration_is_changed_there() {
     store.close().await;
 
     let taken = place.open(KEY_ONE, vec![endpoint("app", "http://127.0.0.1:9/")]).await;
-    assert!(matches!(taken, Err(Error::NameTaken(_))), "the configuration does not take an endpoint over");
+    assert!(matches!(taken, Err(SenderError::NameTaken(_))), "the configuration does not take an endpoint over");
 }
 
 /// What a replay has queued is dropped with the rest, so it begins anew.
@@ -245,7 +250,7 @@ async fn a_rotation_shows_the_new_key_once() {
     assert_eq!(ends, [false, true], "newest first");
     let (_, public) = admin.rotate(&id("app"), rotation(Some(KeyKind::Ed25519))).await.unwrap();
     assert!(public.public_key.is_some() && public.secret.is_none());
-    let long = Rotation { overlap: Duration::from_hours(8 * 24), ..rotation(None) };
+    let long = KeyRotation { overlap: Duration::from_hours(8 * 24), ..rotation(None) };
     assert!(matches!(admin.rotate(&id("app"), long).await, Err(AdminError::Key(InvalidKey::Overlap))));
 }
 
@@ -255,10 +260,10 @@ async fn no_two_endpoints_have_one_secret() {
     let place = Place::new();
     let (sender, store) = place.open(KEY_ONE, vec![endpoint("static", "http://127.0.0.1:9/")]).await.unwrap();
     let admin = &sender.admin().of(TenantId::DEFAULT);
-    let with = |name: &str, key: &Key| NewEndpoint { key: Some(key.clone()), ..new(name) };
-    let rotated_to = |key: &Key| Rotation { key: Some(key.clone()), ..rotation(None) };
-    let of_the_file = Key::parse(SECRET).unwrap();
-    let [first, second] = [Key::generate(KeyKind::Hmac), Key::generate(KeyKind::Ed25519)];
+    let with = |name: &str, key: &SigningKey| NewEndpoint { key: Some(key.clone()), ..new(name) };
+    let rotated_to = |key: &SigningKey| KeyRotation { key: Some(key.clone()), ..rotation(None) };
+    let of_the_file = SigningKey::parse(SECRET).unwrap();
+    let [first, second] = [SigningKey::generate(KeyKind::Hmac), SigningKey::generate(KeyKind::Ed25519)];
     admin.create(with("a", &first)).await.unwrap();
     for taken in [&of_the_file, &first] {
         let refused = admin.create(with("b", taken)).await.unwrap_err();
@@ -338,7 +343,7 @@ async fn a_tenant_neither_sees_nor_changes_what_another_has() {
     let terms = made.terms.clone();
     let refusals = [
         other.endpoint(app).await.err(),
-        other.update(app, Change { version: 1, terms, headers: None }).await.err(),
+        other.update(app, EndpointChange { version: 1, terms, headers: None }).await.err(),
         other.rotate(app, rotation(None)).await.err(),
         other.public_key(app).await.err(),
         other.pause(app).await.err(),

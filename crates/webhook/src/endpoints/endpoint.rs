@@ -9,8 +9,8 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Certificate, Url};
 
-use crate::endpoints::vault::Private;
-use crate::settings::Settings;
+use crate::endpoints::vault::EndpointSecrets;
+use crate::settings::WebhookSettings;
 use domain::delivery::LEASE_MARGIN;
 use domain::endpoint::{
     Endpoint as Stored, EndpointId, EndpointTerms, MAX_RETRY_WAITS, Origin, RATES, RETRY_WAITS, TIMEOUTS,
@@ -18,8 +18,8 @@ use domain::endpoint::{
 };
 use domain::principal::TenantId;
 use domain::time::Timestamp;
-use outbound::address::{EgressRules, RefusedUrl};
-use outbound::keys::{InvalidKey, Keys};
+use outbound::address::{EgressRules, RejectedUrl};
+use outbound::keys::{InvalidKey, SigningKeys};
 
 /// How many headers of its own an endpoint may have.
 const MAX_HEADERS: usize = 20;
@@ -37,17 +37,17 @@ const MAX_CA_BYTES: usize = 32 << 10;
 
 /// One receiver. That it exists proves its address is one we can send to and its messages can be signed.
 #[derive(Clone)]
-pub struct Endpoint {
+pub struct SendableEndpoint {
     pub(crate) stored: Stored,
     url: Url,
-    pub(crate) private: Private,
+    pub(crate) secrets: EndpointSecrets,
 }
 
 /// Why an endpoint cannot be. Repeats neither the URL nor a header, which may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
     #[error("its URL cannot be used: {0}")]
-    Url(#[from] RefusedUrl),
+    Url(#[from] RejectedUrl),
     #[error("its URL is longer than {MAX_URL} bytes")]
     LongUrl,
     #[error("its keys cannot be used: {0}")]
@@ -84,12 +84,12 @@ pub enum InvalidEndpoint {
     CaWithoutTls,
 }
 
-impl Endpoint {
+impl SendableEndpoint {
     /// An endpoint of the configuration. User and password of its URL become a header (webhooks S12).
     pub fn configured(
         id: EndpointId,
         terms: EndpointTerms,
-        keys: Keys,
+        keys: SigningKeys,
         headers: &[(String, String)],
         rules: &EgressRules,
         now: Timestamp,
@@ -107,18 +107,18 @@ impl Endpoint {
         let terms = EndpointTerms { url: url.as_str().to_owned(), ..terms };
         // The configuration knows one tenant.
         let stored = Stored::new(TenantId::DEFAULT, id, Origin::Config, terms, now);
-        Ok(Self { stored, url, private: Private { keys, headers } })
+        Ok(Self { stored, url, secrets: EndpointSecrets { keys, headers } })
     }
 
     /// What is stored, with its secrets. A URL is not judged again here but whenever it is called.
-    pub(crate) fn new(stored: Stored, private: Private) -> Result<Self, RefusedUrl> {
-        let url = Url::parse(&stored.terms.url).map_err(|_| RefusedUrl::NotAUrl)?;
-        Ok(Self { stored, url, private })
+    pub(crate) fn new(stored: Stored, secrets: EndpointSecrets) -> Result<Self, RejectedUrl> {
+        let url = Url::parse(&stored.terms.url).map_err(|_| RejectedUrl::NotAUrl)?;
+        Ok(Self { stored, url, secrets })
     }
 
     /// The same with other words of its operator, or another state.
-    pub(crate) fn with(&self, stored: Stored) -> Result<Self, RefusedUrl> {
-        Self::new(stored, self.private.clone())
+    pub(crate) fn with(&self, stored: Stored) -> Result<Self, RejectedUrl> {
+        Self::new(stored, self.secrets.clone())
     }
 
     pub fn id(&self) -> &EndpointId {
@@ -139,7 +139,7 @@ impl Endpoint {
     }
 
     pub(crate) fn headers(&self) -> &HeaderMap {
-        &self.private.headers
+        &self.secrets.headers
     }
 
     pub(crate) fn is_https(&self) -> bool {
@@ -148,12 +148,12 @@ impl Endpoint {
 
     /// The value of `webhook-signature` for a message sent now.
     pub(crate) fn sign(&self, message: &str, now: Timestamp, body: &[u8]) -> String {
-        self.private.keys.sign(self.terms().signing, message, now, body)
+        self.secrets.keys.sign(self.terms().signing, message, now, body)
     }
 }
 
 /// Without credentials, and without the query, where some receivers want a token.
-impl fmt::Debug for Endpoint {
+impl fmt::Debug for SendableEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.url.clone();
         url.set_query(None);
@@ -170,7 +170,7 @@ pub(crate) fn checked_terms(
     terms: EndpointTerms,
     origin: Origin,
     rules: &EgressRules,
-    settings: &Settings,
+    settings: &WebhookSettings,
 ) -> Result<EndpointTerms, InvalidEndpoint> {
     if terms.url.len() > MAX_URL {
         return Err(InvalidEndpoint::LongUrl);
@@ -269,13 +269,13 @@ mod tests {
     use crate::testing::{SECRET, wall_clock};
     use domain::endpoint::Signing;
     use domain::event::EventFilter;
-    use outbound::keys::Key;
+    use outbound::keys::SigningKey;
 
-    fn made(url: &str, headers: &[(&str, &str)]) -> Result<Endpoint, InvalidEndpoint> {
-        let keys = Keys::lasting([Key::parse(SECRET).unwrap()], wall_clock());
+    fn made(url: &str, headers: &[(&str, &str)]) -> Result<SendableEndpoint, InvalidEndpoint> {
+        let keys = SigningKeys::permanent([SigningKey::parse(SECRET).unwrap()], wall_clock());
         let headers: Vec<_> = headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let id = EndpointId::new("app").unwrap();
-        Endpoint::configured(id, EndpointTerms::of(url), keys, &headers, &EgressRules::default(), wall_clock())
+        SendableEndpoint::configured(id, EndpointTerms::of(url), keys, &headers, &EgressRules::default(), wall_clock())
     }
 
     /// webhooks S12.
@@ -307,11 +307,17 @@ mod tests {
         let id = EndpointId::new("app").unwrap();
         for signing in Signing::ALL {
             let terms = EndpointTerms { signing, ..EndpointTerms::of("http://localhost") };
-            let unsigned =
-                Endpoint::configured(id.clone(), terms, Keys::default(), &[], &EgressRules::default(), wall_clock());
+            let unsigned = SendableEndpoint::configured(
+                id.clone(),
+                terms,
+                SigningKeys::default(),
+                &[],
+                &EgressRules::default(),
+                wall_clock(),
+            );
             assert!(matches!(unsigned.unwrap_err(), InvalidEndpoint::Key(InvalidKey::Missing(_))));
         }
-        assert_eq!(made("ftp://example.com", &[]).unwrap_err(), InvalidEndpoint::Url(RefusedUrl::Scheme));
+        assert_eq!(made("ftp://example.com", &[]).unwrap_err(), InvalidEndpoint::Url(RejectedUrl::Scheme));
     }
 
     /// webhooks H12.
@@ -352,12 +358,12 @@ mod tests {
     fn terms_have_bounds() {
         let good = EndpointTerms::of("https://example.com/hook#part");
         let check = |terms: EndpointTerms| {
-            checked_terms(terms, Origin::Api, &EgressRules::new(vec![], true), &Settings::default())
+            checked_terms(terms, Origin::Api, &EgressRules::new(vec![], true), &WebhookSettings::default())
         };
         assert_eq!(check(good.clone()).unwrap().url, "https://example.com/hook");
         let secs = Duration::from_secs;
         for (terms, why) in [
-            (EndpointTerms { url: "http://example.com".to_owned(), ..good.clone() }, RefusedUrl::NotHttps.into()),
+            (EndpointTerms { url: "http://example.com".to_owned(), ..good.clone() }, RejectedUrl::NotHttps.into()),
             (
                 EndpointTerms { url: format!("https://e/{}", "x".repeat(2048)), ..good.clone() },
                 InvalidEndpoint::LongUrl,
@@ -378,7 +384,7 @@ mod tests {
         ] {
             assert_eq!(check(terms).unwrap_err(), why);
         }
-        let short = Settings { lease: secs(20), ..Settings::default() };
+        let short = WebhookSettings { lease: secs(20), ..WebhookSettings::default() };
         let within = |timeout| {
             let terms = EndpointTerms { timeout: Some(timeout), ..good.clone() };
             checked_terms(terms, Origin::Api, &EgressRules::default(), &short).map(drop)

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use domain::endpoint::EndpointId;
 use domain::time::Timestamp;
 use keyring::{DerivedKey, DerivedKeys, ServerKeys};
-use outbound::keys::{HeldKey, Key, Keys};
+use outbound::keys::{KeyEntry, SigningKey, SigningKeys};
 
 const PURPOSE: &str = "longshore webhook secrets v1";
 
@@ -23,14 +23,14 @@ const FORM: u8 = 1;
 
 /// What of an endpoint is not shown.
 #[derive(Clone, Default)]
-pub(crate) struct Private {
-    pub(crate) keys: Keys,
+pub(crate) struct EndpointSecrets {
+    pub(crate) keys: SigningKeys,
     /// Sent with every message.
     pub(crate) headers: HeaderMap,
 }
 
 /// Shows names, and neither keys nor values.
-impl fmt::Debug for Private {
+impl fmt::Debug for EndpointSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers.keys().map(HeaderName::as_str).collect();
         f.debug_struct("Private").field("headers", &names).finish_non_exhaustive()
@@ -39,7 +39,7 @@ impl fmt::Debug for Private {
 
 /// Why sealed secrets cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
+pub enum UnreadableSecrets {
     #[error("they were encrypted with the server key {0:?}, which is not there")]
     NoKey(String),
     #[error("they are damaged, or of another endpoint")]
@@ -55,10 +55,10 @@ impl Vault {
         Self(keys.derive(PURPOSE))
     }
 
-    pub(crate) fn seal(&self, endpoint: &EndpointId, private: &Private, now: Timestamp) -> Vec<u8> {
+    pub(crate) fn seal(&self, endpoint: &EndpointId, secrets: &EndpointSecrets, now: Timestamp) -> Vec<u8> {
         let key = self.0.newest();
         let nonce: [u8; NONCE_LEN] = rand::random();
-        let mut text = serde_json::to_vec(&Stored::of(private, now)).expect("texts and numbers are JSON");
+        let mut text = serde_json::to_vec(&SealedSecrets::of(secrets, now)).expect("texts and numbers are JSON");
         cipher(key)
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), bound_to(endpoint), &mut text)
             .expect("a text of a few KiB is not too long");
@@ -66,15 +66,15 @@ impl Vault {
         [&[FORM, length][..], key.id().as_bytes(), &nonce, &text].concat()
     }
 
-    pub(crate) fn open(&self, endpoint: &EndpointId, sealed: &[u8]) -> Result<Private, Unreadable> {
-        let (id, rest) = key_of(sealed).ok_or(Unreadable::Damaged)?;
-        let (nonce, text) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Unreadable::Damaged)?;
-        let key = self.0.by_id(id).ok_or_else(|| Unreadable::NoKey(id.to_owned()))?;
+    pub(crate) fn open(&self, endpoint: &EndpointId, sealed: &[u8]) -> Result<EndpointSecrets, UnreadableSecrets> {
+        let (id, rest) = key_of(sealed).ok_or(UnreadableSecrets::Damaged)?;
+        let (nonce, text) = rest.split_first_chunk::<NONCE_LEN>().ok_or(UnreadableSecrets::Damaged)?;
+        let key = self.0.by_id(id).ok_or_else(|| UnreadableSecrets::NoKey(id.to_owned()))?;
         let mut text = text.to_vec();
         let opened = cipher(key).open_in_place(Nonce::assume_unique_for_key(*nonce), bound_to(endpoint), &mut text);
-        let opened = opened.map_err(|_| Unreadable::Damaged)?;
-        let stored: Stored = serde_json::from_slice(opened).map_err(|_| Unreadable::Damaged)?;
-        stored.private().ok_or(Unreadable::Damaged)
+        let opened = opened.map_err(|_| UnreadableSecrets::Damaged)?;
+        let stored: SealedSecrets = serde_json::from_slice(opened).map_err(|_| UnreadableSecrets::Damaged)?;
+        stored.secrets().ok_or(UnreadableSecrets::Damaged)
     }
 
     /// Whether it was sealed under the newest key.
@@ -100,9 +100,9 @@ fn key_of(sealed: &[u8]) -> Option<(&str, &[u8])> {
     Some((str::from_utf8(id).ok()?, rest))
 }
 
-/// [`Private`] as it is written.
+/// [`EndpointSecrets`] as it is written.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct SealedSecrets {
     keys: Vec<StoredKey>,
     headers: Vec<(String, String)>,
 }
@@ -114,24 +114,24 @@ struct StoredKey {
     expires_at_ms: Option<i64>,
 }
 
-impl Stored {
-    fn of(private: &Private, now: Timestamp) -> Self {
-        let key = |held: &HeldKey| StoredKey {
+impl SealedSecrets {
+    fn of(secrets: &EndpointSecrets, now: Timestamp) -> Self {
+        let key = |held: &KeyEntry| StoredKey {
             key: held.key.expose(),
             created_at_ms: held.created_at.unix_ms(),
             expires_at_ms: held.expires_at.map(Timestamp::unix_ms),
         };
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         Self {
-            keys: private.keys.live(now).map(key).collect(),
-            headers: private.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+            keys: secrets.keys.live(now).map(key).collect(),
+            headers: secrets.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
         }
     }
 
-    fn private(self) -> Option<Private> {
+    fn secrets(self) -> Option<EndpointSecrets> {
         let held = |stored: StoredKey| {
-            Some(HeldKey {
-                key: Key::parse(&stored.key).ok()?,
+            Some(KeyEntry {
+                key: SigningKey::parse(&stored.key).ok()?,
                 created_at: Timestamp::from_unix_ms(stored.created_at_ms),
                 expires_at: stored.expires_at_ms.map(Timestamp::from_unix_ms),
             })
@@ -143,7 +143,7 @@ impl Stored {
             Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value))
         };
         let headers = self.headers.into_iter().map(header).collect::<Option<HeaderMap>>()?;
-        Some(Private { keys: Keys::from_held(keys), headers })
+        Some(EndpointSecrets { keys: SigningKeys::from_entries(keys), headers })
     }
 }
 
@@ -170,29 +170,29 @@ mod tests {
         Vault::new(&ServerKeys::parse(&lines.collect::<String>()).unwrap())
     }
 
-    fn private() -> Private {
-        let keys = Keys::default().completed(Signing::Both, NOW);
+    fn secrets() -> EndpointSecrets {
+        let keys = SigningKeys::default().completed(Signing::Both, NOW);
         let headers = [(HeaderName::from_static("x-token"), HeaderValue::from_static("t0p"))];
-        Private { keys, headers: headers.into_iter().collect() }
+        EndpointSecrets { keys, headers: headers.into_iter().collect() }
     }
 
     #[test]
     fn what_is_sealed_opens_again() {
-        let (vault, private) = (vault(&[("k1", 1)]), private());
-        let sealed = vault.seal(&id("app"), &private, NOW);
+        let (vault, secrets) = (vault(&[("k1", 1)]), secrets());
+        let sealed = vault.seal(&id("app"), &secrets, NOW);
         let opened = vault.open(&id("app"), &sealed).unwrap();
-        assert_eq!((opened.keys, opened.headers), (private.keys.clone(), private.headers.clone()));
-        assert_ne!(vault.seal(&id("app"), &private, NOW), sealed, "no nonce is used twice");
-        let secret = private.keys.current(KeyKind::Hmac, NOW).unwrap().expose();
+        assert_eq!((opened.keys, opened.headers), (secrets.keys.clone(), secrets.headers.clone()));
+        assert_ne!(vault.seal(&id("app"), &secrets, NOW), sealed, "no nonce is used twice");
+        let secret = secrets.keys.current(KeyKind::Hmac, NOW).unwrap().expose();
         assert!(!sealed.windows(8).any(|part| secret.as_bytes().windows(8).any(|known| known == part)));
-        assert!(!format!("{vault:?} {private:?}").contains("t0p"));
+        assert!(!format!("{vault:?} {secrets:?}").contains("t0p"));
     }
 
     #[test]
     fn an_expired_key_is_not_written() {
         let vault = vault(&[("k1", 1)]);
-        let keys = private().keys.rotated(Key::generate(KeyKind::Hmac), Duration::from_secs(60), NOW).unwrap();
-        let held = Private { keys, ..private() };
+        let keys = secrets().keys.rotated(SigningKey::generate(KeyKind::Hmac), Duration::from_secs(60), NOW).unwrap();
+        let held = EndpointSecrets { keys, ..secrets() };
         for (after, count) in [(59, 3), (60, 2)] {
             let sealed = vault.seal(&id("app"), &held, NOW.plus(Duration::from_secs(after)));
             assert_eq!(vault.open(&id("app"), &sealed).unwrap().keys.live(NOW).count(), count);
@@ -203,10 +203,10 @@ mod tests {
     #[test]
     fn the_newest_key_seals_and_every_key_opens() {
         let (old, both, new) = (vault(&[("k1", 1)]), vault(&[("k2", 2), ("k1", 1)]), vault(&[("k2", 2)]));
-        let sealed = old.seal(&id("app"), &private(), NOW);
+        let sealed = old.seal(&id("app"), &secrets(), NOW);
         assert!(old.is_current(&sealed) && !both.is_current(&sealed));
         let opened = both.open(&id("app"), &sealed).unwrap();
-        assert_eq!(new.open(&id("app"), &sealed).unwrap_err(), Unreadable::NoKey("k1".to_owned()));
+        assert_eq!(new.open(&id("app"), &sealed).unwrap_err(), UnreadableSecrets::NoKey("k1".to_owned()));
         let again = both.seal(&id("app"), &opened, NOW);
         assert!(both.is_current(&again) && new.open(&id("app"), &again).is_ok());
     }
@@ -214,8 +214,8 @@ mod tests {
     #[test]
     fn what_was_tampered_with_does_not_open() {
         let vault = vault(&[("k1", 1)]);
-        let sealed = vault.seal(&id("app"), &private(), NOW);
-        assert_eq!(vault.open(&id("other"), &sealed).unwrap_err(), Unreadable::Damaged);
+        let sealed = vault.seal(&id("app"), &secrets(), NOW);
+        assert_eq!(vault.open(&id("other"), &sealed).unwrap_err(), UnreadableSecrets::Damaged);
         for at in [0, 1, 5, 20, sealed.len() - 1] {
             let mut broken = sealed.clone();
             broken[at] ^= 1;

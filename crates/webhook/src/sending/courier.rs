@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::metrics::Metrics;
+use crate::metrics::WebhookMetrics;
 use crate::sending::decision::{AttemptDecision, decide, sign};
-use crate::sending::egress::{Answer, Egress, Prepared};
+use crate::sending::egress::{AttemptResponse, Egress, SignedMessage};
 use crate::sending::health::BreakerChange;
-use crate::sending::lanes::Lane;
-use crate::sending::record::{Outcome, Stop};
-use crate::settings::Settings;
+use crate::sending::recorder::{DeliveryResult, EndpointStop};
+use crate::sending::registry::EndpointEntry;
+use crate::settings::WebhookSettings;
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, Disposition};
 use domain::endpoint::DisabledBecause;
 use domain::notice::Notice;
@@ -26,13 +26,13 @@ use state::{Claim, Settlement};
 /// What every delivery needs on its way.
 pub(crate) struct Courier {
     pub(crate) egress: Egress,
-    pub(crate) settings: Settings,
+    pub(crate) settings: WebhookSettings,
     pub(crate) clock: Clock,
     pub(crate) stage_tokens: Option<StageTokens>,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: WebhookMetrics,
     /// Cancelled when the time to drain is over.
     pub(crate) abort: CancellationToken,
-    pub(crate) results: mpsc::Sender<Outcome>,
+    pub(crate) results: mpsc::Sender<DeliveryResult>,
 }
 
 impl Courier {
@@ -40,24 +40,30 @@ impl Courier {
     /// the results that wait. Who waits for the attempt gets it once it is recorded.
     pub(crate) async fn deliver<S>(
         &self,
-        lane: &Arc<Lane>,
+        entry: &Arc<EndpointEntry>,
         claim: Claim,
         slots: S,
         waiting: Option<oneshot::Sender<Attempt>>,
     ) {
         let Claim { delivery, event, attempts, .. } = claim;
-        let (endpoint, attempt) = (lane.id(), attempts.saturating_add(1));
+        let (endpoint, attempt) = (entry.id(), attempts.saturating_add(1));
         let span = tracing::debug_span!("webhook_attempt", %delivery, %event, %endpoint, attempt);
-        self.attempt(lane, claim, slots, waiting).instrument(span).await;
+        self.attempt(entry, claim, slots, waiting).instrument(span).await;
     }
 
-    async fn attempt<S>(&self, lane: &Arc<Lane>, claim: Claim, slots: S, waiting: Option<oneshot::Sender<Attempt>>) {
-        let _in_flight = InFlight::counted(&self.metrics);
-        let endpoint = lane.endpoint();
+    async fn attempt<S>(
+        &self,
+        entry: &Arc<EndpointEntry>,
+        claim: Claim,
+        slots: S,
+        waiting: Option<oneshot::Sender<Attempt>>,
+    ) {
+        let _in_flight = InFlightGauge::counted(&self.metrics);
+        let endpoint = entry.endpoint();
         let started_at = self.clock.now();
         let number = claim.attempts.saturating_add(1);
         let body = claim.body.clone();
-        let mut message = Prepared::new(&endpoint, claim.event, claim.kind, number, started_at, body);
+        let mut message = SignedMessage::new(&endpoint, claim.event, claim.kind, number, started_at, body);
         if let Some((tokens, upload)) = self.stage_tokens.as_ref().zip(claim.upload) {
             message = message.with_stage_token(&tokens.token(upload));
         }
@@ -66,13 +72,13 @@ impl Courier {
         let answer = tokio::select! {
             biased;
             answer = self.egress.send(&endpoint, message) => answer,
-            () = self.abort.cancelled() => Answer::without_response(AttemptOutcome::Aborted, None, began.elapsed()),
+            () = self.abort.cancelled() => AttemptResponse::without_response(AttemptOutcome::Aborted, None, began.elapsed()),
         };
         self.metrics.count_attempt(answer.outcome, answer.took);
 
         let now = self.clock.now();
         let decision = match (answer.outcome, claim.class) {
-            (AttemptOutcome::Aborted, DeliveryClass::Test) => AttemptDecision::Over,
+            (AttemptOutcome::Aborted, DeliveryClass::Test) => AttemptDecision::EndTest,
             (AttemptOutcome::Aborted, _) => AttemptDecision::RetryAt(now),
             _ => {
                 let begun = claim.begun_at;
@@ -81,17 +87,18 @@ impl Courier {
             }
         };
         let disposition = disposition_of(decision, claim.class, now);
-        log_attempt(lane, &claim, &answer, disposition);
+        log_attempt(entry, &claim, &answer, disposition);
         self.metrics.count_times(&claim, disposition, started_at, now);
-        let (notice, stop) = self.note_health(lane, &claim, &answer, decision, now);
+        let (notice, stop) = self.note_health(entry, &claim, &answer, decision, now);
         let settlement = Settlement {
             delivery: claim.delivery,
             lease: claim.lease,
             attempt: attempt(&claim, number, started_at, answer, disposition),
             disposition,
         };
-        let stop = stop.map(|because| Stop { because, url: endpoint.terms().url.clone() });
-        let outcome = Outcome { settlement, class: claim.class, lane: Arc::clone(lane), notice, stop, waiting };
+        let stop = stop.map(|because| EndpointStop { because, url: endpoint.terms().url.clone() });
+        let outcome =
+            DeliveryResult { settlement, class: claim.class, entry: Arc::clone(entry), notice, stop, waiting };
         // The recorder listens until the last sender is gone, and this is one.
         let _ = self.results.send(outcome).await;
         drop(slots);
@@ -100,9 +107,9 @@ impl Courier {
     /// What the attempt says of its endpoint: news for operators, and whether the endpoint is to be stopped.
     fn note_health(
         &self,
-        lane: &Lane,
+        entry: &EndpointEntry,
         claim: &Claim,
-        answer: &Answer,
+        answer: &AttemptResponse,
         decision: AttemptDecision,
         now: Timestamp,
     ) -> (Option<Notice>, Option<DisabledBecause>) {
@@ -110,10 +117,10 @@ impl Courier {
             return (None, None);
         }
         if matches!(answer.outcome, AttemptOutcome::Status(502 | 504)) {
-            lane.tighten();
+            entry.tighten();
         }
-        let came = lane.note(sign(claim, answer, decision), &self.settings.health, &self.clock, rand::random());
-        let endpoint = lane.id();
+        let came = entry.note(sign(claim, answer, decision), &self.settings.health, &self.clock, rand::random());
+        let endpoint = entry.id();
         match came.breaker {
             Some(BreakerChange::Opened { until }) => {
                 self.metrics.breakers_opened.inc();
@@ -124,10 +131,10 @@ impl Courier {
             }
             None => {}
         }
-        let since = lane.health().failing_since.unwrap_or(now);
+        let since = entry.health().failing_since.unwrap_or(now);
         let notice = came.warn.map(|percent| Notice::EndpointFailing { endpoint: endpoint.clone(), since, percent });
         let stop = match decision {
-            AttemptDecision::StopEndpoint(because) => Some(because),
+            AttemptDecision::DisableEndpoint(because) => Some(because),
             _ if came.disable => Some(DisabledBecause::Failing),
             _ => None,
         };
@@ -140,16 +147,22 @@ impl Courier {
 const fn disposition_of(decision: AttemptDecision, class: DeliveryClass, now: Timestamp) -> Disposition {
     match (decision, class) {
         (AttemptDecision::Succeeded, _) => Disposition::Succeeded,
-        (AttemptDecision::Over, _) => Disposition::Cancelled,
-        (AttemptDecision::GiveUp, _) => Disposition::Dead,
+        (AttemptDecision::EndTest, _) => Disposition::Cancelled,
+        (AttemptDecision::Abandon, _) => Disposition::Dead,
         // Old progress is of no use when the endpoint comes back.
-        (AttemptDecision::StopEndpoint(_), DeliveryClass::Progress) => Disposition::Dead,
-        (AttemptDecision::StopEndpoint(_), _) => Disposition::RetryAt(now),
+        (AttemptDecision::DisableEndpoint(_), DeliveryClass::Progress) => Disposition::Dead,
+        (AttemptDecision::DisableEndpoint(_), _) => Disposition::RetryAt(now),
         (AttemptDecision::RetryAt(at), _) => Disposition::RetryAt(at),
     }
 }
 
-fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer, disposition: Disposition) -> Attempt {
+fn attempt(
+    claim: &Claim,
+    number: u32,
+    started_at: Timestamp,
+    answer: AttemptResponse,
+    disposition: Disposition,
+) -> Attempt {
     Attempt {
         number,
         trigger: claim.trigger,
@@ -169,12 +182,12 @@ fn attempt(claim: &Claim, number: u32, started_at: Timestamp, answer: Answer, di
 }
 
 /// One failure is news, the ones after it are not, and neither is a success unless something had failed.
-fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, disposition: Disposition) {
-    let endpoint = lane.id();
+fn log_attempt(entry: &EndpointEntry, claim: &Claim, answer: &AttemptResponse, disposition: Disposition) {
+    let endpoint = entry.id();
     let (delivery, event) = (claim.delivery, claim.kind.name());
     let upload = claim.upload.map(tracing::field::display);
     if answer.outcome.is_success() {
-        if lane.is_failing.swap(false, Ordering::Relaxed) {
+        if entry.is_failing.swap(false, Ordering::Relaxed) {
             tracing::info!(%endpoint, "the receiver answers again");
         }
         tracing::debug!(%endpoint, %delivery, upload, event, took_ms = answer.took.as_millis(), "delivered");
@@ -192,7 +205,7 @@ fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, disposition: Disposi
         Disposition::Cancelled => "was a test".to_owned(),
         Disposition::Succeeded => "done".to_owned(),
     };
-    if lane.is_failing.swap(true, Ordering::Relaxed) {
+    if entry.is_failing.swap(true, Ordering::Relaxed) {
         tracing::debug!(%endpoint, %delivery, upload, event, attempt, status, error, note, next, "could not deliver");
     } else {
         tracing::warn!(
@@ -203,16 +216,16 @@ fn log_attempt(lane: &Lane, claim: &Claim, answer: &Answer, disposition: Disposi
 }
 
 /// Counts a delivery as in flight for as long as it lives.
-struct InFlight(Metrics);
+struct InFlightGauge(WebhookMetrics);
 
-impl InFlight {
-    fn counted(metrics: &Metrics) -> Self {
+impl InFlightGauge {
+    fn counted(metrics: &WebhookMetrics) -> Self {
         metrics.in_flight.inc();
         Self(metrics.clone())
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightGauge {
     fn drop(&mut self) {
         self.0.in_flight.dec();
     }

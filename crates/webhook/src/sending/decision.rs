@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::sending::egress::{Answer, Wish};
-use crate::sending::health::HealthSign;
+use crate::sending::egress::{AttemptResponse, ReceiverDirective};
+use crate::sending::health::HealthSignal;
 use crate::sending::retry;
-use crate::settings::Settings;
+use crate::settings::WebhookSettings;
 use domain::delivery::{AttemptOutcome, DeliveryClass};
 use domain::endpoint::{DisabledBecause, EndpointTerms};
 use domain::time::Timestamp;
@@ -15,11 +15,11 @@ use state::Claim;
 pub(crate) enum AttemptDecision {
     Succeeded,
     RetryAt(Timestamp),
-    GiveUp,
+    Abandon,
     /// The receiver wants nothing more, neither this message nor others.
-    StopEndpoint(DisabledBecause),
+    DisableEndpoint(DisabledBecause),
     /// It was a test: there is no second attempt, and whoever tries an endpoint out does not stop it.
-    Over,
+    EndTest,
 }
 
 /// Judges the answer that came in `now`. No attempt is planned for later than `expiry` after the delivery
@@ -27,8 +27,8 @@ pub(crate) enum AttemptDecision {
 pub(crate) fn decide(
     claim: &Claim,
     terms: &EndpointTerms,
-    answer: &Answer,
-    settings: &Settings,
+    answer: &AttemptResponse,
+    settings: &WebhookSettings,
     expiry: Duration,
     now: Timestamp,
     jitter: f64,
@@ -37,17 +37,17 @@ pub(crate) fn decide(
         return AttemptDecision::Succeeded;
     }
     if claim.class == DeliveryClass::Test {
-        return AttemptDecision::Over;
+        return AttemptDecision::EndTest;
     }
-    if answer.wish == Some(Wish::Disable) {
-        return AttemptDecision::StopEndpoint(DisabledBecause::Asked);
+    if answer.directive == Some(ReceiverDirective::Disable) {
+        return AttemptDecision::DisableEndpoint(DisabledBecause::Asked);
     }
     // Standard Webhooks: 410 Gone says that the endpoint is not there any more.
     if answer.outcome == AttemptOutcome::Status(410) {
-        return AttemptDecision::StopEndpoint(DisabledBecause::Gone);
+        return AttemptDecision::DisableEndpoint(DisabledBecause::Gone);
     }
-    if answer.wish == Some(Wish::AbortMessage) {
-        return AttemptDecision::GiveUp;
+    if answer.directive == Some(ReceiverDirective::AbortMessage) {
+        return AttemptDecision::Abandon;
     }
     let own = terms.retry_schedule.as_ref().unwrap_or(&settings.retry_schedule);
     let (schedule, expiry): (&[Duration], Duration) = match claim.class {
@@ -60,19 +60,21 @@ pub(crate) fn decide(
     retry::next_attempt(schedule, failures, answer.outcome, asked, jitter, settings.retry_jitter_percent)
         .map(|wait| now.plus(wait))
         .filter(|at| *at <= claim.begun_at.plus(expiry))
-        .map_or(AttemptDecision::GiveUp, AttemptDecision::RetryAt)
+        .map_or(AttemptDecision::Abandon, AttemptDecision::RetryAt)
 }
 
 /// What the answer says of the endpoint.
-pub(crate) fn sign(claim: &Claim, answer: &Answer, decision: AttemptDecision) -> HealthSign {
+pub(crate) fn sign(claim: &Claim, answer: &AttemptResponse, decision: AttemptDecision) -> HealthSignal {
     match (decision, claim.class) {
-        (AttemptDecision::Succeeded, _) => HealthSign::Good,
-        (AttemptDecision::Over | AttemptDecision::StopEndpoint(_), _) => HealthSign::Neither,
+        (AttemptDecision::Succeeded, _) => HealthSignal::Good,
+        (AttemptDecision::EndTest | AttemptDecision::DisableEndpoint(_), _) => HealthSignal::Neither,
         // It is well, and said so.
-        (AttemptDecision::GiveUp, _) if answer.wish == Some(Wish::AbortMessage) => HealthSign::Neither,
-        (AttemptDecision::GiveUp | AttemptDecision::RetryAt(_), DeliveryClass::Progress) => HealthSign::BadProgress,
-        (AttemptDecision::GiveUp, DeliveryClass::Normal) => HealthSign::Bad { exhausted: true },
-        (AttemptDecision::GiveUp | AttemptDecision::RetryAt(_), _) => HealthSign::Bad { exhausted: false },
+        (AttemptDecision::Abandon, _) if answer.directive == Some(ReceiverDirective::AbortMessage) => {
+            HealthSignal::Neither
+        }
+        (AttemptDecision::Abandon | AttemptDecision::RetryAt(_), DeliveryClass::Progress) => HealthSignal::BadProgress,
+        (AttemptDecision::Abandon, DeliveryClass::Normal) => HealthSignal::Bad { exhausted: true },
+        (AttemptDecision::Abandon | AttemptDecision::RetryAt(_), _) => HealthSignal::Bad { exhausted: false },
     }
 }
 
@@ -87,19 +89,19 @@ mod tests {
         Timestamp::from_unix_ms(1_795_300_290_000).plus(Duration::from_secs(seconds))
     }
 
-    fn settings() -> Settings {
-        Settings { retry_jitter_percent: 0, ..Settings::default() }
+    fn settings() -> WebhookSettings {
+        WebhookSettings { retry_jitter_percent: 0, ..WebhookSettings::default() }
     }
 
-    fn answer(status: u16) -> Answer {
-        Answer::without_response(AttemptOutcome::Status(status), None, Duration::ZERO)
+    fn answer(status: u16) -> AttemptResponse {
+        AttemptResponse::without_response(AttemptOutcome::Status(status), None, Duration::ZERO)
     }
 
     fn claim(class: DeliveryClass, attempts: u32) -> Claim {
         Claim { class, attempts, occurred_at: at(0), begun_at: at(0), ..testing::claim() }
     }
 
-    fn decided(claim: &Claim, answer: &Answer, now: Timestamp) -> AttemptDecision {
+    fn decided(claim: &Claim, answer: &AttemptResponse, now: Timestamp) -> AttemptDecision {
         let settings = settings();
         decide(claim, &EndpointTerms::of("http://localhost"), answer, &settings, settings.delivery_expiry, now, 0.5)
     }
@@ -115,7 +117,7 @@ mod tests {
             assert_eq!(decided(&claim, &answer(status), at(0)), AttemptDecision::RetryAt(at(5)), "{status}");
         }
         for outcome in [AttemptOutcome::Refused, AttemptOutcome::Reset, AttemptOutcome::Tls, AttemptOutcome::Dns] {
-            let answer = Answer::without_response(outcome, None, Duration::ZERO);
+            let answer = AttemptResponse::without_response(outcome, None, Duration::ZERO);
             assert_eq!(decided(&claim, &answer, at(0)), AttemptDecision::RetryAt(at(5)), "{outcome:?}");
         }
     }
@@ -124,12 +126,15 @@ mod tests {
     #[test]
     fn a_receiver_may_end_a_message_or_all_of_them() {
         let claim = claim(DeliveryClass::Normal, 0);
-        let wishing = |status, wish| Answer { wish: Some(wish), ..answer(status) };
-        let judged = |answer: &Answer| decided(&claim, answer, at(0));
-        assert_eq!(judged(&answer(410)), AttemptDecision::StopEndpoint(DisabledBecause::Gone));
-        assert_eq!(judged(&wishing(500, Wish::Disable)), AttemptDecision::StopEndpoint(DisabledBecause::Asked));
-        assert_eq!(judged(&wishing(500, Wish::AbortMessage)), AttemptDecision::GiveUp);
-        assert_eq!(judged(&wishing(200, Wish::AbortMessage)), AttemptDecision::Succeeded);
+        let wishing = |status, directive| AttemptResponse { directive: Some(directive), ..answer(status) };
+        let judged = |answer: &AttemptResponse| decided(&claim, answer, at(0));
+        assert_eq!(judged(&answer(410)), AttemptDecision::DisableEndpoint(DisabledBecause::Gone));
+        assert_eq!(
+            judged(&wishing(500, ReceiverDirective::Disable)),
+            AttemptDecision::DisableEndpoint(DisabledBecause::Asked)
+        );
+        assert_eq!(judged(&wishing(500, ReceiverDirective::AbortMessage)), AttemptDecision::Abandon);
+        assert_eq!(judged(&wishing(200, ReceiverDirective::AbortMessage)), AttemptDecision::Succeeded);
     }
 
     /// webhooks R2, R3, R13: the tenth failure is the last, and so is
@@ -138,9 +143,9 @@ mod tests {
     fn attempts_end_by_count_and_by_the_clock() {
         let judged = |attempts, now| decided(&claim(DeliveryClass::Normal, attempts), &answer(500), now);
         assert_eq!(judged(8, at(60)), AttemptDecision::RetryAt(at(60 + 24 * 3600)));
-        assert_eq!(judged(9, at(60)), AttemptDecision::GiveUp);
+        assert_eq!(judged(9, at(60)), AttemptDecision::Abandon);
         assert_eq!(judged(8, at(72 * 3600)), AttemptDecision::RetryAt(at(96 * 3600)));
-        assert_eq!(judged(8, at(72 * 3600 + 1)), AttemptDecision::GiveUp);
+        assert_eq!(judged(8, at(72 * 3600 + 1)), AttemptDecision::Abandon);
     }
 
     /// webhooks C5.
@@ -148,15 +153,15 @@ mod tests {
     fn progress_is_given_up_after_two_attempts_or_half_a_minute() {
         let judged = |attempts, status, now| decided(&claim(DeliveryClass::Progress, attempts), &answer(status), now);
         assert_eq!(judged(0, 500, at(1)), AttemptDecision::RetryAt(at(11)));
-        assert_eq!(judged(1, 500, at(11)), AttemptDecision::GiveUp);
-        assert_eq!(judged(0, 500, at(25)), AttemptDecision::GiveUp, "the next would be after 35 seconds");
-        assert_eq!(judged(0, 429, at(1)), AttemptDecision::GiveUp, "a minute of rest outlasts it");
+        assert_eq!(judged(1, 500, at(11)), AttemptDecision::Abandon);
+        assert_eq!(judged(0, 500, at(25)), AttemptDecision::Abandon, "the next would be after 35 seconds");
+        assert_eq!(judged(0, 429, at(1)), AttemptDecision::Abandon, "a minute of rest outlasts it");
     }
 
     /// webhooks R6, from the receiver's own words.
     #[test]
     fn a_date_to_come_back_at_is_kept() {
-        let answer = Answer { retry_after: Some(RetryAfter::At(at(100))), ..answer(503) };
+        let answer = AttemptResponse { retry_after: Some(RetryAfter::At(at(100))), ..answer(503) };
         let claim = claim(DeliveryClass::Normal, 0);
         assert_eq!(decided(&claim, &answer, at(40)), AttemptDecision::RetryAt(at(100)));
     }
@@ -175,23 +180,23 @@ mod tests {
             [judged(0, 0), judged(1, 0)],
             [AttemptDecision::RetryAt(at(120)), AttemptDecision::RetryAt(at(180))]
         );
-        assert_eq!(judged(2, 0), AttemptDecision::GiveUp);
+        assert_eq!(judged(2, 0), AttemptDecision::Abandon);
         assert_eq!(
             [judged(7, 7), judged(8, 7)],
             [AttemptDecision::RetryAt(at(120)), AttemptDecision::RetryAt(at(180))]
         );
-        assert_eq!(judged(9, 7), AttemptDecision::GiveUp);
+        assert_eq!(judged(9, 7), AttemptDecision::Abandon);
     }
 
     #[test]
     fn a_test_has_one_attempt_and_stops_nobody() {
         let test = claim(DeliveryClass::Test, 0);
         for status in [410, 429, 500] {
-            assert_eq!(decided(&test, &answer(status), at(0)), AttemptDecision::Over);
-            assert_eq!(sign(&test, &answer(status), AttemptDecision::Over), HealthSign::Neither);
+            assert_eq!(decided(&test, &answer(status), at(0)), AttemptDecision::EndTest);
+            assert_eq!(sign(&test, &answer(status), AttemptDecision::EndTest), HealthSignal::Neither);
         }
         assert_eq!(decided(&test, &answer(200), at(0)), AttemptDecision::Succeeded);
-        assert_eq!(sign(&test, &answer(200), AttemptDecision::Succeeded), HealthSign::Good);
+        assert_eq!(sign(&test, &answer(200), AttemptDecision::Succeeded), HealthSignal::Good);
     }
 
     /// webhooks C5, R9.
@@ -199,12 +204,12 @@ mod tests {
     fn not_every_failure_says_that_the_endpoint_is_unwell() {
         let (normal, progress) = (claim(DeliveryClass::Normal, 0), claim(DeliveryClass::Progress, 0));
         let notice = claim(DeliveryClass::Notice, 0);
-        let refusing = Answer { wish: Some(Wish::AbortMessage), ..answer(422) };
+        let refusing = AttemptResponse { directive: Some(ReceiverDirective::AbortMessage), ..answer(422) };
         let again = AttemptDecision::RetryAt(at(5));
-        assert_eq!(sign(&normal, &answer(500), again), HealthSign::Bad { exhausted: false });
-        assert_eq!(sign(&normal, &answer(500), AttemptDecision::GiveUp), HealthSign::Bad { exhausted: true });
-        assert_eq!(sign(&notice, &answer(500), AttemptDecision::GiveUp), HealthSign::Bad { exhausted: false });
-        assert_eq!(sign(&progress, &answer(500), AttemptDecision::GiveUp), HealthSign::BadProgress);
-        assert_eq!(sign(&normal, &refusing, AttemptDecision::GiveUp), HealthSign::Neither);
+        assert_eq!(sign(&normal, &answer(500), again), HealthSignal::Bad { exhausted: false });
+        assert_eq!(sign(&normal, &answer(500), AttemptDecision::Abandon), HealthSignal::Bad { exhausted: true });
+        assert_eq!(sign(&notice, &answer(500), AttemptDecision::Abandon), HealthSignal::Bad { exhausted: false });
+        assert_eq!(sign(&progress, &answer(500), AttemptDecision::Abandon), HealthSignal::BadProgress);
+        assert_eq!(sign(&normal, &refusing, AttemptDecision::Abandon), HealthSignal::Neither);
     }
 }

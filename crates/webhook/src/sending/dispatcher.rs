@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::sending::courier::Courier;
-use crate::sending::lanes::{Lane, Lanes, Room};
 use crate::sending::liveness::Liveness;
-use crate::sending::outage::{StoreOutage, around};
-use crate::sending::record::Recording;
+use crate::sending::recorder::RecorderState;
+use crate::sending::registry::{EndpointEntry, EndpointRegistry, SendCapacity};
+use crate::sending::store_outage::{StoreOutage, around};
 use domain::delivery::Attempt;
 use domain::endpoint::EndpointId;
 use domain::id::InstanceId;
@@ -30,11 +30,11 @@ use state::{Claim, Dispatch};
 const POLL: Duration = Duration::from_secs(1);
 
 /// The shortest sleep, so that a delivery which is due but cannot be claimed does not keep the loop spinning.
-const SHORTEST_NAP: Duration = Duration::from_millis(10);
+const MIN_SLEEP: Duration = Duration::from_millis(10);
 
 /// A delivery that is leased already, and who waits for its one attempt.
 #[derive(Debug)]
-pub(crate) struct Test {
+pub(crate) struct TestRequest {
     pub(crate) claim: Claim,
     pub(crate) waiting: oneshot::Sender<Attempt>,
 }
@@ -42,10 +42,10 @@ pub(crate) struct Test {
 pub(crate) struct Dispatcher {
     pub(crate) node: InstanceId,
     pub(crate) dispatch: Arc<dyn Dispatch>,
-    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) registry: Arc<EndpointRegistry>,
     pub(crate) slots: Arc<Semaphore>,
-    pub(crate) recording: watch::Receiver<Recording>,
-    pub(crate) tests: mpsc::Receiver<Test>,
+    pub(crate) recording: watch::Receiver<RecorderState>,
+    pub(crate) tests: mpsc::Receiver<TestRequest>,
     pub(crate) courier: Arc<Courier>,
     pub(crate) liveness: Liveness,
 }
@@ -54,23 +54,23 @@ impl Dispatcher {
     /// Goes on until `stop`, then gives what is in flight the drain timeout.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let steps = self.courier.clock.steps();
-        Loop { shared: self, steps, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }.run(stop).await;
+        DispatchLoop { shared: self, steps, turn: 0, starved: Vec::new(), tasks: JoinSet::new() }.run(stop).await;
     }
 }
 
-struct Loop {
+struct DispatchLoop {
     shared: Dispatcher,
     /// How many times the clock was set, as far as leases have followed it.
     steps: u64,
     /// Whose turn it is to be served first, should there not be enough slots for all.
     turn: usize,
     /// Those that had no slot left when deliveries were last claimed.
-    hungry: Vec<Arc<Lane>>,
+    starved: Vec<Arc<EndpointEntry>>,
     tasks: JoinSet<()>,
 }
 
 /// What there is room for at a moment.
-struct Rooms {
+struct ClaimPlan {
     /// How many deliveries to ask for, for each endpoint with room,
     /// together no more than there are slots in all.
     slots: Vec<(EndpointId, u32)>,
@@ -80,14 +80,14 @@ struct Rooms {
     turn: usize,
 }
 
-impl Loop {
+impl DispatchLoop {
     async fn run(mut self, stop: CancellationToken) {
         let mut outage = StoreOutage::none("claim deliveries");
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                works = self.shared.recording.wait_for(|recording| *recording == Recording::Works) => {
+                works = self.shared.recording.wait_for(|recording| *recording == RecorderState::Works) => {
                     if works.is_err() { break }
                 }
             }
@@ -95,11 +95,11 @@ impl Loop {
             let mut rung = std::pin::pin!(bell.notified());
             // Armed before looking: what becomes ready from here on wakes us.
             rung.as_mut().enable();
-            self.shared.liveness.looked();
+            self.shared.liveness.note_poll();
             let pause = match self.claim_due().await {
-                Ok(nap) => {
+                Ok(sleep_for) => {
                     outage.over();
-                    self.wait(nap, rung, &stop).await;
+                    self.wait(sleep_for, rung, &stop).await;
                     continue;
                 }
                 Err(error) => outage.failed(&error, rand::random()),
@@ -115,27 +115,27 @@ impl Loop {
     /// Claims as much as there are slots for and starts sending it.
     /// Says how long to wait before looking again.
     async fn claim_due(&mut self) -> state::Result<Duration> {
-        self.tend();
+        self.reap_tasks_and_start_tests();
         self.follow_clock().await?;
-        let rooms = self.rooms();
+        let claim_plan = self.claim_plan();
         // Those that were not asked for this time come first the next time.
-        self.turn = rooms.turn;
-        if !rooms.slots.is_empty() {
+        self.turn = claim_plan.turn;
+        if !claim_plan.slots.is_empty() {
             let lease = self.shared.courier.settings.lease;
-            for claim in self.shared.dispatch.claim_due(self.shared.node, &rooms.slots, self.now(), lease).await? {
+            for claim in self.shared.dispatch.claim_due(self.shared.node, &claim_plan.slots, self.now(), lease).await? {
                 self.start(claim, None);
             }
         }
-        self.note_hungry_lanes();
+        self.note_starved_endpoints();
         let poll = around(POLL, rand::random());
-        let left = self.rooms();
-        let nap = left.next.unwrap_or(poll).clamp(SHORTEST_NAP, poll);
+        let left = self.claim_plan();
+        let sleep_for = left.next.unwrap_or(poll).clamp(MIN_SLEEP, poll);
         let idle: Vec<EndpointId> = left.slots.into_iter().map(|(id, _)| id).collect();
         if idle.is_empty() {
-            return Ok(nap);
+            return Ok(sleep_for);
         }
         let next = self.shared.dispatch.next_due(&idle).await?.map(|due| due.since(self.now()));
-        Ok(next.unwrap_or(nap).clamp(SHORTEST_NAP, nap))
+        Ok(next.unwrap_or(sleep_for).clamp(MIN_SLEEP, sleep_for))
     }
 
     /// Keeps what is being sent from being claimed again because the clock was set.
@@ -151,9 +151,9 @@ impl Loop {
 
     /// Takes leave of what has ended, and sends what somebody tries out. Under load the bell rings at every
     /// look, and then there is no wait in which it could be done.
-    fn tend(&mut self) {
+    fn reap_tasks_and_start_tests(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
-            noted(ended);
+            log_if_abnormal(ended);
         }
         while let Ok(test) = self.shared.tests.try_recv() {
             self.start(test.claim, Some(test.waiting));
@@ -161,59 +161,60 @@ impl Loop {
     }
 
     /// Shares the slots that are free out among the endpoints with room, the one whose turn it is first.
-    fn rooms(&self) -> Rooms {
-        let lanes = self.shared.lanes.all();
+    fn claim_plan(&self) -> ClaimPlan {
+        let entries = self.shared.registry.all();
         let (now, instant) = (self.now(), Instant::now());
-        let (mut with_room, mut next) = (Vec::new(), None::<Duration>);
-        for place in 0..lanes.len() {
-            let at = (self.turn + place) % lanes.len();
-            match lanes[at].room(&self.shared.courier.settings, now, instant) {
-                Room::For(room) => with_room.push((at, &lanes[at], room)),
-                Room::In(wait) => next = Some(next.map_or(wait, |next| next.min(wait))),
-                Room::None => {}
+        let (mut with_capacity, mut next) = (Vec::new(), None::<Duration>);
+        for place in 0..entries.len() {
+            let at = (self.turn + place) % entries.len();
+            match entries[at].capacity(&self.shared.courier.settings, now, instant) {
+                SendCapacity::Slots(capacity) => with_capacity.push((at, &entries[at], capacity)),
+                SendCapacity::After(wait) => next = Some(next.map_or(wait, |next| next.min(wait))),
+                SendCapacity::None => {}
             }
         }
         let mut left = self.shared.slots.available_permits();
         let (mut slots, mut turn) = (Vec::new(), self.turn);
-        for (index, (at, lane, room)) in with_room.iter().enumerate() {
+        for (index, (at, entry, capacity)) in with_capacity.iter().enumerate() {
             if left == 0 {
                 break;
             }
-            let fair = left.div_ceil(with_room.len() - index);
-            let share = u32::try_from(fair).unwrap_or(u32::MAX).min(*room);
-            slots.push((lane.id().clone(), share));
+            let fair = left.div_ceil(with_capacity.len() - index);
+            let share = u32::try_from(fair).unwrap_or(u32::MAX).min(*capacity);
+            slots.push((entry.id().clone(), share));
             left -= usize::try_from(share).unwrap_or(left).min(left);
             turn = at + 1;
         }
-        Rooms { slots, next, turn }
+        ClaimPlan { slots, next, turn }
     }
 
     /// Notes the endpoints for which more could be due than there was room for.
-    fn note_hungry_lanes(&mut self) {
+    fn note_starved_endpoints(&mut self) {
         let (now, instant) = (self.now(), Instant::now());
         let exhausted = self.shared.slots.available_permits() == 0;
         let settings = &self.shared.courier.settings;
-        let hungry =
-            |lane: &&Arc<Lane>| lane.is_enabled() && (exhausted || lane.room(settings, now, instant) == Room::None);
-        self.hungry = self.shared.lanes.all().iter().filter(hungry).cloned().collect();
+        let starved = |entry: &&Arc<EndpointEntry>| {
+            entry.is_enabled() && (exhausted || entry.capacity(settings, now, instant) == SendCapacity::None)
+        };
+        self.starved = self.shared.registry.all().iter().filter(starved).cloned().collect();
     }
 
     /// Sleeps until there may be something to claim: the bell rang, something is due, an endpoint was
     /// changed, or a slot came free where more was waiting for one. Meanwhile sends what somebody tries out.
-    async fn wait(&mut self, nap: Duration, mut rung: Pin<&mut Notified<'_>>, stop: &CancellationToken) {
-        let until = Instant::now() + nap;
+    async fn wait(&mut self, sleep_for: Duration, mut rung: Pin<&mut Notified<'_>>, stop: &CancellationToken) {
+        let until = Instant::now() + sleep_for;
         loop {
-            let lanes = Arc::clone(&self.shared.lanes);
+            let registry = Arc::clone(&self.shared.registry);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = rung.as_mut() => return,
                 () = sleep_until(until) => return,
-                () = lanes.changed() => return,
+                () = registry.changed() => return,
                 Some(test) = self.shared.tests.recv() => self.start(test.claim, Some(test.waiting)),
                 Some(ended) = self.tasks.join_next() => {
-                    noted(ended);
-                    if self.shared.slots.available_permits() > 0 && self.is_there_room_for_the_hungry() {
+                    log_if_abnormal(ended);
+                    if self.shared.slots.available_permits() > 0 && self.has_capacity_for_starved() {
                         return;
                     }
                 }
@@ -221,14 +222,14 @@ impl Loop {
         }
     }
 
-    fn is_there_room_for_the_hungry(&self) -> bool {
+    fn has_capacity_for_starved(&self) -> bool {
         let (now, instant) = (self.now(), Instant::now());
         let settings = &self.shared.courier.settings;
-        self.hungry.iter().any(|lane| matches!(lane.room(settings, now, instant), Room::For(_)))
+        self.starved.iter().any(|entry| matches!(entry.capacity(settings, now, instant), SendCapacity::Slots(_)))
     }
 
     fn start(&mut self, claim: Claim, waiting: Option<oneshot::Sender<Attempt>>) {
-        let Some(lane) = self.shared.lanes.find(&claim.endpoint) else {
+        let Some(entry) = self.shared.registry.find(&claim.endpoint) else {
             // It was removed a moment ago, and its deliveries with it.
             let (delivery, endpoint) = (claim.delivery, claim.endpoint);
             tracing::debug!(%delivery, %endpoint, "a delivery was claimed whose endpoint is gone");
@@ -244,8 +245,8 @@ impl Loop {
         if claim.is_taken_over {
             courier.metrics.leases_expired.inc();
         }
-        let slots = (slot, lane.take());
-        self.tasks.spawn(async move { courier.deliver(&lane, claim, slots, waiting).await });
+        let slots = (slot, entry.take_slot());
+        self.tasks.spawn(async move { courier.deliver(&entry, claim, slots, waiting).await });
     }
 
     /// Waits for what is in flight, then gives it up; every task hands over a result either way.
@@ -254,7 +255,7 @@ impl Loop {
         let tasks = &mut self.tasks;
         let finished = async {
             while let Some(ended) = tasks.join_next().await {
-                noted(ended);
+                log_if_abnormal(ended);
             }
         };
         if timeout(drain_timeout, finished).await.is_err() {
@@ -263,7 +264,7 @@ impl Loop {
         }
         self.shared.courier.abort.cancel();
         while let Some(ended) = self.tasks.join_next().await {
-            noted(ended);
+            log_if_abnormal(ended);
         }
     }
 
@@ -272,7 +273,7 @@ impl Loop {
     }
 }
 
-fn noted(ended: Result<(), JoinError>) {
+fn log_if_abnormal(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "sending a delivery ended abnormally; it is sent again when its lease has run out");
     }
@@ -283,22 +284,22 @@ mod tests {
     use super::*;
 
     use crate::sending::egress::Egress;
-    use crate::sending::record::Outcome;
+    use crate::sending::recorder::DeliveryResult;
     use crate::testing::{Receiver, Script, TestClock, TestOutbox, endpoint, node};
-    use crate::{Metrics, Settings};
+    use crate::{WebhookMetrics, WebhookSettings};
     use outbound::address::EgressRules;
-    use outbound::gate::system_lookup;
+    use outbound::resolver::system_lookup;
 
     /// A loop with one endpoint, which somebody else turns, and what comes of its deliveries.
-    fn begun(outbox: &Arc<TestOutbox>, receiver: &Receiver) -> (Loop, mpsc::Receiver<Outcome>) {
-        let settings = Settings::default();
+    fn begun(outbox: &Arc<TestOutbox>, receiver: &Receiver) -> (DispatchLoop, mpsc::Receiver<DeliveryResult>) {
+        let settings = WebhookSettings::default();
         let egress = Egress::new(settings.clone(), Arc::new(EgressRules::default()), system_lookup()).unwrap();
         let (results, outcomes) = mpsc::channel(8);
         let courier = Courier {
             egress,
             clock: TestClock::default().clock(),
             stage_tokens: None,
-            metrics: Metrics::default(),
+            metrics: WebhookMetrics::default(),
             abort: CancellationToken::new(),
             results,
             settings,
@@ -306,14 +307,14 @@ mod tests {
         let shared = Dispatcher {
             node: node(),
             dispatch: Arc::clone(outbox) as _,
-            lanes: Arc::new(Lanes::new([endpoint("app", &receiver.url())])),
+            registry: Arc::new(EndpointRegistry::new([endpoint("app", &receiver.url())])),
             slots: Arc::new(Semaphore::new(512)),
-            recording: watch::channel(Recording::Works).1,
+            recording: watch::channel(RecorderState::Works).1,
             tests: mpsc::channel(1).1,
             courier: Arc::new(courier),
             liveness: Liveness::new(Duration::ZERO),
         };
-        (Loop { shared, steps: 0, turn: 0, hungry: Vec::new(), tasks: JoinSet::new() }, outcomes)
+        (DispatchLoop { shared, steps: 0, turn: 0, starved: Vec::new(), tasks: JoinSet::new() }, outcomes)
     }
 
     /// Under load one look follows the other, and nothing ever waits for a task to end.

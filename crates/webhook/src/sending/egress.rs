@@ -17,25 +17,25 @@ use reqwest::header::{
 use reqwest::{Certificate, Client, ClientBuilder, Response};
 use tokio::time::{Instant, timeout_at};
 
-use crate::endpoints::endpoint::Endpoint;
+use crate::endpoints::endpoint::SendableEndpoint;
 use crate::lock::lock;
 use crate::sending::retry::RetryAfter;
-use crate::settings::Settings;
+use crate::settings::WebhookSettings;
 use domain::delivery::{AttemptOutcome, Timings};
 use domain::endpoint::Origin;
 use domain::event::EventKind;
 use domain::id::EventId;
 use domain::time::Timestamp;
 use outbound::address::{EgressRules, literal};
-use outbound::client::{Warm, builder};
+use outbound::client::{ReusableConnections, builder};
 use outbound::failure::{classify, root_cause, shortened};
-use outbound::gate::{Blocked, EXCHANGE, Gate, Lookup, TimeConnecting, Trace};
+use outbound::resolver::{BlockedAddress, EXCHANGE, ExchangeTrace, GuardedResolver, Lookup, TimeConnecting};
 use outbound::tls::install_tls_provider;
 
 /// A second try on another connection begins within this time or not at all (webhooks R10).
 const RESEND_WITHIN: Duration = Duration::from_secs(1);
 
-const DELIVERY_WISH: HeaderName = HeaderName::from_static("webhook-delivery");
+const DELIVERY_DIRECTIVE: HeaderName = HeaderName::from_static("webhook-delivery");
 
 /// What is kept of an answer's headers: what helps to find out why, and holds no secret.
 const KEPT_HEADERS: [HeaderName; 8] = [
@@ -46,19 +46,19 @@ const KEPT_HEADERS: [HeaderName; 8] = [
     SERVER,
     DATE,
     HeaderName::from_static("x-request-id"),
-    DELIVERY_WISH,
+    DELIVERY_DIRECTIVE,
 ];
 
 /// A message ready to be sent: signed for this attempt, the body as it was stored.
 #[derive(Debug, Clone)]
-pub(crate) struct Prepared {
+pub(crate) struct SignedMessage {
     headers: HeaderMap,
     body: Bytes,
 }
 
-impl Prepared {
+impl SignedMessage {
     pub(crate) fn new(
-        endpoint: &Endpoint,
+        endpoint: &SendableEndpoint,
         event: EventId,
         kind: EventKind,
         attempt: u32,
@@ -99,10 +99,10 @@ fn text(value: &str) -> HeaderValue {
 
 /// What came of one exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct AttemptResponse {
     pub(crate) outcome: AttemptOutcome,
     pub(crate) retry_after: Option<RetryAfter>,
-    pub(crate) wish: Option<Wish>,
+    pub(crate) directive: Option<ReceiverDirective>,
     pub(crate) note: Option<String>,
     /// Those of [`KEPT_HEADERS`].
     pub(crate) headers: Vec<(String, String)>,
@@ -115,19 +115,19 @@ pub(crate) struct Answer {
 
 /// What a receiver asks for in its `webhook-delivery` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum ReceiverDirective {
     /// No more attempts at this message.
     AbortMessage,
     /// No more messages.
     Disable,
 }
 
-impl Answer {
+impl AttemptResponse {
     pub(crate) fn without_response(outcome: AttemptOutcome, note: Option<String>, took: Duration) -> Self {
         Self {
             outcome,
             retry_after: None,
-            wish: None,
+            directive: None,
             note,
             headers: Vec::new(),
             body: Vec::new(),
@@ -140,7 +140,7 @@ impl Answer {
 
 pub(crate) struct Egress {
     rules: Arc<EgressRules>,
-    settings: Settings,
+    settings: WebhookSettings,
     lookup: Lookup,
     /// One for each kind of endpoint, so that no connection is shared by
     /// endpoints that may go to different places.
@@ -149,29 +149,29 @@ pub(crate) struct Egress {
     /// Those that trust nobody but the certificates in a PEM.
     trusting: [Mutex<HashMap<String, Client>>; 2],
     /// When each receiver last left a connection fit for reuse, by kind, scheme, host and port.
-    warm: Warm<(Origin, String)>,
+    reusable: ReusableConnections<(Origin, String)>,
 }
 
 impl Egress {
-    pub(crate) fn new(settings: Settings, rules: Arc<EgressRules>, lookup: Lookup) -> reqwest::Result<Self> {
+    pub(crate) fn new(settings: WebhookSettings, rules: Arc<EgressRules>, lookup: Lookup) -> reqwest::Result<Self> {
         install_tls_provider();
-        let plain = |origin| client(&settings, gate(&rules, origin, false, &lookup)).tls_certs_only([]).build();
+        let plain = |origin| client(&settings, resolver(&rules, origin, false, &lookup)).tls_certs_only([]).build();
         let plain = [plain(Origin::Config)?, plain(Origin::Api)?];
-        let (secure, trusting, warm) = Default::default();
-        Ok(Self { rules, settings, lookup, plain, secure, trusting, warm })
+        let (secure, trusting, reusable) = Default::default();
+        Ok(Self { rules, settings, lookup, plain, secure, trusting, reusable })
     }
 
     /// Sees to it that receivers can be called with TLS. It needs the certificates of the platform; without
     /// an endpoint that uses TLS they are not looked for, and a machine that has none can still send.
     pub(crate) fn prepare_tls(&self, origin: Origin) -> Result<&Client, &String> {
         let ready = self.secure[index(origin)].get_or_init(|| {
-            let built = client(&self.settings, gate(&self.rules, origin, true, &self.lookup)).build();
+            let built = client(&self.settings, resolver(&self.rules, origin, true, &self.lookup)).build();
             built.map_err(|error| root_cause(&error))
         });
         ready.as_ref()
     }
 
-    fn client_for(&self, endpoint: &Endpoint) -> Result<Client, String> {
+    fn client_for(&self, endpoint: &SendableEndpoint) -> Result<Client, String> {
         let origin = endpoint.stored().origin;
         match &endpoint.terms().ca_certificates {
             Some(pem) if endpoint.is_https() => self.client_trusting(origin, pem),
@@ -187,14 +187,14 @@ impl Egress {
             return Ok(client.clone());
         }
         let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|error| root_cause(&error))?;
-        let builder = client(&self.settings, gate(&self.rules, origin, true, &self.lookup));
+        let builder = client(&self.settings, resolver(&self.rules, origin, true, &self.lookup));
         let client = builder.tls_certs_only(certificates).build().map_err(|error| root_cause(&error))?;
         trusting.insert(pem.to_owned(), client.clone());
         Ok(client)
     }
 
     /// Sends the message and waits for the answer, at most as long as the timeout of the endpoint in all.
-    pub(crate) async fn send(&self, endpoint: &Endpoint, message: Prepared) -> Answer {
+    pub(crate) async fn send(&self, endpoint: &SendableEndpoint, message: SignedMessage) -> AttemptResponse {
         let port = endpoint.url().port_or_known_default().unwrap_or_default();
         // A resolver is asked only for names.
         if let Some(address) = literal(endpoint.url()) {
@@ -207,10 +207,10 @@ impl Egress {
             Ok(client) => client,
             Err(why) => {
                 let note = shortened(&format!("could not prepare TLS: {why}"));
-                return Answer::without_response(AttemptOutcome::Tls, Some(note), Duration::ZERO);
+                return AttemptResponse::without_response(AttemptOutcome::Tls, Some(note), Duration::ZERO);
             }
         };
-        let trace = Arc::new(Trace::new(port));
+        let trace = Arc::new(ExchangeTrace::new(port));
         let mut answer = EXCHANGE.scope(Arc::clone(&trace), self.exchange(&client, endpoint, message)).await;
         let seen = trace.seen();
         answer.timings.connect = seen.connect;
@@ -220,22 +220,22 @@ impl Egress {
         answer
     }
 
-    async fn exchange(&self, client: &Client, endpoint: &Endpoint, message: Prepared) -> Answer {
+    async fn exchange(&self, client: &Client, endpoint: &SendableEndpoint, message: SignedMessage) -> AttemptResponse {
         let began = Instant::now();
         // The lease may have been made shorter since the endpoint was made.
         let timeout = endpoint.terms().timeout.unwrap_or(self.settings.timeout).min(self.settings.longest_timeout());
         let deadline = began + timeout;
         let receiver = (endpoint.stored().origin, endpoint.url().origin().ascii_serialization());
-        let sent = self.warm.send(&receiver, Some(RESEND_WITHIN), || request(client, endpoint, message.clone()));
+        let sent = self.reusable.send(&receiver, Some(RESEND_WITHIN), || request(client, endpoint, message.clone()));
         match timeout_at(deadline, sent).await {
             Ok(Ok(response)) => self.read(response, deadline, began, receiver).await,
             Ok(Err(error)) => match classify(&error) {
                 AttemptOutcome::Blocked => blocked(began.elapsed()),
-                outcome => Answer::without_response(outcome, Some(root_cause(&error)), began.elapsed()),
+                outcome => AttemptResponse::without_response(outcome, Some(root_cause(&error)), began.elapsed()),
             },
             Err(_) => {
                 let note = format!("no answer within {timeout:?}");
-                Answer::without_response(AttemptOutcome::Timeout, Some(note), began.elapsed())
+                AttemptResponse::without_response(AttemptOutcome::Timeout, Some(note), began.elapsed())
             }
         }
     }
@@ -247,16 +247,16 @@ impl Egress {
         deadline: Instant,
         began: Instant,
         receiver: (Origin, String),
-    ) -> Answer {
+    ) -> AttemptResponse {
         let first_byte = began.elapsed();
         let status = response.status();
         let remote = response.remote_addr().map(|remote| remote.ip().to_canonical());
         let header =
             |name: &HeaderName| response.headers().get(name).map(|value: &HeaderValue| printable(value.as_bytes()));
         let retry_after = header(&RETRY_AFTER).and_then(|value| RetryAfter::parse(&value));
-        let wish = header(&DELIVERY_WISH).and_then(|value| match value.trim() {
-            "abort-message" => Some(Wish::AbortMessage),
-            "disable" => Some(Wish::Disable),
+        let directive = header(&DELIVERY_DIRECTIVE).and_then(|value| match value.trim() {
+            "abort-message" => Some(ReceiverDirective::AbortMessage),
+            "disable" => Some(ReceiverDirective::Disable),
             _ => None,
         });
         let redirect = header(&LOCATION).filter(|_| status.is_redirection());
@@ -266,18 +266,18 @@ impl Egress {
         let mut body = Vec::new();
         let end = timeout_at(deadline, self.read_body(&mut response, &mut body)).await;
         let cut = match end {
-            Ok(Ok(BodyEnd::Whole)) => {
-                self.warm.note(receiver, Instant::now());
+            Ok(Ok(BodyOutcome::Whole)) => {
+                self.reusable.note(receiver, Instant::now());
                 None
             }
-            Ok(Ok(BodyEnd::Limit)) => None,
+            Ok(Ok(BodyOutcome::Limit)) => None,
             Ok(Err(_)) => Some("the body of the answer broke off".to_owned()),
             Err(_) => Some("the body of the answer did not end in time".to_owned()),
         };
-        Answer {
+        AttemptResponse {
             outcome: AttemptOutcome::Status(status.as_u16()),
             retry_after,
-            wish,
+            directive,
             note: redirect.map(|location| shortened(&format!("redirects to {location}"))).or(cut),
             headers,
             body,
@@ -287,17 +287,17 @@ impl Egress {
         }
     }
 
-    async fn read_body(&self, response: &mut Response, kept: &mut Vec<u8>) -> reqwest::Result<BodyEnd> {
+    async fn read_body(&self, response: &mut Response, kept: &mut Vec<u8>) -> reqwest::Result<BodyOutcome> {
         let size = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
         let (limit, kept_at_most) = (size(self.settings.response_limit_bytes), size(self.settings.response_kept_bytes));
         let mut left = limit;
         while left > 0 {
-            let Some(chunk) = response.chunk().await? else { return Ok(BodyEnd::Whole) };
+            let Some(chunk) = response.chunk().await? else { return Ok(BodyOutcome::Whole) };
             let room = kept_at_most.min(limit).saturating_sub(kept.len());
             kept.extend_from_slice(&chunk[..room.min(chunk.len())]);
             left = left.saturating_sub(chunk.len());
         }
-        Ok(BodyEnd::Limit)
+        Ok(BodyOutcome::Limit)
     }
 }
 
@@ -308,26 +308,29 @@ const fn index(origin: Origin) -> usize {
     }
 }
 
-fn gate(rules: &Arc<EgressRules>, origin: Origin, is_secure: bool, lookup: &Lookup) -> Gate {
-    Gate { rules: Arc::clone(rules), origin, is_secure, lookup: Arc::clone(lookup) }
+fn resolver(rules: &Arc<EgressRules>, origin: Origin, is_secure: bool, lookup: &Lookup) -> GuardedResolver {
+    GuardedResolver { rules: Arc::clone(rules), origin, is_secure, lookup: Arc::clone(lookup) }
 }
 
-fn client(settings: &Settings, gate: Gate) -> ClientBuilder {
+fn client(settings: &WebhookSettings, resolver: GuardedResolver) -> ClientBuilder {
     let idle = usize::try_from(settings.max_in_flight_per_endpoint).unwrap_or(usize::MAX);
-    builder(idle).dns_resolver(Arc::new(gate)).connector_layer(TimeConnecting).connect_timeout(settings.connect_timeout)
+    builder(idle)
+        .dns_resolver(Arc::new(resolver))
+        .connector_layer(TimeConnecting)
+        .connect_timeout(settings.connect_timeout)
 }
 
-async fn request(client: &Client, endpoint: &Endpoint, message: Prepared) -> reqwest::Result<Response> {
+async fn request(client: &Client, endpoint: &SendableEndpoint, message: SignedMessage) -> reqwest::Result<Response> {
     let request = client.post(endpoint.url().clone()).headers(message.headers).body(message.body);
     request.send().await.map_err(reqwest::Error::without_url)
 }
 
 /// Says the same of every address that is refused (webhooks S10).
-fn blocked(took: Duration) -> Answer {
-    Answer::without_response(AttemptOutcome::Blocked, Some(Blocked.to_string()), took)
+fn blocked(took: Duration) -> AttemptResponse {
+    AttemptResponse::without_response(AttemptOutcome::Blocked, Some(BlockedAddress.to_string()), took)
 }
 
-enum BodyEnd {
+enum BodyOutcome {
     Whole,
     Limit,
 }

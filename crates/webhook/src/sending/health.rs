@@ -60,7 +60,7 @@ impl Default for HealthRules {
 
 /// What an attempt says of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HealthSign {
+pub(crate) enum HealthSignal {
     Good,
     Bad {
         /// It was the last attempt at its delivery.
@@ -75,7 +75,7 @@ pub(crate) enum HealthSign {
 
 /// What follows from a sign.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Consequence {
+pub(crate) struct HealthConsequence {
     pub(crate) breaker: Option<BreakerChange>,
     /// Operators are to be told how far it has come, in percent.
     pub(crate) warn: Option<u8>,
@@ -103,22 +103,22 @@ pub(crate) enum BreakerState {
 
 /// The health of one endpoint, as this process sees it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Pulse {
+pub(crate) struct HealthTracker {
     pub(crate) health: Health,
     /// Attempts of the last minutes, oldest first.
-    pieces: VecDeque<Piece>,
+    window: VecDeque<WindowSlice>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Piece {
+struct WindowSlice {
     from: Timestamp,
     good: u32,
     bad: u32,
 }
 
-impl Pulse {
+impl HealthTracker {
     pub(crate) fn of(health: Health) -> Self {
-        Self { health, pieces: VecDeque::new() }
+        Self { health, window: VecDeque::new() }
     }
 
     pub(crate) fn breaker_state(&self, rules: &HealthRules, now: Timestamp) -> BreakerState {
@@ -134,26 +134,28 @@ impl Pulse {
     /// `failing_for`: how long it has failed before this one. `chance` is from 0 to 1.
     pub(crate) fn note(
         &mut self,
-        sign: HealthSign,
+        sign: HealthSignal,
         rules: &HealthRules,
         may_disable: bool,
         now: Timestamp,
         failing_for: Duration,
         chance: f64,
-    ) -> Consequence {
+    ) -> HealthConsequence {
         match sign {
-            HealthSign::Neither => Consequence::default(),
-            HealthSign::Good => {
+            HealthSignal::Neither => HealthConsequence::default(),
+            HealthSignal::Good => {
                 self.count(true, now);
                 let was_open = self.health.open_until.is_some();
                 self.health = Health::default();
                 if was_open {
-                    self.pieces.clear();
+                    self.window.clear();
                 }
-                Consequence { breaker: was_open.then_some(BreakerChange::Closed), ..Consequence::default() }
+                HealthConsequence { breaker: was_open.then_some(BreakerChange::Closed), ..HealthConsequence::default() }
             }
-            HealthSign::BadProgress => Consequence { breaker: self.fail(rules, now, chance), ..Consequence::default() },
-            HealthSign::Bad { exhausted } => {
+            HealthSignal::BadProgress => {
+                HealthConsequence { breaker: self.fail(rules, now, chance), ..HealthConsequence::default() }
+            }
+            HealthSignal::Bad { exhausted } => {
                 let breaker = self.fail(rules, now, chance);
                 // What a clock that was ahead has noted begins now.
                 self.health.failing_since = Some(self.health.failing_since.map_or(now, |since| since.min(now)));
@@ -162,7 +164,7 @@ impl Pulse {
                 let warn = WARNINGS.into_iter().rfind(|step| *step <= percent && *step > self.health.warned_percent);
                 self.health.warned_percent = warn.unwrap_or(self.health.warned_percent);
                 let disable = percent == 100 && self.health.exhausted >= MIN_EXHAUSTED;
-                Consequence { breaker, warn, disable }
+                HealthConsequence { breaker, warn, disable }
             }
         }
     }
@@ -185,21 +187,21 @@ impl Pulse {
 
     /// webhooks E4: too many failures in a row, or too many among those of the last minutes.
     fn is_failing(&self, in_a_row: u32) -> bool {
-        let bad: u32 = self.pieces.iter().map(|piece| piece.bad).sum();
-        let all: u32 = self.pieces.iter().map(|piece| piece.bad.saturating_add(piece.good)).sum();
+        let bad: u32 = self.window.iter().map(|piece| piece.bad).sum();
+        let all: u32 = self.window.iter().map(|piece| piece.bad.saturating_add(piece.good)).sum();
         let share = u64::from(bad) * 100 >= u64::from(all) * u64::from(TOO_MANY_PERCENT);
         self.health.consecutive_failures >= in_a_row || (all >= MIN_SAMPLES && share)
     }
 
     fn count(&mut self, good: bool, now: Timestamp) {
-        let is_over = |piece: &Piece| now < piece.from || now.since(piece.from) >= WINDOW;
-        while self.pieces.front().is_some_and(is_over) {
-            self.pieces.pop_front();
+        let is_over = |piece: &WindowSlice| now < piece.from || now.since(piece.from) >= WINDOW;
+        while self.window.front().is_some_and(is_over) {
+            self.window.pop_front();
         }
-        if self.pieces.back().is_none_or(|newest| now.since(newest.from) >= PIECE) {
-            self.pieces.push_back(Piece { from: now, good: 0, bad: 0 });
+        if self.window.back().is_none_or(|newest| now.since(newest.from) >= PIECE) {
+            self.window.push_back(WindowSlice { from: now, good: 0, bad: 0 });
         }
-        if let Some(newest) = self.pieces.back_mut() {
+        if let Some(newest) = self.window.back_mut() {
             let count = if good { &mut newest.good } else { &mut newest.bad };
             *count = count.saturating_add(1);
         }
@@ -216,8 +218,8 @@ fn percent(rules: &HealthRules, failing_for: Duration) -> u8 {
 mod tests {
     use super::*;
 
-    const BAD: HealthSign = HealthSign::Bad { exhausted: false };
-    const DEAD: HealthSign = HealthSign::Bad { exhausted: true };
+    const BAD: HealthSignal = HealthSignal::Bad { exhausted: false };
+    const DEAD: HealthSignal = HealthSignal::Bad { exhausted: true };
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_unix_ms(1_795_300_290_000).plus(Duration::from_secs(seconds))
@@ -227,66 +229,76 @@ mod tests {
         count * 86_400
     }
 
-    fn note(pulse: &mut Pulse, sign: HealthSign, seconds: u64) -> Consequence {
-        let failing_for = pulse.health.failing_since.map_or(Duration::ZERO, |since| at(seconds).since(since));
-        pulse.note(sign, &HealthRules::default(), true, at(seconds), failing_for, 0.5)
+    fn note(tracker: &mut HealthTracker, sign: HealthSignal, seconds: u64) -> HealthConsequence {
+        let failing_for = tracker.health.failing_since.map_or(Duration::ZERO, |since| at(seconds).since(since));
+        tracker.note(sign, &HealthRules::default(), true, at(seconds), failing_for, 0.5)
     }
 
     /// webhooks E4.
     #[test]
     fn ten_failures_in_a_row_open_the_breaker_and_one_success_closes_it() {
-        let mut pulse = Pulse::default();
+        let mut tracker = HealthTracker::default();
         // Long apart, so that only those in a row count.
         for second in (0..9).map(|n| n * 400) {
-            assert_eq!(note(&mut pulse, BAD, second), Consequence::default());
-            assert_eq!(pulse.breaker_state(&HealthRules::default(), at(second)), BreakerState::Closed);
+            assert_eq!(note(&mut tracker, BAD, second), HealthConsequence::default());
+            assert_eq!(tracker.breaker_state(&HealthRules::default(), at(second)), BreakerState::Closed);
         }
         let until = at(3600 + 45);
-        assert_eq!(note(&mut pulse, BAD, 3600).breaker, Some(BreakerChange::Opened { until }));
-        assert_eq!(pulse.breaker_state(&HealthRules::default(), at(3644)), BreakerState::Open { until });
-        assert_eq!(note(&mut pulse, BAD, 3610).breaker, None, "one that was on its way changes nothing");
-        assert_eq!(pulse.breaker_state(&HealthRules::default(), at(3645)), BreakerState::HalfOpen);
+        assert_eq!(note(&mut tracker, BAD, 3600).breaker, Some(BreakerChange::Opened { until }));
+        assert_eq!(tracker.breaker_state(&HealthRules::default(), at(3644)), BreakerState::Open { until });
+        assert_eq!(note(&mut tracker, BAD, 3610).breaker, None, "one that was on its way changes nothing");
+        assert_eq!(tracker.breaker_state(&HealthRules::default(), at(3645)), BreakerState::HalfOpen);
 
         let again = at(3650 + 45);
         assert_eq!(
-            note(&mut pulse, BAD, 3650).breaker,
+            note(&mut tracker, BAD, 3650).breaker,
             Some(BreakerChange::Opened { until: again }),
             "the probe failed"
         );
-        assert_eq!(note(&mut pulse, HealthSign::Good, 3700).breaker, Some(BreakerChange::Closed));
+        assert_eq!(note(&mut tracker, HealthSignal::Good, 3700).breaker, Some(BreakerChange::Closed));
         assert_eq!(
-            (pulse.breaker_state(&HealthRules::default(), at(3700)), pulse.health),
+            (tracker.breaker_state(&HealthRules::default(), at(3700)), tracker.health),
             (BreakerState::Closed, Health::default())
         );
-        assert_eq!(note(&mut pulse, BAD, 3701).breaker, None, "it begins anew");
+        assert_eq!(note(&mut tracker, BAD, 3701).breaker, None, "it begins anew");
     }
 
     #[test]
     fn what_a_clock_that_was_ahead_has_noted_ends_with_it() {
-        let (mut pulse, rules) = (Pulse::default(), HealthRules::default());
+        let (mut tracker, rules) = (HealthTracker::default(), HealthRules::default());
         let ahead = day(30);
         for _ in 0..10 {
-            note(&mut pulse, DEAD, ahead);
+            note(&mut tracker, DEAD, ahead);
         }
-        assert!(matches!(pulse.breaker_state(&rules, at(ahead)), BreakerState::Open { .. }));
-        assert_eq!(pulse.breaker_state(&rules, at(0)), BreakerState::HalfOpen);
+        assert!(matches!(tracker.breaker_state(&rules, at(ahead)), BreakerState::Open { .. }));
+        assert_eq!(tracker.breaker_state(&rules, at(0)), BreakerState::HalfOpen);
         let until = at(45);
-        assert_eq!(note(&mut pulse, BAD, 0).breaker, Some(BreakerChange::Opened { until }), "the probe failed");
-        assert_eq!(pulse.health.failing_since, Some(at(0)));
-        assert_eq!(note(&mut pulse, BAD, day(5)).warn, Some(100), "counted from when the clock was right");
+        assert_eq!(note(&mut tracker, BAD, 0).breaker, Some(BreakerChange::Opened { until }), "the probe failed");
+        assert_eq!(tracker.health.failing_since, Some(at(0)));
+        assert_eq!(note(&mut tracker, BAD, day(5)).warn, Some(100), "counted from when the clock was right");
     }
 
     /// webhooks E4: seven of ten within five minutes, whatever came between.
     #[test]
     fn a_large_share_of_failures_opens_the_breaker() {
-        let attempts = |signs: &[HealthSign], apart: u64| {
-            let mut pulse = Pulse::default();
-            let noted = signs.iter().zip(0..).map(|(sign, n)| note(&mut pulse, *sign, n * apart).breaker);
+        let attempts = |signs: &[HealthSignal], apart: u64| {
+            let mut tracker = HealthTracker::default();
+            let noted = signs.iter().zip(0..).map(|(sign, n)| note(&mut tracker, *sign, n * apart).breaker);
             noted.collect::<Vec<_>>().last().unwrap().is_some()
         };
-        let seven = [BAD, BAD, HealthSign::Good, BAD, BAD, HealthSign::Good, BAD, HealthSign::Good, BAD, BAD];
-        let six =
-            [BAD, BAD, HealthSign::Good, BAD, HealthSign::Good, HealthSign::Good, BAD, HealthSign::Good, BAD, BAD];
+        let seven = [BAD, BAD, HealthSignal::Good, BAD, BAD, HealthSignal::Good, BAD, HealthSignal::Good, BAD, BAD];
+        let six = [
+            BAD,
+            BAD,
+            HealthSignal::Good,
+            BAD,
+            HealthSignal::Good,
+            HealthSignal::Good,
+            BAD,
+            HealthSignal::Good,
+            BAD,
+            BAD,
+        ];
         assert!(attempts(&seven, 20));
         assert!(!attempts(&six, 20), "60 percent");
         assert!(!attempts(&seven[1..], 20), "nine are too few");
@@ -296,58 +308,58 @@ mod tests {
     #[test]
     fn the_pause_is_varied_and_the_breaker_can_be_off() {
         for (chance, seconds) in [(0.0, 30), (1.0, 60), (7.0, 60)] {
-            let mut pulse = Pulse::of(Health { consecutive_failures: 9, ..Health::default() });
-            let opened = pulse.note(BAD, &HealthRules::default(), true, at(0), Duration::ZERO, chance).breaker;
+            let mut tracker = HealthTracker::of(Health { consecutive_failures: 9, ..Health::default() });
+            let opened = tracker.note(BAD, &HealthRules::default(), true, at(0), Duration::ZERO, chance).breaker;
             assert_eq!(opened, Some(BreakerChange::Opened { until: at(seconds) }));
         }
         let off = HealthRules { breaker_failures: 0, ..HealthRules::default() };
-        let mut pulse = Pulse::default();
-        assert!((0..100).all(|n| pulse.note(BAD, &off, true, at(n), Duration::ZERO, 0.5).breaker.is_none()));
+        let mut tracker = HealthTracker::default();
+        assert!((0..100).all(|n| tracker.note(BAD, &off, true, at(n), Duration::ZERO, 0.5).breaker.is_none()));
     }
 
     /// webhooks E5, E8: told at half, 70, 90 percent, and at the end, once each; then disabled.
     #[test]
     fn five_days_of_failures_disable_and_are_announced() {
-        let mut pulse = Pulse::default();
-        note(&mut pulse, DEAD, 0);
+        let mut tracker = HealthTracker::default();
+        note(&mut tracker, DEAD, 0);
         let hours = 120;
         let told: Vec<(u64, u8)> = (1..hours)
             .filter_map(|hour| {
-                let came = note(&mut pulse, BAD, hour * 3600);
+                let came = note(&mut tracker, BAD, hour * 3600);
                 assert!(!came.disable);
                 came.warn.map(|percent| (hour, percent))
             })
             .collect();
         assert_eq!(told, [(60, 50), (84, 70), (108, 90)]);
-        let last = note(&mut pulse, BAD, day(5));
+        let last = note(&mut tracker, BAD, day(5));
         assert_eq!((last.warn, last.disable), (Some(100), false), "one exhausted delivery is not enough");
-        let end = note(&mut pulse, DEAD, day(5) + 1);
+        let end = note(&mut tracker, DEAD, day(5) + 1);
         assert_eq!((end.warn, end.disable), (None, true));
     }
 
     #[test]
     fn a_success_forgets_all_failures() {
-        let mut pulse = Pulse::default();
-        note(&mut pulse, DEAD, 0);
-        note(&mut pulse, DEAD, day(4));
-        assert_eq!(pulse.health.warned_percent, 70);
-        note(&mut pulse, HealthSign::Good, day(4) + 1);
-        assert_eq!(note(&mut pulse, DEAD, day(6)), Consequence::default());
-        assert_eq!(pulse.health.failing_since, Some(at(day(6))));
+        let mut tracker = HealthTracker::default();
+        note(&mut tracker, DEAD, 0);
+        note(&mut tracker, DEAD, day(4));
+        assert_eq!(tracker.health.warned_percent, 70);
+        note(&mut tracker, HealthSignal::Good, day(4) + 1);
+        assert_eq!(note(&mut tracker, DEAD, day(6)), HealthConsequence::default());
+        assert_eq!(tracker.health.failing_since, Some(at(day(6))));
     }
 
     /// webhooks C5, and what an operator wants.
     #[test]
     fn some_failures_never_disable() {
-        let mut pulse = Pulse::default();
+        let mut tracker = HealthTracker::default();
         for seconds in [0, day(3), day(6)] {
-            let came = note(&mut pulse, HealthSign::BadProgress, seconds);
+            let came = note(&mut tracker, HealthSignal::BadProgress, seconds);
             assert_eq!((came.warn, came.disable), (None, false));
         }
-        assert_eq!(pulse.health.failing_since, None);
-        assert_eq!(note(&mut pulse, HealthSign::Neither, day(7)), Consequence::default());
+        assert_eq!(tracker.health.failing_since, None);
+        assert_eq!(note(&mut tracker, HealthSignal::Neither, day(7)), HealthConsequence::default());
 
-        let mut kept = Pulse::default();
+        let mut kept = HealthTracker::default();
         for seconds in [0, 1, day(9)] {
             let came = kept.note(DEAD, &HealthRules::default(), false, at(seconds), Duration::from_secs(seconds), 0.5);
             assert_eq!((came.warn, came.disable), (None, false));

@@ -13,18 +13,18 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Signs of life. Clones tell of the same sender.
 #[derive(Debug, Clone)]
-pub struct Liveness(Arc<Mutex<Signs>>);
+pub struct Liveness(Arc<Mutex<LivenessState>>);
 
 #[derive(Debug)]
-struct Signs {
-    last_look: Instant,
+struct LivenessState {
+    last_poll: Instant,
     oldest_due: Duration,
     max_due_age: Duration,
 }
 
 /// Why the sender is unwell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unwell {
+pub enum Unhealthy {
     #[error("nobody has looked for webhooks to send for {} seconds", .0.as_secs())]
     Silent(Duration),
     #[error("a webhook has been due for {} seconds and is not sent", .0.as_secs())]
@@ -34,31 +34,31 @@ pub enum Unwell {
 impl Liveness {
     /// `max_due_age` of zero: deliveries may be due forever.
     pub(crate) fn new(max_due_age: Duration) -> Self {
-        Self(Arc::new(Mutex::new(Signs { last_look: Instant::now(), oldest_due: Duration::ZERO, max_due_age })))
+        Self(Arc::new(Mutex::new(LivenessState { last_poll: Instant::now(), oldest_due: Duration::ZERO, max_due_age })))
     }
 
-    pub fn check(&self) -> Result<(), Unwell> {
-        let signs = self.signs();
-        let silent = signs.last_look.elapsed();
+    pub fn check(&self) -> Result<(), Unhealthy> {
+        let state = self.state();
+        let silent = state.last_poll.elapsed();
         if silent > SILENCE {
-            return Err(Unwell::Silent(silent));
+            return Err(Unhealthy::Silent(silent));
         }
-        if !signs.max_due_age.is_zero() && signs.oldest_due > signs.max_due_age {
-            return Err(Unwell::Late(signs.oldest_due));
+        if !state.max_due_age.is_zero() && state.oldest_due > state.max_due_age {
+            return Err(Unhealthy::Late(state.oldest_due));
         }
         Ok(())
     }
 
     /// It has looked for deliveries now.
-    pub(crate) fn looked(&self) {
-        self.signs().last_look = Instant::now();
+    pub(crate) fn note_poll(&self) {
+        self.state().last_poll = Instant::now();
     }
 
     pub(crate) fn set_oldest_due(&self, age: Duration) {
-        self.signs().oldest_due = age;
+        self.state().oldest_due = age;
     }
 
-    fn signs(&self) -> MutexGuard<'_, Signs> {
+    fn state(&self) -> MutexGuard<'_, LivenessState> {
         lock(&self.0)
     }
 }
@@ -73,12 +73,12 @@ mod tests {
         tokio::time::advance(SILENCE).await;
         assert_eq!(liveness.check(), Ok(()));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(liveness.check(), Err(Unwell::Silent(Duration::from_secs(31))));
-        liveness.looked();
+        assert_eq!(liveness.check(), Err(Unhealthy::Silent(Duration::from_secs(31))));
+        liveness.note_poll();
         assert_eq!(liveness.check(), Ok(()));
 
         liveness.set_oldest_due(Duration::from_secs(61));
-        assert_eq!(liveness.check(), Err(Unwell::Late(Duration::from_secs(61))));
+        assert_eq!(liveness.check(), Err(Unhealthy::Late(Duration::from_secs(61))));
         let patient = Liveness::new(Duration::ZERO);
         patient.set_oldest_due(Duration::MAX);
         assert_eq!(patient.check(), Ok(()));

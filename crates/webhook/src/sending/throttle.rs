@@ -8,12 +8,12 @@ use tokio::time::Instant;
 /// A bucket that fills at an even rate. It holds what comes in within a tenth of a second, so that
 /// no second sees much more than it should.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     tokens: f64,
     filled_at: Option<Instant>,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// How many attempts may begin now.
     pub(crate) fn tokens(&mut self, per_second: u32, now: Instant) -> u32 {
         let room = (f64::from(per_second) / 10.0).max(1.0);
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn no_second_has_much_more_than_its_share() {
         for rate in [1, 3, 10, 200, 10_000] {
-            let (mut bucket, begin) = (Bucket::default(), Instant::now());
+            let (mut bucket, begin) = (TokenBucket::default(), Instant::now());
             let mut begun = 0;
             let mut in_first_second = 0;
             for step_ms in 0..5_000_u64 {
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn an_empty_bucket_says_when_it_has_a_token_again() {
-        let (mut bucket, now) = (Bucket::default(), Instant::now());
+        let (mut bucket, now) = (TokenBucket::default(), Instant::now());
         assert_eq!(bucket.tokens(4, now), 1);
         bucket.take();
         assert_eq!(bucket.until_next(4), Duration::from_millis(250));

@@ -3,26 +3,25 @@
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-use crate::exchange::Message;
+use crate::transport::SignedRequest;
 use domain::hook::HookRequest;
-use outbound::sign::{Secret, sign};
+use outbound::sign::{SharedSecret, sign};
 
-pub(super) fn signed(question: &HookRequest, secret: &Secret) -> Message {
-    let body =
-        serde_json::to_string(&api::event::Message::from(question)).expect("strings and numbers are always JSON");
+pub(super) fn signed(request: &HookRequest, secret: &SharedSecret) -> SignedRequest {
+    let body = serde_json::to_string(&api::event::Message::from(request)).expect("strings and numbers are always JSON");
     // Standard Webhooks: whole seconds.
-    let unix_seconds = question.requested_at.unix_ms().div_euclid(1000);
-    let mut signature = text(&sign(secret, &question.decision, unix_seconds, body.as_bytes()));
+    let unix_seconds = request.requested_at.unix_ms().div_euclid(1000);
+    let mut signature = text(&sign(secret, &request.decision, unix_seconds, body.as_bytes()));
     signature.set_sensitive(true);
     let mut headers = HeaderMap::with_capacity(6);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(HeaderName::from_static("webhook-id"), text(&question.decision));
+    headers.insert(HeaderName::from_static("webhook-id"), text(&request.decision));
     headers.insert(HeaderName::from_static("webhook-timestamp"), HeaderValue::from(unix_seconds));
     headers.insert(HeaderName::from_static("webhook-signature"), signature);
-    let kind = HeaderValue::from_static(question.hook.message_type());
+    let kind = HeaderValue::from_static(request.hook.message_type());
     headers.insert(HeaderName::from_static("webhook-event-type"), kind);
-    Message { headers, body: Bytes::from(body) }
+    SignedRequest { headers, body: Bytes::from(body) }
 }
 
 fn text(value: &str) -> HeaderValue {
@@ -68,13 +67,13 @@ mod tests {
         Upload::create(new, now)
     }
 
-    fn question(hook: Hook, caller: Option<Caller>) -> HookRequest {
+    fn request(hook: Hook, caller: Option<Caller>) -> HookRequest {
         let now = outbound::testing::wall_clock();
         HookRequest::new(hook, &upload(Role::Single), caller, now, [3; 10])
     }
 
-    fn body(question: &HookRequest) -> Value {
-        serde_json::to_value(api::event::Message::from(question)).unwrap()
+    fn body(request: &HookRequest) -> Value {
+        serde_json::to_value(api::event::Message::from(request)).unwrap()
     }
 
     #[test]
@@ -85,7 +84,7 @@ mod tests {
             remote: Some("192.0.2.7".to_owned()),
             headers: vec![("authorization".to_owned(), "Bearer x".to_owned())],
         };
-        let asked = question(Hook::PreCreate, Some(caller));
+        let asked = request(Hook::PreCreate, Some(caller));
         let expected = json!({
             "type": "hook.pre_create",
             "timestamp": asked.requested_at.to_string(),
@@ -110,7 +109,7 @@ mod tests {
 
     #[test]
     fn later_questions_say_what_has_come() {
-        let asked = body(&question(Hook::PreFinish, None));
+        let asked = body(&request(Hook::PreFinish, None));
         let keys: Vec<_> = asked["data"].as_object().unwrap().keys().map(String::as_str).collect();
         let known = ["upload_id", "dialect", "role", "length", "filename", "content_type", "metadata"];
         assert_eq!(keys, [&known[..], &["stage", "offset", "digests", "facts", "request"]].concat());
@@ -121,7 +120,7 @@ mod tests {
     #[test]
     fn an_independent_receiver_accepts_the_signature() {
         for hook in Hook::ALL {
-            let asked = question(hook, None);
+            let asked = request(hook, None);
             let message = signed(&asked, &SECRET.parse().unwrap());
             Webhook::new(SECRET).unwrap().verify(&message.body, &message.headers).unwrap();
             assert_eq!(message.headers["webhook-id"], asked.decision.as_str());

@@ -14,9 +14,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
-use crate::sending::lanes::{Lane, Lanes};
-use crate::sending::outage::StoreOutage;
+use crate::metrics::WebhookMetrics;
+use crate::sending::registry::{EndpointEntry, EndpointRegistry};
+use crate::sending::store_outage::StoreOutage;
 use domain::delivery::{Attempt, DeliveryClass};
 use domain::endpoint::{DisabledBecause, Endpoint as Stored, EndpointId, EndpointState, Health};
 use domain::notice::Notice;
@@ -29,81 +29,81 @@ const BATCH: usize = 256;
 
 /// How long writing may go on failing once the program is to end. What is lost then is sent again
 /// after the next start, because its lease is.
-pub(crate) const LAST_TRIES: Duration = Duration::from_secs(5);
+pub(crate) const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What came of one claim.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct DeliveryResult {
     pub(crate) settlement: Settlement,
     pub(crate) class: DeliveryClass,
-    pub(crate) lane: Arc<Lane>,
+    pub(crate) entry: Arc<EndpointEntry>,
     /// News for operators that came of it.
     pub(crate) notice: Option<Notice>,
     /// The endpoint is to be stopped as well.
-    pub(crate) stop: Option<Stop>,
+    pub(crate) stop: Option<EndpointStop>,
     /// Who waits for the attempt.
     pub(crate) waiting: Option<oneshot::Sender<Attempt>>,
 }
 
 /// An end to all deliveries of an endpoint.
 #[derive(Debug, Clone)]
-pub(crate) struct Stop {
+pub(crate) struct EndpointStop {
     pub(crate) because: DisabledBecause,
     /// Where the attempt went that said so. An endpoint that has another by now is not meant.
     pub(crate) url: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Recording {
+pub(crate) enum RecorderState {
     Works,
     Stalled,
 }
 
 pub(crate) struct Recorder {
     pub(crate) outbox: Arc<dyn Outbox>,
-    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) registry: Arc<EndpointRegistry>,
     pub(crate) clock: Clock,
-    pub(crate) metrics: Metrics,
-    pub(crate) state: watch::Sender<Recording>,
+    pub(crate) metrics: WebhookMetrics,
+    pub(crate) state: watch::Sender<RecorderState>,
     /// Cancelled when nothing is being sent any more.
     pub(crate) closing: CancellationToken,
     /// How long to go on trying from then.
-    pub(crate) last_tries: Duration,
+    pub(crate) final_write_timeout: Duration,
 }
 
 impl Recorder {
     /// Goes on until every sender of results is gone and all results are written.
-    pub(crate) async fn run(self, mut results: mpsc::Receiver<Outcome>) {
-        let mut tries = Tries { outage: StoreOutage::none("record attempts to deliver"), last: None };
+    pub(crate) async fn run(self, mut results: mpsc::Receiver<DeliveryResult>) {
+        let mut attempts = WriteAttempts { outage: StoreOutage::none("record attempts to deliver"), last: None };
         let mut batch = Vec::new();
         while results.recv_many(&mut batch, BATCH).await > 0 {
-            self.record(std::mem::take(&mut batch), &mut tries).await;
+            self.record(std::mem::take(&mut batch), &mut attempts).await;
         }
     }
 
-    async fn record(&self, batch: Vec<Outcome>, tries: &mut Tries) {
+    async fn record(&self, batch: Vec<DeliveryResult>, attempts: &mut WriteAttempts) {
         // News comes before the attempt that made it: written twice is better than never.
-        for (lane, notice) in batch.iter().filter_map(|outcome| Some((&outcome.lane, outcome.notice.as_ref()?))) {
-            let tenant = lane.endpoint().stored().tenant;
-            self.until_written(|| self.outbox.announce(tenant, notice.clone(), self.clock.now()), tries).await;
+        for (entry, notice) in batch.iter().filter_map(|outcome| Some((&outcome.entry, outcome.notice.as_ref()?))) {
+            let tenant = entry.endpoint().stored().tenant;
+            self.until_written(|| self.outbox.announce(tenant, notice.clone(), self.clock.now()), attempts).await;
         }
-        for (lane, stop) in batch.iter().filter_map(|outcome| Some((&outcome.lane, outcome.stop.as_ref()?))) {
-            self.until_written(|| self.stop_endpoint(lane, stop), tries).await;
+        for (entry, stop) in batch.iter().filter_map(|outcome| Some((&outcome.entry, outcome.stop.as_ref()?))) {
+            self.until_written(|| self.stop_endpoint(entry, stop), attempts).await;
         }
         let health = unwritten_health(&batch);
         let settled = SettlementBatch {
             settlements: batch.iter().map(|outcome| outcome.settlement.clone()).collect(),
-            health: health.iter().map(|(lane, health)| (lane.id().clone(), *health)).collect(),
+            health: health.iter().map(|(entry, health)| (entry.id().clone(), *health)).collect(),
         };
         let began = Instant::now();
-        if !self.until_written(|| self.outbox.settle(settled.clone(), self.clock.now()), tries).await {
+        if !self.until_written(|| self.outbox.settle(settled.clone(), self.clock.now()), attempts).await {
             let deliveries = batch.len();
             tracing::error!(deliveries, "ended without recording attempts; the deliveries will be sent again");
             return;
         }
         self.metrics.outbox_write.observe(began.elapsed().as_secs_f64());
-        for (lane, health) in health {
-            lane.has_written(health);
+        for (entry, health) in health {
+            entry.mark_health_written(health);
         }
         for outcome in batch {
             self.metrics.count_settled(outcome.settlement.disposition, outcome.class);
@@ -115,21 +115,21 @@ impl Recorder {
     }
 
     /// Disables an endpoint, unless somebody has stopped or moved it meanwhile.
-    async fn stop_endpoint(&self, lane: &Lane, stop: &Stop) -> state::Result<()> {
+    async fn stop_endpoint(&self, entry: &EndpointEntry, stop: &EndpointStop) -> state::Result<()> {
         loop {
-            let _writing = self.lanes.write().await;
-            let stored = find(&*self.outbox, lane.id()).await?;
+            let _writing = self.registry.write().await;
+            let stored = find(&*self.outbox, entry.id()).await?;
             let is_meant = |stored: &Stored| stored.state.is_enabled() && stored.terms.url == stop.url;
             let Some(stored) = stored.filter(is_meant) else { return Ok(()) };
             let now = self.clock.now();
             let state = EndpointState::Disabled { since: now, because: stop.because };
-            let disabled = Stored { state, health: lane.health(), updated_at: now, ..stored };
+            let disabled = Stored { state, health: entry.health(), updated_at: now, ..stored };
             match self.outbox.put_endpoint(disabled, now).await {
                 Ok(written) => {
-                    let (endpoint, because) = (lane.id(), stop.because.name());
+                    let (endpoint, because) = (entry.id(), stop.because.name());
                     tracing::warn!(%endpoint, because, "the endpoint was disabled; its deliveries wait until it is resumed");
-                    if let Ok(changed) = lane.endpoint().with(written) {
-                        self.lanes.put(changed);
+                    if let Ok(changed) = entry.endpoint().with(written) {
+                        self.registry.put(changed);
                     }
                     return Ok(());
                 }
@@ -141,27 +141,27 @@ impl Recorder {
     }
 
     /// Tries until it works, or until the program ends.
-    async fn until_written<F>(&self, mut write: impl FnMut() -> F, tries: &mut Tries) -> bool
+    async fn until_written<F>(&self, mut write: impl FnMut() -> F, attempts: &mut WriteAttempts) -> bool
     where
         F: Future<Output = state::Result<()>>,
     {
         loop {
             let error = match write().await {
                 Ok(()) => {
-                    tries.outage.over();
-                    self.state.send_replace(Recording::Works);
+                    attempts.outage.over();
+                    self.state.send_replace(RecorderState::Works);
                     return true;
                 }
                 Err(error) => error,
             };
-            self.state.send_replace(Recording::Stalled);
-            let pause = tries.outage.failed(&error, rand::random());
+            self.state.send_replace(RecorderState::Stalled);
+            let pause = attempts.outage.failed(&error, rand::random());
             if self.closing.is_cancelled() {
-                let end = *tries.last.get_or_insert_with(|| Instant::now() + self.last_tries);
+                let end = *attempts.last.get_or_insert_with(|| Instant::now() + self.final_write_timeout);
                 if Instant::now() >= end {
                     return false;
                 }
-                sleep(pause.min(self.last_tries / 10)).await;
+                sleep(pause.min(self.final_write_timeout / 10)).await;
             } else {
                 tokio::select! {
                     () = sleep(pause) => {}
@@ -177,18 +177,18 @@ async fn find(outbox: &dyn Endpoints, id: &EndpointId) -> state::Result<Option<S
 }
 
 /// Each lane of the batch once, with its health, if that has changed.
-fn unwritten_health(batch: &[Outcome]) -> Vec<(Arc<Lane>, Health)> {
-    let mut health: Vec<(Arc<Lane>, Health)> = Vec::new();
-    for lane in batch.iter().map(|outcome| &outcome.lane) {
-        if health.iter().any(|(known, _)| known.id() == lane.id()) {
+fn unwritten_health(batch: &[DeliveryResult]) -> Vec<(Arc<EndpointEntry>, Health)> {
+    let mut health: Vec<(Arc<EndpointEntry>, Health)> = Vec::new();
+    for entry in batch.iter().map(|outcome| &outcome.entry) {
+        if health.iter().any(|(known, _)| known.id() == entry.id()) {
             continue;
         }
-        health.extend(lane.unwritten_health().map(|now| (Arc::clone(lane), now)));
+        health.extend(entry.unwritten_health().map(|now| (Arc::clone(entry), now)));
     }
     health
 }
 
-struct Tries {
+struct WriteAttempts {
     outage: StoreOutage,
     /// When the last one is due, known once the program is to end.
     last: Option<Instant>,
@@ -204,7 +204,7 @@ mod tests {
     use domain::delivery::Disposition;
     use domain::delivery::{AttemptOutcome, AttemptTrigger, Timings};
 
-    fn success(outbox: &TestOutbox) -> Outcome {
+    fn success(outbox: &TestOutbox) -> DeliveryResult {
         let (delivery, lease) = (outbox.add(sample()), [0; 16]);
         let outcome = AttemptOutcome::Status(200);
         let (started_at, took) = (TestClock::default().now(), Duration::ZERO);
@@ -222,20 +222,20 @@ mod tests {
             next_attempt_at: None,
         };
         let settlement = Settlement { delivery, lease, attempt, disposition: Disposition::Succeeded };
-        let lane = Arc::new(Lane::new(endpoint("app", "http://localhost/")));
-        Outcome { settlement, class: DeliveryClass::Normal, lane, notice: None, stop: None, waiting: None }
+        let entry = Arc::new(EndpointEntry::new(endpoint("app", "http://localhost/")));
+        DeliveryResult { settlement, class: DeliveryClass::Normal, entry, notice: None, stop: None, waiting: None }
     }
 
-    fn recorder(outbox: &Arc<TestOutbox>) -> (Recorder, watch::Receiver<Recording>) {
-        let (state, recording) = watch::channel(Recording::Works);
+    fn recorder(outbox: &Arc<TestOutbox>) -> (Recorder, watch::Receiver<RecorderState>) {
+        let (state, recording) = watch::channel(RecorderState::Works);
         let recorder = Recorder {
             outbox: Arc::clone(outbox) as _,
-            lanes: Arc::default(),
+            registry: Arc::default(),
             clock: TestClock::default().clock(),
-            metrics: Metrics::default(),
+            metrics: WebhookMetrics::default(),
             state,
             closing: CancellationToken::new(),
-            last_tries: Duration::from_millis(50),
+            final_write_timeout: Duration::from_millis(50),
         };
         (recorder, recording)
     }
@@ -252,14 +252,14 @@ mod tests {
         for outcome in kept {
             results.send(outcome).await.unwrap();
         }
-        recording.wait_for(|recording| *recording == Recording::Stalled).await.unwrap();
+        recording.wait_for(|recording| *recording == RecorderState::Stalled).await.unwrap();
         drop(results);
         assert!(ids.iter().all(|id| outbox.row(*id).attempts.is_empty()));
 
         outbox.writes_fail.store(false, Ordering::SeqCst);
         running.await.unwrap();
         assert!(ids.iter().all(|id| outbox.row(*id).attempts.len() == 1));
-        assert_eq!(*recording.borrow(), Recording::Works);
+        assert_eq!(*recording.borrow(), RecorderState::Works);
     }
 
     /// A store that stays away must not keep the program from ending.

@@ -13,9 +13,9 @@ use domain::delivery::AttemptOutcome;
 use domain::endpoint::Origin;
 use domain::media_type;
 use outbound::address::{EgressRules, literal};
-use outbound::client::{Warm, builder};
+use outbound::client::{ReusableConnections, builder};
 use outbound::failure::{classify, root_cause};
-use outbound::gate::{EXCHANGE, Gate, Lookup, Trace};
+use outbound::resolver::{EXCHANGE, ExchangeTrace, GuardedResolver, Lookup};
 use outbound::tls::install_tls_provider;
 
 /// The most that is read of an answer.
@@ -23,14 +23,14 @@ pub(super) const LIMIT_BYTES: usize = 16 << 10;
 
 /// A question, signed.
 #[derive(Debug, Clone)]
-pub(super) struct Message {
+pub(super) struct SignedRequest {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answered {
+pub(super) struct HookResponse {
     pub(super) status: u16,
     pub(super) media_type: String,
     pub(super) body: Vec<u8>,
@@ -40,7 +40,7 @@ pub(super) struct Answered {
 
 /// Why nothing, or not all, came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum TransportError {
     Timeout,
     Unreachable(String),
 }
@@ -49,14 +49,14 @@ pub(super) enum Trouble {
 const BLOCKED: &str = "its address is this server's own or where clouds keep the secrets of machines";
 
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct HookTransport {
     client: Client,
     rules: Arc<EgressRules>,
     /// By scheme, host and port.
-    warm: Warm<String>,
+    reusable: ReusableConnections<String>,
 }
 
-impl Exchange {
+impl HookTransport {
     /// `https`: whether the certificates of the platform are needed.
     pub(super) fn new(
         max_in_flight: usize,
@@ -66,48 +66,54 @@ impl Exchange {
     ) -> reqwest::Result<Self> {
         install_tls_provider();
         // What is secure makes no difference to those of the configuration.
-        let gate = Gate { rules: Arc::clone(&rules), origin: Origin::Config, is_secure: false, lookup };
-        let mut builder = builder(max_in_flight).dns_resolver(Arc::new(gate));
+        let resolver = GuardedResolver { rules: Arc::clone(&rules), origin: Origin::Config, is_secure: false, lookup };
+        let mut builder = builder(max_in_flight).dns_resolver(Arc::new(resolver));
         if !https {
             builder = builder.tls_certs_only([]);
         }
-        Ok(Self { client: builder.build()?, rules, warm: Warm::default() })
+        Ok(Self { client: builder.build()?, rules, reusable: ReusableConnections::default() })
     }
 
-    pub(super) async fn send(&self, url: &Url, message: Message, deadline: Instant) -> Result<Answered, Trouble> {
+    pub(super) async fn send(
+        &self,
+        url: &Url,
+        message: SignedRequest,
+        deadline: Instant,
+    ) -> Result<HookResponse, TransportError> {
         let port = url.port_or_known_default().unwrap_or_default();
         // A resolver is asked only for names.
         if let Some(address) = literal(url)
             && self.rules.check_address(SocketAddr::new(address, port), false, Origin::Config).is_err()
         {
-            return Err(Trouble::Unreachable(BLOCKED.to_owned()));
+            return Err(TransportError::Unreachable(BLOCKED.to_owned()));
         }
         let origin = url.origin().ascii_serialization();
         let exchange = async {
             // The application has the same question to answer either way.
-            let sent = self.warm.send(&origin, None, || self.request(url, message.clone())).await;
-            let answered = read(sent.map_err(trouble)?).await?;
+            let sent = self.reusable.send(&origin, None, || self.request(url, message.clone())).await;
+            let answered = read(sent.map_err(transport_error)?).await?;
             if !answered.too_large {
-                self.warm.note(origin, Instant::now());
+                self.reusable.note(origin, Instant::now());
             }
             Ok(answered)
         };
-        let exchange = EXCHANGE.scope(Arc::new(Trace::new(port)), exchange);
-        timeout_at(deadline, exchange).await.unwrap_or(Err(Trouble::Timeout))
+        let exchange = EXCHANGE.scope(Arc::new(ExchangeTrace::new(port)), exchange);
+        timeout_at(deadline, exchange).await.unwrap_or(Err(TransportError::Timeout))
     }
 
-    async fn request(&self, url: &Url, message: Message) -> reqwest::Result<Response> {
+    async fn request(&self, url: &Url, message: SignedRequest) -> reqwest::Result<Response> {
         let request = self.client.post(url.clone()).headers(message.headers).body(message.body);
         request.send().await.map_err(reqwest::Error::without_url)
     }
 }
 
 /// Reads an answer as far as may be.
-async fn read(mut response: Response) -> Result<Answered, Trouble> {
+async fn read(mut response: Response) -> Result<HookResponse, TransportError> {
     let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type::essence(media_type);
-    let mut answered = Answered { status: response.status().as_u16(), media_type, body: Vec::new(), too_large: false };
-    while let Some(chunk) = response.chunk().await.map_err(|error| trouble(error.without_url()))? {
+    let mut answered =
+        HookResponse { status: response.status().as_u16(), media_type, body: Vec::new(), too_large: false };
+    while let Some(chunk) = response.chunk().await.map_err(|error| transport_error(error.without_url()))? {
         let room = LIMIT_BYTES - answered.body.len();
         answered.body.extend_from_slice(&chunk[..room.min(chunk.len())]);
         if chunk.len() > room {
@@ -118,9 +124,9 @@ async fn read(mut response: Response) -> Result<Answered, Trouble> {
     Ok(answered)
 }
 
-fn trouble(error: reqwest::Error) -> Trouble {
+fn transport_error(error: reqwest::Error) -> TransportError {
     match classify(&error) {
-        AttemptOutcome::Blocked => Trouble::Unreachable(BLOCKED.to_owned()),
-        _ => Trouble::Unreachable(root_cause(&error)),
+        AttemptOutcome::Blocked => TransportError::Unreachable(BLOCKED.to_owned()),
+        _ => TransportError::Unreachable(root_cause(&error)),
     }
 }

@@ -38,59 +38,59 @@ pub fn system_lookup() -> Lookup {
 /// None of the addresses may be called. It does not say which they were (webhooks S10).
 #[derive(Debug, thiserror::Error)]
 #[error("no address of this host may be called; webhooks.allow_networks and webhooks.https_only say which may")]
-pub struct Blocked;
+pub struct BlockedAddress;
 
 tokio::task_local! {
     /// The exchange that is going on in this task.
-    pub static EXCHANGE: Arc<Trace>;
+    pub static EXCHANGE: Arc<ExchangeTrace>;
 }
 
 /// What is known of an exchange before its request is sent.
 #[derive(Debug)]
-pub struct Trace {
+pub struct ExchangeTrace {
     /// Where the URL points to; names have no port.
     port: u16,
-    seen: Mutex<Seen>,
+    seen: Mutex<ConnectTimings>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Seen {
+pub struct ConnectTimings {
     pub dns: Option<Duration>,
     pub connect: Option<Duration>,
 }
 
-impl Trace {
+impl ExchangeTrace {
     pub fn new(port: u16) -> Self {
         Self { port, seen: Mutex::default() }
     }
 
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> ConnectTimings {
         *lock(&self.seen)
     }
 
-    fn note(&self, change: impl FnOnce(&mut Seen)) {
+    fn note(&self, change: impl FnOnce(&mut ConnectTimings)) {
         change(&mut lock(&self.seen));
     }
 }
 
 /// Resolves names for one kind of endpoint.
-pub struct Gate {
+pub struct GuardedResolver {
     pub rules: Arc<EgressRules>,
     pub origin: Origin,
     pub is_secure: bool,
     pub lookup: Lookup,
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for GuardedResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 
-impl Resolve for Gate {
+impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         // Without an exchange there is no port to judge by, and nobody who waits.
-        let Ok(trace) = EXCHANGE.try_with(Arc::clone) else { return Box::pin(async { Err(Blocked.into()) }) };
+        let Ok(trace) = EXCHANGE.try_with(Arc::clone) else { return Box::pin(async { Err(BlockedAddress.into()) }) };
         let (rules, origin, is_secure) = (Arc::clone(&self.rules), self.origin, self.is_secure);
         let looking = (self.lookup)(name.as_str().to_owned());
         Box::pin(async move {
@@ -101,7 +101,7 @@ impl Resolve for Gate {
             let allowed: Vec<SocketAddr> =
                 places.filter(|place| rules.check_address(*place, is_secure, origin).is_ok()).collect();
             if allowed.is_empty() {
-                return Err(Blocked.into());
+                return Err(BlockedAddress.into());
             }
             Ok(Box::new(allowed.into_iter()) as Addrs)
         })

@@ -12,11 +12,11 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Metrics;
-use crate::sending::lanes::Lanes;
+use crate::metrics::WebhookMetrics;
 use crate::sending::liveness::Liveness;
-use crate::sending::outage::StoreOutage;
-use crate::settings::Settings;
+use crate::sending::registry::EndpointRegistry;
+use crate::sending::store_outage::StoreOutage;
+use crate::settings::WebhookSettings;
 use domain::endpoint::EndpointId;
 use domain::principal::TenantScope;
 use domain::replay::{ReplayJob, ReplayState};
@@ -24,54 +24,54 @@ use state::clock::Clock;
 use state::{BacklogLimits, Horizon, Outbox};
 
 /// How often to look for replays that nobody rang for: those of before the start.
-const LOOK_FOR_REPLAYS: Duration = Duration::from_secs(30);
+const POLL_REPLAYS_EVERY: Duration = Duration::from_secs(30);
 
 /// Between two pieces of a replay, and of forgetting.
-const BREATH: Duration = Duration::from_millis(20);
+const PIECE_PAUSE: Duration = Duration::from_millis(20);
 
 /// The most deliveries that a piece of a replay queues.
-const REPLAYED: u32 = 500;
+const REPLAY_PIECE: u32 = 500;
 
 /// How often the upkeep looks for a backlog that is to be changed.
-const LOOK_FOR_BACKLOGS: Duration = Duration::from_secs(1);
+const POLL_BACKLOGS_EVERY: Duration = Duration::from_secs(1);
 
 /// How many deliveries of a backlog are changed in one transaction, and how long to rest before the next.
 const BACKLOG_PIECE: u32 = 500;
-const BACKLOG_BREATH: Duration = Duration::from_millis(5);
+const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 
 /// How often old rows are looked for; the first time this long after the start, when there is other work.
-const FORGET_EVERY: Duration = Duration::from_hours(1);
-const FORGET_FIRST: Duration = Duration::from_mins(1);
+const PRUNE_EVERY: Duration = Duration::from_hours(1);
+const PRUNE_FIRST: Duration = Duration::from_mins(1);
 
 /// How often the upkeep looks for what has waited too long; the first time a while after the start, so
 /// that what waited only for that is sent.
-const GIVE_UP_EVERY: Duration = Duration::from_mins(1);
-const GIVE_UP_FIRST: Duration = Duration::from_mins(10);
+const EXPIRE_EVERY: Duration = Duration::from_mins(1);
+const EXPIRE_FIRST: Duration = Duration::from_mins(10);
 
 /// How many deliveries are given up in one transaction: each may be news for somebody.
-const GIVE_UP_PIECE: u32 = 100;
+const EXPIRE_PIECE: u32 = 100;
 
 /// How many rows are removed in one transaction.
-const PIECE: u32 = 500;
+const PRUNE_PIECE: u32 = 500;
 
 /// How often the upkeep asks whether the clock was set.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
+const CHECK_CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the queue is looked at.
-const LOOK_AT_QUEUE: Duration = Duration::from_secs(5);
+const MEASURE_QUEUE_EVERY: Duration = Duration::from_secs(5);
 
-pub(crate) struct Upkeep {
+pub(crate) struct Maintenance {
     pub(crate) outbox: Arc<dyn Outbox>,
-    pub(crate) lanes: Arc<Lanes>,
-    pub(crate) settings: Settings,
+    pub(crate) registry: Arc<EndpointRegistry>,
+    pub(crate) settings: WebhookSettings,
     pub(crate) clock: Clock,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: WebhookMetrics,
     pub(crate) liveness: Liveness,
     /// Rings when a replay was begun.
     pub(crate) replays: Arc<Notify>,
 }
 
-impl Upkeep {
+impl Maintenance {
     /// Goes on until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         tokio::select! {
@@ -79,10 +79,10 @@ impl Upkeep {
             () = self.follow_clock() => {}
             () = self.replay() => {}
             () = self.change_backlogs() => {}
-            () = self.give_up() => {}
+            () = self.expire_deliveries() => {}
             () = self.limit_backlogs() => {}
-            () = self.forget() => {}
-            () = self.look() => {}
+            () = self.prune() => {}
+            () = self.watch_queue() => {}
         }
     }
 
@@ -94,7 +94,7 @@ impl Upkeep {
         loop {
             let steps = self.clock.steps();
             let pause = if followed == Some(steps) {
-                LOOK_AT_CLOCK
+                CHECK_CLOCK_EVERY
             } else {
                 match self.outbox.restart_waits(self.clock.now()).await {
                     Ok(count) => {
@@ -103,7 +103,7 @@ impl Upkeep {
                         if count > 0 {
                             tracing::info!(deliveries = count, "the clock was ahead; what waited by it is due now");
                         }
-                        LOOK_AT_CLOCK
+                        CHECK_CLOCK_EVERY
                     }
                     Err(error) => outage.failed(&error, rand::random()),
                 }
@@ -124,7 +124,7 @@ impl Upkeep {
                 Ok(None) => {
                     outage.over();
                     // Look at the queue, bell or no bell.
-                    let _ = timeout(LOOK_FOR_REPLAYS, self.replays.notified()).await;
+                    let _ = timeout(POLL_REPLAYS_EVERY, self.replays.notified()).await;
                     continue;
                 }
                 Err(error) => outage.failed(&error, rand::random()),
@@ -140,7 +140,7 @@ impl Upkeep {
         let Some(before) = next_in_turn(jobs, last.as_ref()) else { return Ok(None) };
         *last = Some(before.endpoint.clone());
         let rate = self.settings.replay_rate.max(1);
-        let limit = rate.div_ceil(4).min(REPLAYED);
+        let limit = rate.div_ceil(4).min(REPLAY_PIECE);
         let after = self.outbox.advance_replay(before.id, limit, self.clock.now()).await?;
         if let Some(job) = after.as_ref().filter(|job| job.state != ReplayState::Running) {
             tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay has come to its end");
@@ -155,7 +155,7 @@ impl Upkeep {
             let pause = match self.outbox.advance_backlog(BACKLOG_PIECE, self.clock.now()).await {
                 Ok(had_work) => {
                     outage.over();
-                    if had_work { BACKLOG_BREATH } else { LOOK_FOR_BACKLOGS }
+                    if had_work { BACKLOG_PAUSE } else { POLL_BACKLOGS_EVERY }
                 }
                 Err(error) => outage.failed(&error, rand::random()),
             };
@@ -164,25 +164,25 @@ impl Upkeep {
     }
 
     /// Ends what has waited past its time, for whatever (webhooks R13).
-    async fn give_up(&self) {
+    async fn expire_deliveries(&self) {
         let mut outage = StoreOutage::none("give up old deliveries");
         let mut deliveries = 0;
-        sleep(GIVE_UP_FIRST).await;
+        sleep(EXPIRE_FIRST).await;
         loop {
             let begun_before = self.clock.ago(self.settings.delivery_expiry);
-            let pause = match self.outbox.expire(begun_before, GIVE_UP_PIECE, self.clock.now()).await {
+            let pause = match self.outbox.expire(begun_before, EXPIRE_PIECE, self.clock.now()).await {
                 Ok(0) => {
                     outage.over();
                     if deliveries > 0 {
                         tracing::warn!(deliveries, "gave up deliveries that had waited for webhooks.delivery_expiry");
                     }
                     deliveries = 0;
-                    GIVE_UP_EVERY
+                    EXPIRE_EVERY
                 }
                 Ok(count) => {
                     deliveries += count;
                     self.metrics.expired.inc_by(count);
-                    BREATH
+                    PIECE_PAUSE
                 }
                 Err(error) => outage.failed(&error, rand::random()),
             };
@@ -194,12 +194,12 @@ impl Upkeep {
     async fn limit_backlogs(&self) {
         let mut outage = StoreOutage::none("drop what exceeds a backlog");
         let mut dropped = BTreeMap::<EndpointId, u64>::new();
-        sleep(FORGET_FIRST).await;
+        sleep(PRUNE_FIRST).await;
         loop {
             let now = self.clock.now();
             let begun_before = self.clock.ago(self.settings.max_backlog_age);
             let limits = BacklogLimits { begun_before, most: self.settings.max_backlog };
-            let pause = match self.outbox.shed(limits, PIECE, now).await {
+            let pause = match self.outbox.shed(limits, PRUNE_PIECE, now).await {
                 Ok(piece) if piece.is_empty() => {
                     outage.over();
                     for (endpoint, deliveries) in std::mem::take(&mut dropped) {
@@ -210,14 +210,14 @@ impl Upkeep {
                              webhooks.max_backlog_age"
                         );
                     }
-                    GIVE_UP_EVERY
+                    EXPIRE_EVERY
                 }
                 Ok(piece) => {
                     for (endpoint, count) in piece {
                         self.metrics.dropped.inc_by(count);
                         *dropped.entry(endpoint).or_default() += count;
                     }
-                    BREATH
+                    PIECE_PAUSE
                 }
                 Err(error) => outage.failed(&error, rand::random()),
             };
@@ -225,9 +225,9 @@ impl Upkeep {
         }
     }
 
-    async fn forget(&self) {
+    async fn prune(&self) {
         let mut outage = StoreOutage::none("remove old deliveries");
-        sleep(FORGET_FIRST).await;
+        sleep(PRUNE_FIRST).await;
         loop {
             let horizon = Horizon {
                 finished: self.clock.ago(self.settings.keep_finished),
@@ -237,12 +237,12 @@ impl Upkeep {
                 most_hook_calls: self.settings.keep_hook_calls,
                 now: self.clock.now(),
             };
-            let pause = match self.outbox.prune(horizon, PIECE).await {
+            let pause = match self.outbox.prune(horizon, PRUNE_PIECE).await {
                 Ok(0) => {
                     outage.over();
-                    FORGET_EVERY
+                    PRUNE_EVERY
                 }
-                Ok(_) => BREATH,
+                Ok(_) => PIECE_PAUSE,
                 Err(error) => outage.failed(&error, rand::random()),
             };
             sleep(pause).await;
@@ -250,13 +250,13 @@ impl Upkeep {
     }
 
     /// Shows operators the queue, and notices what is not sent although it could be.
-    async fn look(&self) {
+    async fn watch_queue(&self) {
         let mut outage = StoreOutage::none("look at the queue of webhooks");
         loop {
-            let pause = match self.look_once().await {
+            let pause = match self.measure_queue().await {
                 Ok(()) => {
                     outage.over();
-                    LOOK_AT_QUEUE
+                    MEASURE_QUEUE_EVERY
                 }
                 Err(error) => outage.failed(&error, rand::random()),
             };
@@ -264,11 +264,11 @@ impl Upkeep {
         }
     }
 
-    async fn look_once(&self) -> state::Result<()> {
-        self.metrics.show_endpoints(self.lanes.count_states());
-        let lanes = self.lanes.all();
-        let sent_to = lanes.iter().filter(|lane| lane.is_enabled() && !lane.is_spared());
-        let sent_to: Vec<EndpointId> = sent_to.map(|lane| lane.id().clone()).collect();
+    async fn measure_queue(&self) -> state::Result<()> {
+        self.metrics.show_endpoints(self.registry.count_states());
+        let entries = self.registry.all();
+        let sent_to = entries.iter().filter(|entry| entry.is_enabled() && !entry.is_breaker_open());
+        let sent_to: Vec<EndpointId> = sent_to.map(|entry| entry.id().clone()).collect();
         let oldest = self.outbox.next_due(&sent_to).await?.map_or(Duration::ZERO, |due| self.clock.elapsed(due));
         self.liveness.set_oldest_due(oldest);
         self.metrics.oldest_due.set(oldest.as_secs_f64());
@@ -292,7 +292,7 @@ fn next_in_turn(jobs: Vec<ReplayJob>, last: Option<&EndpointId>) -> Option<Repla
 fn pause_after(before: &ReplayJob, after: Option<&ReplayJob>, rate: u32) -> Duration {
     let queued = after.map_or(0, |after| after.queued.saturating_sub(before.queued));
     let queued = u32::try_from(queued).unwrap_or(u32::MAX);
-    Duration::from_secs_f64(f64::from(queued) / f64::from(rate)).max(BREATH)
+    Duration::from_secs_f64(f64::from(queued) / f64::from(rate)).max(PIECE_PAUSE)
 }
 
 #[cfg(test)]
@@ -323,13 +323,13 @@ mod tests {
         }
     }
 
-    fn upkeep(outbox: &Arc<TestOutbox>) -> Upkeep {
-        Upkeep {
+    fn maintenance(outbox: &Arc<TestOutbox>) -> Maintenance {
+        Maintenance {
             outbox: Arc::clone(outbox) as _,
-            lanes: Arc::default(),
-            settings: Settings::default(),
+            registry: Arc::default(),
+            settings: WebhookSettings::default(),
             clock: TestClock::default().clock(),
-            metrics: Metrics::default(),
+            metrics: WebhookMetrics::default(),
             liveness: Liveness::new(Duration::ZERO),
             replays: Arc::default(),
         }
@@ -339,8 +339,8 @@ mod tests {
     #[test]
     fn a_replay_rests_for_what_it_has_queued() {
         assert_eq!(pause_after(&job(10), Some(&job(60)), 200), Duration::from_millis(250));
-        assert_eq!(pause_after(&job(10), Some(&job(10)), 200), BREATH, "nothing was queued");
-        assert_eq!(pause_after(&job(10), None, 200), BREATH, "it is gone");
+        assert_eq!(pause_after(&job(10), Some(&job(10)), 200), PIECE_PAUSE, "nothing was queued");
+        assert_eq!(pause_after(&job(10), None, 200), PIECE_PAUSE, "it is gone");
     }
 
     /// webhooks L3: of one endpoint oldest first; another's does not wait for all of them.
@@ -357,7 +357,7 @@ mod tests {
             state::Replays::begin_replay(&*outbox, job.clone()).await.unwrap();
         }
         let stop = CancellationToken::new();
-        let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));
+        let running = tokio::spawn(maintenance(&outbox).run(stop.clone()));
         let in_turn = [2, 1, 3, 0, 4].map(|at: usize| jobs[at].id);
         outbox.until(|| outbox.jobs_done().len() == jobs.len()).await;
         assert_eq!(outbox.jobs_done(), in_turn);
@@ -371,17 +371,17 @@ mod tests {
         let (outbox, clock) = (Arc::new(TestOutbox::default()), TestClock::default());
         let stop = CancellationToken::new();
         let old: Vec<_> = (0..250).map(|_| outbox.add_for("app")).collect();
-        let expiry = Settings::default().delivery_expiry;
+        let expiry = WebhookSettings::default().delivery_expiry;
         clock.put_forward(expiry + Duration::from_secs(1));
-        let upkeep = Upkeep { clock: clock.clock(), ..upkeep(&outbox) };
-        let expired = upkeep.metrics.expired.clone();
+        let maintenance = Maintenance { clock: clock.clock(), ..maintenance(&outbox) };
+        let expired = maintenance.metrics.expired.clone();
         let young = outbox.add(Sample { at: clock.now(), ..sample() });
-        let running = tokio::spawn(upkeep.run(stop.clone()));
+        let running = tokio::spawn(maintenance.run(stop.clone()));
         let is_dead = |id: &DeliveryId| outbox.row(*id).state == DeliveryState::Dead;
-        sleep(GIVE_UP_FIRST).await;
+        sleep(EXPIRE_FIRST).await;
         outbox.until(|| old.iter().all(is_dead)).await;
         clock.step_ahead(expiry + Duration::from_secs(1));
-        sleep(3 * GIVE_UP_EVERY).await;
+        sleep(3 * EXPIRE_EVERY).await;
         assert_eq!((is_dead(&young), expired.get()), (false, 250), "the clock was set");
         stop.cancel();
         running.await.unwrap();
@@ -393,11 +393,11 @@ mod tests {
         let outbox = Arc::new(TestOutbox::default());
         outbox.add_old_rows(1_200);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(upkeep(&outbox).run(stop.clone()));
-        sleep(FORGET_FIRST).await;
+        let running = tokio::spawn(maintenance(&outbox).run(stop.clone()));
+        sleep(PRUNE_FIRST).await;
         outbox.until(|| outbox.prunes() == [500, 500, 200, 0]).await;
         outbox.add_old_rows(1);
-        sleep(FORGET_EVERY).await;
+        sleep(PRUNE_EVERY).await;
         outbox.until(|| outbox.prunes() == [500, 500, 200, 0, 1, 0]).await;
         stop.cancel();
         running.await.unwrap();
