@@ -40,12 +40,12 @@ use outbound::address::EgressRules;
 use outbound::keys::{SigningKey, SigningKeys};
 use state::{Leases, LocalBells, LocalProgress, Membership, Outbox, Store, UploadStore};
 use state_sqlite::SqliteStore;
-use storage::local::Means;
+use storage::local::LocalStoreResources;
 
 pub use permissions::restrict_new_files;
 
 /// A server that listens.
-pub struct Running {
+pub struct RunningServer {
     /// The endpoints of webhooks, as they were at the start.
     endpoints: Vec<String>,
     listeners: Listeners,
@@ -60,40 +60,40 @@ pub struct Running {
     _folder: DataFolder,
 }
 
-impl fmt::Debug for Running {
+impl fmt::Debug for RunningServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Running").field("address", &self.address()).finish_non_exhaustive()
+        f.debug_struct("RunningServer").field("address", &self.address()).finish_non_exhaustive()
     }
 }
 
 /// Whether everything begun was brought to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stopped {
+pub enum StopOutcome {
     Clean,
     TimedOut,
 }
 
 /// Starts everything: state, storage, what the last run left undone, the webhook sender, the listeners.
-pub async fn start(mut config: Config) -> anyhow::Result<Running> {
+pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let version = env!("CARGO_PKG_VERSION");
     match &config.file {
         Some(file) => tracing::info!(version, "longshore starts with the configuration file {}", file.display()),
         None => tracing::info!(version, "longshore starts without a configuration file"),
     }
-    let memory_limit = memory::Limit::find();
+    let memory_limit = memory::MemoryLimit::find();
     memory::fit(&mut config, memory_limit);
     let fitted = descriptors::fit(&mut config);
-    memory::Budgets::of(&config).tell(memory_limit);
+    memory::MemoryBudgets::of(&config).log(memory_limit);
     let answer_memory = Pool::new(config.limits.answer_memory_bytes);
     let data_dir = &config.server.data_dir;
     let folder = DataFolder::take(data_dir)?;
-    let means = Means {
+    let resources = LocalStoreResources {
         direct_files: fitted.direct_files,
         keep_free_bytes: config.engine.space.min_free_bytes,
         read_pool: answer_memory.clone(),
         guard: Some(folder.lock()),
     };
-    let blobs = stores::open(&config.storage, &folder, means)?;
+    let blobs = stores::open(&config.storage, &folder, resources)?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let state = open_state(&config, data_dir).await?;
     let clock = state.clock();
@@ -144,32 +144,32 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
         Some((application, metrics)) => (engine.asking(application), Some(metrics)),
         None => (engine, None),
     };
-    let memory = listeners::Memory::of(&config);
-    let watched = web::Watched::default();
+    let memory = listeners::ListenerMemory::of(&config);
+    let counters = web::EdgeCounters::default();
     let registry = metrics::registry(|own| {
         engine.metrics().register(&dialects::names(), own);
-        watched.refusals.register(own);
-        watched.rejections.register(own);
-        watched.edge.register(own);
+        counters.refusals.register(own);
+        counters.rejections.register(own);
+        counters.edge.register(own);
         sender.metrics().register(own);
         if let Some(hooks) = hook_metrics {
             hooks.register(own);
         }
         own.register_collector(Box::new(memory_in_use(&config, &engine, &answer_memory, &memory)));
-        own.register_collector(Box::new(metrics::Database(Arc::clone(&state))));
+        own.register_collector(Box::new(metrics::DatabaseMetrics(Arc::clone(&state))));
     });
 
     engine.recover().await;
     engine.start_sweeping();
     engine.start_inventory();
 
-    watched.rejections.count_in("no-space", engine.metrics().without_space().clone());
-    let parts = web::Parts { engine: engine.clone(), sender: &sender, registry, watched, answer_memory };
+    counters.rejections.count_in("no-space", engine.metrics().without_space().clone());
+    let parts = web::EdgeParts { engine: engine.clone(), sender: &sender, registry, counters, answer_memory };
     let listeners = Listeners::start(&config, memory, web::edge(&config, parts, &server_keys))?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
-    fitted.tell();
+    fitted.log();
     let stop_sending = CancellationToken::new();
-    Ok(Running {
+    Ok(RunningServer {
         endpoints: sender.endpoint_names(),
         listeners,
         engine,
@@ -183,9 +183,14 @@ pub async fn start(mut config: Config) -> anyhow::Result<Running> {
     })
 }
 
-fn memory_in_use(config: &Config, engine: &Engine, answers: &Pool, memory: &listeners::Memory) -> metrics::Memory {
+fn memory_in_use(
+    config: &Config,
+    engine: &Engine,
+    answers: &Pool,
+    memory: &listeners::ListenerMemory,
+) -> metrics::MemoryMetrics {
     let http2_is_spoken = config.tls.files.is_some() && config.http2.max_connections > 0;
-    metrics::Memory {
+    metrics::MemoryMetrics {
         buffers: engine.buffers().clone(),
         answers: answers.clone(),
         read_ahead: (memory.read_ahead.clone(), memory.read_ahead.free_bytes()),
@@ -212,18 +217,18 @@ fn egress_rules(config: &Config) -> Arc<EgressRules> {
 }
 
 fn configured_endpoints(
-    endpoints: &[config::Endpoint],
+    endpoints: &[config::EndpointConfig],
     rules: &EgressRules,
     now: Timestamp,
 ) -> anyhow::Result<Vec<webhook::SendableEndpoint>> {
-    let endpoint = |endpoint: &config::Endpoint| {
+    let endpoint = |endpoint: &config::EndpointConfig| {
         configured_endpoint(endpoint, rules, now).with_context(|| format!("could not use endpoint {}", endpoint.name))
     };
     endpoints.iter().map(endpoint).collect()
 }
 
 fn configured_endpoint(
-    endpoint: &config::Endpoint,
+    endpoint: &config::EndpointConfig,
     rules: &EgressRules,
     now: Timestamp,
 ) -> anyhow::Result<webhook::SendableEndpoint> {
@@ -235,7 +240,7 @@ fn configured_endpoint(
     Ok(webhook::SendableEndpoint::configured(endpoint.name.clone(), terms, keys, &headers, rules, now)?)
 }
 
-impl Running {
+impl RunningServer {
     /// Where it listens; the port is the real one when a free one was asked for.
     pub fn address(&self) -> SocketAddr {
         self.listeners.address
@@ -290,7 +295,7 @@ impl Running {
     /// Stops in order: no new work, live uploads commit what they have, clients are answered and deliveries
     /// on their way end, the database is closed. At most the configured time long; a client that does not
     /// read its answer can use up most of that, but keeps nothing else from being brought to its end.
-    pub async fn stop(self) -> Stopped {
+    pub async fn stop(self) -> StopOutcome {
         let deadline = Instant::now() + self.config.server.shutdown_timeout;
         let for_answers = self.config.server.shutdown_timeout.mul_f32(0.8);
         let tasks_ended = self.engine.shut_down(for_answers).await;
@@ -308,6 +313,6 @@ impl Running {
             self.state.close().await;
         };
         let closed = tokio::time::timeout_at(deadline, leaving).await;
-        if tasks_ended && answered.is_ok() && closed.is_ok() { Stopped::Clean } else { Stopped::TimedOut }
+        if tasks_ended && answered.is_ok() && closed.is_ok() { StopOutcome::Clean } else { StopOutcome::TimedOut }
     }
 }

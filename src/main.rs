@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use longshore::app::Stopped;
+use longshore::app::StopOutcome;
 use longshore::config::Config;
 use longshore::{app, cli, telemetry};
 
@@ -40,8 +40,8 @@ async fn serve_until_stopped(config: Config) -> anyhow::Result<()> {
     tracing::info!("shutting down; signal again to stop immediately");
     tokio::select! {
         stopped = running.stop() => match stopped {
-            Stopped::Clean => tracing::info!("stopped"),
-            Stopped::TimedOut => tracing::warn!("stopped before everything begun had ended; the next start finishes it"),
+            StopOutcome::Clean => tracing::info!("stopped"),
+            StopOutcome::TimedOut => tracing::warn!("stopped before everything begun had ended; the next start finishes it"),
         },
         () = signals.until_stop(|| {}) => {
             tracing::warn!("stopped immediately; the next start finishes what was begun");

@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::{Format, Log};
+use crate::config::{LogConfig, LogFormat};
 use crate::terminal::{escaped, escaped_lines};
 
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum Error {
 }
 
 /// Logs from now on as `log` says. Can be called once in a process.
-pub fn init(log: &Log) -> Result<(), Error> {
+pub fn init(log: &LogConfig) -> Result<(), Error> {
     // no-color.org: set and not empty.
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colors = if io::stderr().is_terminal() && !plain { Colors::Ansi } else { Colors::None };
@@ -46,7 +46,7 @@ enum Colors {
     None,
 }
 
-fn dispatch<W>(log: &Log, to: W, colors: Colors) -> Result<Dispatch, Error>
+fn dispatch<W>(log: &LogConfig, to: W, colors: Colors) -> Result<Dispatch, Error>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -55,8 +55,8 @@ where
     let filter = EnvFilter::try_new(directives).map_err(|source| Error::Level { level: log.level.clone(), source })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_target(false);
     Ok(match log.format {
-        Format::Text => Dispatch::new(lines.compact().with_ansi(colors == Colors::Ansi).fmt_fields(Text).finish()),
-        Format::Json => Dispatch::new(lines.event_format(Json).finish()),
+        LogFormat::Text => Dispatch::new(lines.compact().with_ansi(colors == Colors::Ansi).fmt_fields(Text).finish()),
+        LogFormat::Json => Dispatch::new(lines.event_format(Json).finish()),
     })
 }
 
@@ -214,10 +214,10 @@ mod tests {
     }
 
     /// What is written when a server starts, under this level and format.
-    fn logged(level: &str, format: Format, colors: Colors) -> String {
+    fn logged(level: &str, format: LogFormat, colors: Colors) -> String {
         let lines = Lines::default();
         let to = lines.clone();
-        let log = Log { level: level.to_owned(), format };
+        let log = LogConfig { level: level.to_owned(), format };
         let dispatch = dispatch(&log, move || to.clone(), colors).unwrap();
         tracing::dispatcher::with_default(&dispatch, || {
             tracing::info!(size_bytes = 5, "an upload is complete");
@@ -229,16 +229,16 @@ mod tests {
 
     #[test]
     fn text_is_the_time_in_utc_the_level_the_message_and_the_fields() {
-        let line = logged("info", Format::Text, Colors::None);
+        let line = logged("info", LogFormat::Text, Colors::None);
         let (time, rest) = line.split_once("  ").unwrap();
         assert!(time.parse::<jiff::Timestamp>().is_ok() && time.ends_with('Z'), "{line}");
         assert_eq!(rest, "INFO an upload is complete size_bytes=5\n");
-        assert!(logged("info", Format::Text, Colors::Ansi).contains('\u{1b}'));
+        assert!(logged("info", LogFormat::Text, Colors::Ansi).contains('\u{1b}'));
     }
 
     #[test]
     fn json_is_one_object_a_line() {
-        let line = logged("info", Format::Json, Colors::Ansi);
+        let line = logged("info", LogFormat::Json, Colors::Ansi);
         let object: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(object["message"], "an upload is complete");
         assert_eq!(object["size_bytes"], 5);
@@ -254,8 +254,11 @@ mod tests {
     fn json_tells_what_caused_an_error() {
         let lines = Lines::default();
         let to = lines.clone();
-        let dispatch =
-            dispatch(&Log { level: "info".to_owned(), format: Format::Json }, move || to.clone(), Colors::None);
+        let dispatch = dispatch(
+            &LogConfig { level: "info".to_owned(), format: LogFormat::Json },
+            move || to.clone(),
+            Colors::None,
+        );
         tracing::dispatcher::with_default(&dispatch.unwrap(), || {
             let failed = Failed(io::Error::other("the disk is gone"));
             let (error, took_ms) = (&failed as &dyn StdError, std::time::Duration::from_millis(7).as_millis());
@@ -277,10 +280,10 @@ mod tests {
     #[test]
     fn a_line_is_one_line_and_controls_no_terminal() {
         let hostile = "a\u{1b}[2J\n2026-11-21 ERROR forged\u{202e}\u{9b}\u{2028}b";
-        for (format, colors) in [(Format::Text, Colors::None), (Format::Json, Colors::Ansi)] {
+        for (format, colors) in [(LogFormat::Text, Colors::None), (LogFormat::Json, Colors::Ansi)] {
             let lines = Lines::default();
             let to = lines.clone();
-            let dispatch = dispatch(&Log { level: "info".to_owned(), format }, move || to.clone(), colors);
+            let dispatch = dispatch(&LogConfig { level: "info".to_owned(), format }, move || to.clone(), colors);
             tracing::dispatcher::with_default(&dispatch.unwrap(), || {
                 let _span = tracing::info_span!("s", spanned = %hostile).entered();
                 let failed = Failed(io::Error::other(hostile));
@@ -295,10 +298,10 @@ mod tests {
 
     #[test]
     fn the_level_decides_and_may_differ_by_part() {
-        assert_eq!(logged("warn", Format::Text, Colors::None), "");
-        assert_eq!(logged("debug", Format::Text, Colors::None).lines().count(), 2);
-        assert_eq!(logged("warn,longshore::telemetry=info", Format::Text, Colors::None).lines().count(), 1);
-        let log = Log { level: "a=b=c".to_owned(), format: Format::Text };
+        assert_eq!(logged("warn", LogFormat::Text, Colors::None), "");
+        assert_eq!(logged("debug", LogFormat::Text, Colors::None).lines().count(), 2);
+        assert_eq!(logged("warn,longshore::telemetry=info", LogFormat::Text, Colors::None).lines().count(), 1);
+        let log = LogConfig { level: "a=b=c".to_owned(), format: LogFormat::Text };
         let error = dispatch(&log, io::sink, Colors::None).unwrap_err();
         assert_eq!(error.to_string(), "could not understand log.level \"a=b=c\"");
     }

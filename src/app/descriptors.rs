@@ -33,7 +33,7 @@ const MAX_DIRECT: u64 = 1024;
 
 /// What may be open at once, a descriptor each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Share {
+struct DescriptorShare {
     connections: u64,
     read_connections: u64,
     uploads: u64,
@@ -45,7 +45,7 @@ const PLENTY: u64 = 1_000;
 
 /// How the server fits into the limit.
 #[derive(Debug)]
-pub(super) struct Fitted {
+pub(super) struct DescriptorFit {
     /// How many files may be open a second time, for direct writes.
     pub(super) direct_files: usize,
     lowered: Option<Lowered>,
@@ -56,15 +56,15 @@ pub(super) struct Fitted {
 struct Lowered {
     limit: u64,
     needed: u64,
-    wanted: Share,
-    fits: Share,
+    wanted: DescriptorShare,
+    fits: DescriptorShare,
     /// Whether somebody had set what was lowered.
     was_set: bool,
 }
 
-impl Fitted {
+impl DescriptorFit {
     /// Reports what was lowered: as a warning where it matters.
-    pub(super) fn tell(&self) {
+    pub(super) fn log(&self) {
         let Some(Lowered { limit, needed, wanted, fits, was_set }) = self.lowered else { return };
         let reads = match wanted.read_connections {
             0 => String::new(),
@@ -98,9 +98,9 @@ impl Fitted {
 }
 
 /// Raises the limit as far as it goes, and lowers what does not fit into it.
-pub(super) fn fit(config: &mut Config) -> Fitted {
+pub(super) fn fit(config: &mut Config) -> DescriptorFit {
     let limit = raise();
-    let wanted = Share {
+    let wanted = DescriptorShare {
         connections: number(config.limits.max_connections),
         read_connections: config.server.read_listen.map_or(0, |_| number(config.limits.max_read_connections)),
         uploads: number(config.engine.max_active_uploads),
@@ -110,7 +110,7 @@ pub(super) fn fit(config: &mut Config) -> Fitted {
     let reserve = reserve(config).saturating_add(direct);
     let direct_files = count(direct);
     let Some(fits) = wanted.within(limit.saturating_sub(reserve)) else {
-        return Fitted { direct_files, lowered: None };
+        return DescriptorFit { direct_files, lowered: None };
     };
     let needed = wanted.sum().saturating_add(reserve);
     let is_set = |key: &str, wanted: u64, fits: u64| fits < wanted && !config.unset.contains(key);
@@ -124,10 +124,10 @@ pub(super) fn fit(config: &mut Config) -> Fitted {
     if wanted.read_connections > 0 {
         config.limits.max_read_connections = count(fits.read_connections);
     }
-    Fitted { direct_files, lowered: Some(Lowered { limit, needed, wanted, fits, was_set }) }
+    DescriptorFit { direct_files, lowered: Some(Lowered { limit, needed, wanted, fits, was_set }) }
 }
 
-impl Share {
+impl DescriptorShare {
     fn sum(self) -> u64 {
         let Self { connections, read_connections, uploads, downloads } = self;
         connections.saturating_add(read_connections).saturating_add(uploads).saturating_add(downloads)
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn what_fits_is_left_alone_and_what_does_not_shares_equally() {
-        let share = |connections, read_connections, uploads, downloads| Share {
+        let share = |connections, read_connections, uploads, downloads| DescriptorShare {
             connections,
             read_connections,
             uploads,

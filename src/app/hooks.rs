@@ -10,10 +10,10 @@ use domain::hook::{Hook, HookRequest, HookResult};
 use engine::hooks::Hooks;
 
 #[derive(Debug)]
-struct Application(hooks::HookClient);
+struct HookAdapter(hooks::HookClient);
 
 #[async_trait]
-impl Hooks for Application {
+impl Hooks for HookAdapter {
     fn wants(&self, hook: Hook) -> bool {
         self.0.wants(hook)
     }
@@ -26,12 +26,12 @@ impl Hooks for Application {
 /// The application as the engine asks it, and what is counted of that;
 /// `None` when it wants to be asked nothing.
 pub(super) fn application(
-    config: &config::Hooks,
+    config: &config::HooksConfig,
     rules: &Arc<outbound::address::EgressRules>,
 ) -> anyhow::Result<Option<(Arc<dyn Hooks>, hooks::HookMetrics)>> {
     let Some(settings) = &config.calls else { return Ok(None) };
     let hooks =
         hooks::HookClient::new(settings.clone(), Arc::clone(rules)).context("could not prepare to call hooks")?;
     let metrics = hooks.metrics().clone();
-    Ok(Some((Arc::new(Application(hooks)), metrics)))
+    Ok(Some((Arc::new(HookAdapter(hooks)), metrics)))
 }

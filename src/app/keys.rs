@@ -9,7 +9,7 @@ use std::{fs, io};
 
 use anyhow::Context;
 
-use crate::config::Auth;
+use crate::config::AuthConfig;
 use keyring::ServerKeys;
 
 const FILE_NAME: &str = "longshore.key";
@@ -19,7 +19,7 @@ const UNFINISHED_NAME: &str = "longshore.key.new";
 
 /// The keys of this server. The data folder belongs to this process
 /// already, so nobody else makes them meanwhile.
-pub(super) fn open(config: &Auth, data_dir: &Path) -> anyhow::Result<ServerKeys> {
+pub(super) fn open(config: &AuthConfig, data_dir: &Path) -> anyhow::Result<ServerKeys> {
     match &config.server_keys {
         Some(keys) => Ok(keys.clone()),
         None => open_in(data_dir).with_context(|| format!("could not use {}", data_dir.join(FILE_NAME).display())),

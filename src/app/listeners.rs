@@ -28,7 +28,7 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Takes the addresses and serves.
-    pub(super) fn start(config: &Config, memory: Memory, edge: Edge) -> anyhow::Result<Self> {
+    pub(super) fn start(config: &Config, memory: ListenerMemory, edge: Edge) -> anyhow::Result<Self> {
         let edge = web::Data::new(edge);
         let (tls, look) = match &config.tls.files {
             Some(files) => {
@@ -79,12 +79,12 @@ fn serve(server: Server) -> ServerHandle {
 
 /// Memory that all listeners share.
 #[derive(Debug, Clone)]
-pub(super) struct Memory {
+pub(super) struct ListenerMemory {
     pub(super) http2: WindowBudget,
     pub(super) read_ahead: ReadAhead,
 }
 
-impl Memory {
+impl ListenerMemory {
     pub(super) fn of(config: &Config) -> Self {
         Self {
             http2: WindowBudget::new(config.http2.budget_bytes()),
@@ -93,7 +93,7 @@ impl Memory {
     }
 }
 
-fn uploading(config: &Config, tls: Option<Tls>, memory: Memory) -> listen::ListenerSettings {
+fn uploading(config: &Config, tls: Option<Tls>, memory: ListenerMemory) -> listen::ListenerSettings {
     let niceness = threads::upload_niceness(config);
     listen::ListenerSettings {
         address: config.server.listen,
@@ -113,7 +113,7 @@ fn uploading(config: &Config, tls: Option<Tls>, memory: Memory) -> listen::Liste
     }
 }
 
-fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>, memory: Memory) -> listen::ListenerSettings {
+fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>, memory: ListenerMemory) -> listen::ListenerSettings {
     listen::ListenerSettings {
         address,
         role: ListenerRole::Reading,

@@ -37,7 +37,7 @@ const LEAST_BYTES: u64 = 16 * MIB;
 
 /// How much memory there is, and who says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limit {
+pub(super) struct MemoryLimit {
     bytes: u64,
     of: Owner,
 }
@@ -48,7 +48,7 @@ enum Owner {
     Machine,
 }
 
-impl fmt::Display for Limit {
+impl fmt::Display for MemoryLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let owner = match self.of {
             Owner::ControlGroup => "the control group allows",
@@ -58,7 +58,7 @@ impl fmt::Display for Limit {
     }
 }
 
-impl Limit {
+impl MemoryLimit {
     /// The limit of this process.
     pub(super) fn find() -> Self {
         let system = rustix::system::sysinfo();
@@ -96,9 +96,9 @@ fn limit_of_groups(root: &Path, groups: &str) -> Option<u64> {
 
 /// The budgets of a configuration.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Budgets(Vec<(&'static str, u64)>);
+pub(super) struct MemoryBudgets(Vec<(&'static str, u64)>);
 
-impl Budgets {
+impl MemoryBudgets {
     pub(super) fn of(config: &Config) -> Self {
         let http2 = if is_http2_spoken(config) { config.http2.memory_bytes } else { 0 };
         let webhooks = number(config.webhooks.sending.max_in_flight).saturating_mul(delivery_bytes(config));
@@ -119,7 +119,7 @@ impl Budgets {
     }
 
     /// Says what the sum is made of, and warns where it is above the limit.
-    pub(super) fn tell(&self, limit: Limit) {
+    pub(super) fn log(&self, limit: MemoryLimit) {
         let parts = self.0.iter().filter(|(_, bytes)| *bytes > 0);
         let parts: Vec<_> = parts.map(|(name, bytes)| format!("{name} {}MiB", bytes.div_ceil(MIB))).collect();
         let (sum, parts) = (self.sum().div_ceil(MIB), parts.join(", "));
@@ -134,7 +134,7 @@ impl Budgets {
 }
 
 /// Lowers what has its default value to its share of the limit.
-pub(super) fn fit(config: &mut Config, limit: Limit) {
+pub(super) fn fit(config: &mut Config, limit: MemoryLimit) {
     let share = |part: u64| (limit.bytes / part).max(1);
     let unset = config.unset.clone();
     let lower = |key: &str, value: &mut u64, most: u64| {
@@ -172,7 +172,7 @@ pub(super) fn fit(config: &mut Config, limit: Limit) {
 }
 
 /// Both listeners share; what is set of one leaves less to the other.
-fn fit_connections(config: &mut Config, limit: Limit) {
+fn fit_connections(config: &mut Config, limit: MemoryLimit) {
     let share = if is_http2_spoken(config) { limit.bytes / 4 } else { limit.bytes / 8 * 3 };
     let most = share / connection_bytes(config);
     let reads_apart = config.server.read_listen.is_some();
@@ -222,8 +222,8 @@ mod tests {
     use crate::config::Inputs;
     use edge::listen::certificates::CertificateFiles;
 
-    fn limit(bytes: u64) -> Limit {
-        Limit { bytes, of: Owner::ControlGroup }
+    fn limit(bytes: u64) -> MemoryLimit {
+        MemoryLimit { bytes, of: Owner::ControlGroup }
     }
 
     fn set(settings: &[(&str, &str)]) -> Config {
@@ -243,7 +243,7 @@ mod tests {
             for mib in [256, 300, 512, 1_000, 2_048, 4_096, 65_536] {
                 let mut fitted = config.clone();
                 fit(&mut fitted, limit(mib * MIB));
-                let budgets = Budgets::of(&fitted);
+                let budgets = MemoryBudgets::of(&fitted);
                 assert!(budgets.sum() <= mib * MIB, "{} of {mib} MiB: {budgets:?}", budgets.sum() / MIB);
                 let windows = number(fitted.http2.max_connections) * FIRST_WINDOW_BYTES;
                 assert!(windows <= fitted.http2.memory_bytes, "{mib} MiB");
@@ -279,7 +279,7 @@ mod tests {
         // It follows the number that was set.
         expected.http2.memory_bytes = 65 * MIB;
         assert_eq!(config, expected);
-        assert!(Budgets::of(&config).sum() > 256 * MIB, "which is worth a warning");
+        assert!(MemoryBudgets::of(&config).sum() > 256 * MIB, "which is worth a warning");
     }
 
     #[test]

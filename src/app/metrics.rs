@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::app::process::Process;
+use crate::app::process::ProcessMetrics;
 use edge::listen::ReadAhead;
 use edge::listen::window::WindowBudget;
 use state_sqlite::SqliteStore;
@@ -24,7 +24,7 @@ const PREFIX: &str = "longshore";
 /// is registered in the part that is given.
 pub(super) fn registry(register: impl FnOnce(&mut Registry)) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Process::new()));
+    registry.register_collector(Box::new(ProcessMetrics::new()));
     let own = registry.sub_registry_with_prefix(PREFIX);
     own.register("build", "The running program", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
     register(own);
@@ -33,7 +33,7 @@ pub(super) fn registry(register: impl FnOnce(&mut Registry)) -> Registry {
 
 /// The budgets of memory, by the key of the configuration that sets them.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct MemoryMetrics {
     pub(super) buffers: Pool,
     pub(super) answers: Pool,
     pub(super) read_ahead: (ReadAhead, u64),
@@ -41,7 +41,7 @@ pub(super) struct Memory {
     pub(super) http2: Option<(WindowBudget, u64)>,
 }
 
-impl Memory {
+impl MemoryMetrics {
     /// Each budget: its key, how much of it is in use, and its size.
     fn budgets(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
         let of_pool = |pool: &Pool| {
@@ -62,7 +62,7 @@ impl Memory {
     }
 }
 
-impl Collector for Memory {
+impl Collector for MemoryMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let gauge = |bytes: u64| ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
         let help = "Memory in use of a budget, by the key that sets it.";
@@ -81,9 +81,9 @@ impl Collector for Memory {
 
 /// The database.
 #[derive(Debug)]
-pub(super) struct Database(pub(super) Arc<SqliteStore>);
+pub(super) struct DatabaseMetrics(pub(super) Arc<SqliteStore>);
 
-impl Collector for Database {
+impl Collector for DatabaseMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Self(state) = self;
         let help = "Write transactions of the database; concurrent writes share one.";

@@ -10,7 +10,7 @@ use crate::config;
 const NAMELESS: &str = "localhost";
 
 /// A new run, under the name that the configuration or the host gives it.
-pub(super) fn begin(config: &config::Server, now: Timestamp) -> Node {
+pub(super) fn begin(config: &config::ServerConfig, now: Timestamp) -> Node {
     let name = config.node_name.clone().or_else(host_name);
     let name = name.unwrap_or_else(|| NodeName::new(NAMELESS).expect("it is a name"));
     Node { instance: InstanceId::new(now, rand::random()), name }

@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 
 /// Looks at the process whenever metrics are read.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct ProcessMetrics {
     /// When the machine was started, in seconds since 1970; `None` if the kernel does not say.
     booted_at: Option<f64>,
 }
@@ -28,7 +28,7 @@ struct Stat {
     resident_pages: i64,
 }
 
-impl Process {
+impl ProcessMetrics {
     pub(super) fn new() -> Self {
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
         let booted_at = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
@@ -61,7 +61,7 @@ fn open_files() -> Option<i64> {
     i64::try_from(count).ok()
 }
 
-impl Collector for Process {
+impl Collector for ProcessMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let ticks = rustix::param::clock_ticks_per_second();
         #[expect(clippy::cast_precision_loss, reason = "a hundred or a thousand")]
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn this_process_is_described() {
         let mut registry = prometheus_client::registry::Registry::default();
-        registry.register_collector(Box::new(Process::new()));
+        registry.register_collector(Box::new(ProcessMetrics::new()));
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
         for name in [

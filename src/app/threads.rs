@@ -51,12 +51,12 @@ pub(super) fn upload_niceness(config: &Config) -> u8 {
 /// On Linux the priority of a "process" is that of one thread when it is named by a thread's id. Where it
 /// cannot be lowered everything works all the same, only less politely.
 pub(super) fn lower_this_thread(niceness: u8) {
-    static TOLD: Once = Once::new();
+    static LOGGED: Once = Once::new();
     if niceness == 0 {
         return;
     }
     if let Err(error) = setpriority_process(Some(gettid()), niceness.into()) {
-        TOLD.call_once(|| tracing::debug!(error = %error, "could not lower the priority of a thread"));
+        LOGGED.call_once(|| tracing::debug!(error = %error, "could not lower the priority of a thread"));
     }
 }
 

@@ -25,23 +25,23 @@ use webhook::Sender;
 
 /// What counts at the edge.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Watched {
+pub(super) struct EdgeCounters {
     pub(super) refusals: Refusals,
     pub(super) rejections: Rejections,
     pub(super) edge: EdgeMetrics,
 }
 
 /// What was started before, and is shown or used at the edge.
-pub(super) struct Parts<'a> {
+pub(super) struct EdgeParts<'a> {
     pub(super) engine: Engine,
     pub(super) sender: &'a Sender,
     pub(super) registry: Registry,
-    pub(super) watched: Watched,
+    pub(super) counters: EdgeCounters,
     pub(super) answer_memory: Pool,
 }
 
 /// The edge with its route table.
-pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) -> Edge {
+pub(super) fn edge(config: &Config, parts: EdgeParts<'_>, server_keys: &ServerKeys) -> Edge {
     let dialects = dialects::all();
     let access = Arc::new(access(config, server_keys));
     let addresses = Arc::new(addresses(config));
@@ -50,7 +50,7 @@ pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) 
         let engine = parts.engine.clone();
         Box::new(move || engine.now())
     };
-    let Watched { refusals, rejections, edge: metrics } = parts.watched.clone();
+    let EdgeCounters { refusals, rejections, edge: metrics } = parts.counters.clone();
     let own_fields = config.cors.allow_headers.iter().chain(&config.hooks.forward_headers);
     let lists = front::cors_lists(&dialects, header_names(own_fields).iter().map(ToString::to_string).collect());
     let services = services(config, parts, server_keys, &access, &addresses, &answers);
@@ -72,13 +72,13 @@ pub(super) fn edge(config: &Config, parts: Parts<'_>, server_keys: &ServerKeys) 
 
 fn services(
     config: &Config,
-    parts: Parts<'_>,
+    parts: EdgeParts<'_>,
     server_keys: &ServerKeys,
     access: &Arc<Access>,
     addresses: &Arc<Addresses>,
     answers: &AnswerMemory,
 ) -> Services {
-    let Parts { engine, sender, registry, watched, .. } = parts;
+    let EdgeParts { engine, sender, registry, counters, .. } = parts;
     let settings = dialect_settings(config, &engine);
     let (max_page, idle_timeout, max_metadata_bytes) =
         (config.status.max_page, settings.idle_timeout, settings.max_metadata_bytes);
@@ -86,10 +86,10 @@ fn services(
         engine: engine.clone(),
         addresses: Arc::clone(addresses),
         settings,
-        metrics: watched.edge.clone(),
+        metrics: counters.edge.clone(),
     });
     let streams = AddressLimit::new(config.status.max_streams_per_address);
-    let stream_slots = StreamSlots::new(config.status.max_streams, streams, &watched.edge, watched.refusals.clone());
+    let stream_slots = StreamSlots::new(config.status.max_streams, streams, &counters.edge, counters.refusals.clone());
     let cursors = Cursors::new(server_keys);
     let reads = UploadApi {
         engine: engine.clone(),

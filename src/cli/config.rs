@@ -6,7 +6,7 @@ use std::io::Write;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::cli::{Failure, print, settings};
-use crate::config::{DEFAULTS, Resolved};
+use crate::config::{DEFAULTS, ResolvedConfig};
 
 pub(super) fn command() -> Command {
     let defaults = Arg::new("defaults")
@@ -24,6 +24,6 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
     if matches.get_flag("defaults") {
         return print(out, DEFAULTS);
     }
-    let resolved = settings::inputs(matches, env).and_then(|inputs| Resolved::read(&inputs));
+    let resolved = settings::inputs(matches, env).and_then(|inputs| ResolvedConfig::read(&inputs));
     print(out, &resolved.map_err(Failure::Configuration)?.to_toml())
 }

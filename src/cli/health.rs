@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::{ArgMatches, Command};
 
 use crate::cli::{Failure, print, settings};
-use crate::config::{Reach, keys};
+use crate::config::{HealthTarget, keys};
 
 mod unverified;
 
@@ -30,19 +30,19 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mut dyn Write) -> Result<(), Failure> {
-    let reach = settings::inputs(matches, env).and_then(|inputs| Reach::read(&inputs));
-    let reach = reach.map_err(|errors| Failure::NotReady(errors.lines().join("; ")))?;
-    check(reach, TIMEOUT).map_err(Failure::NotReady)?;
+    let target = settings::inputs(matches, env).and_then(|inputs| HealthTarget::read(&inputs));
+    let target = target.map_err(|errors| Failure::NotReady(errors.lines().join("; ")))?;
+    check(target, TIMEOUT).map_err(Failure::NotReady)?;
     print(out, "ready\n")
 }
 
 /// Asks `GET /readyz` of the server reached there; else the reason, in one line.
-pub(super) fn check(reach: Reach, timeout: Duration) -> Result<(), String> {
-    if reach.listen.port() == 0 {
+pub(super) fn check(target: HealthTarget, timeout: Duration) -> Result<(), String> {
+    if target.listen.port() == 0 {
         return Err("port 0 is a different one at each start; name the one in use with --listen".to_owned());
     }
-    let at = reachable(reach.listen);
-    let line = status_line(at, reach.tls, Instant::now() + timeout).map_err(|why| match why.kind() {
+    let at = reachable(target.listen);
+    let line = status_line(at, target.tls, Instant::now() + timeout).map_err(|why| match why.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer from {at} within {timeout:?}"),
         _ => format!("could not ask {at}: {why}"),
     })?;
@@ -67,13 +67,13 @@ fn status_line(at: SocketAddr, tls: bool, deadline: Instant) -> io::Result<Strin
     let stream = TcpStream::connect_timeout(&at, left(deadline)?)?;
     let mut stream = Timed { stream, deadline };
     if !tls {
-        return ask(&mut stream, at);
+        return query(&mut stream, at);
     }
     let mut session = unverified::session(at).map_err(io::Error::other)?;
-    ask(&mut rustls::Stream::new(&mut session, &mut stream), at)
+    query(&mut rustls::Stream::new(&mut session, &mut stream), at)
 }
 
-fn ask(stream: &mut (impl Read + Write), at: SocketAddr) -> io::Result<String> {
+fn query(stream: &mut (impl Read + Write), at: SocketAddr) -> io::Result<String> {
     let agent = concat!("longshore-health/", env!("CARGO_PKG_VERSION"));
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {at}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches};
 use toml::Value;
 
-use crate::config::{CONFIG_VARIABLE, Config, ConfigErrors, Inputs, Key, keys};
+use crate::config::{CONFIG_VARIABLE, Config, ConfigErrors, ConfigKey, Inputs, keys};
 
 pub(super) const AFTER_HELP: &str = "\
 Every flag is also a key of the file and a variable: --limits-idle-timeout is idle_timeout in [limits], and \
@@ -21,7 +21,7 @@ pub fn load(matches: &ArgMatches, env: &BTreeMap<String, String>) -> Result<Conf
 }
 
 pub(super) fn inputs(matches: &ArgMatches, env: &BTreeMap<String, String>) -> Result<Inputs, ConfigErrors> {
-    let typed = |key: &Key| matches.try_get_one::<String>(&key.name).ok().flatten().cloned();
+    let typed = |key: &ConfigKey| matches.try_get_one::<String>(&key.name).ok().flatten().cloned();
     let flags = keys().iter().filter_map(|key| typed(key).map(|words| (key.name.clone(), words))).collect();
     Ok(Inputs { file: read_file(matches, env)?, env: env.clone(), flags })
 }
@@ -54,7 +54,7 @@ pub(super) fn config_flag() -> Arg {
         .help("A TOML file with settings; LONGSHORE_CONFIG names it too")
 }
 
-pub(super) fn flag(key: &'static Key) -> Arg {
+pub(super) fn flag(key: &'static ConfigKey) -> Arg {
     let heading = Some(key.section.as_str()).filter(|section| !section.is_empty());
     Arg::new(key.name.as_str())
         .long(key.flag.as_str())
@@ -75,7 +75,7 @@ fn default_words(default: &Value) -> String {
     }
 }
 
-fn value_name(key: &Key) -> &'static str {
+fn value_name(key: &ConfigKey) -> &'static str {
     let leaf = key.leaf();
     match &key.default {
         Value::Integer(_) => "NUMBER",

@@ -11,7 +11,7 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 
 use crate::cli::{Failure, admin_key, command, config, health, load, serve};
-use crate::config::{Config, DEFAULTS, Inputs, Reach, keys};
+use crate::config::{Config, DEFAULTS, HealthTarget, Inputs, keys};
 
 fn typed(line: &str) -> ArgMatches {
     let matches = command().try_get_matches_from(line.split_whitespace()).unwrap();
@@ -155,8 +155,8 @@ fn health_takes_the_address_from_the_environment() {
     served.join().unwrap();
 }
 
-fn plain(listen: SocketAddr) -> Reach {
-    Reach { listen, tls: false }
+fn plain(listen: SocketAddr) -> HealthTarget {
+    HealthTarget { listen, tls: false }
 }
 
 #[test]

@@ -196,9 +196,9 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
     let api = Api::new(typed, env)?;
     let wants_json = typed.get_flag("json");
     let printed = match asked {
-        "endpoints" => ask_endpoints(&api, typed)?,
-        "deliveries" => ask_deliveries(&api, typed)?,
-        "replay" => replay::ask(&api, typed)?,
+        "endpoints" => run_endpoints(&api, typed)?,
+        "deliveries" => run_deliveries(&api, typed)?,
+        "replay" => replay::run(&api, typed)?,
         "test" => return test(&api, text(typed, "endpoint"), wants_json, out),
         _ => unreachable!("clap demands a known subcommand"),
     };
@@ -216,7 +216,7 @@ fn test(api: &Api, endpoint: &str, wants_json: bool, out: &mut dyn Write) -> Res
     }
 }
 
-fn ask_endpoints(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
+fn run_endpoints(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     let Some((action, typed)) = typed.subcommand() else {
         let found: Answer<List> = api.get("/endpoints")?;
         return Ok(Printed { text: show::endpoints(&found.read.endpoints), raw: found.raw });
@@ -297,7 +297,7 @@ fn pairs(typed: &ArgMatches, flag: &str, separator: char) -> Result<Option<BTree
     pairs.map(Some).ok_or_else(|| not_understood(&format!("--{flag}: write a name, {separator} and a value")))
 }
 
-fn ask_deliveries(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
+fn run_deliveries(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     if let Some(("show", typed)) = typed.subcommand() {
         return Ok(Printed::one(api.get::<Delivery<'_>>(&format!("/deliveries/{}", text(typed, "id")))?));
     }

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::time::Duration;
 
-use crate::config::cors::Cors;
-use crate::config::reader::{Judged, Reader};
-use crate::config::secret::Secret;
-use crate::config::server::Server;
+use crate::config::cors::CorsConfig;
+use crate::config::reader::{Parsed, Reader};
+use crate::config::secret::SecretText;
+use crate::config::server::ServerConfig;
 use crate::config::units::minutes;
 use domain::host::Host;
 use keyring::{AdminKeyHash, ServerKeys};
@@ -19,9 +19,9 @@ const MAX_ADMIN_KEYS: usize = 100;
 const SECRET_FILE_MAX: u64 = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Auth {
+pub struct AuthConfig {
     /// What `Authorization: Bearer` must carry. `None`: everyone may.
-    pub token: Option<Secret>,
+    pub token: Option<SecretText>,
     /// What opens the administration of webhooks, and everything else.
     pub admin_keys: Vec<AdminKeyHash>,
     /// The keys of this server. `None`: they are in the data folder.
@@ -41,7 +41,7 @@ pub struct Auth {
     pub query_tokens: bool,
 }
 
-impl Auth {
+impl AuthConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
         let token = from.text("auth.token", optional_token);
         let from_file = from.text("auth.token_file", |path| match path {
@@ -67,7 +67,7 @@ impl Auth {
     }
 
     /// Refuses a server that everyone could use although nobody has said so. A token settles all of it.
-    pub(super) fn check(&self, server: &Server, cors: &Cors, from: &mut Reader) {
+    pub(super) fn check(&self, server: &ServerConfig, cors: &CorsConfig, from: &mut Reader) {
         let credential = ["auth.token", "auth.token_file"];
         let anyone = self.token.is_none();
         if let Some(key) = server.reached_from_elsewhere() {
@@ -92,22 +92,22 @@ impl Auth {
     }
 }
 
-fn optional_token(text: &str) -> Judged<Option<Secret>> {
+fn optional_token(text: &str) -> Parsed<Option<SecretText>> {
     if text.is_empty() { Ok(None) } else { check_token(text) }
 }
 
-fn check_token(text: &str) -> Judged<Option<Secret>> {
+fn check_token(text: &str) -> Parsed<Option<SecretText>> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("not a token; write letters, digits and punctuation, without spaces".to_owned());
     }
     match text.len() {
         0..16 => Err("too short; write at least 16 characters".to_owned()),
-        16..=512 => Ok(Some(Secret::new(text))),
+        16..=512 => Ok(Some(SecretText::new(text))),
         _ => Err("too long; write at most 512 characters".to_owned()),
     }
 }
 
-fn admin_keys(hashes: Vec<&str>) -> Judged<Vec<AdminKeyHash>> {
+fn admin_keys(hashes: Vec<&str>) -> Parsed<Vec<AdminKeyHash>> {
     if hashes.len() > MAX_ADMIN_KEYS {
         return Err(format!("too many; give at most {MAX_ADMIN_KEYS}"));
     }
@@ -115,7 +115,7 @@ fn admin_keys(hashes: Vec<&str>) -> Judged<Vec<AdminKeyHash>> {
     (1..).zip(hashes).map(read).collect()
 }
 
-fn hosts(items: Vec<&str>) -> Judged<Vec<Host<'static>>> {
+fn hosts(items: Vec<&str>) -> Parsed<Vec<Host<'static>>> {
     let host = |item: &str| {
         let hint = || {
             format!("{item:?} is not a host; write a name or an address without a port, such as uploads.example.com")
@@ -125,7 +125,7 @@ fn hosts(items: Vec<&str>) -> Judged<Vec<Host<'static>>> {
     items.into_iter().map(host).collect()
 }
 
-fn optional_keys(path: &str) -> Judged<Option<ServerKeys>> {
+fn optional_keys(path: &str) -> Parsed<Option<ServerKeys>> {
     if path.is_empty() {
         return Ok(None);
     }
@@ -134,7 +134,7 @@ fn optional_keys(path: &str) -> Judged<Option<ServerKeys>> {
 }
 
 /// The text of a file without the newline at its end.
-pub(super) fn read_secret(path: &str) -> Judged<String> {
+pub(super) fn read_secret(path: &str) -> Parsed<String> {
     let mut text = String::new();
     let file = File::open(path).and_then(|file| file.take(SECRET_FILE_MAX + 1).read_to_string(&mut text));
     match file {

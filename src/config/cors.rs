@@ -5,11 +5,11 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::HeaderName;
 
-use crate::config::reader::{Judged, Reader};
+use crate::config::reader::{Parsed, Reader};
 use crate::config::units::hours;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cors {
+pub struct CorsConfig {
     pub allow_origins: AllowOrigins,
     /// Only together with [`AllowOrigins::Listed`].
     pub allow_credentials: bool,
@@ -40,7 +40,7 @@ impl AllowOrigins {
     }
 }
 
-impl Cors {
+impl CorsConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
         let cors = Self {
             allow_origins: from.list("cors.allow_origins", origins),
@@ -60,18 +60,18 @@ impl Cors {
     }
 }
 
-fn origins(items: Vec<&str>) -> Judged<AllowOrigins> {
+fn origins(items: Vec<&str>) -> Parsed<AllowOrigins> {
     match items.as_slice() {
         ["auto"] => Ok(AllowOrigins::Auto),
         ["*"] => Ok(AllowOrigins::Any),
         items if items.contains(&"auto") => Err("write \"auto\" alone, or leave it out".to_owned()),
         items if items.contains(&"*") => Err("\"*\" means all; write it alone, or leave it out".to_owned()),
-        items => items.iter().map(|item| origin(item)).collect::<Judged<_>>().map(AllowOrigins::Listed),
+        items => items.iter().map(|item| origin(item)).collect::<Parsed<_>>().map(AllowOrigins::Listed),
     }
 }
 
 /// Takes an origin only as browsers send it: lower case, no default port, no path.
-fn origin(text: &str) -> Judged<String> {
+fn origin(text: &str) -> Parsed<String> {
     if text == "null" {
         return Ok(text.to_owned());
     }
@@ -111,7 +111,7 @@ fn is_of_an_app(text: &str) -> bool {
     is_scheme && is_host && !matches!(scheme, "http" | "https" | "file" | "ws" | "wss" | "ftp")
 }
 
-fn header_names(items: Vec<&str>) -> Judged<Vec<String>> {
+fn header_names(items: Vec<&str>) -> Parsed<Vec<String>> {
     let name = |item: &str| match HeaderName::try_from(item) {
         Ok(_) if item == "*" => Err("* does not cover Authorization; write each name".to_owned()),
         Ok(name) => Ok(name.to_string()),

@@ -3,10 +3,10 @@
 use crate::config::reader::Reader;
 use crate::config::units::{MIB, TIB};
 use state_sqlite::{LOOKUP_CONNECTIONS, SqliteSettings};
-use storage::local::Durability;
+use storage::local::BlobDurability;
 
 /// Commits outlive what bytes outlive.
-pub(super) fn read(from: &mut Reader, durability: Durability) -> SqliteSettings {
+pub(super) fn read(from: &mut Reader, durability: BlobDurability) -> SqliteSettings {
     SqliteSettings {
         group_commit_max: from.count("database.group_commit_max", 1..=10_000),
         read_connections: from.count("database.read_connections", 1..=64),
@@ -15,8 +15,8 @@ pub(super) fn read(from: &mut Reader, durability: Durability) -> SqliteSettings 
         max_log_bytes: from.size("database.max_wal_size", 4 * MIB..=TIB),
         reserve_bytes: from.size("database.reserve", 0..=TIB),
         durability: match durability {
-            Durability::Strict => state::Durability::Strict,
-            Durability::Relaxed => state::Durability::Relaxed,
+            BlobDurability::Strict => state::Durability::Strict,
+            BlobDurability::Relaxed => state::Durability::Relaxed,
         },
     }
 }

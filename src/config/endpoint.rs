@@ -9,9 +9,9 @@ use toml::Value;
 
 use crate::config::auth::read_secret;
 use crate::config::layers::Block;
-use crate::config::reader::{Judged, Reader, count, duration_item, list, text};
+use crate::config::reader::{Parsed, Reader, count, duration_item, list, text};
 use crate::config::registry::ENDPOINTS;
-use crate::config::secret::{HIDDEN, Secret};
+use crate::config::secret::{HIDDEN, SecretText};
 use crate::config::units::{number_text, range_text};
 use crate::config::webhooks::retry_schedule;
 use domain::endpoint::{
@@ -25,7 +25,7 @@ use outbound::sign::InvalidSecret;
 
 /// One receiver of events.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct EndpointConfig {
     /// Given, or made from the url so that it stays the same.
     pub name: EndpointId,
     /// Absolute, http or https. It may carry a user and password, so it is not shown as it is.
@@ -34,16 +34,16 @@ pub struct Endpoint {
     pub secrets: Vec<sign::SharedSecret>,
     pub private_key: Option<PrivateKey>,
     /// Sent with every message.
-    pub headers: Vec<(String, Secret)>,
+    pub headers: Vec<(String, SecretText)>,
     /// The url in them carries no user and no password.
     pub terms: EndpointTerms,
 }
 
 /// Hides a url that carries a password.
-impl fmt::Debug for Endpoint {
+impl fmt::Debug for EndpointConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = if carries_user(&self.url) { HIDDEN } else { &self.url };
-        f.debug_struct("Endpoint")
+        f.debug_struct("EndpointConfig")
             .field("name", &self.name)
             .field("url", &url)
             .field("secrets", &self.secrets)
@@ -59,16 +59,16 @@ pub(super) fn carries_user(url: &str) -> bool {
 }
 
 /// Reads every block; a block with something wrong is noted and left out.
-pub(super) fn read_endpoints(from: &mut Reader) -> Vec<Endpoint> {
+pub(super) fn read_endpoints(from: &mut Reader) -> Vec<EndpointConfig> {
     let blocks = from.layers().endpoints.clone();
     let read = blocks.iter().enumerate().filter_map(|(index, block)| {
         let label = format!("{ENDPOINTS}#{}", index + 1);
         BlockReader { from, block, label }.endpoint().map(|endpoint| (block, endpoint))
     });
-    let read: Vec<(&Block, Endpoint)> = read.collect();
+    let read: Vec<(&Block, EndpointConfig)> = read.collect();
     for (index, (block, endpoint)) in read.iter().enumerate() {
         if let Some((other, _)) = read[..index].iter().find(|(_, other)| other.name == endpoint.name) {
-            from.refuse_line(format!(
+            from.reject_line(format!(
                 "{ENDPOINTS} ({}): another endpoint ({}) is called {} too; give each a name of its own",
                 block.source, other.source, endpoint.name
             ));
@@ -85,14 +85,14 @@ struct BlockReader<'a> {
 }
 
 impl BlockReader<'_> {
-    fn endpoint(mut self) -> Option<Endpoint> {
+    fn endpoint(mut self) -> Option<EndpointConfig> {
         let url = self.required("url", |value| text(value).and_then(url));
         let name = self.optional("name", |value| text(value).and_then(name));
         let keys = self.keys();
         let headers = self.optional("headers", headers);
         let terms = self.terms();
         let (url, (secrets, private_key, signing)) = (url?, keys?);
-        Some(Endpoint {
+        Some(EndpointConfig {
             name: name?.unwrap_or_else(|| name_of(&url)),
             secrets,
             private_key,
@@ -151,7 +151,7 @@ impl BlockReader<'_> {
         let (secret, private_key) = (secret?, private_key?);
         let (old, old_in_files) = (old?.unwrap_or_default(), old_in_files?.unwrap_or_default());
         if old.len() + old_in_files.len() > MAX_OLD_KEYS {
-            return self.refuse_block(&format!(
+            return self.reject_block(&format!(
                 "its old_secrets and old_secret_files are more than {MAX_OLD_KEYS}; take out those that no receiver needs"
             ));
         }
@@ -161,18 +161,18 @@ impl BlockReader<'_> {
             (_, None) => Signing::Hmac,
         });
         if secret.is_none() && signing != Signing::Ed25519 {
-            return self.refuse_block("its secret is missing; write secret or secret_file");
+            return self.reject_block("its secret is missing; write secret or secret_file");
         }
         if private_key.is_none() && signing != Signing::Hmac {
-            return self.refuse_block("its private key is missing; write private_key or private_key_file");
+            return self.reject_block("its private key is missing; write private_key or private_key_file");
         }
         Some((secret.into_iter().chain(old).chain(old_in_files).collect(), private_key, signing))
     }
 
     /// At most one of the two ways to give a secret.
-    fn given_or_in_file<T>(&mut self, given: &str, file: &str, parse: impl Fn(&str) -> Judged<T>) -> Option<Option<T>> {
+    fn given_or_in_file<T>(&mut self, given: &str, file: &str, parse: impl Fn(&str) -> Parsed<T>) -> Option<Option<T>> {
         if self.block.fields.contains_key(given) && self.block.fields.contains_key(file) {
-            return self.refuse_block(&format!("{given} and {file} are both set; remove one of them"));
+            return self.reject_block(&format!("{given} and {file} are both set; remove one of them"));
         }
         let here = self.optional(given, |value| text(value).and_then(&parse))?;
         let there = self.optional(file, |value| {
@@ -182,27 +182,27 @@ impl BlockReader<'_> {
         Some(here.or(there))
     }
 
-    fn required<T>(&mut self, field: &str, parse: impl Fn(&Value) -> Judged<T>) -> Option<T> {
+    fn required<T>(&mut self, field: &str, parse: impl Fn(&Value) -> Parsed<T>) -> Option<T> {
         match self.optional(field, parse)? {
-            None => self.refuse_block(&format!("its {field} is missing")),
+            None => self.reject_block(&format!("its {field} is missing")),
             found => found,
         }
     }
 
     /// The outer `None`: it is there and wrong. The inner: it is not there.
-    fn optional<T>(&mut self, field: &str, parse: impl Fn(&Value) -> Judged<T>) -> Option<Option<T>> {
+    fn optional<T>(&mut self, field: &str, parse: impl Fn(&Value) -> Parsed<T>) -> Option<Option<T>> {
         let Some(setting) = self.block.fields.get(field) else { return Some(None) };
-        let refuse = |why: String| self.from.refuse(&format!("{}.{field}", self.label), setting, &why);
-        parse(&setting.value).map(Some).map_err(refuse).ok()
+        let reject = |why: String| self.from.reject(&format!("{}.{field}", self.label), setting, &why);
+        parse(&setting.value).map(Some).map_err(reject).ok()
     }
 
-    fn refuse_block<T>(&mut self, why: &str) -> Option<T> {
-        self.from.refuse_line(format!("{} ({}): {why}", self.label, self.block.source));
+    fn reject_block<T>(&mut self, why: &str) -> Option<T> {
+        self.from.reject_line(format!("{} ({}): {why}", self.label, self.block.source));
         None
     }
 }
 
-fn url(text: &str) -> Judged<Url> {
+fn url(text: &str) -> Parsed<Url> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     url.ok_or_else(|| {
         "not an absolute http or https URL; write one such as https://backend.example.com/hooks".to_owned()
@@ -210,12 +210,12 @@ fn url(text: &str) -> Judged<Url> {
 }
 
 /// The text of a file. What is in it is judged where it is used.
-fn read_certificates(path: &str) -> Judged<String> {
+fn read_certificates(path: &str) -> Parsed<String> {
     std::fs::read_to_string(path).map_err(|why| format!("could not read the file: {why}"))
 }
 
 /// A secret in the form of Standard Webhooks.
-pub(super) fn signing_secret(text: &str) -> Judged<sign::SharedSecret> {
+pub(super) fn signing_secret(text: &str) -> Parsed<sign::SharedSecret> {
     text.parse().map_err(|why| match why {
         InvalidSecret::Length(bytes) => format!("of {bytes} bytes; it must have 24 to 64"),
         InvalidSecret::Prefix | InvalidSecret::Encoding => {
@@ -224,7 +224,7 @@ pub(super) fn signing_secret(text: &str) -> Judged<sign::SharedSecret> {
     })
 }
 
-fn private_key(text: &str) -> Judged<PrivateKey> {
+fn private_key(text: &str) -> Parsed<PrivateKey> {
     text.parse().map_err(|why| match why {
         InvalidPrivateKey::Length(bytes) => {
             format!("of {bytes} bytes; it must have 32, or 64 with the public key behind them")
@@ -236,7 +236,7 @@ fn private_key(text: &str) -> Judged<PrivateKey> {
     })
 }
 
-fn old_secret_files(paths: Vec<&str>) -> Judged<Vec<sign::SharedSecret>> {
+fn old_secret_files(paths: Vec<&str>) -> Parsed<Vec<sign::SharedSecret>> {
     let read = |path: &str| {
         let found = read_secret(path).map_err(|why| format!("{path:?}: {why}"))?;
         signing_secret(&found).map_err(|why| format!("{path:?}: its secret is {why}"))
@@ -244,7 +244,7 @@ fn old_secret_files(paths: Vec<&str>) -> Judged<Vec<sign::SharedSecret>> {
     paths.into_iter().map(read).collect()
 }
 
-fn old_secrets(texts: Vec<&str>) -> Judged<Vec<sign::SharedSecret>> {
+fn old_secrets(texts: Vec<&str>) -> Parsed<Vec<sign::SharedSecret>> {
     if texts.len() > MAX_OLD_KEYS {
         return Err(format!("too long; write at most {MAX_OLD_KEYS} secrets"));
     }
@@ -252,13 +252,13 @@ fn old_secrets(texts: Vec<&str>) -> Judged<Vec<sign::SharedSecret>> {
 }
 
 /// A table of names and texts.
-fn pairs(value: &Value) -> Judged<Vec<(String, String)>> {
+fn pairs(value: &Value) -> Parsed<Vec<(String, String)>> {
     let pair = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
     let found = value.as_table().and_then(|table| table.iter().map(pair).collect());
     found.ok_or_else(|| "not a table of texts; write such as { tenant = \"a\" }".to_owned())
 }
 
-fn headers(value: &Value) -> Judged<Vec<(String, Secret)>> {
+fn headers(value: &Value) -> Parsed<Vec<(String, SecretText)>> {
     let header = |(name, value): (String, String)| {
         if HeaderName::from_bytes(name.as_bytes()).is_err() {
             return Err(format!("no headers: {name:?} is not the name of one"));
@@ -269,12 +269,12 @@ fn headers(value: &Value) -> Judged<Vec<(String, Secret)>> {
         if !is_header_value(&value) {
             return Err(format!("not all headers: the value of {name} has characters a header cannot have"));
         }
-        Ok((name, Secret::new(value)))
+        Ok((name, SecretText::new(value)))
     };
     pairs(value)?.into_iter().map(header).collect()
 }
 
-fn one_of<T>(text: &str, by_name: impl Fn(&str) -> Option<T>, names: impl Iterator<Item = &'static str>) -> Judged<T> {
+fn one_of<T>(text: &str, by_name: impl Fn(&str) -> Option<T>, names: impl Iterator<Item = &'static str>) -> Parsed<T> {
     by_name(text).ok_or_else(|| format!("unknown; write one of {}", names.collect::<Vec<_>>().join(", ")))
 }
 
@@ -285,7 +285,7 @@ fn without_user(url: &Url) -> String {
     url.into()
 }
 
-fn events(patterns: Vec<&str>) -> Judged<EventFilter> {
+fn events(patterns: Vec<&str>) -> Parsed<EventFilter> {
     if patterns.is_empty() {
         return Err("empty, so nothing would be sent; leave it out for all events but upload.progress".to_owned());
     }
@@ -293,7 +293,7 @@ fn events(patterns: Vec<&str>) -> Judged<EventFilter> {
     filter.map_err(|why| format!("{why}; write names such as upload.completed, or upload.* for all"))
 }
 
-fn name(text: &str) -> Judged<EndpointId> {
+fn name(text: &str) -> Parsed<EndpointId> {
     EndpointId::new(text).ok_or_else(|| "not a name; write 1 to 64 letters, digits, _ or -".to_owned())
 }
 

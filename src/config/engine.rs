@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::media;
-use crate::config::reader::{Judged, Reader};
+use crate::config::reader::{Parsed, Reader};
 use crate::config::units::{GIB, KIB, MIB, TIB, days, hours, minutes, ms, secs};
 use domain::checksum::Algorithm;
 use domain::upload::ProgressPolicy;
@@ -61,7 +61,7 @@ pub(super) fn read(from: &mut Reader) -> Settings {
     }
 }
 
-fn digests(names: Vec<&str>) -> Judged<Vec<Algorithm>> {
+fn digests(names: Vec<&str>) -> Parsed<Vec<Algorithm>> {
     let mut digests = Vec::new();
     for name in names {
         let Some(algorithm) = Algorithm::by_name(name) else {

@@ -5,7 +5,7 @@ use reqwest::header::HeaderName;
 
 use crate::config::auth::read_secret;
 use crate::config::endpoint::signing_secret;
-use crate::config::reader::{Judged, Reader};
+use crate::config::reader::{Parsed, Reader};
 use crate::config::units::{minutes, secs};
 use api::problem::{REJECTION_STATUSES, rejection_of};
 use domain::hook::Hook;
@@ -20,14 +20,14 @@ const KEYS: [(Hook, &str); 3] = [
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hooks {
+pub struct HooksConfig {
     /// `None`: the application is asked nothing.
     pub calls: Option<HookSettings>,
     /// Fields of a client's request that are shown to the application; in lower case.
     pub forward_headers: Vec<String>,
 }
 
-impl Hooks {
+impl HooksConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
         let mut urls = Vec::new();
         for (hook, key) in KEYS {
@@ -58,7 +58,7 @@ impl Hooks {
         Self { calls, forward_headers: from.list("hooks.forward_headers", forward_headers) }
     }
 
-    pub fn asks(&self, hook: Hook) -> bool {
+    pub fn calls(&self, hook: Hook) -> bool {
         self.calls.as_ref().is_some_and(|calls| calls.urls.iter().any(|(asked, _)| *asked == hook))
     }
 }
@@ -83,7 +83,7 @@ fn read_either(from: &mut Reader) -> Option<sign::SharedSecret> {
     given.or(from_file)
 }
 
-fn optional_url(text: &str) -> Judged<Option<Url>> {
+fn optional_url(text: &str) -> Parsed<Option<Url>> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -98,18 +98,18 @@ fn optional_url(text: &str) -> Judged<Option<Url>> {
     Ok(Some(url))
 }
 
-fn fail_open(items: Vec<&str>) -> Judged<Vec<Hook>> {
+fn fail_open(items: Vec<&str>) -> Parsed<Vec<Hook>> {
     let hint = |item: &str| format!("{item:?} is no hook; write pre_create, pre_finish or pre_terminate");
     items.into_iter().map(|item| Hook::by_name(item).ok_or_else(|| hint(item))).collect()
 }
 
-fn forward_headers(items: Vec<&str>) -> Judged<Vec<String>> {
+fn forward_headers(items: Vec<&str>) -> Parsed<Vec<String>> {
     let hint = |item: &str| format!("{item:?} is not the name of a header field; write names such as authorization");
     let name = |item: &str| HeaderName::try_from(item).map(|name| name.to_string()).map_err(|_| hint(item));
     items.into_iter().map(name).collect()
 }
 
-fn reject_statuses(items: Vec<&str>) -> Judged<Vec<u16>> {
+fn reject_statuses(items: Vec<&str>) -> Parsed<Vec<u16>> {
     let allowed = REJECTION_STATUSES.map(|(_, status)| status.to_string()).join(", ");
     let hint =
         |item: &str| format!("{item:?} is no status that every client takes for the end; write any of {allowed}");

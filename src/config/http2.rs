@@ -5,7 +5,7 @@ use crate::config::units::{GIB, TIB};
 use edge::listen::window;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Http2 {
+pub struct Http2Config {
     /// 0: none, every connection speaks HTTP/1.1.
     pub max_connections: usize,
     pub max_streams: u32,
@@ -17,7 +17,7 @@ pub struct Http2 {
 /// What each connection may use without earning it.
 pub const FIRST_WINDOW_BYTES: u64 = window::FIRST_WINDOW_BYTES as u64;
 
-impl Http2 {
+impl Http2Config {
     pub(super) fn read(from: &mut Reader) -> Self {
         let http2 = Self {
             max_connections: from.count("http2.max_connections", 0..=100_000),

@@ -11,7 +11,7 @@ use toml::{Spanned, Value};
 use crate::config::endpoint::carries_user;
 use crate::config::inputs::Inputs;
 use crate::config::registry::{
-    CONFIG_VARIABLE, ENDPOINTS, Key, VARIABLE_PREFIX, find, is_secret, keys, named, nearest,
+    CONFIG_VARIABLE, ConfigKey, ENDPOINTS, VARIABLE_PREFIX, find, is_secret, keys, named, nearest,
 };
 use crate::config::secret::HIDDEN;
 
@@ -131,7 +131,7 @@ impl Layers {
         self.settings.get(key).expect("a test reads every key, and each has a default")
     }
 
-    fn set(&mut self, key: &'static Key, value: Value, source: Source) {
+    fn set(&mut self, key: &'static ConfigKey, value: Value, source: Source) {
         self.settings.insert(&key.name, Setting { value, source, secret: key.is_secret() });
     }
 

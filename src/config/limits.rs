@@ -8,7 +8,7 @@ use edge::body::BodyLimits;
 use edge::listen::Timeouts;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct LimitsConfig {
     pub max_metadata_bytes: u64,
     /// `None`: an address has no share of its own.
     pub max_active_uploads_per_address: Option<usize>,
@@ -23,7 +23,7 @@ pub struct Limits {
     pub read_ahead_memory_bytes: u64,
 }
 
-impl Limits {
+impl LimitsConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
             max_metadata_bytes: from.size("limits.max_metadata_size", 256..=64 * KIB),

@@ -2,28 +2,28 @@
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::reader::{Judged, Reader};
+use crate::config::reader::{Parsed, Reader};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     /// Directives of `tracing`: a level, or a comma-separated list with levels for parts.
     pub level: String,
-    pub format: Format,
+    pub format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum LogFormat {
     Text,
     Json,
 }
 
-impl Log {
+impl LogConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self { level: from.text("log.level", level), format: from.text("log.format", format) }
     }
 }
 
-fn level(text: &str) -> Judged<String> {
+fn level(text: &str) -> Parsed<String> {
     let hint = "not a level; write error, warn, info, debug or trace, or levels for parts such as \
                 info,longshore_webhook=debug";
     let known = text.split(',').all(is_level_or_part) && EnvFilter::try_new(text).is_ok();
@@ -38,10 +38,10 @@ fn is_level_or_part(directive: &str) -> bool {
     LEVELS.contains(&level.trim().to_ascii_lowercase().as_str())
 }
 
-fn format(text: &str) -> Judged<Format> {
+fn format(text: &str) -> Parsed<LogFormat> {
     match text {
-        "text" => Ok(Format::Text),
-        "json" => Ok(Format::Json),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
         _ => Err("not a format; write text or json".to_owned()),
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::reader::{Judged, Reader, duration_item};
+use crate::config::reader::{Parsed, Reader, duration_item};
 use crate::config::units::{GIB, KIB, days, minutes, ms, parse_size};
 use domain::policy::{ContentPolicy, TypePattern};
 use engine::MediaSettings;
@@ -50,25 +50,25 @@ fn limit(span: Duration) -> Option<Duration> {
     (!span.is_zero()).then_some(span)
 }
 
-fn patterns(items: Vec<&str>) -> Judged<Vec<TypePattern>> {
+fn patterns(items: Vec<&str>) -> Parsed<Vec<TypePattern>> {
     items.into_iter().map(pattern).collect()
 }
 
-fn pattern(item: &str) -> Judged<TypePattern> {
+fn pattern(item: &str) -> Parsed<TypePattern> {
     TypePattern::new(item)
         .ok_or_else(|| format!("{item:?} is not a media type; write one such as video/mp4, or video/*"))
 }
 
-fn durations(items: Vec<&str>) -> Judged<Vec<(TypePattern, Option<Duration>)>> {
+fn durations(items: Vec<&str>) -> Parsed<Vec<(TypePattern, Option<Duration>)>> {
     let hint = |item: &str| format!("{item:?} is not a type and a duration; write them such as video/*=2h");
-    let judged = items.into_iter().map(|item| -> Judged<_> {
+    let judged = items.into_iter().map(|item| -> Parsed<_> {
         let (kind, span) = item.split_once('=').ok_or_else(|| hint(item))?;
         Ok((pattern(kind.trim())?, limit(duration_item(span.trim(), &DURATIONS)?)))
     });
     judged.collect()
 }
 
-fn sizes(items: Vec<&str>) -> Judged<Vec<(TypePattern, u64)>> {
+fn sizes(items: Vec<&str>) -> Parsed<Vec<(TypePattern, u64)>> {
     let sized = |item: &str| {
         let (kind, size) = item.split_once('=')?;
         Some((kind.trim().to_owned(), parse_size(size.trim())?))

@@ -38,23 +38,23 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-pub use auth::Auth;
-pub use cors::{AllowOrigins, Cors};
-pub use endpoint::Endpoint;
+pub use auth::AuthConfig;
+pub use cors::{AllowOrigins, CorsConfig};
+pub use endpoint::EndpointConfig;
 pub use error::ConfigErrors;
-pub use hooks::Hooks;
-pub use http2::{FIRST_WINDOW_BYTES, Http2};
+pub use hooks::HooksConfig;
+pub use http2::{FIRST_WINDOW_BYTES, Http2Config};
 pub use inputs::Inputs;
-pub use limits::Limits;
-pub use log::{Format, Log};
-pub use registry::{CONFIG_VARIABLE, DEFAULTS, Key, VARIABLE_PREFIX, keys};
-pub use secret::Secret;
-pub use server::Server;
-pub use status::Status;
-pub use storage::{Kind, Storage};
-pub use tls::Tls;
+pub use limits::LimitsConfig;
+pub use log::{LogConfig, LogFormat};
+pub use registry::{CONFIG_VARIABLE, ConfigKey, DEFAULTS, VARIABLE_PREFIX, keys};
+pub use secret::SecretText;
+pub use server::ServerConfig;
+pub use status::StatusConfig;
+pub use storage::{StorageConfig, StorageKind};
+pub use tls::TlsConfig;
 pub(crate) use units::parse_duration;
-pub use webhooks::Webhooks;
+pub use webhooks::WebhooksConfig;
 
 use dialects::uploads::Protocols;
 use layers::Layers;
@@ -64,20 +64,20 @@ use state_sqlite::SqliteSettings;
 /// Everything an operator can set: the settings of each layer as it wants them, and what is left by section.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    pub server: Server,
-    pub tls: Tls,
-    pub http2: Http2,
-    pub limits: Limits,
+    pub server: ServerConfig,
+    pub tls: TlsConfig,
+    pub http2: Http2Config,
+    pub limits: LimitsConfig,
     pub protocols: Protocols,
-    pub storage: Storage,
+    pub storage: StorageConfig,
     pub engine: ::engine::Settings,
     pub database: SqliteSettings,
-    pub status: Status,
-    pub webhooks: Webhooks,
-    pub hooks: Hooks,
-    pub auth: Auth,
-    pub cors: Cors,
-    pub log: Log,
+    pub status: StatusConfig,
+    pub webhooks: WebhooksConfig,
+    pub hooks: HooksConfig,
+    pub auth: AuthConfig,
+    pub cors: CorsConfig,
+    pub log: LogConfig,
     /// The keys that have their default values, which may be fitted to the machine.
     pub unset: BTreeSet<&'static str>,
     /// The file that was read, if there was one.
@@ -87,27 +87,27 @@ pub struct Config {
 impl Config {
     /// Lays the inputs over the defaults and checks the whole.
     pub fn read(inputs: &Inputs) -> Result<Self, ConfigErrors> {
-        Resolved::read(inputs).map(|resolved| resolved.config)
+        ResolvedConfig::read(inputs).map(|resolved| resolved.config)
     }
 
     fn from(reader: &mut Reader) -> Self {
-        let server = Server::read(reader);
-        let storage = Storage::read(reader);
+        let server = ServerConfig::read(reader);
+        let storage = StorageConfig::read(reader);
         let engine = engine::read(reader);
         let config = Self {
-            tls: Tls::read(reader),
-            http2: Http2::read(reader),
-            limits: Limits::read(reader),
+            tls: TlsConfig::read(reader),
+            http2: Http2Config::read(reader),
+            limits: LimitsConfig::read(reader),
             protocols: protocols::read(reader, &engine.ranges),
             database: database::read(reader, storage.local.durability),
             storage,
             engine,
-            status: Status::read(reader),
-            webhooks: Webhooks::read(reader, server.shutdown_timeout),
-            hooks: Hooks::read(reader),
-            auth: Auth::read(reader),
-            cors: Cors::read(reader),
-            log: Log::read(reader),
+            status: StatusConfig::read(reader),
+            webhooks: WebhooksConfig::read(reader, server.shutdown_timeout),
+            hooks: HooksConfig::read(reader),
+            auth: AuthConfig::read(reader),
+            cors: CorsConfig::read(reader),
+            log: LogConfig::read(reader),
             server,
             unset: reader.unset(),
             file: None,
@@ -131,12 +131,12 @@ impl Default for Config {
 
 /// A configuration, and where each of its values came from.
 #[derive(Debug)]
-pub struct Resolved {
+pub struct ResolvedConfig {
     pub config: Config,
     layers: Layers,
 }
 
-impl Resolved {
+impl ResolvedConfig {
     pub fn read(inputs: &Inputs) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(Layers::new(inputs));
         let file = inputs.file.as_ref().map(|(path, _)| path.clone());
@@ -155,13 +155,13 @@ impl Resolved {
 
 /// How a running server is reached, for those who want just that and need no valid whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reach {
+pub struct HealthTarget {
     pub listen: SocketAddr,
     /// Whether it expects TLS.
     pub tls: bool,
 }
 
-impl Reach {
+impl HealthTarget {
     pub fn read(inputs: &Inputs) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(Layers::new(inputs));
         let reach =

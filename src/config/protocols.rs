@@ -1,6 +1,6 @@
 //! Which ways of uploading are offered, and their terms.
 
-use crate::config::reader::{Judged, Reader};
+use crate::config::reader::{Parsed, Reader};
 use crate::config::units::{KIB, MIB};
 use dialects::uploads::Protocols;
 use engine::RangeSettings;
@@ -19,7 +19,7 @@ pub(super) fn read(from: &mut Reader, ranges: &RangeSettings) -> Protocols {
     protocols
 }
 
-fn versions(items: Vec<&str>) -> Judged<Vec<u32>> {
+fn versions(items: Vec<&str>) -> Parsed<Vec<u32>> {
     let hint =
         |item: &str| format!("{item:?} is not the interop number of a draft; write whole numbers, such as \"8\"");
     items.into_iter().map(|item| item.parse().map_err(|_| hint(item))).collect()

@@ -13,7 +13,7 @@ use crate::config::registry::{named, place_of, place_of_endpoints};
 use crate::config::units::{duration_text, number_text, parse_duration, parse_size, range_text, size_text};
 
 /// What a parser says of a value it does not take: a sentence that says what to write instead.
-pub(super) type Judged<T> = Result<T, String>;
+pub(super) type Parsed<T> = Result<T, String>;
 
 /// Reads keys one by one. A wrong value is noted and the default taken in its place, so that reading goes on
 /// and everything wrong is found in one go; [`Reader::finish`] then gives no configuration.
@@ -80,20 +80,20 @@ impl Reader {
         self.read(key, |value| value.as_bool().ok_or_else(|| "write true or false".to_owned()))
     }
 
-    pub(super) fn text<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Judged<T>) -> T {
+    pub(super) fn text<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Parsed<T>) -> T {
         self.read(key, |value| text(value).and_then(&parse))
     }
 
-    pub(super) fn list<T>(&mut self, key: &'static str, parse: impl Fn(Vec<&str>) -> Judged<T>) -> T {
+    pub(super) fn list<T>(&mut self, key: &'static str, parse: impl Fn(Vec<&str>) -> Parsed<T>) -> T {
         self.read(key, |value| list(value).and_then(&parse))
     }
 
-    fn read<T>(&mut self, key: &'static str, parse: impl Fn(&Value) -> Judged<T>) -> T {
+    fn read<T>(&mut self, key: &'static str, parse: impl Fn(&Value) -> Parsed<T>) -> T {
         let setting = self.layers.get(key);
         let judged = parse(&setting.value);
         self.passed.insert(key, judged.is_ok());
         judged.unwrap_or_else(|why| {
-            self.errors.push((place_of(key), refusal(key, setting, &why)));
+            self.errors.push((place_of(key), rejection(key, setting, &why)));
             let default = &named(key).expect("every key read is in the default file").default;
             parse(default).expect("a test reads the built-in defaults")
         })
@@ -112,41 +112,41 @@ impl Reader {
         };
         let [first, others @ ..] = keys else { return };
         let others: Vec<String> = others.iter().map(shown).collect();
-        self.errors.push((place_of(first), refusal(first, self.layers.get(first), &why(&others))));
+        self.errors.push((place_of(first), rejection(first, self.layers.get(first), &why(&others))));
     }
 
     /// Notes what is wrong with a field of an endpoint.
-    pub(super) fn refuse(&mut self, label: &str, setting: &Setting, why: &str) {
-        self.refuse_line(refusal(label, setting, why));
+    pub(super) fn reject(&mut self, label: &str, setting: &Setting, why: &str) {
+        self.reject_line(rejection(label, setting, why));
     }
 
     /// Notes what is wrong with an endpoint.
-    pub(super) fn refuse_line(&mut self, line: String) {
+    pub(super) fn reject_line(&mut self, line: String) {
         self.errors.push((place_of_endpoints(), line));
     }
 }
 
 /// `limits.idle_timeout = "5 bananas" (from LONGSHORE_LIMITS_IDLE_TIMEOUT): not a duration; …`
-fn refusal(label: &str, setting: &Setting, why: &str) -> String {
+fn rejection(label: &str, setting: &Setting, why: &str) -> String {
     format!("{label} = {} ({}): {why}", setting.shown(), setting.source)
 }
 
-pub(super) fn text(value: &Value) -> Judged<&str> {
+pub(super) fn text(value: &Value) -> Parsed<&str> {
     value.as_str().ok_or_else(|| "write text in quotes".to_owned())
 }
 
-pub(super) fn list(value: &Value) -> Judged<Vec<&str>> {
+pub(super) fn list(value: &Value) -> Parsed<Vec<&str>> {
     let items = value.as_array().and_then(|items| items.iter().map(Value::as_str).collect());
     items.ok_or_else(|| "not a list; write texts in brackets, such as [\"a\", \"b\"]".to_owned())
 }
 
-fn duration(value: &Value, range: &RangeInclusive<Duration>, range_text: &str) -> Judged<Duration> {
+fn duration(value: &Value, range: &RangeInclusive<Duration>, range_text: &str) -> Parsed<Duration> {
     let hint = || format!("not a duration; write a number and a unit, such as 60s, 5m or 24h, {range_text}");
     let span = value.as_str().and_then(parse_duration).ok_or_else(hint)?;
     within(span, range, range_text)
 }
 
-fn size(value: &Value, range: &RangeInclusive<u64>, range_text: &str) -> Judged<u64> {
+fn size(value: &Value, range: &RangeInclusive<u64>, range_text: &str) -> Parsed<u64> {
     let hint = || format!("not a size; write a number and a unit, such as 512KiB, 64MiB or 1GB, {range_text}");
     let bytes = match value {
         Value::Integer(bytes) => u64::try_from(*bytes).ok(),
@@ -156,7 +156,7 @@ fn size(value: &Value, range: &RangeInclusive<u64>, range_text: &str) -> Judged<
     within(bytes.ok_or_else(hint)?, range, range_text)
 }
 
-pub(super) fn count<T>(value: &Value, range: &RangeInclusive<T>, range_text: &str) -> Judged<T>
+pub(super) fn count<T>(value: &Value, range: &RangeInclusive<T>, range_text: &str) -> Parsed<T>
 where
     T: TryFrom<i64> + PartialOrd + Display,
 {
@@ -165,7 +165,7 @@ where
     within(number, range, range_text)
 }
 
-fn within<T: PartialOrd>(value: T, range: &RangeInclusive<T>, range_text: &str) -> Judged<T> {
+fn within<T: PartialOrd>(value: T, range: &RangeInclusive<T>, range_text: &str) -> Parsed<T> {
     if range.contains(&value) { Ok(value) } else { Err(out_of_range(range_text)) }
 }
 
@@ -174,7 +174,7 @@ fn out_of_range(range_text: &str) -> String {
 }
 
 /// One duration of a list.
-pub(super) fn duration_item(item: &str, range: &RangeInclusive<Duration>) -> Judged<Duration> {
+pub(super) fn duration_item(item: &str, range: &RangeInclusive<Duration>) -> Parsed<Duration> {
     let range_text = range_text(range, |span| duration_text(*span));
     duration(&Value::from(item), range, &range_text).map_err(|why| format!("{item:?} is {why}"))
 }

@@ -22,7 +22,7 @@ const MOVED: [(&str, &str); 2] =
 
 /// One setting, under each of its names.
 #[derive(Debug)]
-pub struct Key {
+pub struct ConfigKey {
     /// `limits.idle_timeout`, or `listen` at the top.
     pub name: String,
     /// `limits`, or nothing at the top.
@@ -39,7 +39,7 @@ pub struct Key {
     pub default: Value,
 }
 
-impl Key {
+impl ConfigKey {
     fn new(section: &str, leaf: &str, doc: String, default: Value) -> Self {
         let name = if section.is_empty() { leaf.to_owned() } else { format!("{section}.{leaf}") };
         let before = MOVED.iter().find(|(_, now)| *now == name).map(|(before, _)| *before);
@@ -111,17 +111,17 @@ pub(super) fn is_secret(leaf: &str) -> bool {
 }
 
 /// All keys, in the order of the default file.
-pub fn keys() -> &'static [Key] {
-    static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| scan(DEFAULTS));
+pub fn keys() -> &'static [ConfigKey] {
+    static KEYS: LazyLock<Vec<ConfigKey>> = LazyLock::new(|| scan(DEFAULTS));
     &KEYS
 }
 
-pub(super) fn find(section: &str, leaf: &str) -> Option<&'static Key> {
-    let is_here = |key: &&Key| key.section == section && key.leaf() == leaf;
+pub(super) fn find(section: &str, leaf: &str) -> Option<&'static ConfigKey> {
+    let is_here = |key: &&ConfigKey| key.section == section && key.leaf() == leaf;
     keys().iter().find(is_here).or_else(|| moved(&format!("{section}.{leaf}")))
 }
 
-pub(super) fn named(name: &str) -> Option<&'static Key> {
+pub(super) fn named(name: &str) -> Option<&'static ConfigKey> {
     keys().iter().find(|key| key.name == name).or_else(|| moved(name))
 }
 
@@ -135,14 +135,14 @@ pub(super) fn place_of_endpoints() -> Option<usize> {
     keys().iter().rposition(|key| key.section == "webhooks")
 }
 
-fn moved(before: &str) -> Option<&'static Key> {
+fn moved(before: &str) -> Option<&'static ConfigKey> {
     let (_, now) = MOVED.iter().find(|(name, _)| *name == before)?;
     keys().iter().find(|key| key.name == *now)
 }
 
 /// Reads the default file line by line, because a TOML parser throws comments away. It relies on how that
 /// file is written: one line for each key, its comment right above it in lines that begin with `# `.
-fn scan(defaults: &str) -> Vec<Key> {
+fn scan(defaults: &str) -> Vec<ConfigKey> {
     let mut keys = Vec::new();
     let mut section = "";
     let mut doc: Vec<&str> = Vec::new();
@@ -155,7 +155,7 @@ fn scan(defaults: &str) -> Vec<Key> {
             section = name;
         } else if let Some((leaf, value)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
             let default = value.parse().expect("a test reads the built-in defaults");
-            keys.push(Key::new(section, leaf, doc.join(" "), default));
+            keys.push(ConfigKey::new(section, leaf, doc.join(" "), default));
         }
         doc.clear();
     }

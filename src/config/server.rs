@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use crate::config::reader::{Judged, Reader};
+use crate::config::reader::{Parsed, Reader};
 use crate::config::units::hours;
 use crate::config::webhooks::networks;
 use domain::host::Host;
@@ -14,7 +14,7 @@ use domain::node::NodeName;
 use edge::clients::{Proxies, ProxyField};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct ServerConfig {
     /// Port 0 asks for a free one.
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
@@ -33,7 +33,7 @@ pub struct Server {
     pub shutdown_timeout: Duration,
 }
 
-impl Server {
+impl ServerConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
             listen: read_listen(from),
@@ -54,7 +54,7 @@ impl Server {
     }
 }
 
-impl Server {
+impl ServerConfig {
     /// The key that lets others than this machine reach the server, if one does. A public URL says that
     /// something passes on requests from elsewhere.
     pub(crate) fn reached_from_elsewhere(&self) -> Option<&'static str> {
@@ -85,21 +85,21 @@ pub(super) fn read_listen(from: &mut Reader) -> SocketAddr {
     from.text("listen", address)
 }
 
-fn address(text: &str) -> Judged<SocketAddr> {
+fn address(text: &str) -> Parsed<SocketAddr> {
     let hint = "not an address and port; write numbers, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080";
     text.parse().map_err(|_| hint.to_owned())
 }
 
-fn data_dir(text: &str) -> Judged<PathBuf> {
+fn data_dir(text: &str) -> Parsed<PathBuf> {
     if text.is_empty() { Err("empty; write the path of a folder".to_owned()) } else { Ok(text.into()) }
 }
 
-fn node_name(text: &str) -> Judged<Option<NodeName>> {
+fn node_name(text: &str) -> Parsed<Option<NodeName>> {
     let hint = "not a name; write 1 to 255 visible ASCII characters without spaces, such as upload-1";
     if text.is_empty() { Ok(None) } else { NodeName::new(text).map(Some).ok_or_else(|| hint.to_owned()) }
 }
 
-fn public_url(text: &str) -> Judged<Option<String>> {
+fn public_url(text: &str) -> Parsed<Option<String>> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -116,7 +116,7 @@ fn public_url(text: &str) -> Judged<Option<String>> {
     Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
 }
 
-fn proxy_field(text: &str) -> Judged<ProxyField> {
+fn proxy_field(text: &str) -> Parsed<ProxyField> {
     match text {
         _ if text.eq_ignore_ascii_case("x-forwarded-for") => Ok(ProxyField::XForwardedFor),
         _ if text.eq_ignore_ascii_case("forwarded") => Ok(ProxyField::Forwarded),

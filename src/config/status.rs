@@ -7,7 +7,7 @@ use crate::config::reader::Reader;
 use crate::config::units::{minutes, secs};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
+pub struct StatusConfig {
     pub long_poll_max: Duration,
     pub heartbeat: Duration,
     pub max_streams: usize,
@@ -16,7 +16,7 @@ pub struct Status {
     pub max_page: u32,
 }
 
-impl Status {
+impl StatusConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
             long_poll_max: from.duration("status.long_poll_max", Duration::ZERO..=minutes(10)),

@@ -1,12 +1,12 @@
 //! Where bytes are, and how they are written there.
 
-use crate::config::reader::{Judged, Reader};
-use storage::local::{Durability, Settings as LocalSettings};
+use crate::config::reader::{Parsed, Reader};
+use storage::local::{BlobDurability, LocalStoreSettings};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Storage {
-    pub kind: Kind,
-    pub local: LocalSettings,
+pub struct StorageConfig {
+    pub kind: StorageKind,
+    pub local: LocalStoreSettings,
     pub io_threads: usize,
     /// The permissions of new files; those of new folders follow from it.
     pub file_mode: u32,
@@ -14,11 +14,11 @@ pub struct Storage {
 
 /// Where bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum StorageKind {
     Local,
 }
 
-impl Storage {
+impl StorageConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
         Self {
             kind: from.text("storage.kind", kind),
@@ -29,31 +29,31 @@ impl Storage {
     }
 }
 
-fn read_local(from: &mut Reader) -> LocalSettings {
-    LocalSettings {
+fn read_local(from: &mut Reader) -> LocalStoreSettings {
+    LocalStoreSettings {
         durability: from.text("storage.durability", durability),
         direct_io: from.text("storage.local.direct_io", direct_io),
         preallocate: from.boolean("storage.local.preallocate"),
-        ..LocalSettings::default()
+        ..LocalStoreSettings::default()
     }
 }
 
-fn kind(name: &str) -> Judged<Kind> {
+fn kind(name: &str) -> Parsed<StorageKind> {
     match name {
-        "local" => Ok(Kind::Local),
+        "local" => Ok(StorageKind::Local),
         _ => Err("write local, the only kind of storage there is".to_owned()),
     }
 }
 
-fn durability(name: &str) -> Judged<Durability> {
+fn durability(name: &str) -> Parsed<BlobDurability> {
     match name {
-        "strict" => Ok(Durability::Strict),
-        "relaxed" => Ok(Durability::Relaxed),
+        "strict" => Ok(BlobDurability::Strict),
+        "relaxed" => Ok(BlobDurability::Relaxed),
         _ => Err("write strict or relaxed".to_owned()),
     }
 }
 
-fn direct_io(name: &str) -> Judged<bool> {
+fn direct_io(name: &str) -> Parsed<bool> {
     match name {
         "auto" => Ok(true),
         "off" => Ok(false),
@@ -61,7 +61,7 @@ fn direct_io(name: &str) -> Judged<bool> {
     }
 }
 
-fn file_mode(text: &str) -> Judged<u32> {
+fn file_mode(text: &str) -> Parsed<u32> {
     let hint = || "write octal permissions that let the owner read and write, such as 0640 or 0600".to_owned();
     let digits = text.len() == 4 && text.starts_with('0') && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
     let mode = u32::from_str_radix(text, 8).ok().filter(|_| digits);

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::config::layers::{Block, Layers};
 use crate::config::reader::Reader;
-use crate::config::{AllowOrigins, Config, ConfigErrors, DEFAULTS, Format, Inputs, Reach, Resolved, Secret, keys};
+use crate::config::{
+    AllowOrigins, Config, ConfigErrors, DEFAULTS, HealthTarget, Inputs, LogFormat, ResolvedConfig, SecretText, keys,
+};
 use domain::checksum::Algorithm;
 use domain::endpoint::{EndpointTerms, Ordering, Payload, Signing};
 use domain::event::EventKind;
@@ -66,7 +68,7 @@ fn the_default_file_read_as_a_file_changes_nothing() {
     assert_eq!(config.webhooks.endpoints, []);
     assert_eq!(config.auth.token, None);
     assert_eq!(config.cors.allow_origins, AllowOrigins::Auto);
-    assert_eq!(config.log.format, Format::Text);
+    assert_eq!(config.log.format, LogFormat::Text);
 }
 
 #[test]
@@ -213,7 +215,7 @@ fn variables_and_flags_take_every_type() {
     let origins = ["https://a.example", "http://localhost:3000"].map(str::to_owned);
     assert_eq!(config.cors.allow_origins, AllowOrigins::Listed(origins.to_vec()));
     assert_eq!(config.auth.hosts, ["uploads.example.com", "10.0.0.5"].map(|host| Host::parse(host).unwrap()));
-    assert_eq!(config.log.format, Format::Json);
+    assert_eq!(config.log.format, LogFormat::Json);
 
     let none = Config::read(&env(&[("LONGSHORE_CORS_ALLOW_ORIGINS", "")])).unwrap();
     assert_eq!(none.cors.allow_origins, AllowOrigins::Listed(vec![]), "empty words are an empty list");
@@ -416,12 +418,12 @@ fn hooks_are_read_with_their_secret_from_either_place() {
         "[hooks]\npre_create = \"http://127.0.0.1:9000/hooks\"\nsecret = \"{SECRET}\"\nforward_headers = [\"Cookie\"]"
     );
     let hooks = Config::read(&file(&asked)).unwrap().hooks;
-    assert!(hooks.asks(Hook::PreCreate) && !hooks.asks(Hook::PreFinish) && !hooks.asks(Hook::PreTerminate));
+    assert!(hooks.calls(Hook::PreCreate) && !hooks.calls(Hook::PreFinish) && !hooks.calls(Hook::PreTerminate));
     assert_eq!(
         (hooks.calls.unwrap().secret.expose(), hooks.forward_headers),
         (SECRET.to_owned(), vec!["cookie".to_owned()])
     );
-    let shown = Resolved::read(&file(&asked)).unwrap().to_toml();
+    let shown = ResolvedConfig::read(&file(&asked)).unwrap().to_toml();
     assert!(!shown.contains(&SECRET[6..]), "{shown}");
     let both = format!("{asked}\nsecret_file = \"/dev/null\"");
     let why = errors(&file(&both)).join("\n");
@@ -445,7 +447,7 @@ fn a_value_of_many_lines_is_told_in_one() {
     );
     let inputs =
         env(&[("LONGSHORE_DATA_DIR", "a\nb\t\\ 'c' \"d\""), ("LONGSHORE_CORS_ALLOW_ORIGINS", "http://a,http://b")]);
-    let resolved = Resolved::read(&inputs).unwrap();
+    let resolved = ResolvedConfig::read(&inputs).unwrap();
     let shown = Config::read(&file(&resolved.to_toml())).unwrap();
     assert_eq!(shown.file, Some(PathBuf::from("longshore.toml")));
     assert_eq!(Config { file: None, ..shown }, resolved.config);
@@ -586,8 +588,8 @@ fn secrets_are_hidden_wherever_they_could_be_shown() {
         env: pairs(&[("LONGSHORE_AUTH_TOKEN", token)]),
         ..Inputs::default()
     };
-    let resolved = Resolved::read(&inputs).unwrap();
-    assert_eq!(resolved.config.auth.token.as_ref().map(Secret::expose), Some(token));
+    let resolved = ResolvedConfig::read(&inputs).unwrap();
+    assert_eq!(resolved.config.auth.token.as_ref().map(SecretText::expose), Some(token));
     assert_eq!(resolved.config.webhooks.endpoints[0].secrets[0].expose(), SECRET);
     for shown in [format!("{resolved:?}"), resolved.to_toml()] {
         for hidden in [token, &SECRET[6..], "hunter2"] {
@@ -613,7 +615,7 @@ fn a_token_can_come_from_a_file_but_not_from_two_places() {
     fs::write(&path, "0123456789abcdef\r\n").unwrap();
     let path = path.to_str().unwrap();
     let config = Config::read(&env(&[("LONGSHORE_AUTH_TOKEN_FILE", path)])).unwrap();
-    assert_eq!(config.auth.token, Some(Secret::new("0123456789abcdef")));
+    assert_eq!(config.auth.token, Some(SecretText::new("0123456789abcdef")));
 
     let both = env(&[("LONGSHORE_AUTH_TOKEN_FILE", path), ("LONGSHORE_AUTH_TOKEN", "fedcba9876543210")]);
     assert_eq!(
@@ -640,11 +642,11 @@ fn a_token_can_come_from_a_file_but_not_from_two_places() {
 fn admin_keys_are_hashes_and_never_shown() {
     let hash = AdminKeyHash::of(b"lsk_one").to_string();
     let list = format!("{hash},{}", AdminKeyHash::of(b"lsk_two"));
-    let resolved = Resolved::read(&env(&[("LONGSHORE_AUTH_ADMIN_KEYS", &list)])).unwrap();
+    let resolved = ResolvedConfig::read(&env(&[("LONGSHORE_AUTH_ADMIN_KEYS", &list)])).unwrap();
     assert_eq!(resolved.config.auth.admin_keys.len(), 2);
     assert!(resolved.config.auth.admin_keys[0].is_of(b"lsk_one"));
     assert!(!resolved.to_toml().contains(&hash[..20]), "{}", resolved.to_toml());
-    assert!(Resolved::read(&Inputs::default()).unwrap().to_toml().contains("\nadmin_keys = []\n"));
+    assert!(ResolvedConfig::read(&Inputs::default()).unwrap().to_toml().contains("\nadmin_keys = []\n"));
 
     let shown = "auth.admin_keys = \"(hidden)\" (from LONGSHORE_AUTH_ADMIN_KEYS)";
     let too_many = vec![hash.as_str(); 101].join(",");
@@ -671,7 +673,7 @@ fn server_keys_are_read_from_their_file_and_never_shown() {
     let keys = ServerKeys::generate([7; 32], [1; 4]);
     fs::write(&path, keys.to_text()).unwrap();
     let path = path.to_str().unwrap();
-    let resolved = Resolved::read(&env(&[("LONGSHORE_AUTH_SERVER_KEY_FILE", path)])).unwrap();
+    let resolved = ResolvedConfig::read(&env(&[("LONGSHORE_AUTH_SERVER_KEY_FILE", path)])).unwrap();
     assert!(!format!("{resolved:?}").contains("BwcHBw"), "{resolved:?}");
     assert_eq!(resolved.config.auth.server_keys, Some(keys));
 
@@ -785,10 +787,10 @@ fn an_endpoint_can_have_terms_of_its_own() {
          ordering = \"strict\"\npayload = \"thin\"\nmax_in_flight = 3\nmax_per_second = 7\ntimeout = \"9s\"\n\
          retry_schedule = [\"1s\", \"2s\"]\nauto_disable = false"
     );
-    let resolved = Resolved::read(&file(&endpoint(&fields))).unwrap();
+    let resolved = ResolvedConfig::read(&file(&endpoint(&fields))).unwrap();
     let endpoint = &resolved.config.webhooks.endpoints[0];
     assert_eq!((endpoint.secrets.len(), endpoint.private_key.is_some()), (2, true));
-    assert_eq!(endpoint.headers, [("X-Token".to_owned(), Secret::new("t0p"))]);
+    assert_eq!(endpoint.headers, [("X-Token".to_owned(), SecretText::new("t0p"))]);
     let terms = EndpointTerms {
         description: "the app".to_owned(),
         metadata: vec![("tenant".to_owned(), "a".to_owned())],
@@ -854,7 +856,7 @@ fn old_secrets_can_be_files_and_both_count() {
         let files = vec![path.display().to_string(); files];
         format!("secret = \"{SECRET}\"\nold_secret_files = {files:?}\nold_secrets = {:?}", vec![SECRET; texts])
     };
-    let resolved = Resolved::read(&file(&endpoint(&fields(1, 1)))).unwrap();
+    let resolved = ResolvedConfig::read(&file(&endpoint(&fields(1, 1)))).unwrap();
     assert_eq!(resolved.config.webhooks.endpoints[0].secrets, vec![SECRET.parse().unwrap(); 3]);
     assert!(!resolved.to_toml().contains(SECRET));
     let line = file_error(&endpoint(&fields(6, 5)));
@@ -885,7 +887,7 @@ fn what_is_in_force_reads_back_and_tells_its_sources() {
         env: pairs(&[("LONGSHORE_STORAGE_DIGESTS", "sha256,md5"), ("LONGSHORE_AUTH_TOKEN", "0123456789abcdef")]),
         flags: pairs(&[("workers", "2")]),
     };
-    let resolved = Resolved::read(&inputs).unwrap();
+    let resolved = ResolvedConfig::read(&inputs).unwrap();
     let text = resolved.to_toml();
     for line in [
         "listen = \"127.0.0.1:8080\"",
@@ -909,8 +911,8 @@ fn what_is_in_force_reads_back_and_tells_its_sources() {
 fn how_to_reach_a_server_can_be_asked_for_alone() {
     let inputs = env(&[("LONGSHORE_LISTEN", "0.0.0.0:9000"), ("LONGSHORE_WORKERS", "few")]);
     let listen = "0.0.0.0:9000".parse().unwrap();
-    assert_eq!(Reach::read(&inputs), Ok(Reach { listen, tls: false }));
+    assert_eq!(HealthTarget::read(&inputs), Ok(HealthTarget { listen, tls: false }));
     let inputs = env(&[("LONGSHORE_LISTEN", "0.0.0.0:9000"), ("LONGSHORE_TLS_CERTIFICATE_FILE", "/none")]);
-    assert_eq!(Reach::read(&inputs), Ok(Reach { listen, tls: true }));
-    assert!(matches!(Reach::read(&env(&[("LONGSHORE_LISTEN", "x")])), Err(ConfigErrors { .. })));
+    assert_eq!(HealthTarget::read(&inputs), Ok(HealthTarget { listen, tls: true }));
+    assert!(matches!(HealthTarget::read(&env(&[("LONGSHORE_LISTEN", "x")])), Err(ConfigErrors { .. })));
 }

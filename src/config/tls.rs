@@ -8,7 +8,7 @@ use crate::config::units::{hours, minutes, secs};
 use edge::listen::certificates::CertificateFiles;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
+pub struct TlsConfig {
     /// `None`: connections are plain. Whether they hold what they should is seen when they are read, at
     /// the start and again while the server runs.
     pub files: Option<CertificateFiles>,
@@ -16,7 +16,7 @@ pub struct Tls {
     pub reload_every: Duration,
 }
 
-impl Tls {
+impl TlsConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
         let certificate = read_certificate_file(from);
         let private_key = from.text("tls.private_key_file", |path| Ok(optional(path)));

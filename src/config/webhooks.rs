@@ -4,23 +4,23 @@ use std::time::Duration;
 
 use webhook::{HealthRules, MAX_JITTER_PERCENT, WebhookSettings};
 
-use crate::config::endpoint::{Endpoint, read_endpoints};
-use crate::config::reader::{Judged, Reader, duration_item};
+use crate::config::endpoint::{EndpointConfig, read_endpoints};
+use crate::config::reader::{Parsed, Reader, duration_item};
 use crate::config::units::{KIB, MIB, days, duration_text, hours, minutes, ms, secs};
 use domain::delivery::LEASE_MARGIN;
 use domain::endpoint::{MAX_RETRY_WAITS, RETRY_WAITS, TIMEOUTS};
 use domain::network::Network;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Webhooks {
+pub struct WebhooksConfig {
     pub sending: WebhookSettings,
     pub allow_networks: Vec<Network>,
     pub https_only: bool,
     /// Their names differ.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EndpointConfig>,
 }
 
-impl Webhooks {
+impl WebhooksConfig {
     /// Sending gets half of the time there is to shut down.
     pub(super) fn read(from: &mut Reader, shutdown_timeout: Duration) -> Self {
         let webhooks = Self {
@@ -57,12 +57,12 @@ impl Webhooks {
             let (name, terms) = (&endpoint.name, &endpoint.terms);
             if terms.timeout.is_some_and(|timeout| timeout > sending.longest_timeout()) {
                 let most = duration_text(sending.longest_timeout());
-                from.refuse_line(format!(
+                from.reject_line(format!(
                     "endpoint {name}: its timeout can be {most} at most; webhooks.lease must exceed it by {margin}"
                 ));
             }
             if !sending.allows_in_flight(terms.max_in_flight) {
-                from.refuse_line(format!("endpoint {name}: its max_in_flight is more than webhooks.max_in_flight"));
+                from.reject_line(format!("endpoint {name}: its max_in_flight is more than webhooks.max_in_flight"));
             }
         }
     }
@@ -98,11 +98,11 @@ fn read_sending(from: &mut Reader, drain_timeout: Duration) -> WebhookSettings {
     }
 }
 
-pub(super) fn networks(items: Vec<&str>) -> Judged<Vec<Network>> {
+pub(super) fn networks(items: Vec<&str>) -> Parsed<Vec<Network>> {
     items.into_iter().map(|item| item.parse().map_err(|why| format!("{item:?} is {why}"))).collect()
 }
 
-pub(super) fn retry_schedule(items: Vec<&str>) -> Judged<Vec<Duration>> {
+pub(super) fn retry_schedule(items: Vec<&str>) -> Parsed<Vec<Duration>> {
     match items.len() {
         0 => Err("empty; write at least one wait, such as 5s".to_owned()),
         1..=MAX_RETRY_WAITS => items.into_iter().map(|item| duration_item(item, &RETRY_WAITS)).collect(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{FutureExt, TryStreamExt};
 
-use crate::{Abilities, BlobKey, BlobStore, BlobWriter, Epoch, ErrorKind, OpenBlob, Part, Resume};
+use crate::{Abilities, BlobKey, BlobPart, BlobStore, BlobWriter, Epoch, ErrorKind, OpenBlob, Resume};
 use pool::BLOCK_BYTES;
 
 /// The epoch of a blob that nobody else has written to.
@@ -295,7 +295,7 @@ async fn open_blobs_can_be_read(store: Store) {
 async fn only_sealed_blobs_can_be_read(store: Store) {
     let token = write_blob(&store, &key(), 1000).await;
     assert_eq!(try_read(&store, &key(), 0..1000).await.unwrap_err().kind, ErrorKind::Unsealed);
-    let part = Part { key: key(), size_bytes: 1000 };
+    let part = BlobPart { key: key(), size_bytes: 1000 };
     assert_eq!(store.concatenate(&[part], &named("a/b"), EPOCH).await.unwrap_err().kind, ErrorKind::Unsealed);
     store.seal(&key(), EPOCH, Some(&token), 1000).await.unwrap();
     assert_bytes(&read(&store, &key(), 0..1000).await, &bytes(0..1000));
@@ -335,7 +335,7 @@ async fn a_newer_epoch_goes_on_in_another_blob(store: Store) {
     let token = sync(&mut *new, 20).await;
     new.close().await;
     store.seal(&next, LATER, Some(&token), 20).await.unwrap();
-    let parts = [Part { key: key(), size_bytes: MIB }, Part { key: next, size_bytes: 20 }];
+    let parts = [BlobPart { key: key(), size_bytes: MIB }, BlobPart { key: next, size_bytes: 20 }];
     let token = store.concatenate(&parts, &joined, LATER).await.unwrap();
     store.finish(&joined, LATER, Some(&token), MIB + 20).await.unwrap();
     assert_bytes(&read(&store, &joined, 0..MIB + 20).await, &bytes(0..MIB + 20));
@@ -608,7 +608,7 @@ async fn parts_are_joined_in_order(store: Store) {
     let token = write_blob(&store, &finished, 4096).await;
     store.finish(&finished, EPOCH, Some(&token), 4096).await.unwrap();
     store.finish(&empty, EPOCH, None, 0).await.unwrap();
-    let part = |key: &BlobKey, size_bytes| Part { key: key.clone(), size_bytes };
+    let part = |key: &BlobKey, size_bytes| BlobPart { key: key.clone(), size_bytes };
     let parts = [part(&empty, 0), part(&finished, 4096), part(&open, MIB), part(&finished, 4096), part(&finished, 3)];
 
     let token = store.concatenate(&parts, &key(), EPOCH).await.unwrap();
@@ -631,7 +631,7 @@ async fn joining_again_starts_over(store: Store) {
     let (one, two) = (named("parts/one"), named("parts/two"));
     write_readable(&store, &one, 5000).await;
     write_readable(&store, &two, 3000).await;
-    let part = |key: &BlobKey, size_bytes| Part { key: key.clone(), size_bytes };
+    let part = |key: &BlobKey, size_bytes| BlobPart { key: key.clone(), size_bytes };
     store.concatenate(&[part(&one, 5000), part(&two, 3000)], &key(), EPOCH).await.unwrap();
     let token = store.concatenate(&[part(&two, 3000)], &key(), EPOCH).await.unwrap();
     assert_ends_at(&store, 3000).await;
@@ -647,7 +647,7 @@ async fn joining_again_starts_over(store: Store) {
 async fn a_part_must_be_whole(store: Store) {
     let (there, gone) = (named("parts/there"), named("parts/gone"));
     write_readable(&store, &there, 100).await;
-    let part = |key: &BlobKey, size_bytes| Part { key: key.clone(), size_bytes };
+    let part = |key: &BlobKey, size_bytes| BlobPart { key: key.clone(), size_bytes };
     let error = store.concatenate(&[part(&there, 100), part(&gone, 1)], &key(), EPOCH).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound, "{error:?}");
     let error = store.concatenate(&[part(&there, 100), part(&there, 101)], &key(), EPOCH).await.unwrap_err();

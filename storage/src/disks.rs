@@ -11,7 +11,7 @@ use std::process::Command;
 
 /// A mounted disk. Unmounted when dropped; the folder it was made in stays.
 #[derive(Debug)]
-pub struct Disk {
+pub struct TestDisk {
     at: PathBuf,
     /// What is mounted, and as what.
     device: String,
@@ -20,13 +20,13 @@ pub struct Disk {
 
 /// What a disk is formatted as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum FileSystem {
     Ext4,
     /// Not below 300 MiB.
     Xfs,
 }
 
-impl Format {
+impl FileSystem {
     fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
@@ -43,9 +43,9 @@ impl Format {
     }
 }
 
-impl Disk {
+impl TestDisk {
     /// Makes a disk in `folder`, and says why where that is not permitted.
-    pub fn make(folder: &Path, format: Format, sector_bytes: u32, size_bytes: u64) -> Result<Self, String> {
+    pub fn make(folder: &Path, format: FileSystem, sector_bytes: u32, size_bytes: u64) -> Result<Self, String> {
         // Tests ask it what the page cache holds; better none begins than that one ends in the middle.
         run(&["fincore", "--version"])?;
         let image = folder.join("image");
@@ -96,7 +96,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for TestDisk {
     fn drop(&mut self) {
         // Lazily, because a file may still be open; what was never mounted does not matter.
         let _ = run(&["umount", "-l", &self.at.display().to_string()]);

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 
 use crate::lock::lock;
 use crate::{
-    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, Error, KeyStream, OpenBlob,
-    Part, Result, Resume,
+    Abilities, BlobKey, BlobPart, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, Error, KeyStream,
+    OpenBlob, Result, Resume,
 };
 
 /// What can be counted, broken and held.
@@ -310,11 +310,11 @@ impl<S: BlobStore> BlobStore for Faulty<S> {
         size_bytes: Option<u64>,
     ) -> Result<Box<dyn BlobWriter>> {
         let inner = self.faults.around(Operation::Open, key, self.inner.open(key, epoch, from, size_bytes)).await?;
-        let broken = Arc::new(Broken::default());
+        let broken = Arc::new(FirstFailure::default());
         Ok(Box::new(FaultyWriter { inner, key: key.clone(), faults: self.faults.clone(), broken }))
     }
 
-    async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
+    async fn concatenate(&self, parts: &[BlobPart], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
         self.faults.around(Operation::Concatenate, into, self.inner.concatenate(parts, into, epoch)).await
     }
 
@@ -364,14 +364,14 @@ struct FaultyWriter {
     inner: Box<dyn BlobWriter>,
     key: BlobKey,
     faults: Faults,
-    broken: Arc<Broken>,
+    broken: Arc<FirstFailure>,
 }
 
 /// The first failure of a writer, which all its later calls repeat, as the port says.
 #[derive(Debug, Default)]
-struct Broken(OnceLock<(&'static str, Mutex<io::Error>)>);
+struct FirstFailure(OnceLock<(&'static str, Mutex<io::Error>)>);
 
-impl Broken {
+impl FirstFailure {
     fn check(&self, key: &BlobKey) -> Result<()> {
         match self.0.get() {
             None => Ok(()),

@@ -75,7 +75,7 @@ pub type ByteStream = BoxStream<'static, Result<Bytes>>;
 
 /// A whole blob used as a part of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct BlobPart {
     pub key: BlobKey,
     pub size_bytes: u64,
 }
@@ -128,7 +128,7 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// medium can share its bytes. A part of no bytes need not be there. The parts stay as they are. Doing it
     /// again starts over. After an error nothing of it is left, and neither when this is dropped before it is
     /// done; whatever is done to the blob next waits for that.
-    async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume>;
+    async fn concatenate(&self, parts: &[BlobPart], into: &BlobKey, epoch: Epoch) -> Result<Resume>;
 
     /// Ends the writing of a blob, so that it can be read whatever the store's
     /// [abilities](Abilities::reads_open), and ends its writer. `size_bytes` is what `from` covers, as with

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edge::clients::ProxyField;
-use longshore::config::{Config, Secret};
+use longshore::config::{Config, SecretText};
 
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client, OCTETS, TUS};
@@ -128,7 +128,7 @@ async fn on_the_network(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
     };
     let on_network = |config: &mut Config| {
         config.server.listen = SocketAddr::new(address, 0);
-        config.auth.token = Some(Secret::new("the-shared-token".to_owned()));
+        config.auth.token = Some(SecretText::new("the-shared-token".to_owned()));
         change(config);
     };
     Some(TestApp::with(on_network).await)

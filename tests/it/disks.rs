@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use storage::disks::{Disk, Format, cached_bytes};
+use storage::disks::{FileSystem, TestDisk, cached_bytes};
 use tempfile::TempDir;
 
 use crate::support::app::{TestApp, collect_files};
@@ -19,8 +19,8 @@ use crate::support::seeded::Seeded;
 
 const MIB: usize = 1024 * 1024;
 
-fn ext4(folder: &TempDir, sector_bytes: u32, size: usize) -> Option<Disk> {
-    mounted(Disk::make(folder.path(), Format::Ext4, sector_bytes, size as u64))
+fn ext4(folder: &TempDir, sector_bytes: u32, size: usize) -> Option<TestDisk> {
+    mounted(TestDisk::make(folder.path(), FileSystem::Ext4, sector_bytes, size as u64))
 }
 
 /// The one file with bytes of uploads.
@@ -37,7 +37,7 @@ fn available(at: &Path) -> u64 {
 }
 
 /// Fills a disk up to this many bytes.
-fn leave(disk: &Disk, bytes: usize) -> PathBuf {
+fn leave(disk: &TestDisk, bytes: usize) -> PathBuf {
     let ballast = disk.path().join("ballast");
     let size = usize::try_from(available(disk.path())).unwrap() - bytes;
     fs::write(&ballast, vec![1; size]).unwrap();
@@ -81,7 +81,7 @@ async fn uploads_leave_the_page_cache_to_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_system_without_direct_writes_is_used_all_the_same_and_told() {
     let folder = TempDir::new().unwrap();
-    let Some(disk) = mounted(Disk::without_direct_writes(folder.path())) else { return };
+    let Some(disk) = mounted(TestDisk::without_direct_writes(folder.path())) else { return };
     let source = Seeded::new(2).bytes(3 * MIB + 1);
     for (place, told) in [(disk.path(), true), (folder.path(), false)] {
         let mut program = Program::serve(&place.join("data"), &["--log-level", "info"]);
@@ -399,7 +399,7 @@ async fn a_full_disk_can_be_emptied() {
 }
 
 /// Leaves not a block.
-fn fill_up(disk: &Disk) {
+fn fill_up(disk: &TestDisk) {
     let mut ballast = fs::File::create(disk.path().join("ballast")).unwrap();
     for size in [64 * 1024, 512] {
         while std::io::Write::write_all(&mut ballast, &vec![1; size]).is_ok() {}

@@ -68,7 +68,7 @@ async fn no_upload_is_served_as_what_browsers_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_for_pages_that_may_read_them() {
     let open = TestApp::with(|config| {
-        config.auth.token = Some(longshore::config::Secret::new("correct-horse-battery-staple".to_owned()));
+        config.auth.token = Some(longshore::config::SecretText::new("correct-horse-battery-staple".to_owned()));
     })
     .await;
     let refused = open.client().await.get("/api/v1/uploads").await;

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use longshore::config::Secret;
+use longshore::config::SecretText;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::app::TestApp;
@@ -120,7 +120,7 @@ async fn an_early_answer_reaches_a_client_behind_nginx() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_token_is_told_while_the_body_still_arrives() {
-    let app = TestApp::with(|config| config.auth.token = Some(Secret::new("the-shared-token".to_owned()))).await;
+    let app = TestApp::with(|config| config.auth.token = Some(SecretText::new("the-shared-token".to_owned()))).await;
     let refused = Refused::new(401, "unauthorized", "PATCH", "/files/x", &[TUS, OCTETS, ("Upload-Offset", "0")]);
     let (haproxy, nginx) = (Front::haproxy(app.address()).await, Front::nginx(app.address()).await);
     let fronts = haproxy.iter().chain(&nginx).map(|front| (front.name, front.address));

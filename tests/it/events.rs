@@ -422,7 +422,7 @@ async fn streams_end_when_the_server_stops() {
     let mut one = Sse::open(app.address(), &stream_of(&path), &[]).await;
     let mut all = Sse::open(app.address(), ALL, &[]).await;
     assert!(one.message().await.is_some() && all.message().await.is_some());
-    assert_eq!(app.stop().await, longshore::app::Stopped::Clean);
+    assert_eq!(app.stop().await, longshore::app::StopOutcome::Clean);
     assert_eq!((one.item().await, all.item().await), (None, None));
 }
 

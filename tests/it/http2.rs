@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
-use longshore::app::Stopped;
+use longshore::app::StopOutcome;
 use longshore::config::Config;
 
 use crate::support::app::TestApp;
@@ -349,7 +349,7 @@ async fn a_stopping_server_waits_for_no_idle_connection_but_answers_what_is_unde
     wait_until_taken(server.beside, &path, 60).await;
     let began = std::time::Instant::now();
     let (stopped, answer) = tokio::join!(server.app.stop(), patch.answer("PATCH"));
-    assert_eq!(stopped, Stopped::Clean);
+    assert_eq!(stopped, StopOutcome::Clean);
     assert!(began.elapsed() < Duration::from_secs(15), "it did not wait for the time it may take at most");
     assert_eq!((answer.status, answer.problem().as_str()), (503, "shutting-down"), "{answer:?}");
     idle.is_ended_by_the_server().await;

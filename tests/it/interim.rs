@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::future::join_all;
-use longshore::config::{Config, Secret};
+use longshore::config::{Config, SecretText};
 
 use crate::support::app::TestApp;
 use crate::support::client::{Client, OCTETS, TUS};
@@ -101,7 +101,8 @@ async fn a_client_that_asks_first_is_refused_before_it_is_told_to_send() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_without_the_token_is_refused_before_it_is_told_to_send() {
-    let servers = Servers::with(|config| config.auth.token = Some(Secret::new("the-shared-token".to_owned()))).await;
+    let servers =
+        Servers::with(|config| config.auth.token = Some(SecretText::new("the-shared-token".to_owned()))).await;
     for address in servers.addresses {
         for token in [&[][..], &[("Authorization", "Bearer another-token")]] {
             let headers = [token, &[TUS, OCTETS, ("Upload-Offset", "0"), ("Content-Length", "50")]].concat();

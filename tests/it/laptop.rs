@@ -4,7 +4,7 @@ use std::fs::File;
 use std::process::Stdio;
 
 use keyring::{AdminKey, AdminKeyHash};
-use longshore::config::{AllowOrigins, Secret};
+use longshore::config::{AllowOrigins, SecretText};
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
@@ -186,7 +186,7 @@ async fn hosts_and_origins_that_were_written_are_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_token_any_host_and_page_is_served() {
     let token = "correct-horse-battery-staple";
-    let app = TestApp::with(|config| config.auth.token = Some(Secret::new(token.to_owned()))).await;
+    let app = TestApp::with(|config| config.auth.token = Some(SecretText::new(token.to_owned()))).await;
     let mut client = app.client().await;
     let bearer = format!("Bearer {token}");
     let headers =

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use longshore::app::Stopped;
+use longshore::app::StopOutcome;
 use tempfile::TempDir;
 
 use crate::support::app::TestApp;
@@ -36,7 +36,7 @@ async fn what_is_uploaded_at_one_address_is_read_at_the_other() {
     // Uploads can be read at their own address as before.
     is_whole(app.address(), &path, b"hello world").await;
     let both = [app.address(), app.read_address()];
-    assert_eq!(app.stop().await, Stopped::Clean);
+    assert_eq!(app.stop().await, StopOutcome::Clean);
     for address in both {
         assert!(Client::try_connect(address).await.is_none(), "both are gone");
     }

@@ -30,7 +30,7 @@ const MIB: usize = 1024 * KIB;
 async fn a_small_server() -> TestApp {
     TestApp::with(|config| {
         config.engine.writer.buffer_bytes = 0;
-        config.storage.local.durability = storage::local::Durability::Relaxed;
+        config.storage.local.durability = storage::local::BlobDurability::Relaxed;
         config.database.durability = Durability::Relaxed;
     })
     .await

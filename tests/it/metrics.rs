@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use longshore::config::Secret;
+use longshore::config::SecretText;
 
 use crate::support::app::TestApp;
 use crate::support::client::Client;
@@ -86,7 +86,7 @@ async fn uploads_in_progress_are_counted_by_stage_also_after_a_restart() {
 async fn requests_connections_and_problems_are_counted() {
     let app = TestApp::with(|config| {
         config.server.read_listen = Some(([127, 0, 0, 1], 0).into());
-        config.auth.token = Some(Secret::new("the-shared-token"));
+        config.auth.token = Some(SecretText::new("the-shared-token"));
     })
     .await;
     let bearer = ("Authorization", "Bearer the-shared-token");

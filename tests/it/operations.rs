@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use longshore::config::Secret;
+use longshore::config::SecretText;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -110,7 +110,7 @@ async fn with_a_data_folder_that_takes_no_files_it_is_not_ready() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn why_it_is_not_ready_is_for_those_with_a_credential() {
-    let app = TestApp::with(|config| config.auth.token = Some(Secret::new("the-shared-token".to_owned()))).await;
+    let app = TestApp::with(|config| config.auth.token = Some(SecretText::new("the-shared-token".to_owned()))).await;
     fs::create_dir(app.data_dir().join("longshore.probe")).unwrap();
     let mut client = app.client().await;
     let bare = readiness(&mut client, 503).await;

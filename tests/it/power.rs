@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use storage::disks::{Disk, Format};
+use storage::disks::{FileSystem, TestDisk};
 use tempfile::TempDir;
 
 use crate::support::app::collect_files;
@@ -38,9 +38,9 @@ type Uploads = Arc<Mutex<BTreeMap<String, Known>>>;
 async fn a_power_loss_takes_back_nothing_that_was_acknowledged() {
     let flags = ["--storage-durability", "strict", "--storage-checkpoint-every", "50ms", "--storage-checkpoint-size"];
     let flags = [&flags[..], &["256KiB"]].concat();
-    for (format, size) in [(Format::Ext4, 512 << 20), (Format::Xfs, 512 << 20)] {
+    for (format, size) in [(FileSystem::Ext4, 512 << 20), (FileSystem::Xfs, 512 << 20)] {
         let folder = TempDir::new().unwrap();
-        let Some(disk) = mounted(Disk::make(folder.path(), format, 4096, size)) else { return };
+        let Some(disk) = mounted(TestDisk::make(folder.path(), format, 4096, size)) else { return };
         let data = disk.path().join("data");
         let uploads = Uploads::default();
         for round in 0..ROUNDS {

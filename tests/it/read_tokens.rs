@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use longshore::config::{Config, Secret};
+use longshore::config::{Config, SecretText};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,7 +18,7 @@ const BACKEND: (&str, &str) = ("Authorization", "Bearer the-token-of-the-backend
 
 async fn started(change: impl FnOnce(&mut Config)) -> (TestApp, Client) {
     let app = TestApp::with(|config| {
-        config.auth.token = Some(Secret::new(TOKEN));
+        config.auth.token = Some(SecretText::new(TOKEN));
         config.auth.query_tokens = true;
         change(config);
     })

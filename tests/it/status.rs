@@ -630,7 +630,7 @@ async fn a_long_poll_does_not_hold_up_a_stop() {
     let (answer, stopped) = tokio::join!(waiting.answer("GET"), app.stop());
     assert_eq!(answer.json()["stage"], "created");
     // A stop that is held up for longer than `shutdown_timeout`, which is less than the minute, is not clean.
-    assert_eq!(stopped, longshore::app::Stopped::Clean);
+    assert_eq!(stopped, longshore::app::StopOutcome::Clean);
 }
 
 /// Promise 1: an offset reported to anyone never goes backwards, whatever the client does.

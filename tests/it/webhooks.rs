@@ -843,7 +843,7 @@ async fn a_stop_in_order_lets_a_delivery_on_its_way_end() {
     app.client().await.create(5).await;
     receiver.wait_for_count(1).await;
     let (stopped, ()) = tokio::join!(app.stop(), async { receiver.release() });
-    assert_eq!(stopped, longshore::app::Stopped::Clean);
+    assert_eq!(stopped, longshore::app::StopOutcome::Clean);
     app.start_again().await;
     let mut client = app.client().await;
     let delivery = deliveries(&mut client, "").await.remove(0);

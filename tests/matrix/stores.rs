@@ -17,8 +17,8 @@ use state::memory::MemoryState;
 use state::{Change, SweepSelection, Uploads};
 use storage::memory::MemoryStore;
 use storage::{
-    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, KeyStream, OpenBlob,
-    Part, Resume,
+    Abilities, BlobKey, BlobPart, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, KeyStream,
+    OpenBlob, Resume,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -140,7 +140,7 @@ impl BlobStore for Blobs {
         }))
     }
 
-    async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> storage::Result<Resume> {
+    async fn concatenate(&self, parts: &[BlobPart], into: &BlobKey, epoch: Epoch) -> storage::Result<Resume> {
         // Not set in motion: one that is dropped is cancelled, and nothing of it comes after what is done to
         // the blob next.
         let error = storage_error("concatenate", into);

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use futures::StreamExt;
-use storage::{BlobKey, ByteStream, Part, Resume};
+use storage::{BlobKey, BlobPart, ByteStream, Resume};
 
 use crate::Inner;
 use crate::command::EngineError;
@@ -64,8 +64,8 @@ pub(super) fn id_of(key: &BlobKey) -> Option<UploadId> {
 }
 
 /// The blobs that hold the first `size_bytes` of an upload, in order.
-pub(super) fn parts_of(upload: &Upload, size_bytes: u64) -> Vec<Part> {
-    let part = |GenerationSpan { generation, start, end, .. }| Part {
+pub(super) fn parts_of(upload: &Upload, size_bytes: u64) -> Vec<BlobPart> {
+    let part = |GenerationSpan { generation, start, end, .. }| BlobPart {
         key: key_of(upload, generation),
         size_bytes: end - start,
     };
@@ -92,7 +92,7 @@ impl Inner {
             let stored = self.blobs.size(&current_key(upload)).await?;
             return Ok(stored.is_some_and(|stored| stored >= size_bytes));
         }
-        for Part { key, size_bytes } in parts_of(upload, size_bytes) {
+        for BlobPart { key, size_bytes } in parts_of(upload, size_bytes) {
             if self.blobs.size(&key).await?.is_none_or(|stored| stored < size_bytes) {
                 return Ok(false);
             }

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use storage::{Part, Resume};
+use storage::{BlobPart, Resume};
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::{current_key, epoch_of, parts_of};
@@ -165,7 +165,7 @@ impl Inner {
     /// Joins the bytes, durably. Nothing is committed yet: dropped before it is done, it has never been.
     async fn join(&self, upload: &Upload, parts: &[Upload], total: Offset) -> Result<Joined, EngineError> {
         // A part of no bytes has no blob.
-        let segments: Vec<Part> = parts.iter().flat_map(|part| parts_of(part, part.offset().get())).collect();
+        let segments: Vec<BlobPart> = parts.iter().flat_map(|part| parts_of(part, part.offset().get())).collect();
         let resume = match self.blobs.concatenate(&segments, &current_key(upload), epoch_of(upload)).await {
             Ok(resume) => resume,
             Err(error) => return Err(self.explain_parts(parts, error).await),

@@ -13,9 +13,9 @@ use crate::Inner;
 use domain::facts::Facts;
 use domain::policy::ContentPolicy;
 use domain::upload::Upload;
-use media::read::{Reading, read, typed};
+use media::read::{ReadOutcome, read, typed};
 use media::sniff::{Sniffed, sniff};
-use media::window::{Stop, Window};
+use media::window::{ParseStop, Window};
 
 /// How uploads that have all their bytes are looked into, and which of them are not wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Inner {
 
     async fn examine(&self, upload: &Upload, media: &MediaSettings) -> storage::Result<Facts> {
         let mut window = Window::new(upload.offset().get(), media.read_limit_bytes);
-        if let Err(Stop::Needs(head)) = window.head() {
+        if let Err(ParseStop::Needs(head)) = window.head() {
             self.fetch(upload, head, &mut window).await?;
         }
         let sniffed = window.head().map_or(sniff(&[]), |head| sniff(&head));
@@ -69,8 +69,8 @@ impl Inner {
             // Away from the tasks: a file made for it can keep a processor busy for some milliseconds.
             let looking = tokio::task::spawn_blocking(move || (read(sniffed, &window), window));
             match looking.await {
-                Ok((Reading::Done(facts), _)) => return Ok(facts),
-                Ok((Reading::Needs(range), so_far)) => {
+                Ok((ReadOutcome::Done(facts), _)) => return Ok(facts),
+                Ok((ReadOutcome::Needs(range), so_far)) => {
                     window = so_far;
                     self.fetch(upload, range, &mut window).await?;
                 }

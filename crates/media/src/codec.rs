@@ -59,17 +59,17 @@ pub(super) fn vp(entry: &str, mut config: &[u8]) -> Option<String> {
 
 /// Sound as MPEG-4 describes it.
 #[derive(Debug, Default)]
-pub(super) struct Described {
+pub(super) struct Mpeg4Codec {
     pub(super) codec: Option<String>,
     pub(super) channels: Option<u32>,
 }
 
 /// `mp4a.40.2`: the type of object and, for MPEG-4's own, the type of sound.
-pub(super) fn mpeg4(entry: &str, mut config: &[u8]) -> Described {
+pub(super) fn mpeg4(entry: &str, mut config: &[u8]) -> Mpeg4Codec {
     if config.len() > MAX_DESCRIPTORS {
-        return Described::default();
+        return Mpeg4Codec::default();
     }
-    let Ok(esds) = Esds::decode_body(&mut config) else { return Described::default() };
+    let Ok(esds) = Esds::decode_body(&mut config) else { return Mpeg4Codec::default() };
     let decoder = esds.es_desc.dec_config;
     match (decoder.object_type_indication, decoder.dec_specific) {
         (0x40, Some(DecoderSpecific { profile, chan_conf, .. })) => {
@@ -78,9 +78,9 @@ pub(super) fn mpeg4(entry: &str, mut config: &[u8]) -> Described {
                 7 => Some(8),
                 _ => None,
             };
-            Described { codec: Some(format!("{entry}.40.{profile}")), channels }
+            Mpeg4Codec { codec: Some(format!("{entry}.40.{profile}")), channels }
         }
-        (object, _) => Described { codec: Some(format!("{entry}.{object:02x}")), channels: None },
+        (object, _) => Mpeg4Codec { codec: Some(format!("{entry}.{object:02x}")), channels: None },
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::fields::be;
 use crate::read::{milliseconds, sound};
-use crate::window::{Stop, Window};
+use crate::window::{ParseStop, Window};
 use domain::facts::Media;
 
 /// The most metadata blocks skipped.
@@ -22,7 +22,7 @@ pub(super) struct StreamInfo {
 }
 
 impl StreamInfo {
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Stop> {
+    pub(super) fn parse(body: &[u8]) -> Result<Self, ParseStop> {
         let packed = be::<8>(body, 10)?;
         let bits_at = |shift: u32, count: u32| u32::try_from(packed >> shift & ((1 << count) - 1)).unwrap_or(0);
         let info = Self {
@@ -31,15 +31,15 @@ impl StreamInfo {
             bits: bits_at(36, 5) + 1,
             samples: Some(packed & 0xf_ffff_ffff).filter(|samples| *samples > 0),
         };
-        if info.rate_hz == 0 { Err(Stop::Unreadable) } else { Ok(info) }
+        if info.rate_hz == 0 { Err(ParseStop::Unreadable) } else { Ok(info) }
     }
 }
 
 /// Reads a stream that begins at `at`.
-pub(super) fn read(window: &Window, at: u64) -> Result<Media, Stop> {
+pub(super) fn read(window: &Window, at: u64) -> Result<Media, ParseStop> {
     let head = window.get(at, 8 + STREAMINFO_BYTES)?;
     if !head.starts_with(b"fLaC") || head[4] & 0x7f != 0 {
-        return Err(Stop::Unreadable);
+        return Err(ParseStop::Unreadable);
     }
     let info = StreamInfo::parse(&head[8..])?;
     let samples = match info.samples {
@@ -51,7 +51,7 @@ pub(super) fn read(window: &Window, at: u64) -> Result<Media, Stop> {
 }
 
 /// Returns a lower bound for the number of samples: a frame is hardly larger than its samples uncompressed.
-fn fewest_samples(window: &Window, at: u64, info: StreamInfo) -> Result<u64, Stop> {
+fn fewest_samples(window: &Window, at: u64, info: StreamInfo) -> Result<u64, ParseStop> {
     let mut at = at + 4;
     for _ in 0..MAX_BLOCKS {
         if window.size_bytes().saturating_sub(at) < 4 {

@@ -2,7 +2,7 @@
 
 use crate::animation::Animation;
 use crate::fields::le16;
-use crate::window::{Stop, Window, unless_stopped};
+use crate::window::{ParseStop, Window, unless_stopped};
 use domain::facts::Image;
 
 /// The most blocks skipped in one look; a block holds up to 255 bytes.
@@ -12,14 +12,14 @@ const EXTENSION: u8 = 0x21;
 const GRAPHIC_CONTROL: u8 = 0xf9;
 const IMAGE: u8 = 0x2c;
 
-pub(super) fn read(window: &Window) -> Result<Image, Stop> {
+pub(super) fn read(window: &Window) -> Result<Image, ParseStop> {
     let screen = window.get(0, 13)?;
     if !screen.starts_with(b"GIF8") {
-        return Err(Stop::Unreadable);
+        return Err(ParseStop::Unreadable);
     }
     let (width, height) = (u32::from(le16(&screen, 6)?), u32::from(le16(&screen, 8)?));
     if width == 0 || height == 0 {
-        return Err(Stop::Unreadable);
+        return Err(ParseStop::Unreadable);
     }
     let animation = unless_stopped(counted(window, 13 + colours(screen[10])))?;
     let frames = animation.map(|animation| animation.frames).filter(|frames| *frames > 0);
@@ -31,7 +31,7 @@ fn colours(flags: u8) -> u64 {
     if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
 }
 
-fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
+fn counted(window: &Window, mut at: u64) -> Result<Animation, ParseStop> {
     let (mut animation, mut delay_ms, mut left) = (Animation::default(), 0, MAX_BLOCKS);
     loop {
         match byte(window, at)? {
@@ -54,9 +54,9 @@ fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
 }
 
 /// Skips the data blocks from `at` on and returns the position behind the empty one that ends them.
-fn behind_blocks(window: &Window, mut at: u64, left: &mut usize) -> Result<u64, Stop> {
+fn behind_blocks(window: &Window, mut at: u64, left: &mut usize) -> Result<u64, ParseStop> {
     loop {
-        *left = left.checked_sub(1).ok_or(Stop::Exhausted)?;
+        *left = left.checked_sub(1).ok_or(ParseStop::Exhausted)?;
         match byte(window, at)? {
             Some(0) | None => return Ok(at + 1),
             Some(count) => at += 1 + u64::from(count),
@@ -64,6 +64,6 @@ fn behind_blocks(window: &Window, mut at: u64, left: &mut usize) -> Result<u64, 
     }
 }
 
-fn byte(window: &Window, at: u64) -> Result<Option<u8>, Stop> {
+fn byte(window: &Window, at: u64) -> Result<Option<u8>, ParseStop> {
     if at >= window.size_bytes() { Ok(None) } else { window.next(at, 1).map(|byte| byte.first().copied()) }
 }

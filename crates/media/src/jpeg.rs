@@ -2,7 +2,7 @@
 
 use crate::exif;
 use crate::fields::be16;
-use crate::window::{Stop, Window};
+use crate::window::{ParseStop, Window};
 use domain::facts::Image;
 
 /// The most segments examined. Profiles and thumbnails take a few dozen.
@@ -13,7 +13,7 @@ const END_OF_IMAGE: u8 = 0xd9;
 const APP1: u8 = 0xe1;
 
 /// Reads up to the first scan, because the size may precede the Exif block that turns it.
-pub(super) fn read(window: &Window) -> Result<Image, Stop> {
+pub(super) fn read(window: &Window) -> Result<Image, ParseStop> {
     let mut at = 2;
     let (mut size, mut on_its_side) = (None, None);
     for _ in 0..MAX_SEGMENTS {
@@ -41,13 +41,13 @@ pub(super) fn read(window: &Window) -> Result<Image, Stop> {
         }
         at = start + length.max(2);
     }
-    let (width, height) = size.filter(|(width, height)| *width > 0 && *height > 0).ok_or(Stop::Unreadable)?;
+    let (width, height) = size.filter(|(width, height)| *width > 0 && *height > 0).ok_or(ParseStop::Unreadable)?;
     let (width, height) = if on_its_side == Some(true) { (height, width) } else { (width, height) };
     Ok(Image { width, height, frames: Some(1), duration_ms: None })
 }
 
 /// Reads the marker at `at`, skipping fill bytes, and returns it with the position of its segment.
-fn marker(window: &Window, at: u64) -> Result<Option<(u8, u64)>, Stop> {
+fn marker(window: &Window, at: u64) -> Result<Option<(u8, u64)>, ParseStop> {
     let left = window.size_bytes().saturating_sub(at);
     let bytes = window.get(at, left.min(64))?;
     if bytes.first() != Some(&0xff) {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::fields::le16;
 use crate::read::{MAX_DURATION_MS, MAX_TRACKS, plain_track, squared};
-use crate::window::{Stop, Window, unless_stopped};
+use crate::window::{ParseStop, Window, unless_stopped};
 use crate::{codec, wav};
 use domain::facts::{Media, Track, TrackKind};
 
@@ -57,7 +57,7 @@ const CLUSTER: u32 = 0x1f43_b675;
 
 /// An element: what it is, and where its content is; to the end if that is not known.
 #[derive(Debug)]
-struct Found {
+struct Element {
     id: u32,
     body: Range<u64>,
     is_open: bool,
@@ -65,20 +65,20 @@ struct Found {
 
 /// What stands at the top of a segment, as far as it is read.
 #[derive(Debug, Default)]
-struct Top {
+struct SegmentTop {
     /// Nanoseconds in a unit of time, and the duration in units.
     info: Option<(u64, Option<f64>)>,
     tracks: Option<Vec<Track>>,
     cues_at: Option<u64>,
 }
 
-pub(super) fn read(window: &Window) -> Result<Media, Stop> {
+pub(super) fn read(window: &Window) -> Result<Media, ParseStop> {
     let first = element(window, 0, window.size_bytes())?.filter(|first| first.id == EBML && !first.is_open);
-    let first = first.ok_or(Stop::Unreadable)?;
+    let first = first.ok_or(ParseStop::Unreadable)?;
     let segment = element(window, first.body.end, window.size_bytes())?.filter(|found| found.id == SEGMENT);
-    let segment = segment.ok_or(Stop::Unreadable)?;
+    let segment = segment.ok_or(ParseStop::Unreadable)?;
     let top = top(window, &segment.body)?;
-    let ((scale_ns, units), tracks) = top.info.zip(top.tracks).ok_or(Stop::Unreadable)?;
+    let ((scale_ns, units), tracks) = top.info.zip(top.tracks).ok_or(ParseStop::Unreadable)?;
     let milliseconds = |units: f64| whole::<u64>(units * scale_ns as f64 / 1e6).map(|ms| ms.min(MAX_DURATION_MS));
     let said_ms = units.filter(|units| units.is_finite() && *units > 0.0).and_then(milliseconds);
     let duration_ms = match (said_ms, top.cues_at) {
@@ -92,8 +92,8 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
     Ok(Media { duration_ms, tracks })
 }
 
-fn top(window: &Window, segment: &Range<u64>) -> Result<Top, Stop> {
-    let mut top = Top::default();
+fn top(window: &Window, segment: &Range<u64>) -> Result<SegmentTop, ParseStop> {
+    let mut top = SegmentTop::default();
     let mut at = segment.start;
     for _ in 0..MAX_ELEMENTS {
         if top.info.is_some() && top.tracks.is_some() {
@@ -132,7 +132,7 @@ fn cues_position(seek_head: &[u8]) -> Option<u64> {
 }
 
 /// Returns the last time in the index at `at`, in units.
-fn last_cue(window: &Window, at: u64, end: u64) -> Result<Option<u64>, Stop> {
+fn last_cue(window: &Window, at: u64, end: u64) -> Result<Option<u64>, ParseStop> {
     let Some(cues) = element(window, at, end)?.filter(|found| found.id == CUES) else { return Ok(None) };
     let body = body(window, &cues)?;
     let points = children(&body).filter(|(id, _)| *id == CUE_POINT);
@@ -164,12 +164,12 @@ impl Head {
 }
 
 /// The element at `at`, which ends at `end` at the latest.
-fn element(window: &Window, at: u64, end: u64) -> Result<Option<Found>, Stop> {
+fn element(window: &Window, at: u64, end: u64) -> Result<Option<Element>, ParseStop> {
     if at >= end {
         return Ok(None);
     }
     // Four bytes say what it is, and up to eight how large.
-    let head = Head::parse(&window.get(at, (end - at).min(12))?).ok_or(Stop::Unreadable)?;
+    let head = Head::parse(&window.get(at, (end - at).min(12))?).ok_or(ParseStop::Unreadable)?;
     let start = at + head.bytes as u64;
     let is_open = head.size.is_none();
     let stop = match head.size {
@@ -177,13 +177,13 @@ fn element(window: &Window, at: u64, end: u64) -> Result<Option<Found>, Stop> {
         Some(size) => start.checked_add(size).filter(|stop| *stop <= end),
     };
     // What an interrupted recording has announced and not written.
-    let stop = stop.or((head.id == SEGMENT).then_some(end)).ok_or(Stop::Unreadable)?;
-    Ok(Some(Found { id: head.id, body: start..stop, is_open }))
+    let stop = stop.or((head.id == SEGMENT).then_some(end)).ok_or(ParseStop::Unreadable)?;
+    Ok(Some(Element { id: head.id, body: start..stop, is_open }))
 }
 
-fn body<'w>(window: &'w Window, of: &Found) -> Result<std::borrow::Cow<'w, [u8]>, Stop> {
+fn body<'w>(window: &'w Window, of: &Element) -> Result<std::borrow::Cow<'w, [u8]>, ParseStop> {
     let count = of.body.end - of.body.start;
-    if of.is_open || count > MAX_BODY { Err(Stop::Unreadable) } else { window.get(of.body.start, count) }
+    if of.is_open || count > MAX_BODY { Err(ParseStop::Unreadable) } else { window.get(of.body.start, count) }
 }
 
 /// Iterates over the elements in `body`: id and content. Ends at a broken one.

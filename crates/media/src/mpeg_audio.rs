@@ -4,7 +4,7 @@
 use crate::fields::{be16, be32};
 use crate::flac;
 use crate::read::{milliseconds, sound};
-use crate::window::{BLOCK_BYTES, Stop, Window, unless_stopped};
+use crate::window::{BLOCK_BYTES, ParseStop, Window, unless_stopped};
 use domain::facts::Media;
 
 /// The most frames counted in one look: about two and a half hours.
@@ -48,7 +48,7 @@ pub(super) fn at_start(head: &[u8]) -> Option<Frame> {
     Frame::parse(behind).filter(|next| frame.is_like(next)).map(|_| frame)
 }
 
-pub(super) fn read(window: &Window) -> Result<Media, Stop> {
+pub(super) fn read(window: &Window) -> Result<Media, ParseStop> {
     let at = behind_tags(window)?;
     if window.size_bytes().saturating_sub(at) >= 4 && *window.get(at, 4)? == *b"fLaC" {
         return flac::read(window, at);
@@ -59,7 +59,7 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
         .filter_map(|start| Some((start, at_start(&area[start..])?)))
         .next()
         .or_else(|| Some((0, Frame::parse(&area)?)))
-        .ok_or(Stop::Unreadable)?;
+        .ok_or(ParseStop::Unreadable)?;
     let stream = Stream { window, start: at + start as u64, first };
     let duration_ms = match stream.indexed()? {
         Some(frames) => milliseconds(frames.saturating_mul(first.samples.into()), first.rate_hz),
@@ -69,7 +69,7 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
 }
 
 /// Returns where the ID3v2 tags at the beginning end.
-fn behind_tags(window: &Window) -> Result<u64, Stop> {
+fn behind_tags(window: &Window) -> Result<u64, ParseStop> {
     let mut at = 0;
     for _ in 0..MAX_TAGS {
         if window.size_bytes().saturating_sub(at) < 10 {
@@ -202,7 +202,7 @@ impl Stream<'_> {
     }
 
     /// Returns the number of frames from the index in the first frame, if that covers the whole file.
-    fn indexed(&self) -> Result<Option<u64>, Stop> {
+    fn indexed(&self) -> Result<Option<u64>, ParseStop> {
         let Kind::Mpeg { layer: 3, is_first_version, .. } = self.first.kind else { return Ok(None) };
         let frame = self.window.get(self.start, self.first.bytes.min(self.bytes()))?;
         let side_bytes = match (is_first_version, self.first.channels) {
@@ -221,7 +221,7 @@ impl Stream<'_> {
 
     /// Returns the duration of all frames in milliseconds: counted, where the whole file may be read, else by
     /// their rate.
-    fn counted(&self) -> Result<Option<u64>, Stop> {
+    fn counted(&self) -> Result<Option<u64>, ParseStop> {
         if self.bytes() <= self.window.limit_bytes().saturating_sub(2 * BLOCK_BYTES) {
             return unless_stopped(self.walk()).map(Option::flatten);
         }
@@ -232,7 +232,7 @@ impl Stream<'_> {
     }
 
     /// Counts all frames.
-    fn walk(&self) -> Result<Option<u64>, Stop> {
+    fn walk(&self) -> Result<Option<u64>, ParseStop> {
         let (mut at, mut samples) = (self.start, 0_u64);
         for _ in 0..MAX_FRAMES {
             let left = self.window.size_bytes().saturating_sub(at);
@@ -249,11 +249,11 @@ impl Stream<'_> {
                 None => tag_bytes(&head).unwrap_or(1),
             };
         }
-        Err(Stop::Exhausted)
+        Err(ParseStop::Exhausted)
     }
 
     /// Returns whether the frames at the beginning, in the middle and at the end have the same rate.
-    fn is_constant(&self, kbps: u32) -> Result<bool, Stop> {
+    fn is_constant(&self, kbps: u32) -> Result<bool, ParseStop> {
         let last = self.window.size_bytes() / BLOCK_BYTES * BLOCK_BYTES;
         let middle = (self.start + self.bytes() / 2) / BLOCK_BYTES * BLOCK_BYTES;
         for from in [self.start, middle, last.saturating_sub(BLOCK_BYTES)] {

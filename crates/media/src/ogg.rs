@@ -3,7 +3,7 @@
 use crate::fields::{be, be16, be32, le, le16, le32};
 use crate::flac::StreamInfo;
 use crate::read::{MAX_TRACKS, milliseconds, plain_track, squared};
-use crate::window::{BLOCK_BYTES, Stop, Window};
+use crate::window::{BLOCK_BYTES, ParseStop, Window};
 use domain::facts::{Media, Track, TrackKind};
 
 const HEAD_BYTES: u64 = 27;
@@ -69,7 +69,7 @@ impl Clock {
     }
 }
 
-pub(super) fn read(window: &Window) -> Result<Media, Stop> {
+pub(super) fn read(window: &Window) -> Result<Media, ParseStop> {
     let mut streams: Vec<Stream> = Vec::new();
     let mut at = 0;
     for _ in 0..MAX_TRACKS {
@@ -85,7 +85,7 @@ pub(super) fn read(window: &Window) -> Result<Media, Stop> {
     Ok(Media { duration_ms, tracks: streams.into_iter().map(|stream| stream.track).collect() })
 }
 
-fn page(window: &Window, at: u64) -> Result<Option<Page>, Stop> {
+fn page(window: &Window, at: u64) -> Result<Option<Page>, ParseStop> {
     if window.size_bytes().saturating_sub(at) < HEAD_BYTES {
         return Ok(None);
     }
@@ -114,7 +114,7 @@ impl Page {
 
 /// Returns the duration by the last page of each stream. `None` for files joined one behind the other: then a
 /// last page belongs to a stream that did not begin with the file, or pages are not numbered through.
-fn last_ms(window: &Window, streams: &[Stream]) -> Result<Option<u64>, Stop> {
+fn last_ms(window: &Window, streams: &[Stream]) -> Result<Option<u64>, ParseStop> {
     let from = (window.size_bytes().saturating_sub(2 * MAX_PAGE)) / BLOCK_BYTES * BLOCK_BYTES;
     let tail = window.get(from, window.size_bytes() - from)?;
     let (mut longest, mut pages) = (None, 0_u64);

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::animation::Animation;
 use crate::exif;
 use crate::fields::{be, be16, be32};
-use crate::window::{Stop, Window, unless_stopped};
+use crate::window::{ParseStop, Window, unless_stopped};
 use domain::facts::Image;
 
 /// The most chunks examined in one look. A large animation has thousands of small ones.
@@ -27,7 +27,7 @@ struct Header {
     animated: Option<(u32, u64)>,
 }
 
-pub(super) fn read(window: &Window) -> Result<Image, Stop> {
+pub(super) fn read(window: &Window) -> Result<Image, ParseStop> {
     let Header { width, height, is_on_its_side, animated } = header(window)?;
     let (frames, duration_ms) = match animated {
         None => (Some(1), None),
@@ -41,7 +41,7 @@ pub(super) fn read(window: &Window) -> Result<Image, Stop> {
 }
 
 /// Reads up to the image data. An Exif block behind it is not searched for.
-fn header(window: &Window) -> Result<Header, Stop> {
+fn header(window: &Window) -> Result<Header, ParseStop> {
     let mut header: Option<Header> = None;
     let mut at = SIGNATURE_BYTES;
     for _ in 0..MAX_CHUNKS {
@@ -52,7 +52,7 @@ fn header(window: &Window) -> Result<Header, Stop> {
                 let size = window.get(body, 8)?;
                 let (width, height) = (be32(&size, 0)?, be32(&size, 4)?);
                 if width == 0 || height == 0 {
-                    return Err(Stop::Unreadable);
+                    return Err(ParseStop::Unreadable);
                 }
                 header = Some(Header { width, height, is_on_its_side: false, animated: None });
             }
@@ -67,11 +67,11 @@ fn header(window: &Window) -> Result<Header, Stop> {
         }
         at = body + length + 4;
     }
-    header.ok_or(Stop::Unreadable)
+    header.ok_or(ParseStop::Unreadable)
 }
 
 /// Counts the frames behind `at`.
-fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
+fn counted(window: &Window, mut at: u64) -> Result<Animation, ParseStop> {
     let mut animation = Animation::default();
     for _ in 0..MAX_CHUNKS {
         let Some((length, kind)) = chunk_at(window, at, Window::next)? else { return Ok(animation) };
@@ -86,14 +86,14 @@ fn counted(window: &Window, mut at: u64) -> Result<Animation, Stop> {
         }
         at += FRAME_BYTES + length;
     }
-    Err(Stop::Exhausted)
+    Err(ParseStop::Exhausted)
 }
 
 /// Fetches only what is needed, or reads ahead.
-type Fetch = for<'w> fn(&'w Window, u64, u64) -> Result<Cow<'w, [u8]>, Stop>;
+type Fetch = for<'w> fn(&'w Window, u64, u64) -> Result<Cow<'w, [u8]>, ParseStop>;
 
 /// Reads length and type of the chunk at `at`; `None` where the file ends within it.
-fn chunk_at(window: &Window, at: u64, fetch: Fetch) -> Result<Option<(u64, [u8; 4])>, Stop> {
+fn chunk_at(window: &Window, at: u64, fetch: Fetch) -> Result<Option<(u64, [u8; 4])>, ParseStop> {
     if window.size_bytes().saturating_sub(at) < FRAME_BYTES {
         return Ok(None);
     }

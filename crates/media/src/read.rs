@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::sniff::{Container, Sniffed, UNKNOWN};
-use crate::window::{Stop, Window};
+use crate::window::{ParseStop, Window};
 use crate::{contained, flac, gif, isobmff, jpeg, matroska, mpeg_audio, ogg, png, wav, webp};
 use domain::facts::{Content, Facts, Media, Track, TrackKind};
 
@@ -12,26 +12,26 @@ pub(super) const MAX_TRACKS: usize = 32;
 
 /// What came of a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reading {
+pub enum ReadOutcome {
     Done(Facts),
     /// Fetch these bytes and look again.
     Needs(Range<u64>),
 }
 
 /// Reads what the headers say. A file that cannot be read has a type nevertheless.
-pub fn read(sniffed: Sniffed, window: &Window) -> Reading {
-    let Some(container) = sniffed.container else { return Reading::Done(typed(sniffed)) };
+pub fn read(sniffed: Sniffed, window: &Window) -> ReadOutcome {
+    let Some(container) = sniffed.container else { return ReadOutcome::Done(typed(sniffed)) };
     // The libraries tell the log of whatever they do not know. It is no
     // concern of the operator's what clients send.
     let quietly =
         || tracing::dispatcher::with_default(&tracing::Dispatch::none(), || content(container, sniffed, window));
-    match contained(quietly).unwrap_or(Err(Stop::Unreadable)) {
+    match contained(quietly).unwrap_or(Err(ParseStop::Unreadable)) {
         Ok(content) => {
             let content_type = refined(sniffed, &content);
-            Reading::Done(Facts { content_type, content: Some(content) })
+            ReadOutcome::Done(Facts { content_type, content: Some(content) })
         }
-        Err(Stop::Needs(range)) => Reading::Needs(range),
-        Err(Stop::Unreadable | Stop::Exhausted) => Reading::Done(typed(sniffed)),
+        Err(ParseStop::Needs(range)) => ReadOutcome::Needs(range),
+        Err(ParseStop::Unreadable | ParseStop::Exhausted) => ReadOutcome::Done(typed(sniffed)),
     }
 }
 
@@ -40,7 +40,7 @@ pub fn typed(sniffed: Sniffed) -> Facts {
     Facts { content_type: sniffed.content_type.to_owned(), content: None }
 }
 
-fn content(container: Container, sniffed: Sniffed, window: &Window) -> Result<Content, Stop> {
+fn content(container: Container, sniffed: Sniffed, window: &Window) -> Result<Content, ParseStop> {
     let content = match container {
         Container::IsoBmff if sniffed.content_type.starts_with("image/") => isobmff::read_image(window)?,
         Container::IsoBmff => isobmff::read(window).map(Content::Media)?,
@@ -55,7 +55,7 @@ fn content(container: Container, sniffed: Sniffed, window: &Window) -> Result<Co
         Container::MpegAudio => mpeg_audio::read(window).map(Content::Media)?,
     };
     match &content {
-        Content::Media(media) if media.tracks.is_empty() => Err(Stop::Unreadable),
+        Content::Media(media) if media.tracks.is_empty() => Err(ParseStop::Unreadable),
         Content::Media(_) | Content::Image(_) => Ok(content),
     }
 }

@@ -1,7 +1,7 @@
 //! RIFF: chunks, each with its length, as WAV and WebP files are made of.
 
 use crate::fields::le;
-use crate::window::{Stop, Window};
+use crate::window::{ParseStop, Window};
 
 /// The position of the first chunk.
 pub(super) const FIRST: u64 = 12;
@@ -22,7 +22,7 @@ impl Chunk {
 }
 
 /// Reads the header of the chunk at `at`, if the file has one there. Its size may exceed the file.
-pub(super) fn chunk(window: &Window, at: u64) -> Result<Option<Chunk>, Stop> {
+pub(super) fn chunk(window: &Window, at: u64) -> Result<Option<Chunk>, ParseStop> {
     if window.size_bytes().saturating_sub(at) < 8 {
         return Ok(None);
     }

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::read::{Reading, read};
+use crate::read::{ReadOutcome, read};
 use crate::sniff::sniff;
-use crate::window::{Stop, Window};
+use crate::window::{ParseStop, Window};
 use domain::facts::{Content, Facts, Image, Media};
 
 /// What was found out about a file, and what that took.
@@ -25,7 +25,7 @@ pub(super) fn examine(file: &[u8], limit_bytes: u64) -> Examined {
         assert!(start < end, "{range:?} brings nothing");
         window.insert(range.start, Bytes::copy_from_slice(&file[start..end]));
     };
-    if let Err(Stop::Needs(range)) = window.head() {
+    if let Err(ParseStop::Needs(range)) = window.head() {
         fetch(&mut window, range);
     }
     let sniffed = sniff(&window.head().expect("it was fetched"));
@@ -33,8 +33,8 @@ pub(super) fn examine(file: &[u8], limit_bytes: u64) -> Examined {
     loop {
         looks += 1;
         match read(sniffed, &window) {
-            Reading::Done(facts) => return Examined { facts, fetched_bytes, looks },
-            Reading::Needs(range) => fetch(&mut window, range),
+            ReadOutcome::Done(facts) => return Examined { facts, fetched_bytes, looks },
+            ReadOutcome::Needs(range) => fetch(&mut window, range),
         }
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use crate::read::plain_track;
 use crate::sniff::{Container, UNKNOWN, sniff};
 use crate::testing::*;
-use crate::window::{BLOCK_BYTES, Stop, Window};
+use crate::window::{BLOCK_BYTES, ParseStop, Window};
 use crate::{codec, contained};
 use domain::facts::{Facts, Track, TrackKind};
 
@@ -304,29 +304,36 @@ fn no_more_is_read_than_may_be() {
 #[test]
 fn a_window_asks_for_what_it_lacks() {
     let mut window = Window::new(3 * BLOCK_BYTES + 5, 4 * BLOCK_BYTES);
-    assert_eq!(window.get(BLOCK_BYTES - 1, 2), Err(Stop::Needs(0..2 * BLOCK_BYTES)));
+    assert_eq!(window.get(BLOCK_BYTES - 1, 2), Err(ParseStop::Needs(0..2 * BLOCK_BYTES)));
     window.insert(BLOCK_BYTES, vec![1; 64 << 10].into());
-    assert_eq!(window.get(BLOCK_BYTES - 1, 2), Err(Stop::Needs(0..BLOCK_BYTES)));
-    assert_eq!(window.get(BLOCK_BYTES, BLOCK_BYTES + 1), Err(Stop::Needs(2 * BLOCK_BYTES..3 * BLOCK_BYTES)));
+    assert_eq!(window.get(BLOCK_BYTES - 1, 2), Err(ParseStop::Needs(0..BLOCK_BYTES)));
+    assert_eq!(window.get(BLOCK_BYTES, BLOCK_BYTES + 1), Err(ParseStop::Needs(2 * BLOCK_BYTES..3 * BLOCK_BYTES)));
     window.insert(0, vec![0; 64 << 10].into());
     assert_eq!(&*window.get(BLOCK_BYTES - 1, 2).unwrap(), [0, 1]);
-    assert_eq!(window.get(3 * BLOCK_BYTES, 5), Err(Stop::Needs(3 * BLOCK_BYTES..3 * BLOCK_BYTES + 5)));
-    assert_eq!(window.get(2 * BLOCK_BYTES, BLOCK_BYTES + 5), Err(Stop::Needs(2 * BLOCK_BYTES..3 * BLOCK_BYTES + 5)));
+    assert_eq!(window.get(3 * BLOCK_BYTES, 5), Err(ParseStop::Needs(3 * BLOCK_BYTES..3 * BLOCK_BYTES + 5)));
+    assert_eq!(
+        window.get(2 * BLOCK_BYTES, BLOCK_BYTES + 5),
+        Err(ParseStop::Needs(2 * BLOCK_BYTES..3 * BLOCK_BYTES + 5))
+    );
     for (start, count) in [(3 * BLOCK_BYTES, 6), (u64::MAX, 2), (0, u64::MAX)] {
-        assert_eq!(window.get(start, count), Err(Stop::Unreadable), "beyond the end");
+        assert_eq!(window.get(start, count), Err(ParseStop::Unreadable), "beyond the end");
     }
     window.insert(2 * BLOCK_BYTES, vec![2; 64 << 10].into());
     let mut tight = Window::new(3 * BLOCK_BYTES, BLOCK_BYTES);
-    assert_eq!(tight.get(0, BLOCK_BYTES + 1), Err(Stop::Exhausted), "more than may be fetched");
-    assert_eq!(tight.next(0, 1), Err(Stop::Needs(0..BLOCK_BYTES)), "no further ahead than that");
+    assert_eq!(tight.get(0, BLOCK_BYTES + 1), Err(ParseStop::Exhausted), "more than may be fetched");
+    assert_eq!(tight.next(0, 1), Err(ParseStop::Needs(0..BLOCK_BYTES)), "no further ahead than that");
     tight.insert(0, vec![0; 64 << 10].into());
-    assert_eq!(tight.get(BLOCK_BYTES, 1), Err(Stop::Exhausted), "nothing may be fetched any more");
+    assert_eq!(tight.get(BLOCK_BYTES, 1), Err(ParseStop::Exhausted), "nothing may be fetched any more");
     let mut long = Window::new(3 << 20, 16 << 20);
-    assert_eq!(long.next(BLOCK_BYTES, 1), Err(Stop::Needs(BLOCK_BYTES..BLOCK_BYTES + (1 << 20))));
+    assert_eq!(long.next(BLOCK_BYTES, 1), Err(ParseStop::Needs(BLOCK_BYTES..BLOCK_BYTES + (1 << 20))));
     long.insert(3 * BLOCK_BYTES, vec![0; 64 << 10].into());
-    assert_eq!(long.next(BLOCK_BYTES, 1), Err(Stop::Needs(BLOCK_BYTES..3 * BLOCK_BYTES)), "nothing is fetched twice");
-    assert_eq!(long.next((3 << 20) - 1, 1), Err(Stop::Needs((3 << 20) - BLOCK_BYTES..3 << 20)));
-    assert_eq!(long.want(0, 3 << 20), Err(Stop::Needs(0..3 * BLOCK_BYTES)));
+    assert_eq!(
+        long.next(BLOCK_BYTES, 1),
+        Err(ParseStop::Needs(BLOCK_BYTES..3 * BLOCK_BYTES)),
+        "nothing is fetched twice"
+    );
+    assert_eq!(long.next((3 << 20) - 1, 1), Err(ParseStop::Needs((3 << 20) - BLOCK_BYTES..3 << 20)));
+    assert_eq!(long.want(0, 3 << 20), Err(ParseStop::Needs(0..3 * BLOCK_BYTES)));
 }
 
 #[test]

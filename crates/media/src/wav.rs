@@ -4,7 +4,7 @@ use crate::fields::{be, le, le16, le32};
 use crate::read::{milliseconds, sound};
 use crate::riff;
 use crate::riff::Chunk;
-use crate::window::{Stop, Window};
+use crate::window::{ParseStop, Window};
 use domain::facts::Media;
 
 /// The most chunks examined.
@@ -38,21 +38,21 @@ struct Found {
     data_bytes: u64,
 }
 
-pub(super) fn read(window: &Window) -> Result<Media, Stop> {
+pub(super) fn read(window: &Window) -> Result<Media, ParseStop> {
     let mut found = Found::default();
     let mut at = riff::FIRST;
     for _ in 0..MAX_CHUNKS {
         let Some(chunk) = riff::chunk(window, at)? else { break };
         at = found.take(window, chunk)?;
     }
-    let format = found.format.ok_or(Stop::Unreadable)?;
+    let format = found.format.ok_or(ParseStop::Unreadable)?;
     let duration_ms = found.duration_ms(format);
     Ok(sound(duration_ms, codec_of(format.tag), Some(format.channels.into()), Some(format.rate_hz)))
 }
 
 impl Found {
     /// Records what a chunk says and returns the position of the next one.
-    fn take(&mut self, window: &Window, chunk: Chunk) -> Result<u64, Stop> {
+    fn take(&mut self, window: &Window, chunk: Chunk) -> Result<u64, ParseStop> {
         match &chunk.kind {
             b"fmt " if self.format.is_none() => {
                 self.format = Some(Format::read(&window.get(chunk.start, chunk.size.min(40))?)?);
@@ -89,10 +89,12 @@ impl Found {
 }
 
 impl Format {
-    fn read(body: &[u8]) -> Result<Self, Stop> {
+    fn read(body: &[u8]) -> Result<Self, ParseStop> {
         let tag = match le16(body, 0)? {
             // The first bytes of a GUID that ends like all of them.
-            EXTENSIBLE => u16::try_from(be::<1>(body, 24)? | be::<1>(body, 25)? << 8).map_err(|_| Stop::Unreadable)?,
+            EXTENSIBLE => {
+                u16::try_from(be::<1>(body, 24)? | be::<1>(body, 25)? << 8).map_err(|_| ParseStop::Unreadable)?
+            }
             tag => tag,
         };
         let found = Self {
@@ -102,7 +104,7 @@ impl Format {
             bytes_per_s: le32(body, 8)?,
             bits: le16(body, 14)?,
         };
-        if found.channels == 0 || found.rate_hz == 0 { Err(Stop::Unreadable) } else { Ok(found) }
+        if found.channels == 0 || found.rate_hz == 0 { Err(ParseStop::Unreadable) } else { Ok(found) }
     }
 
     /// Returns the size of one sample of all channels in uncompressed formats.

@@ -3,7 +3,7 @@
 use crate::animation::Animation;
 use crate::fields::{le, le16, le32};
 use crate::riff::Chunk;
-use crate::window::{Stop, Window, unless_stopped};
+use crate::window::{ParseStop, Window, unless_stopped};
 use crate::{exif, riff};
 use domain::facts::Image;
 
@@ -15,44 +15,45 @@ const MAX_EXIF: u64 = 256 << 10;
 const HAS_EXIF: u8 = 0x08;
 const IS_ANIMATED: u8 = 0x02;
 
-pub(super) fn read(window: &Window) -> Result<Image, Stop> {
-    let first = riff::chunk(window, riff::FIRST)?.ok_or(Stop::Unreadable)?;
+pub(super) fn read(window: &Window) -> Result<Image, ParseStop> {
+    let first = riff::chunk(window, riff::FIRST)?.ok_or(ParseStop::Unreadable)?;
     let still = |(width, height)| Image { width, height, frames: Some(1), duration_ms: None };
     match &first.kind {
         b"VP8 " => lossy(window, first).map(still),
         b"VP8L" => lossless(window, first).map(still),
         b"VP8X" => extended(window, first),
-        _ => Err(Stop::Unreadable),
+        _ => Err(ParseStop::Unreadable),
     }
 }
 
 /// Reads the size in a key frame header (RFC 6386, 9.1), of which two bits are a scale.
-fn lossy(window: &Window, of: Chunk) -> Result<(u32, u32), Stop> {
+fn lossy(window: &Window, of: Chunk) -> Result<(u32, u32), ParseStop> {
     let frame = window.get(of.start, 10)?;
     if frame.get(3..6) != Some(&[0x9d, 0x01, 0x2a]) {
-        return Err(Stop::Unreadable);
+        return Err(ParseStop::Unreadable);
     }
     let side = |at| le16(&frame, at).map(|side| u32::from(side & 0x3fff));
     sized(side(6)?, side(8)?)
 }
 
-fn lossless(window: &Window, of: Chunk) -> Result<(u32, u32), Stop> {
+fn lossless(window: &Window, of: Chunk) -> Result<(u32, u32), ParseStop> {
     let head = window.get(of.start, 5)?;
     let bits = le32(&head, 1)?;
     if head.first() != Some(&0x2f) {
-        Err(Stop::Unreadable)
+        Err(ParseStop::Unreadable)
     } else {
         sized((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1)
     }
 }
 
-fn sized(width: u32, height: u32) -> Result<(u32, u32), Stop> {
-    if width == 0 || height == 0 { Err(Stop::Unreadable) } else { Ok((width, height)) }
+fn sized(width: u32, height: u32) -> Result<(u32, u32), ParseStop> {
+    if width == 0 || height == 0 { Err(ParseStop::Unreadable) } else { Ok((width, height)) }
 }
 
-fn extended(window: &Window, of: Chunk) -> Result<Image, Stop> {
+fn extended(window: &Window, of: Chunk) -> Result<Image, ParseStop> {
     let head = window.get(of.start, 10)?;
-    let side = |at| le::<3>(&head, at).and_then(|less_one| u32::try_from(less_one + 1).map_err(|_| Stop::Unreadable));
+    let side =
+        |at| le::<3>(&head, at).and_then(|less_one| u32::try_from(less_one + 1).map_err(|_| ParseStop::Unreadable));
     let (width, height) = (side(4)?, side(7)?);
     let flags = head[0];
     if flags & (HAS_EXIF | IS_ANIMATED) == 0 {
@@ -77,7 +78,7 @@ struct Found {
 }
 
 /// Examines all chunks: the Exif block is behind the frames.
-fn counted(window: &Window, mut at: u64) -> Result<Found, Stop> {
+fn counted(window: &Window, mut at: u64) -> Result<Found, ParseStop> {
     let mut found = Found::default();
     for _ in 0..MAX_CHUNKS {
         let Some(chunk) = riff::chunk(window, at)? else { return Ok(found) };
@@ -94,5 +95,5 @@ fn counted(window: &Window, mut at: u64) -> Result<Found, Stop> {
         }
         at = chunk.next();
     }
-    Err(Stop::Exhausted)
+    Err(ParseStop::Exhausted)
 }

@@ -12,7 +12,7 @@ const BLOCK: usize = 64 << 10;
 
 /// Why a reader did not get to the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stop {
+pub enum ParseStop {
     /// These bytes are to be fetched first.
     Needs(Range<u64>),
     /// It is not what it seemed to be.
@@ -50,26 +50,26 @@ impl Window {
     }
 
     /// Where an upload begins: what its type is told by.
-    pub fn head(&self) -> Result<Cow<'_, [u8]>, Stop> {
+    pub fn head(&self) -> Result<Cow<'_, [u8]>, ParseStop> {
         self.get(0, self.size_bytes.min(BLOCK_BYTES))
     }
 
     /// `count` bytes from `start` on.
-    pub(super) fn get(&self, start: u64, count: u64) -> Result<Cow<'_, [u8]>, Stop> {
+    pub(super) fn get(&self, start: u64, count: u64) -> Result<Cow<'_, [u8]>, ParseStop> {
         self.fetched(start, count, 0)
     }
 
     /// Returns the same as [`get`](Self::get), and reads ahead if anything has to be fetched.
-    pub(super) fn next(&self, start: u64, count: u64) -> Result<Cow<'_, [u8]>, Stop> {
+    pub(super) fn next(&self, start: u64, count: u64) -> Result<Cow<'_, [u8]>, ParseStop> {
         self.fetched(start, count, STRIDE_BYTES)
     }
 
     /// Asks for all of `count` bytes from `start` on at once, unless they are there.
-    pub(super) fn want(&self, start: u64, count: u64) -> Result<(), Stop> {
+    pub(super) fn want(&self, start: u64, count: u64) -> Result<(), ParseStop> {
         self.blocks_with(start, count, 0).map(drop)
     }
 
-    fn fetched(&self, start: u64, count: u64, ahead_bytes: u64) -> Result<Cow<'_, [u8]>, Stop> {
+    fn fetched(&self, start: u64, count: u64, ahead_bytes: u64) -> Result<Cow<'_, [u8]>, ParseStop> {
         let Some((first, last, end)) = self.blocks_with(start, count, ahead_bytes)? else {
             return Ok(Cow::Borrowed(&[]));
         };
@@ -77,7 +77,7 @@ impl Window {
             let (block, at) = (self.blocks.get(&index), index * BLOCK_BYTES);
             let (from, to) = (start.max(at) - at, end.min(at + BLOCK_BYTES) - at);
             let within = usize::try_from(from).ok().zip(usize::try_from(to).ok());
-            within.and_then(|(from, to)| block?.get(from..to)).ok_or(Stop::Unreadable)
+            within.and_then(|(from, to)| block?.get(from..to)).ok_or(ParseStop::Unreadable)
         };
         if first == last {
             return part(first).map(Cow::Borrowed);
@@ -88,8 +88,8 @@ impl Window {
 
     /// Returns the first and the last block of these bytes, and the end
     /// of the bytes, once all blocks are there.
-    fn blocks_with(&self, start: u64, count: u64, ahead_bytes: u64) -> Result<Option<(u64, u64, u64)>, Stop> {
-        let end = start.checked_add(count).filter(|end| *end <= self.size_bytes).ok_or(Stop::Unreadable)?;
+    fn blocks_with(&self, start: u64, count: u64, ahead_bytes: u64) -> Result<Option<(u64, u64, u64)>, ParseStop> {
+        let end = start.checked_add(count).filter(|end| *end <= self.size_bytes).ok_or(ParseStop::Unreadable)?;
         if count == 0 {
             return Ok(None);
         }
@@ -98,7 +98,7 @@ impl Window {
         let ahead = self.missing(missing.start / BLOCK_BYTES, self.last_of(missing.start, ahead_bytes).max(last));
         let affordable = |range: &Range<u64>| range.end - range.start <= self.left_bytes;
         let range = ahead.filter(affordable).unwrap_or(missing);
-        Err(if affordable(&range) { Stop::Needs(range) } else { Stop::Exhausted })
+        Err(if affordable(&range) { ParseStop::Needs(range) } else { ParseStop::Exhausted })
     }
 
     /// Returns the block with the last of `count` bytes from `start` on, or the last block of the upload.
@@ -127,10 +127,10 @@ impl Window {
 }
 
 /// Turns a broken or too expensive part into `None`, for what a reader can do without.
-pub(super) fn unless_stopped<T>(found: Result<T, Stop>) -> Result<Option<T>, Stop> {
+pub(super) fn unless_stopped<T>(found: Result<T, ParseStop>) -> Result<Option<T>, ParseStop> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(needs @ Stop::Needs(_)) => Err(needs),
-        Err(Stop::Unreadable | Stop::Exhausted) => Ok(None),
+        Err(needs @ ParseStop::Needs(_)) => Err(needs),
+        Err(ParseStop::Unreadable | ParseStop::Exhausted) => Ok(None),
     }
 }

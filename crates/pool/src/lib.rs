@@ -41,9 +41,9 @@ const MAX_SPARE_BYTES: usize = 16 << 20;
 
 /// A pool. Cloning it is cheap and gives the same one.
 #[derive(Clone)]
-pub struct Pool(Arc<Shared>);
+pub struct Pool(Arc<Inner>);
 
-struct Shared {
+struct Inner {
     /// One permit for each of the smallest buffers that would fit.
     free: Arc<Semaphore>,
     most_permits: u32,
@@ -56,12 +56,12 @@ struct Shared {
 /// Memory of freed buffers.
 #[derive(Default)]
 struct Spare {
-    pieces: Vec<Memory>,
+    pieces: Vec<Backing>,
     size_bytes: usize,
 }
 
 /// What a buffer is made of.
-enum Memory {
+enum Backing {
     Small(Vec<u8>),
     /// Begins at the border of a page.
     Mapped(MmapMut),
@@ -74,12 +74,12 @@ pub struct Reservation(OwnedSemaphorePermit);
 
 /// Memory being filled.
 pub struct Buffer {
-    memory: Memory,
+    memory: Backing,
     /// Where the first byte is, the next will be, and no more fits.
     start: usize,
     next: usize,
     end: usize,
-    pool: Arc<Shared>,
+    pool: Arc<Inner>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -93,7 +93,7 @@ impl Pool {
         let (free, keepable) = (Arc::new(Semaphore::new(buffers)), Arc::new(Semaphore::new(buffers / 2)));
         let most_permits = u32::try_from(buffers).expect("it is not above the most");
         let most_kept_bytes = buffers / 2 * MIN_BUFFER_BYTES;
-        Self(Arc::new(Shared { free, most_permits, keepable, most_kept_bytes, spare: Mutex::default() }))
+        Self(Arc::new(Inner { free, most_permits, keepable, most_kept_bytes, spare: Mutex::default() }))
     }
 
     /// The ceiling: all bytes, held or not.
@@ -112,7 +112,7 @@ impl Pool {
         let permits = u32::try_from(bytes.len().div_ceil(MIN_BUFFER_BYTES)).ok()?;
         let share = Arc::clone(&self.0.keepable).try_acquire_many_owned(permits).ok()?;
         let room = Arc::clone(&self.0.free).try_acquire_many_owned(permits).ok()?;
-        Some(Bytes::from_owner(Kept { bytes: bytes.into(), _room: room, _share: share }))
+        Some(Bytes::from_owner(KeptBytes { bytes: bytes.into(), _room: room, _share: share }))
     }
 
     /// The most that is ever kept at once. What is kept counts in whole buffers of [`MIN_BUFFER_BYTES`].
@@ -160,13 +160,13 @@ impl Pool {
 }
 
 /// Bytes that are kept, and the memory that was set aside for them.
-struct Kept {
+struct KeptBytes {
     bytes: Box<[u8]>,
     _room: OwnedSemaphorePermit,
     _share: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Kept {
+impl AsRef<[u8]> for KeptBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -203,15 +203,15 @@ fn size_for(wanted_bytes: usize, free_bytes: usize) -> usize {
     enough.min(allowed)
 }
 
-impl Shared {
+impl Inner {
     fn free_bytes(&self) -> usize {
         self.free.available_permits().saturating_mul(MIN_BUFFER_BYTES)
     }
 
     /// Memory for a buffer that has its permits already.
-    fn memory(&self, size_bytes: usize) -> Memory {
+    fn memory(&self, size_bytes: usize) -> Backing {
         if size_bytes < DIRECT_MIN_BYTES {
-            return Memory::Small(vec![0; size_bytes]);
+            return Backing::Small(vec![0; size_bytes]);
         }
         let mut spare = self.spare();
         let found = spare.take(size_bytes);
@@ -219,7 +219,7 @@ impl Shared {
         let surplus = if found.is_none() { spare.evict(self.free_bytes()) } else { Vec::new() };
         drop(spare);
         drop(surplus);
-        found.unwrap_or_else(|| Memory::map(size_bytes))
+        found.unwrap_or_else(|| Backing::map(size_bytes))
     }
 
     fn spare(&self) -> MutexGuard<'_, Spare> {
@@ -227,7 +227,7 @@ impl Shared {
     }
 }
 
-impl Memory {
+impl Backing {
     fn map(size_bytes: usize) -> Self {
         match MmapMut::map_anon(size_bytes) {
             Ok(mapped) => Self::Mapped(mapped),
@@ -256,14 +256,14 @@ impl Memory {
 }
 
 impl Spare {
-    fn take(&mut self, size_bytes: usize) -> Option<Memory> {
+    fn take(&mut self, size_bytes: usize) -> Option<Backing> {
         let found = self.pieces.iter().rposition(|piece| piece.bytes().len() == size_bytes)?;
         self.size_bytes -= size_bytes;
         Some(self.pieces.swap_remove(found))
     }
 
     /// Gives up what is not among `free_bytes`.
-    fn evict(&mut self, free_bytes: usize) -> Vec<Memory> {
+    fn evict(&mut self, free_bytes: usize) -> Vec<Backing> {
         let mut surplus = Vec::new();
         while self.size_bytes > free_bytes
             && let Some(piece) = self.pieces.pop()
@@ -276,10 +276,10 @@ impl Spare {
 
     /// Keeps memory whose permits are about to be free, beside `free_bytes` that are. Small pieces are left
     /// to the allocator, which keeps them at hand anyway.
-    fn keep(&mut self, piece: Memory, free_bytes: usize) -> Option<Memory> {
+    fn keep(&mut self, piece: Backing, free_bytes: usize) -> Option<Backing> {
         let size_bytes = piece.bytes().len();
         let most = MAX_SPARE_BYTES.min(free_bytes + size_bytes);
-        if !matches!(piece, Memory::Mapped(_)) || self.size_bytes + size_bytes > most {
+        if !matches!(piece, Backing::Mapped(_)) || self.size_bytes + size_bytes > most {
             return Some(piece);
         }
         self.size_bytes += size_bytes;
@@ -338,7 +338,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let memory = std::mem::replace(&mut self.memory, Memory::Small(Vec::new()));
+        let memory = std::mem::replace(&mut self.memory, Backing::Small(Vec::new()));
         let free_bytes = self.pool.free_bytes();
         let kept = self.pool.spare().keep(memory, free_bytes);
         // Unmapped here, when the lock is free again and before the permits are given back.

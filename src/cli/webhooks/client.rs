@@ -49,7 +49,7 @@ pub(in crate::cli) struct Api {
 
 /// A request that the server has rejected.
 #[derive(Debug)]
-pub(super) struct Rejected {
+pub(super) struct ServerRejection {
     status: u16,
     /// The last part of the problem's type.
     pub(super) code: String,
@@ -57,7 +57,7 @@ pub(super) struct Rejected {
     had_credential: bool,
 }
 
-impl Rejected {
+impl ServerRejection {
     /// What to do about it, in the words of the command line.
     fn advice(&self) -> String {
         match self.code.as_str() {
@@ -83,8 +83,8 @@ impl Rejected {
     }
 }
 
-impl From<Rejected> for Failure {
-    fn from(rejected: Rejected) -> Self {
+impl From<ServerRejection> for Failure {
+    fn from(rejected: ServerRejection) -> Self {
         Self::Serving(anyhow!(rejected.advice()))
     }
 }
@@ -138,8 +138,8 @@ impl Api {
         &self,
         path: &str,
         query: &[(&str, String)],
-    ) -> Result<Result<Answer<T>, Rejected>, Failure> {
-        self.ask(Method::GET, path, query, None)
+    ) -> Result<Result<Answer<T>, ServerRejection>, Failure> {
+        self.send(Method::GET, path, query, None)
     }
 
     pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Answer<T>, Failure> {
@@ -151,30 +151,30 @@ impl Api {
         &self,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<Result<Answer<T>, Rejected>, Failure> {
-        self.ask(Method::POST, path, &[], Some(text(body)))
+    ) -> Result<Result<Answer<T>, ServerRejection>, Failure> {
+        self.send(Method::POST, path, &[], Some(text(body)))
     }
 
     /// Posts nothing but the request itself.
     pub(super) fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
-        Ok(self.ask(Method::POST, path, &[], None)??)
+        Ok(self.send(Method::POST, path, &[], None)??)
     }
 
     pub(super) fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<Answer<T>, Failure> {
-        Ok(self.ask(Method::PATCH, path, &[], Some(text(body)))??)
+        Ok(self.send(Method::PATCH, path, &[], Some(text(body)))??)
     }
 
     pub(in crate::cli) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
-        Ok(self.ask(Method::DELETE, path, &[], None)??)
+        Ok(self.send(Method::DELETE, path, &[], None)??)
     }
 
-    fn ask<T: DeserializeOwned>(
+    fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, String)],
         body: Option<String>,
-    ) -> Result<Result<Answer<T>, Rejected>, Failure> {
+    ) -> Result<Result<Answer<T>, ServerRejection>, Failure> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("an http URL has a path")
@@ -215,7 +215,7 @@ impl Api {
         }
         let problem = Problem::deserialize(&raw).unwrap_or_default();
         let detail = if problem.detail.is_empty() { "it does not say why" } else { &*problem.detail };
-        Ok(Err(Rejected {
+        Ok(Err(ServerRejection {
             status: status.as_u16(),
             code: problem.code().to_owned(),
             detail: detail.to_owned(),
@@ -285,7 +285,7 @@ mod tests {
     fn advice_names_flags_and_not_json() {
         let advice = |code: &str, had_credential| {
             let detail = "as the API words it".to_owned();
-            Rejected { status: 409, code: code.to_owned(), detail, had_credential }.advice()
+            ServerRejection { status: 409, code: code.to_owned(), detail, had_credential }.advice()
         };
         for (code, had_credential, word) in [
             ("has-succeeded", true, "--force"),

@@ -99,7 +99,7 @@ pub(super) fn run(typed: &ArgMatches) -> Result<(), Failure> {
         let server = HttpServer::new(app).workers(1).bind(address);
         let server = server.with_context(|| format!("could not listen on {address}"))?;
         let at = server.addrs().first().copied().unwrap_or(address);
-        say(&introduction(at, secret.as_deref()));
+        print(&introduction(at, secret.as_deref()));
         server.run().await.context("could not go on listening")
     };
     actix_web::rt::System::new().block_on(serve).map_err(Failure::Serving)
@@ -123,33 +123,33 @@ fn new_secret() -> String {
 
 async fn receive(request: HttpRequest, body: web::Bytes, listener: web::Data<Listener>) -> HttpResponse {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let message = Message {
+    let message = ReceivedMessage {
         id: header("webhook-id"),
         timestamp: header("webhook-timestamp"),
         signatures: header("webhook-signature"),
         body: &body,
     };
     if let Err(why) = message.verify(&listener.keys, unix_seconds()) {
-        say(&format!("REFUSED  {} {}: {why}", request.method(), request.path()));
+        print(&format!("REFUSED  {} {}: {why}", request.method(), request.path()));
         return HttpResponse::BadRequest().body(why);
     }
     let event: Value = serde_json::from_slice(&body).unwrap_or_default();
-    say(&line(&event, header("webhook-attempt")));
+    print(&line(&event, header("webhook-attempt")));
     if listener.whole {
-        say(&format!("{event:#}"));
+        print(&format!("{event:#}"));
     }
     HttpResponse::build(listener.answer).finish()
 }
 
 /// A delivery as it came.
-struct Message<'a> {
+struct ReceivedMessage<'a> {
     id: &'a str,
     timestamp: &'a str,
     signatures: &'a str,
     body: &'a [u8],
 }
 
-impl Message<'_> {
+impl ReceivedMessage<'_> {
     /// As Standard Webhooks says: recent, and one of the signatures fits.
     fn verify(&self, keys: &Keys, now: i64) -> Result<(), &'static str> {
         let sent: i64 = self.timestamp.parse().map_err(|_| "it has no webhook-timestamp, so it is no webhook")?;
@@ -193,7 +193,7 @@ fn unix_seconds() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-fn say(text: &str) {
+fn print(text: &str) {
     // Nobody is left to tell if stdout is closed.
     let mut out = io::stdout().lock();
     drop(writeln!(out, "{}", escaped_lines(text)).and_then(|()| out.flush()));
@@ -215,7 +215,7 @@ mod tests {
         let good = sign(&secret, "evt_1", NOW, body);
         let verify = |id, timestamp: i64, signatures: &str, body: &[u8]| {
             let timestamp = timestamp.to_string();
-            Message { id, timestamp: &timestamp, signatures, body }.verify(&keys, NOW)
+            ReceivedMessage { id, timestamp: &timestamp, signatures, body }.verify(&keys, NOW)
         };
         assert_eq!(verify("evt_1", NOW, &good, body), Ok(()));
         assert_eq!(verify("evt_1", NOW, &format!("v1,AAAA v9,x {good}"), body), Ok(()));
@@ -248,7 +248,7 @@ mod tests {
             let keys = Keys { secret: secret.cloned(), public };
             let both = format!("{v1} {v1a}");
             for (signatures, passes) in [&v1, &v1a, &both].into_iter().zip(passing) {
-                let message = Message { id: "evt_1", timestamp: &timestamp, signatures, body: b"{}" };
+                let message = ReceivedMessage { id: "evt_1", timestamp: &timestamp, signatures, body: b"{}" };
                 assert_eq!(message.verify(&keys, NOW).is_ok(), passes, "{signatures}");
             }
         }

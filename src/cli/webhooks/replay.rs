@@ -42,7 +42,7 @@ pub(super) fn command() -> Command {
         .arg(switch("jobs", "List the jobs"))
 }
 
-pub(super) fn ask(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
+pub(super) fn run(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     let words = |name| typed.get_one::<String>(name).cloned();
     if typed.get_flag("jobs") {
         let jobs: Answer<List> = api.get("/replays")?;

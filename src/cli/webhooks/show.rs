@@ -94,9 +94,9 @@ pub(in crate::cli) fn one(thing: &Value, hint: Option<&str>) -> String {
                 "id" => ("name".to_owned(), value.clone()),
                 _ => (field.clone(), value.clone()),
             });
-            tell(&mut lines, &Value::Object(named.collect()), 0);
+            push_value(&mut lines, &Value::Object(named.collect()), 0);
         }
-        None => tell(&mut lines, thing, 0),
+        None => push_value(&mut lines, thing, 0),
     }
     lines + &note(hint)
 }
@@ -213,7 +213,7 @@ fn inline(value: &Value) -> String {
 }
 
 /// Names and values, what lies deeper indented.
-fn tell(lines: &mut String, value: &Value, depth: usize) {
+fn push_value(lines: &mut String, value: &Value, depth: usize) {
     let indent = "  ".repeat(depth);
     match value {
         Value::Object(fields) => {
@@ -221,13 +221,13 @@ fn tell(lines: &mut String, value: &Value, depth: usize) {
                 match value {
                     Value::Object(inner) if !inner.is_empty() => {
                         lines.push_str(&format!("{indent}{}:\n", escaped(name)));
-                        tell(lines, value, depth + 1);
+                        push_value(lines, value, depth + 1);
                     }
                     Value::Array(items) if items.iter().any(Value::is_object) => {
                         lines.push_str(&format!("{indent}{}:\n", escaped(name)));
                         for (number, item) in items.iter().enumerate() {
                             lines.push_str(&format!("{indent}  {}.\n", number + 1));
-                            tell(lines, item, depth + 2);
+                            push_value(lines, item, depth + 2);
                         }
                     }
                     other => lines.push_str(&format!("{indent}{}: {}\n", escaped(name), inline(other))),

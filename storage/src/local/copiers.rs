@@ -16,7 +16,7 @@ pub(super) struct Copiers(Arc<Semaphore>);
 
 /// Whether the copy is still wanted.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Cancelled(Arc<AtomicBool>);
+pub(super) struct CancelFlag(Arc<AtomicBool>);
 
 impl Default for Copiers {
     fn default() -> Self {
@@ -29,10 +29,10 @@ impl Copiers {
     /// finds itself cancelled, and is to undo what it has done.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Cancelled) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&CancelFlag) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let permit = Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)?;
-        let cancelled = Cancelled::default();
+        let cancelled = CancelFlag::default();
         let _cancels = CancelsWhenDropped(cancelled.clone());
         let (done, outcome) = oneshot::channel();
         thread::Builder::new().name("copier".to_owned()).spawn(move || {
@@ -45,7 +45,7 @@ impl Copiers {
     }
 }
 
-impl Cancelled {
+impl CancelFlag {
     /// An error once nobody waits for the copy.
     pub(super) fn check(&self) -> io::Result<()> {
         match self.0.load(Ordering::Relaxed) {
@@ -55,7 +55,7 @@ impl Cancelled {
     }
 }
 
-struct CancelsWhenDropped(Cancelled);
+struct CancelsWhenDropped(CancelFlag);
 
 impl Drop for CancelsWhenDropped {
     fn drop(&mut self) {

@@ -9,11 +9,11 @@ use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
-use super::copiers::Cancelled;
+use super::copiers::CancelFlag;
 use super::files;
-use super::files::Opening;
-use super::folder::DataFolder;
-use crate::{BlobKey, Part};
+use super::files::OpenPlan;
+use super::folder::BlobFolder;
+use crate::{BlobKey, BlobPart};
 
 /// At most this much in one call: what follows stays on a block border,
 /// and a copy that is cancelled ends soon.
@@ -21,12 +21,17 @@ const SPAN_BYTES: u64 = 32 << 20;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Makes an open blob out of all parts, durably, or leaves none behind. Says where it ends.
-pub(super) fn concatenate(data: &DataFolder, parts: &[Part], into: &BlobKey, cancelled: &Cancelled) -> io::Result<u64> {
+pub(super) fn concatenate(
+    data: &BlobFolder,
+    parts: &[BlobPart],
+    into: &BlobKey,
+    cancelled: &CancelFlag,
+) -> io::Result<u64> {
     if parts.iter().any(|part| part.key == *into) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it cannot be a part of itself"));
     }
-    let opening = Opening { end: 0, has_token: false, laid_out_bytes: None };
-    let opened = files::open_for_writing(data, into, opening)?;
+    let plan = OpenPlan { end: 0, has_token: false, laid_out_bytes: None };
+    let opened = files::open_for_writing(data, into, plan)?;
     let end = append_all(data, parts, &opened.file, cancelled).and_then(|end| {
         data.sync_data(&opened.file)?;
         data.sync_incoming(into)?;
@@ -41,7 +46,7 @@ pub(super) fn concatenate(data: &DataFolder, parts: &[Part], into: &BlobKey, can
     end
 }
 
-fn append_all(data: &DataFolder, parts: &[Part], into: &File, cancelled: &Cancelled) -> io::Result<u64> {
+fn append_all(data: &BlobFolder, parts: &[BlobPart], into: &File, cancelled: &CancelFlag) -> io::Result<u64> {
     let mut end = 0;
     for part in parts {
         append_part(data, part, into, end, cancelled)
@@ -51,7 +56,7 @@ fn append_all(data: &DataFolder, parts: &[Part], into: &File, cancelled: &Cancel
     Ok(end)
 }
 
-fn append_part(data: &DataFolder, part: &Part, into: &File, at: u64, cancelled: &Cancelled) -> io::Result<()> {
+fn append_part(data: &BlobFolder, part: &BlobPart, into: &File, at: u64, cancelled: &CancelFlag) -> io::Result<()> {
     if part.size_bytes == 0 {
         return Ok(());
     }
@@ -60,7 +65,7 @@ fn append_part(data: &DataFolder, part: &Part, into: &File, at: u64, cancelled: 
 }
 
 /// Copies the first `size_bytes` bytes of `from` to the place `at` of `into`.
-fn append(from: &File, size_bytes: u64, into: &File, at: u64, cancelled: &Cancelled) -> io::Result<()> {
+fn append(from: &File, size_bytes: u64, into: &File, at: u64, cancelled: &CancelFlag) -> io::Result<()> {
     let (mut read, mut written) = (0, at);
     while read < size_bytes {
         cancelled.check()?;
@@ -83,7 +88,7 @@ fn append_through_memory(
     end: u64,
     into: &File,
     mut written: u64,
-    cancelled: &Cancelled,
+    cancelled: &CancelFlag,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     while read < end {
@@ -108,12 +113,12 @@ mod tests {
         let (from, into) = (tempfile::tempfile()?, tempfile::tempfile()?);
         from.write_all_at(&bytes, 0)?;
         into.write_all_at(b"before", 0)?;
-        append_through_memory(&from, 3, size as u64, &into, 6, &Cancelled::default())?;
+        append_through_memory(&from, 3, size as u64, &into, 6, &CancelFlag::default())?;
         let mut found = vec![0; size + 3];
         into.read_exact_at(&mut found, 0)?;
         assert!(found.starts_with(b"before") && found[6..] == bytes[3..]);
         assert_eq!(into.metadata()?.len(), size as u64 + 3);
-        let error = append_through_memory(&from, 0, size as u64 + 1, &into, 0, &Cancelled::default())
+        let error = append_through_memory(&from, 0, size as u64 + 1, &into, 0, &CancelFlag::default())
             .expect_err("there is no such byte");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         Ok(())

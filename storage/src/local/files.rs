@@ -9,13 +9,13 @@ use std::{fs, io};
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
-use super::folder::{DataFolder, parent, remove_if_there};
-use super::{Durability, blocking};
+use super::folder::{BlobFolder, parent, remove_if_there};
+use super::{BlobDurability, blocking};
 use crate::{BlobKey, durable_end};
 
 /// The file of an open blob, opened for writing.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenedFile {
     pub(super) file: File,
     /// Whether its name is known to be durable: a token is the proof.
     pub(super) named: bool,
@@ -23,7 +23,7 @@ pub(super) struct Opened {
 
 /// How the file of a blob is to be opened.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Opening {
+pub(super) struct OpenPlan {
     /// The blob is durable up to here; what lies behind is dropped.
     pub(super) end: u64,
     pub(super) has_token: bool,
@@ -35,8 +35,8 @@ pub(super) struct Opening {
 ///
 /// A file that is laid out has its final length from the start, and blocks only where bytes are or will be
 /// next. Nothing is cut off behind the durable end then: it is all written again before anyone is told of it.
-pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Opening) -> io::Result<Opened> {
-    let Opening { end, has_token, .. } = opening;
+pub(super) fn open_for_writing(data: &BlobFolder, key: &BlobKey, plan: OpenPlan) -> io::Result<OpenedFile> {
+    let OpenPlan { end, has_token, .. } = plan;
     if data.finished(key).try_exists()? {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is finished already"));
     }
@@ -46,14 +46,14 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Openin
     let opened = match options.open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && end == 0 => {
             let make = || options.clone().create(true).truncate(true).open(&path);
-            Opened { file: data.within(parent(&path)?, make)?, named: false }
+            OpenedFile { file: data.within(parent(&path)?, make)?, named: false }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let gone = format!("its file {} is gone, and {end} durable bytes with it", path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, gone));
         }
         Err(error) => return Err(error),
-        Ok(file) => Opened { file, named: has_token },
+        Ok(file) => OpenedFile { file, named: has_token },
     };
     if !opened.named {
         data.make_durable(parent(&path)?)?;
@@ -63,7 +63,7 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Openin
         let short = format!("its file {} has {length} bytes, but {end} were durable", path.display());
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
     }
-    let laid_out = opening.laid_out_bytes.unwrap_or(0);
+    let laid_out = plan.laid_out_bytes.unwrap_or(0);
     let kept = if length <= laid_out { length } else { end };
     if kept < length {
         opened.file.set_len(kept)?;
@@ -76,7 +76,7 @@ pub(super) fn open_for_writing(data: &DataFolder, key: &BlobKey, opening: Openin
 
 /// Allocates blocks for a part of a file, without changing its length, as long as the disk keeps
 /// `keep_free_bytes` free. It only prepares for writes: what cannot be allocated now is left to them.
-pub(super) fn allocate(data: &DataFolder, file: &File, part: Range<u64>, keep_free_bytes: u64) -> io::Result<()> {
+pub(super) fn allocate(data: &BlobFolder, file: &File, part: Range<u64>, keep_free_bytes: u64) -> io::Result<()> {
     let spare = data.available_bytes()?.map_or(u64::MAX, |free| free.saturating_sub(keep_free_bytes) / 2);
     let length = (part.end - part.start).min(spare);
     if length == 0 {
@@ -90,7 +90,7 @@ pub(super) fn allocate(data: &DataFolder, file: &File, part: Range<u64>, keep_fr
 }
 
 /// How many bytes an open blob occupies on the disk.
-pub(super) fn occupied_bytes(data: &DataFolder, key: &BlobKey) -> io::Result<u64> {
+pub(super) fn occupied_bytes(data: &BlobFolder, key: &BlobKey) -> io::Result<u64> {
     match fs::metadata(data.incoming(key)) {
         Ok(found) => Ok(found.blocks().saturating_mul(512)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
@@ -99,7 +99,7 @@ pub(super) fn occupied_bytes(data: &DataFolder, key: &BlobKey) -> io::Result<u64
 }
 
 /// How long the file of a blob is, finished or open.
-pub(super) fn size(data: &DataFolder, key: &BlobKey) -> io::Result<Option<u64>> {
+pub(super) fn size(data: &BlobFolder, key: &BlobKey) -> io::Result<Option<u64>> {
     match in_either_place(data, key, |path| fs::metadata(path)) {
         Ok(found) => Ok(Some(found.len())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -108,7 +108,7 @@ pub(super) fn size(data: &DataFolder, key: &BlobKey) -> io::Result<Option<u64>> 
 }
 
 /// Opens the file of a blob, finished or open, which has bytes up to `end`.
-pub(super) fn open_for_reading(data: &DataFolder, key: &BlobKey, end: u64) -> io::Result<File> {
+pub(super) fn open_for_reading(data: &BlobFolder, key: &BlobKey, end: u64) -> io::Result<File> {
     let file = in_either_place(data, key, |path| File::open(path))?;
     let length = file.metadata()?.len();
     if length < end {
@@ -118,7 +118,7 @@ pub(super) fn open_for_reading(data: &DataFolder, key: &BlobKey, end: u64) -> io
     Ok(file)
 }
 
-fn in_either_place<T>(data: &DataFolder, key: &BlobKey, find: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+fn in_either_place<T>(data: &BlobFolder, key: &BlobKey, find: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
     // The third look finds a blob that was finished between the first two.
     for path in [data.finished(key), data.incoming(key), data.finished(key)] {
         match find(&path) {
@@ -130,7 +130,7 @@ fn in_either_place<T>(data: &DataFolder, key: &BlobKey, find: impl Fn(&Path) -> 
 }
 
 /// Sees that a blob that is durable up to `end` is all there. Its file can be read where it is.
-pub(super) fn check_whole(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
+pub(super) fn check_whole(data: &BlobFolder, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
     if is_finished(data, key, size_bytes)? {
         return Ok(());
     }
@@ -143,7 +143,7 @@ pub(super) fn check_whole(data: &DataFolder, key: &BlobKey, end: u64, size_bytes
 }
 
 /// Moves a blob that is durable up to `end` to its final place.
-pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
+pub(super) fn finish(data: &BlobFolder, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
     if is_finished(data, key, size_bytes)? {
         return Ok(());
     }
@@ -153,7 +153,7 @@ pub(super) fn finish(data: &DataFolder, key: &BlobKey, end: u64, size_bytes: u64
 
 /// Removes the files of a blob, durably: its owner forgets it now, and a file that a
 /// power loss brought back would stay for ever.
-pub(super) fn remove(data: &DataFolder, key: &BlobKey) -> io::Result<()> {
+pub(super) fn remove(data: &BlobFolder, key: &BlobKey) -> io::Result<()> {
     for path in [data.incoming(key), data.finished(key)] {
         if remove_if_there(&path)? {
             match data.sync_folder(parent(&path)?) {
@@ -169,7 +169,7 @@ pub(super) fn remove(data: &DataFolder, key: &BlobKey) -> io::Result<()> {
 
 /// Whether the blob is at its final place. If so, its name there is
 /// durable: an earlier call may have died before.
-fn is_finished(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io::Result<bool> {
+fn is_finished(data: &BlobFolder, key: &BlobKey, size_bytes: u64) -> io::Result<bool> {
     let path = data.finished(key);
     match fs::metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -185,7 +185,7 @@ fn is_finished(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io::Result<
     }
 }
 
-fn move_to_final_place(data: &DataFolder, key: &BlobKey, size_bytes: u64) -> io::Result<()> {
+fn move_to_final_place(data: &BlobFolder, key: &BlobKey, size_bytes: u64) -> io::Result<()> {
     let (from, to) = (data.incoming(key), data.finished(key));
     let mut options = File::options();
     options.write(true);
@@ -219,12 +219,12 @@ fn short_of(file: &Path, length: u64, size_bytes: u64) -> io::Error {
 }
 
 /// Leaves the page cache to readers of other files. It is only advice.
-fn leave_page_cache(file: File, durability: Durability) {
+fn leave_page_cache(file: File, durability: BlobDurability) {
     let advise = move || rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).map_err(io::Error::from);
     match durability {
         // All is on the disk, so this takes no time.
-        Durability::Strict => drop(advise()),
+        BlobDurability::Strict => drop(advise()),
         // This has the disk begin to write, which nobody is to wait for.
-        Durability::Relaxed => drop(blocking::start(advise)),
+        BlobDurability::Relaxed => drop(blocking::start(advise)),
     }
 }

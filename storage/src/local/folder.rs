@@ -18,7 +18,7 @@ use std::{fs, io};
 use rustix::fs::OFlags;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Durability, Guard};
+use super::{BlobDurability, Guard};
 use crate::lock::lock;
 use crate::{BlobKey, Capacity};
 use pool::BLOCK_BYTES;
@@ -40,7 +40,7 @@ pub enum OpenError {
 }
 
 #[derive(Debug)]
-pub(super) struct DataFolder {
+pub(super) struct BlobFolder {
     root: PathBuf,
     /// Which folder the root was at start, whatever has its name later.
     root_identity: (u64, u64),
@@ -50,7 +50,7 @@ pub(super) struct DataFolder {
     _guard: Option<Guard>,
     /// Folders whose names this process has made durable. Held locked while the tree of folders changes.
     durable: Mutex<HashSet<PathBuf>>,
-    durability: Durability,
+    durability: BlobDurability,
     direct: bool,
     /// Descriptors for direct writes that may still be opened.
     direct_files: Arc<Semaphore>,
@@ -66,12 +66,12 @@ pub(super) struct DirectFile {
 /// Above this many, what is known of folders is forgotten; then it costs a few syncs to know it again.
 const MAX_DURABLE: usize = 4096;
 
-impl DataFolder {
+impl BlobFolder {
     /// Makes the folder if need be and sees whether it takes bytes, and direct
     /// writes unless no file may be opened for them.
     pub(super) fn open(
         root: PathBuf,
-        durability: Durability,
+        durability: BlobDurability,
         direct_files: usize,
         guard: Option<Guard>,
     ) -> Result<Self, OpenError> {
@@ -214,20 +214,20 @@ impl DataFolder {
     /// Makes the names in a folder durable, be they new, moved or gone.
     pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         match self.durability {
-            Durability::Strict => sync_folder(folder),
-            Durability::Relaxed => Ok(()),
+            BlobDurability::Strict => sync_folder(folder),
+            BlobDurability::Relaxed => Ok(()),
         }
     }
 
-    pub(super) fn durability(&self) -> Durability {
+    pub(super) fn durability(&self) -> BlobDurability {
         self.durability
     }
 
     /// Makes the bytes of a file durable, and its length.
     pub(super) fn sync_data(&self, file: &File) -> io::Result<()> {
         match self.durability {
-            Durability::Strict => file.sync_data(),
-            Durability::Relaxed => Ok(()),
+            BlobDurability::Strict => file.sync_data(),
+            BlobDurability::Relaxed => Ok(()),
         }
     }
 

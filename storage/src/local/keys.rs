@@ -7,7 +7,7 @@ use std::{fs, io};
 use futures::{StreamExt, stream};
 
 use super::blocking;
-use super::folder::DataFolder;
+use super::folder::BlobFolder;
 use crate::{BlobKey, Error, KeyStream};
 
 /// What one folder holds.
@@ -18,7 +18,7 @@ struct Listing {
 }
 
 /// Every key that a file of the folder has.
-pub(super) fn stream(data: Arc<DataFolder>) -> KeyStream {
+pub(super) fn stream(data: Arc<BlobFolder>) -> KeyStream {
     let roots = data.roots().map(Path::to_owned).to_vec();
     let listings = stream::unfold((data, roots), |(data, mut left)| async {
         let folder = left.pop()?;
@@ -38,7 +38,7 @@ pub(super) fn stream(data: Arc<DataFolder>) -> KeyStream {
     listings.flatten().boxed()
 }
 
-fn list(data: &DataFolder, folder: &Path) -> io::Result<Listing> {
+fn list(data: &BlobFolder, folder: &Path) -> io::Result<Listing> {
     let mut listing = Listing::default();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

@@ -15,9 +15,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 
-use super::ahead::Ahead;
+use super::blob_file::{BlobFile, NO_BYTES};
 use super::blocking;
-use super::target::{NO_BYTES, Target};
+use super::preallocation::Preallocation;
 use crate::{BlobKey, BlobWriter, Checkpoint, Error, Result, durable_end};
 use pool::BLOCK_BYTES;
 
@@ -26,7 +26,7 @@ const MAX_PAGE_BYTES: u64 = 64 << 10;
 
 /// How far a writer may go.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct WriterLimits {
     pub(super) writes_in_flight: usize,
     pub(super) keep_free_bytes: u64,
 }
@@ -34,24 +34,30 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct LocalWriter {
     key: BlobKey,
-    target: Arc<Target>,
-    limits: Limits,
+    blob_file: Arc<BlobFile>,
+    limits: WriterLimits,
     /// The highest place that holds a byte.
     end: u64,
     /// `None` where nothing is allocated ahead.
-    ahead: Option<Ahead>,
+    preallocation: Option<Preallocation>,
 }
 
 impl LocalWriter {
     /// `end` is where the blob ends now.
-    pub(super) fn new(key: BlobKey, target: Arc<Target>, limits: Limits, end: u64, ahead: Option<Ahead>) -> Self {
-        Self { key, target, limits, end, ahead }
+    pub(super) fn new(
+        key: BlobKey,
+        blob_file: Arc<BlobFile>,
+        limits: WriterLimits,
+        end: u64,
+        preallocation: Option<Preallocation>,
+    ) -> Self {
+        Self { key, blob_file, limits, end, preallocation }
     }
 
     /// Has blocks allocated for the writes that follow this one. Nothing waits for it.
     fn allocate_ahead(&mut self, write: &Range<u64>) {
-        let Some(due) = self.ahead.as_mut().and_then(|ahead| ahead.note(write)) else { return };
-        let (allocation, keep_free_bytes) = (self.target.begin(NO_BYTES), self.limits.keep_free_bytes);
+        let Some(due) = self.preallocation.as_mut().and_then(|preallocation| preallocation.note(write)) else { return };
+        let (allocation, keep_free_bytes) = (self.blob_file.begin(NO_BYTES), self.limits.keep_free_bytes);
         blocking::start(move || {
             if let Err(error) = allocation.allocate(due, keep_free_bytes) {
                 tracing::debug!(%error, "could not allocate disk space ahead of an upload");
@@ -68,17 +74,17 @@ impl BlobWriter for LocalWriter {
         let beyond = || Error::new("write", &self.key, io::ErrorKind::InvalidInput.into());
         let end = offset.checked_add(chunk.len() as u64).ok_or_else(beyond)?;
         if chunk.is_empty() {
-            return self.target.intact();
+            return self.blob_file.intact();
         }
         // The kernel writes whole pages to the disk and reads whole blocks
         // for them: neighbours within one wait too.
         let pages = pages_around(offset..end, page_bytes());
-        self.target.room(&pages, self.limits.writes_in_flight).await?;
+        self.blob_file.wait_for_slot(&pages, self.limits.writes_in_flight).await?;
         // From here on nothing waits: a call that is dropped has taken nothing.
         self.end = self.end.max(end);
         self.allocate_ahead(&(offset..end));
-        let write = self.target.begin(pages);
-        let least_bytes = self.target.direct_min_bytes();
+        let write = self.blob_file.begin(pages);
+        let least_bytes = self.blob_file.direct_min_bytes();
         // Nobody waits for the task: the write itself tells the target how it ended.
         blocking::start(move || {
             let outcome = match whole_blocks(&chunk, offset, least_bytes) {
@@ -92,15 +98,15 @@ impl BlobWriter for LocalWriter {
     }
 
     async fn checkpoint(&mut self, end: u64) -> Result<Checkpoint> {
-        self.target.intact()?;
+        self.blob_file.intact()?;
         durable_end::check_reach(end, self.end).map_err(|source| Error::new("sync", &self.key, source))?;
-        let sync = Arc::clone(&self.target).sync(self.target.next());
+        let sync = Arc::clone(&self.blob_file).sync(self.blob_file.next());
         let resume = durable_end::encode(end);
         Ok(async move { sync.await.map(|()| resume) }.boxed())
     }
 
     async fn close(mut self: Box<Self>) {
-        self.target.landed().await;
+        self.blob_file.all_completed().await;
     }
 }
 

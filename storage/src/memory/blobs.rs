@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::stretches::Stretches;
 use crate::error::Unsealed;
-use crate::{Abilities, BlobKey, Epoch, Part, durable_end};
+use crate::{Abilities, BlobKey, BlobPart, Epoch, durable_end};
 
 #[derive(Debug, Default)]
 pub(super) struct Blobs {
@@ -116,7 +116,7 @@ impl Blobs {
 
     pub(super) fn concatenate(
         &mut self,
-        parts: &[Part],
+        parts: &[BlobPart],
         into: &BlobKey,
         epoch: Epoch,
         reads_open: bool,
@@ -135,7 +135,7 @@ impl Blobs {
         Ok(end)
     }
 
-    fn join(&self, parts: &[Part], reads_open: bool) -> io::Result<Vec<u8>> {
+    fn join(&self, parts: &[BlobPart], reads_open: bool) -> io::Result<Vec<u8>> {
         let mut joined = Vec::new();
         for part in parts.iter().filter(|part| part.size_bytes > 0) {
             let Some(bytes) = self.bytes(&part.key) else {

@@ -24,8 +24,8 @@ use writer::MemoryWriter;
 use crate::epoch::Epochs;
 use crate::lock::lock;
 use crate::{
-    Abilities, BlobKey, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, KeyStream, OpenBlob, Part, Result,
-    Resume, durable_end,
+    Abilities, BlobKey, BlobPart, BlobStore, BlobWriter, ByteStream, Capacity, Epoch, Error, KeyStream, OpenBlob,
+    Result, Resume, durable_end,
 };
 
 const CHUNK_BYTES: usize = 256 << 10;
@@ -45,10 +45,10 @@ pub const ABILITIES: Abilities = Abilities {
 
 /// Blobs that last as long as the store, whose clones share them.
 #[derive(Debug, Clone)]
-pub struct MemoryStore(Arc<Shared>);
+pub struct MemoryStore(Arc<Inner>);
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     abilities: Abilities,
     epochs: Epochs,
     blobs: Mutex<Blobs>,
@@ -69,7 +69,7 @@ impl MemoryStore {
     pub fn with_abilities(abilities: Abilities) -> Self {
         let Abilities { joins_without_copying, knows_room, max_resume_bytes, .. } = ABILITIES;
         let abilities = Abilities { joins_without_copying, knows_room, max_resume_bytes, ..abilities };
-        Self(Arc::new(Shared { abilities, epochs: Epochs::default(), blobs: Mutex::default() }))
+        Self(Arc::new(Inner { abilities, epochs: Epochs::default(), blobs: Mutex::default() }))
     }
 
     /// A store that behaves as a multipart upload to an object store does: parts of this size in order, which
@@ -153,7 +153,7 @@ impl BlobStore for MemoryStore {
         Ok(Box::new(MemoryWriter::new(self.clone(), key.clone(), turn, end)))
     }
 
-    async fn concatenate(&self, parts: &[Part], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
+    async fn concatenate(&self, parts: &[BlobPart], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
         let reads_open = self.0.abilities.reads_open;
         let join = |blobs: &mut Blobs| {
             let end = blobs.concatenate(parts, into, epoch, reads_open)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use storage::faults::{Faults, Faulty};
-use storage::local::{Durability, LocalStore, Means, Settings};
+use storage::local::{BlobDurability, LocalStore, LocalStoreResources, LocalStoreSettings};
 use storage::memory::MemoryStore;
 use storage::{Abilities, BlobKey, BlobStore, conformance, memory};
 use tempfile::TempDir;
@@ -20,29 +20,38 @@ impl Folders {
         Self { root: TempDir::new().unwrap(), count: AtomicU64::new(0) }
     }
 
-    fn store(&self, settings: Settings) -> LocalStore {
+    fn store(&self, settings: LocalStoreSettings) -> LocalStore {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        LocalStore::open(self.root.path().join(number.to_string()), settings, Means::default()).unwrap()
+        LocalStore::open(self.root.path().join(number.to_string()), settings, LocalStoreResources::default()).unwrap()
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn local_store() {
     let folders = Folders::new();
-    conformance::all(async || Arc::new(folders.store(Settings::default())) as Arc<dyn BlobStore>).await;
+    conformance::all(async || Arc::new(folders.store(LocalStoreSettings::default())) as Arc<dyn BlobStore>).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn local_store_through_the_page_cache() {
     let folders = Folders::new();
-    let settings = Settings { direct_io: false, preallocate: false, writes_in_flight: 5, ..Settings::default() };
+    let settings = LocalStoreSettings {
+        direct_io: false,
+        preallocate: false,
+        writes_in_flight: 5,
+        ..LocalStoreSettings::default()
+    };
     conformance::all(async || Arc::new(folders.store(settings.clone())) as Arc<dyn BlobStore>).await;
 }
 
 #[tokio::test]
 async fn local_store_with_relaxed_durability_on_one_thread() {
     let folders = Folders::new();
-    let settings = Settings { durability: Durability::Relaxed, writes_in_flight: 1, ..Settings::default() };
+    let settings = LocalStoreSettings {
+        durability: BlobDurability::Relaxed,
+        writes_in_flight: 1,
+        ..LocalStoreSettings::default()
+    };
     conformance::all(async || Arc::new(folders.store(settings.clone())) as Arc<dyn BlobStore>).await;
 }
 
@@ -88,6 +97,8 @@ async fn memory_store_in_parts() {
 #[tokio::test]
 async fn faulty_store_without_faults() {
     let folders = Folders::new();
-    let make = async || Arc::new(Faulty::new(folders.store(Settings::default()), Faults::new())) as Arc<dyn BlobStore>;
+    let make = async || {
+        Arc::new(Faulty::new(folders.store(LocalStoreSettings::default()), Faults::new())) as Arc<dyn BlobStore>
+    };
     conformance::all(make).await;
 }

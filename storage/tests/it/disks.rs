@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use storage::conformance::{EPOCH, assert_bytes, bytes, read};
-use storage::disks::{Disk, Format, cached_bytes};
-use storage::local::{LocalStore, Means, Settings};
+use storage::disks::{FileSystem, TestDisk, cached_bytes};
+use storage::local::{LocalStore, LocalStoreResources, LocalStoreSettings};
 use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, OpenBlob, Resume, conformance};
 use tempfile::TempDir;
 
@@ -21,28 +21,28 @@ fn key() -> BlobKey {
 }
 
 /// The disk, or `None` with the reason printed.
-fn mounted(disk: Result<Disk, String>) -> Option<Disk> {
+fn mounted(disk: Result<TestDisk, String>) -> Option<TestDisk> {
     disk.inspect_err(|reason| eprintln!("skipped: a disk cannot be made here: {reason}")).ok()
 }
 
-fn open(root: &Path, settings: Settings) -> Arc<dyn BlobStore> {
-    Arc::new(LocalStore::open(root.to_owned(), settings, Means::default()).unwrap())
+fn open(root: &Path, settings: LocalStoreSettings) -> Arc<dyn BlobStore> {
+    Arc::new(LocalStore::open(root.to_owned(), settings, LocalStoreResources::default()).unwrap())
 }
 
-fn open_with(root: &Path, means: Means) -> Arc<dyn BlobStore> {
-    Arc::new(LocalStore::open(root.to_owned(), Settings::default(), means).unwrap())
+fn open_with(root: &Path, resources: LocalStoreResources) -> Arc<dyn BlobStore> {
+    Arc::new(LocalStore::open(root.to_owned(), LocalStoreSettings::default(), resources).unwrap())
 }
 
 /// The suite, with each store in a folder of its own.
 async fn keeps_the_contract(root: &Path) {
     let count = AtomicU64::new(0);
     let fresh = || root.join(count.fetch_add(1, Ordering::Relaxed).to_string());
-    conformance::all(async || open(&fresh(), Settings::default())).await;
+    conformance::all(async || open(&fresh(), LocalStoreSettings::default())).await;
 }
 
 /// How much of a blob the page cache holds after 8 MiB of it were written and made durable, in large
 /// pieces that begin in the middle of a block.
-async fn cached_after_writing(root: &Path, settings: Settings) -> u64 {
+async fn cached_after_writing(root: &Path, settings: LocalStoreSettings) -> u64 {
     let store = open(root, settings);
     let size = 8 * MIB + 100;
     let mut writer = store.open(&key(), EPOCH, None, Some(size)).await.unwrap();
@@ -59,40 +59,40 @@ async fn cached_after_writing(root: &Path, settings: Settings) -> u64 {
     cached
 }
 
-async fn writes_directly_on(format: Format, sector_bytes: u32) {
+async fn writes_directly_on(format: FileSystem, sector_bytes: u32) {
     let folder = TempDir::new().unwrap();
-    let Some(disk) = mounted(Disk::make(folder.path(), format, sector_bytes, 512 * MIB)) else { return };
+    let Some(disk) = mounted(TestDisk::make(folder.path(), format, sector_bytes, 512 * MIB)) else { return };
     keeps_the_contract(disk.path()).await;
-    let direct = cached_after_writing(&disk.path().join("direct"), Settings::default()).await;
+    let direct = cached_after_writing(&disk.path().join("direct"), LocalStoreSettings::default()).await;
     assert!(direct < MIB / 4, "{direct} bytes of it went through the page cache");
-    let settings = Settings { direct_io: false, ..Settings::default() };
+    let settings = LocalStoreSettings { direct_io: false, ..LocalStoreSettings::default() };
     let buffered = cached_after_writing(&disk.path().join("buffered"), settings).await;
     assert!(buffered > 7 * MIB, "only {buffered} bytes are seen: then it is not seen either how few there are");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ext4_with_sectors_of_512_bytes() {
-    writes_directly_on(Format::Ext4, 512).await;
+    writes_directly_on(FileSystem::Ext4, 512).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ext4_with_sectors_of_4096_bytes() {
-    writes_directly_on(Format::Ext4, 4096).await;
+    writes_directly_on(FileSystem::Ext4, 4096).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn xfs_with_sectors_of_4096_bytes() {
-    writes_directly_on(Format::Xfs, 4096).await;
+    writes_directly_on(FileSystem::Xfs, 4096).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_system_without_direct_writes() {
     let folder = TempDir::new().unwrap();
-    let Some(disk) = mounted(Disk::without_direct_writes(folder.path())) else { return };
+    let Some(disk) = mounted(TestDisk::without_direct_writes(folder.path())) else { return };
     let refused = fs::write(disk.path().join("x"), "x").and_then(|()| open_directly(&disk.path().join("x")));
     assert!(refused.is_err(), "this file system takes direct writes: another is needed for this test");
     keeps_the_contract(disk.path()).await;
-    let store = open(&disk.path().join("own"), Settings::default());
+    let store = open(&disk.path().join("own"), LocalStoreSettings::default());
     assert_eq!(store.available(None).await.unwrap(), None, "what has no size is not full");
 }
 
@@ -105,14 +105,14 @@ fn open_directly(path: &Path) -> std::io::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_disk_that_counts_is_the_one_the_blobs_are_on() {
     let folder = TempDir::new().unwrap();
-    let Some(disk) = mounted(Disk::without_direct_writes(folder.path())) else { return };
+    let Some(disk) = mounted(TestDisk::without_direct_writes(folder.path())) else { return };
     let root = folder.path().join("root");
     fs::create_dir(&root).unwrap();
     for place in ["incoming", "files"] {
         fs::create_dir(disk.path().join(place)).unwrap();
         symlink(disk.path().join(place), root.join(place)).unwrap();
     }
-    let store = open(&root, Settings::default());
+    let store = open(&root, LocalStoreSettings::default());
     let mut writer = store.open(&key(), EPOCH, None, Some(2 * MIB)).await.unwrap();
     writer.write(0, bytes(0..2 * MIB)).await.unwrap();
     let token = writer.checkpoint(2 * MIB).await.unwrap().await.unwrap();
@@ -136,8 +136,8 @@ fn occupied(root: &Path) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
     let folder = TempDir::new().unwrap();
-    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 128 * MIB)) else { return };
-    let store = open(disk.path(), Settings::default());
+    let Some(disk) = mounted(TestDisk::make(folder.path(), FileSystem::Ext4, 512, 128 * MIB)) else { return };
+    let store = open(disk.path(), LocalStoreSettings::default());
     let size = 64 << 30;
     // One byte at the start, one at the very end, and large pieces at the end: each takes what it is.
     let mut writer = store.open(&key(), EPOCH, None, Some(size)).await.unwrap();
@@ -163,8 +163,8 @@ async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn blobs_that_get_no_second_descriptor_are_written_through_the_page_cache() {
     let folder = TempDir::new().unwrap();
-    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 128 * MIB)) else { return };
-    let store = open_with(disk.path(), Means { direct_files: 1, ..Means::default() });
+    let Some(disk) = mounted(TestDisk::make(folder.path(), FileSystem::Ext4, 512, 128 * MIB)) else { return };
+    let store = open_with(disk.path(), LocalStoreResources { direct_files: 1, ..LocalStoreResources::default() });
     let keys = ["first", "second", "third"].map(|name| BlobKey::new(name).unwrap());
     let begin = async |key| {
         let mut writer = store.open(key, EPOCH, None, Some(8 * MIB)).await.unwrap();
@@ -192,10 +192,13 @@ async fn blobs_that_get_no_second_descriptor_are_written_through_the_page_cache(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_allocated_ahead_leaves_free_what_is_to_be_kept() {
     let folder = TempDir::new().unwrap();
-    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 64 * MIB)) else { return };
-    let elsewhere = open(&disk.path().join("elsewhere"), Settings::default());
+    let Some(disk) = mounted(TestDisk::make(folder.path(), FileSystem::Ext4, 512, 64 * MIB)) else { return };
+    let elsewhere = open(&disk.path().join("elsewhere"), LocalStoreSettings::default());
     let room = elsewhere.available(None).await.unwrap().unwrap();
-    let store = open_with(disk.path(), Means { keep_free_bytes: room - 4 * MIB, ..Means::default() });
+    let store = open_with(
+        disk.path(),
+        LocalStoreResources { keep_free_bytes: room - 4 * MIB, ..LocalStoreResources::default() },
+    );
     let mut writer = store.open(&key(), EPOCH, None, Some(32 * MIB)).await.unwrap();
     for at in (0..8 * MIB).step_by(1 << 20) {
         write(&mut *writer, at..at + MIB).await.unwrap();
@@ -208,10 +211,13 @@ async fn what_is_allocated_ahead_leaves_free_what_is_to_be_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn blocks_allocated_ahead_are_there_when_others_have_filled_the_disk() {
     let folder = TempDir::new().unwrap();
-    let Some(disk) = mounted(Disk::make(folder.path(), Format::Ext4, 512, 64 * MIB)) else { return };
+    let Some(disk) = mounted(TestDisk::make(folder.path(), FileSystem::Ext4, 512, 64 * MIB)) else { return };
     let size = 16 * MIB;
     for (preallocate, expected) in [(true, Ok(())), (false, Err(ErrorKind::NoSpace))] {
-        let store = open(&disk.path().join(preallocate.to_string()), Settings { preallocate, ..Settings::default() });
+        let store = open(
+            &disk.path().join(preallocate.to_string()),
+            LocalStoreSettings { preallocate, ..LocalStoreSettings::default() },
+        );
         let mut writer = store.open(&key(), EPOCH, None, Some(size)).await.unwrap();
         let token = write(&mut *writer, 0..8 * MIB).await.unwrap();
         let ballast = disk.path().join("ballast");

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use storage::conformance::{EPOCH, assert_bytes, bytes, read, write_blob};
-use storage::local::{LocalStore, Means, OpenError, Settings};
-use storage::{BlobKey, BlobStore, ErrorKind, Part, Resume};
+use storage::local::{LocalStore, LocalStoreResources, LocalStoreSettings, OpenError};
+use storage::{BlobKey, BlobPart, BlobStore, ErrorKind, Resume};
 use tempfile::TempDir;
 
 fn key() -> BlobKey {
@@ -51,12 +51,12 @@ impl Fixture {
 }
 
 fn open(root: &Path) -> Result<LocalStore, OpenError> {
-    LocalStore::open(root.to_owned(), Settings::default(), Means::default())
+    LocalStore::open(root.to_owned(), LocalStoreSettings::default(), LocalStoreResources::default())
 }
 
 fn guarded(root: &Path, guard: &Arc<()>) -> Result<LocalStore, OpenError> {
-    let means = Means { guard: Some(Arc::<()>::clone(guard)), ..Means::default() };
-    LocalStore::open(root.to_owned(), Settings::default(), means)
+    let resources = LocalStoreResources { guard: Some(Arc::<()>::clone(guard)), ..LocalStoreResources::default() };
+    LocalStore::open(root.to_owned(), LocalStoreSettings::default(), resources)
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -213,7 +213,7 @@ async fn a_half_made_concatenation_is_made_anew() {
     fs::create_dir_all(it.part().parent().unwrap()).unwrap();
     fs::write(it.part(), vec![0xee; 9_000_000]).unwrap();
     let it = it.restart();
-    let parts = vec![Part { key: part, size_bytes: 3_000_000 }; 2];
+    let parts = vec![BlobPart { key: part, size_bytes: 3_000_000 }; 2];
 
     // Given up half-way, and begun again while the first may still be copying.
     for _ in 0..5 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use storage::conformance::{EPOCH, laid_out, read};
-use storage::local::{LocalStore, Means, Settings};
+use storage::local::{LocalStore, LocalStoreResources, LocalStoreSettings};
 use storage::{BlobKey, BlobStore, BlobWriter, ErrorKind, Resume};
 use tempfile::TempDir;
 
@@ -87,7 +87,7 @@ impl Model {
 
 struct Walk {
     root: TempDir,
-    settings: Settings,
+    settings: LocalStoreSettings,
     guard: Arc<()>,
     store: Option<Arc<dyn BlobStore>>,
     writer: Option<Box<dyn BlobWriter>>,
@@ -102,9 +102,11 @@ impl Walk {
             while Arc::strong_count(&self.guard) > 1 {
                 tokio::task::yield_now().await;
             }
-            let means = Means { guard: Some(Arc::<()>::clone(&self.guard)), ..Means::default() };
-            self.store =
-                Some(Arc::new(LocalStore::open(self.root.path().to_owned(), self.settings.clone(), means).unwrap()));
+            let resources =
+                LocalStoreResources { guard: Some(Arc::<()>::clone(&self.guard)), ..LocalStoreResources::default() };
+            self.store = Some(Arc::new(
+                LocalStore::open(self.root.path().to_owned(), self.settings.clone(), resources).unwrap(),
+            ));
         }
         self.store.clone().unwrap()
     }
@@ -196,7 +198,7 @@ proptest! {
     #[test]
     fn what_was_durable_is_there_and_the_rest_is_not(steps in steps(), direct: bool) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let settings = Settings { direct_io: direct, ..Settings::default() };
+        let settings = LocalStoreSettings { direct_io: direct, ..LocalStoreSettings::default() };
         let root = TempDir::new().unwrap();
         let mut walk = Walk { root, settings, guard: Arc::default(), store: None, writer: None, model: Model::default(), writes: 0 };
         runtime.block_on(async {

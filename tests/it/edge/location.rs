@@ -1,7 +1,7 @@
 //! Where an upload is, as its client is told: a path, or all of it where nothing stands in between.
 
 use edge::clients::ProxyField;
-use longshore::config::Secret;
+use longshore::config::SecretText;
 
 use crate::ranged::{JSON, START};
 use crate::support::app::TestApp;
@@ -90,7 +90,7 @@ async fn a_trusted_proxy_is_believed_about_the_scheme_and_nobody_else() {
             let app = TestApp::with(|config| {
                 config.server.proxies.trusted = vec![trusted.parse().unwrap()];
                 config.server.proxies.field = header;
-                config.auth.token = Some(Secret::new("correct-horse-battery-staple".to_owned()));
+                config.auth.token = Some(SecretText::new("correct-horse-battery-staple".to_owned()));
             })
             .await;
             let fields = [field, ("Authorization", "Bearer correct-horse-battery-staple")];

@@ -38,7 +38,8 @@ async fn a_slash_too_many_leads_to_the_same_upload() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_in_another_spelling_is_judged_as_what_it_is() {
     let key = "correct-horse-battery-staple";
-    let app = TestApp::with(|config| config.auth.token = Some(longshore::config::Secret::new(key.to_owned()))).await;
+    let app =
+        TestApp::with(|config| config.auth.token = Some(longshore::config::SecretText::new(key.to_owned()))).await;
     let mut client = app.client().await;
     for path in ["//api/v1/uploads", "/api//v1/uploads/", "//api/v1//webhooks", "/files//a.mp4"] {
         assert_eq!(client.get(path).await.status, 401, "{path}");

@@ -195,5 +195,5 @@ async fn a_server_that_stops_is_not_held_up_by_an_application_that_hangs() {
     client.send(b"hello").await;
     application.wait_for_count(1).await;
     let stopped = tokio::time::timeout(Duration::from_secs(20), app.stop()).await.unwrap();
-    assert_eq!(stopped, longshore::app::Stopped::Clean);
+    assert_eq!(stopped, longshore::app::StopOutcome::Clean);
 }

@@ -1,6 +1,6 @@
 //! How Google's sessions are started.
 
-use longshore::config::Secret;
+use longshore::config::SecretText;
 
 use crate::ranged::{JSON, START, is_incomplete, is_object, known, path_of, put, sent};
 use crate::support::app::TestApp;
@@ -82,7 +82,7 @@ async fn the_address_of_a_session_is_the_operators_or_the_one_used_and_no_forwar
     assert!(answer.header("location").unwrap().starts_with(&format!("{public}/files/")), "ranged 2");
 
     let token = "correct-horse-battery-staple";
-    let app = TestApp::with(|config| config.auth.token = Some(Secret::new(token.to_owned()))).await;
+    let app = TestApp::with(|config| config.auth.token = Some(SecretText::new(token.to_owned()))).await;
     for host in ["", "Host: \r\n", "Host: a/b\r\n", "Host: a@b\r\n", "Host: <script>\r\n"] {
         let mut client = app.client().await;
         let request =
@@ -149,7 +149,7 @@ async fn the_upload_commands_are_another_protocol() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_does_not_replace_the_token() {
     let token = "correct-horse-battery-staple";
-    let app = TestApp::with(|config| config.auth.token = Some(Secret::new(token.to_owned()))).await;
+    let app = TestApp::with(|config| config.auth.token = Some(SecretText::new(token.to_owned()))).await;
     let mut client = app.client().await;
     let bearer = format!("Bearer {token}");
     let given = ("Authorization", bearer.as_str());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longshore::app;
-use longshore::app::{Running, Stopped};
+use longshore::app::{RunningServer, StopOutcome};
 use longshore::config::{Config, Inputs};
 use tempfile::TempDir;
 
@@ -14,7 +14,7 @@ use crate::support::patience::until;
 
 /// A server under test. Its folder goes when it is dropped.
 pub struct TestApp {
-    running: Option<Running>,
+    running: Option<RunningServer>,
     config: Config,
     folder: Arc<TempDir>,
 }
@@ -71,13 +71,13 @@ impl TestApp {
     }
 
     /// Stops in order and starts again on the same folder and another port.
-    pub async fn restart(&mut self) -> Stopped {
+    pub async fn restart(&mut self) -> StopOutcome {
         let stopped = self.stop().await;
         self.start_again().await;
         stopped
     }
 
-    pub async fn stop(&mut self) -> Stopped {
+    pub async fn stop(&mut self) -> StopOutcome {
         self.running.take().expect("the server runs").stop().await
     }
 

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use storage::disks::Disk;
+use storage::disks::TestDisk;
 
 use tempfile::TempDir;
 
 /// The disk, or `None`, with the reason printed, where none can be made.
-pub fn mounted(disk: Result<Disk, String>) -> Option<Disk> {
+pub fn mounted(disk: Result<TestDisk, String>) -> Option<TestDisk> {
     disk.inspect_err(|reason| eprintln!("skipped: a disk cannot be made here: {reason}")).ok()
 }
 

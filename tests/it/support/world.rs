@@ -252,8 +252,8 @@ impl World {
     async fn disk(&self) -> LocalStore {
         until("the folder is free", async || {
             let folder = DataFolder::take(self.folder.path()).ok()?;
-            let means = storage::local::Means { guard: Some(folder.lock()), ..Default::default() };
-            LocalStore::open(folder.path().to_owned(), storage::local::Settings::default(), means).ok()
+            let resources = storage::local::LocalStoreResources { guard: Some(folder.lock()), ..Default::default() };
+            LocalStore::open(folder.path().to_owned(), storage::local::LocalStoreSettings::default(), resources).ok()
         })
         .await
     }

@@ -10,10 +10,10 @@ use std::ops::Range;
 
 use super::movie::Movie;
 use super::times::rate;
-use super::{Found, MAX_FRAGMENT_BOXES, Walk};
+use super::{BoxReader, FoundBox, MAX_FRAGMENT_BOXES};
 use crate::fields::{be, be32};
 use crate::read::milliseconds;
-use crate::window::{BLOCK_BYTES, Stop, unless_stopped};
+use crate::window::{BLOCK_BYTES, ParseStop, unless_stopped};
 
 /// Blocks reserved for everything but fragments.
 const OTHER_BLOCKS: u64 = 8;
@@ -27,7 +27,7 @@ const HAS_COMPOSITION: u64 = 0x800;
 
 /// What an index says of the fragments.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct FragmentIndex {
     /// The number of entries, and the position of the last one.
     last: Option<(u64, u64)>,
     duration_ms: Option<u64>,
@@ -35,7 +35,7 @@ pub(super) struct Index {
 
 /// The progress of all tracks.
 #[derive(Debug, Default)]
-pub(super) struct Times {
+pub(super) struct FragmentTimes {
     tracks: BTreeMap<u32, Span>,
     /// Whether every fragment was counted.
     is_whole: bool,
@@ -53,7 +53,7 @@ struct Span {
     end: u64,
 }
 
-impl Index {
+impl FragmentIndex {
     /// Records a `sidx` box that ends at `base`.
     pub(super) fn add(&mut self, body: &[u8], base: u64) {
         // One of other indexes does not name fragments.
@@ -85,9 +85,14 @@ fn segments(body: &[u8], base: u64) -> Option<(u64, u64, Option<u64>)> {
     Some((count as u64, last?, milliseconds(units, timescale)))
 }
 
-impl Walk<'_> {
+impl BoxReader<'_> {
     /// Examines the fragments from `first` on; `None` if they cannot be followed to the end.
-    pub(super) fn fragments(&mut self, movie: &Movie, index: &Index, first: u64) -> Result<Option<Times>, Stop> {
+    pub(super) fn fragments(
+        &mut self,
+        movie: &Movie,
+        index: &FragmentIndex,
+        first: u64,
+    ) -> Result<Option<FragmentTimes>, ParseStop> {
         let countable = (self.window.limit_bytes() / BLOCK_BYTES).saturating_sub(OTHER_BLOCKS);
         let last = match index.last {
             Some(last) => Some(last),
@@ -96,11 +101,11 @@ impl Walk<'_> {
         let is_small = self.window.size_bytes().saturating_sub(first) <= self.window.limit_bytes() / 2;
         let is_countable = is_small || last.is_none_or(|(count, _)| count <= countable);
         if is_countable {
-            let mut times = Times { is_whole: true, ..Times::begin(movie) };
+            let mut times = FragmentTimes { is_whole: true, ..FragmentTimes::begin(movie) };
             match self.through(first, movie, &mut times) {
                 Ok(_) => return Ok(Some(times)),
-                Err(needs @ Stop::Needs(_)) => return Err(needs),
-                Err(Stop::Exhausted | Stop::Unreadable) => {}
+                Err(needs @ ParseStop::Needs(_)) => return Err(needs),
+                Err(ParseStop::Exhausted | ParseStop::Unreadable) => {}
             }
         }
         // Too many to look at: the first and the last say it, if something leads to the last.
@@ -109,23 +114,30 @@ impl Walk<'_> {
     }
 
     /// Examines the first fragment, and the last one where the index has it.
-    fn by_index(&mut self, movie: &Movie, index: &Index, first: u64, last: u64) -> Result<Option<Times>, Stop> {
-        let mut times = Times { at_least_ms: index.duration_ms.max(movie.announced_ms()), ..Times::begin(movie) };
+    fn by_index(
+        &mut self,
+        movie: &Movie,
+        index: &FragmentIndex,
+        first: u64,
+        last: u64,
+    ) -> Result<Option<FragmentTimes>, ParseStop> {
+        let mut times =
+            FragmentTimes { at_least_ms: index.duration_ms.max(movie.announced_ms()), ..FragmentTimes::begin(movie) };
         (self.left, self.is_dense) = (MAX_FRAGMENT_BOXES, false);
         let mut at = first;
-        let found = self.next(&mut at, self.window.size_bytes())?.ok_or(Stop::Unreadable)?;
+        let found = self.next(&mut at, self.window.size_bytes())?.ok_or(ParseStop::Unreadable)?;
         self.fragment(found.body, movie, &mut times)?;
         Ok(self.through(last, movie, &mut times)?.then_some(times))
     }
 
     /// Counts all fragments from `at` to the end, and returns whether there are any.
-    fn through(&mut self, mut at: u64, movie: &Movie, times: &mut Times) -> Result<bool, Stop> {
+    fn through(&mut self, mut at: u64, movie: &Movie, times: &mut FragmentTimes) -> Result<bool, ParseStop> {
         let mut is_any = false;
         let mut last_at = at;
         self.left = MAX_FRAGMENT_BOXES;
         loop {
             match self.next(&mut at, self.window.size_bytes()) {
-                Ok(Some(Found { kind, body })) if &kind == b"moof" => {
+                Ok(Some(FoundBox { kind, body })) if &kind == b"moof" => {
                     is_any = true;
                     self.is_dense = body.start.saturating_sub(last_at) < BLOCK_BYTES;
                     last_at = body.start;
@@ -133,31 +145,31 @@ impl Walk<'_> {
                 }
                 Ok(Some(_)) => {}
                 // Cut off, or no boxes any more: players get no further.
-                Ok(None) | Err(Stop::Unreadable) => return Ok(is_any),
+                Ok(None) | Err(ParseStop::Unreadable) => return Ok(is_any),
                 Err(stop) => return Err(stop),
             }
         }
     }
 
-    fn fragment(&mut self, body: Range<u64>, movie: &Movie, times: &mut Times) -> Result<(), Stop> {
+    fn fragment(&mut self, body: Range<u64>, movie: &Movie, times: &mut FragmentTimes) -> Result<(), ParseStop> {
         for found in self.children(&body)? {
             if &found.kind == b"traf" {
                 // One that cannot be understood leaves the length unknown.
-                let body = self.body(&found)?.ok_or(Stop::Exhausted)?;
-                times.add(&body, movie).ok_or(Stop::Exhausted)?;
+                let body = self.body(&found)?.ok_or(ParseStop::Exhausted)?;
+                times.add(&body, movie).ok_or(ParseStop::Exhausted)?;
             }
         }
         Ok(())
     }
 
     /// Reads the index at the end of the file: the number of fragments, and the position of the last one.
-    fn last_of_mfra(&mut self) -> Result<Option<(u64, u64)>, Stop> {
+    fn last_of_mfra(&mut self) -> Result<Option<(u64, u64)>, ParseStop> {
         let end = self.window.size_bytes();
-        let foot = self.window.get(end.checked_sub(16).ok_or(Stop::Unreadable)?, 16)?;
+        let foot = self.window.get(end.checked_sub(16).ok_or(ParseStop::Unreadable)?, 16)?;
         if foot.get(4..8) != Some(b"mfro") {
             return Ok(None);
         }
-        let mut at = end.checked_sub(be::<4>(&foot, 12)?).ok_or(Stop::Unreadable)?;
+        let mut at = end.checked_sub(be::<4>(&foot, 12)?).ok_or(ParseStop::Unreadable)?;
         let Some(found) = self.next(&mut at, end)?.filter(|found| &found.kind == b"mfra") else { return Ok(None) };
         let mut last = None;
         for table in self.children(&found.body)?.into_iter().filter(|found| &found.kind == b"tfra") {
@@ -183,7 +195,7 @@ fn last_of_tfra(body: &[u8]) -> Option<(u64, u64)> {
     Some((count as u64, place.ok()?))
 }
 
-impl Times {
+impl FragmentTimes {
     /// Starts with the samples in the movie itself.
     fn begin(movie: &Movie) -> Self {
         let tracks = movie.tracks().map(|track| {

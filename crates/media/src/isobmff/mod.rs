@@ -14,7 +14,7 @@ use std::ops::Range;
 use mp4_atom::Atom;
 
 use crate::fields::{be, be32, chunk};
-use crate::window::{Stop, Window, unless_stopped};
+use crate::window::{ParseStop, Window, unless_stopped};
 use domain::facts::{Content, Image, Media, TrackKind};
 
 mod fragments;
@@ -35,21 +35,21 @@ type Kind = [u8; 4];
 
 /// A box: its kind, and where its content is.
 #[derive(Debug, Clone)]
-struct Found {
+struct FoundBox {
     kind: Kind,
     body: Range<u64>,
 }
 
 /// Looks up boxes, and counts them.
 #[derive(Debug)]
-struct Walk<'w> {
+struct BoxReader<'w> {
     window: &'w Window,
     left: u32,
     /// Whether boxes are so close to each other that reading ahead pays.
     is_dense: bool,
 }
 
-impl<'w> Walk<'w> {
+impl<'w> BoxReader<'w> {
     fn new(window: &'w Window) -> Self {
         Self { window, left: MAX_BOXES, is_dense: false }
     }
@@ -57,28 +57,28 @@ impl<'w> Walk<'w> {
 
 /// What stands at the top of a file.
 #[derive(Debug, Default)]
-struct Top {
+struct TopBoxes {
     movie: Option<movie::Movie>,
     image: Option<(u32, u32)>,
-    index: fragments::Index,
+    index: fragments::FragmentIndex,
     /// The position of the first fragment.
     fragments_at: Option<u64>,
 }
 
-pub(super) fn read(window: &Window) -> Result<Media, Stop> {
-    let mut walk = Walk::new(window);
+pub(super) fn read(window: &Window) -> Result<Media, ParseStop> {
+    let mut walk = BoxReader::new(window);
     let top = walk.top(false)?;
-    walk.whole(top.movie.ok_or(Stop::Unreadable)?, &top.index, top.fragments_at)
+    walk.whole(top.movie.ok_or(ParseStop::Unreadable)?, &top.index, top.fragments_at)
 }
 
 /// Reads a file that calls itself an image. If it has a film in it and no image, it is a film.
-pub(super) fn read_image(window: &Window) -> Result<Content, Stop> {
-    let mut walk = Walk::new(window);
+pub(super) fn read_image(window: &Window) -> Result<Content, ParseStop> {
+    let mut walk = BoxReader::new(window);
     let top = walk.top(true)?;
     let image = top.image;
     let is_of_image = top.movie.as_ref().is_some_and(movie::Movie::is_of_image);
     let Some(movie) = top.movie else {
-        let (width, height) = image.ok_or(Stop::Unreadable)?;
+        let (width, height) = image.ok_or(ParseStop::Unreadable)?;
         return Ok(Content::Image(Image { width, height, frames: Some(1), duration_ms: None }));
     };
     let frames = movie.first_frames();
@@ -88,21 +88,26 @@ pub(super) fn read_image(window: &Window) -> Result<Content, Stop> {
     }
     let video = media.tracks.iter().find(|track| track.kind == TrackKind::Video);
     let size = image.or_else(|| video.and_then(|track| track.width.zip(track.height)));
-    let (width, height) = size.ok_or(Stop::Unreadable)?;
+    let (width, height) = size.ok_or(ParseStop::Unreadable)?;
     Ok(Content::Image(Image { width, height, frames, duration_ms: media.duration_ms.filter(|_| frames != Some(1)) }))
 }
 
-impl Walk<'_> {
+impl BoxReader<'_> {
     /// Returns the facts of the movie with all its fragments.
-    fn whole(&mut self, movie: movie::Movie, index: &fragments::Index, at: Option<u64>) -> Result<Media, Stop> {
+    fn whole(
+        &mut self,
+        movie: movie::Movie,
+        index: &fragments::FragmentIndex,
+        at: Option<u64>,
+    ) -> Result<Media, ParseStop> {
         // Fragments may be announced, and none be there.
         let Some(at) = at.filter(|_| movie.is_fragmented()) else {
-            return Ok(Media { duration_ms: movie.duration_ms(), tracks: movie.told() });
+            return Ok(Media { duration_ms: movie.duration_ms(), tracks: movie.track_facts() });
         };
         let times = unless_stopped(self.fragments(&movie, index, at))?.flatten();
-        let mut tracks = movie.told();
-        for (track, told) in movie.tracks().zip(&mut tracks) {
-            told.frames_per_1000_s = match told.kind {
+        let mut tracks = movie.track_facts();
+        for (track, track_facts) in movie.tracks().zip(&mut tracks) {
+            track_facts.frames_per_1000_s = match track_facts.kind {
                 TrackKind::Video => times.as_ref().and_then(|times| times.rate(track.id())),
                 TrackKind::Audio | TrackKind::Other => None,
             };
@@ -111,15 +116,15 @@ impl Walk<'_> {
     }
 
     /// Examines the boxes at the top, as far as they are needed.
-    fn top(&mut self, wants_image: bool) -> Result<Top, Stop> {
+    fn top(&mut self, wants_image: bool) -> Result<TopBoxes, ParseStop> {
         let (mut at, end) = (0, self.window.size_bytes());
-        let mut top = Top::default();
+        let mut top = TopBoxes::default();
         loop {
             let start = at;
             let found = match self.next(&mut at, end) {
                 Ok(Some(found)) => found,
                 // What is behind the movie was only an index, if at all.
-                Err(Stop::Unreadable) if top.movie.is_some() || top.image.is_some() => break,
+                Err(ParseStop::Unreadable) if top.movie.is_some() || top.image.is_some() => break,
                 Ok(None) => break,
                 Err(stop) => return Err(stop),
             };
@@ -141,11 +146,11 @@ impl Walk<'_> {
     }
 
     /// The box at `at`, which moves on to the next one.
-    fn next(&mut self, at: &mut u64, end: u64) -> Result<Option<Found>, Stop> {
+    fn next(&mut self, at: &mut u64, end: u64) -> Result<Option<FoundBox>, ParseStop> {
         if end.saturating_sub(*at) < 8 {
             return Ok(None);
         }
-        self.left = self.left.checked_sub(1).ok_or(Stop::Exhausted)?;
+        self.left = self.left.checked_sub(1).ok_or(ParseStop::Exhausted)?;
         let head = if self.is_dense { self.window.next(*at, 8)? } else { self.window.get(*at, 8)? };
         let (size, kind) = (u64::from(be32(&head, 0)?), fourcc(&head, 4)?);
         let (header, size) = match size {
@@ -153,13 +158,13 @@ impl Walk<'_> {
             1 => (16, be::<8>(&self.window.get(at.saturating_add(8), 8)?, 0)?),
             size => (8, size),
         };
-        let stop = at.checked_add(size).filter(|stop| *stop <= end && size >= header).ok_or(Stop::Unreadable)?;
+        let stop = at.checked_add(size).filter(|stop| *stop <= end && size >= header).ok_or(ParseStop::Unreadable)?;
         let body = *at + header..stop;
         *at = stop;
-        Ok(Some(Found { kind, body }))
+        Ok(Some(FoundBox { kind, body }))
     }
 
-    fn children(&mut self, of: &Range<u64>) -> Result<Vec<Found>, Stop> {
+    fn children(&mut self, of: &Range<u64>) -> Result<Vec<FoundBox>, ParseStop> {
         let mut at = of.start;
         let mut children = Vec::new();
         while let Some(found) = self.next(&mut at, of.end)? {
@@ -169,12 +174,12 @@ impl Walk<'_> {
     }
 
     /// What is in a box, unless it is larger than any that makes sense.
-    fn body(&self, of: &Found) -> Result<Option<Cow<'_, [u8]>>, Stop> {
+    fn body(&self, of: &FoundBox) -> Result<Option<Cow<'_, [u8]>>, ParseStop> {
         let count = of.body.end - of.body.start;
         if count > MAX_BODY { Ok(None) } else { self.window.get(of.body.start, count).map(Some) }
     }
 
-    fn decode<T: Atom>(&self, of: &Found) -> Result<Option<T>, Stop> {
+    fn decode<T: Atom>(&self, of: &FoundBox) -> Result<Option<T>, ParseStop> {
         Ok(self.body(of)?.and_then(|body| T::decode_body(&mut &*body).ok()))
     }
 }
@@ -195,6 +200,6 @@ fn children(boxes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     })
 }
 
-fn fourcc(bytes: &[u8], at: usize) -> Result<Kind, Stop> {
+fn fourcc(bytes: &[u8], at: usize) -> Result<Kind, ParseStop> {
     chunk(bytes, at)
 }

@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use mp4_atom::{Audio, Decode, Mdhd, Mehd, Mvhd, Tkhd, Trex, Visual};
 
-use super::times::{Length, known};
-use super::{Kind, Walk, child, fourcc};
+use super::times::{TrackDuration, known};
+use super::{BoxReader, Kind, child, fourcc};
 use crate::codec;
 use crate::fields::{be32, chunk};
 use crate::read::{MAX_TRACKS, milliseconds, plain_track, squared};
-use crate::window::Stop;
+use crate::window::ParseStop;
 use domain::facts::{Track, TrackKind};
 
 /// What stands in a picture's sample entry before its boxes.
@@ -28,15 +28,15 @@ pub(super) struct Movie {
     with_fragments: Option<u64>,
     /// The default duration of samples in fragments, by track.
     defaults: BTreeMap<u32, u32>,
-    tracks: Vec<One>,
+    tracks: Vec<MovieTrack>,
 }
 
 /// One track.
 #[derive(Debug)]
-pub(super) struct One {
+pub(super) struct MovieTrack {
     id: u32,
     handler: Kind,
-    length: Length,
+    length: TrackDuration,
     samples: Option<u32>,
     /// Its facts; only for the first tracks.
     track: Option<Track>,
@@ -44,7 +44,7 @@ pub(super) struct One {
 
 /// What one track says of itself, box by box.
 #[derive(Debug, Default)]
-struct Parts {
+struct TrackBoxes {
     tkhd: Option<Tkhd>,
     mdhd: Option<Mdhd>,
     handler: Kind,
@@ -65,11 +65,11 @@ impl Movie {
     /// photos of Canon all pictures are of one kind.
     pub(super) fn is_of_image(&self) -> bool {
         let mut pictures = self.tracks.iter().filter(|track| [b"vide", b"pict"].contains(&&track.handler)).peekable();
-        let is_raw = |track: &One| track.track.as_ref().is_some_and(|told| told.codec == "craw");
+        let is_raw = |track: &MovieTrack| track.track.as_ref().is_some_and(|track_facts| track_facts.codec == "craw");
         pictures.peek().is_some() && pictures.all(|track| &track.handler == b"pict" || is_raw(track))
     }
 
-    pub(super) fn tracks(&self) -> impl Iterator<Item = &One> {
+    pub(super) fn tracks(&self) -> impl Iterator<Item = &MovieTrack> {
         self.tracks.iter()
     }
 
@@ -79,7 +79,8 @@ impl Movie {
 
     /// Returns the number of frames of the first video track.
     pub(super) fn first_frames(&self) -> Option<u32> {
-        let is_pictures = |track: &&One| track.track.as_ref().is_some_and(|told| told.kind == TrackKind::Video);
+        let is_pictures =
+            |track: &&MovieTrack| track.track.as_ref().is_some_and(|track_facts| track_facts.kind == TrackKind::Video);
         self.tracks.iter().find(is_pictures)?.samples.filter(|samples| *samples > 0)
     }
 
@@ -95,17 +96,17 @@ impl Movie {
     }
 
     /// Returns the facts of its tracks.
-    pub(super) fn told(&self) -> Vec<Track> {
+    pub(super) fn track_facts(&self) -> Vec<Track> {
         self.tracks.iter().filter_map(|track| track.track.clone()).collect()
     }
 }
 
-impl One {
+impl MovieTrack {
     pub(super) fn id(&self) -> u32 {
         self.id
     }
 
-    pub(super) fn length(&self) -> &Length {
+    pub(super) fn length(&self) -> &TrackDuration {
         &self.length
     }
 
@@ -114,8 +115,8 @@ impl One {
     }
 }
 
-impl Walk<'_> {
-    pub(super) fn movie(&mut self, body: Range<u64>) -> Result<Movie, Stop> {
+impl BoxReader<'_> {
+    pub(super) fn movie(&mut self, body: Range<u64>) -> Result<Movie, ParseStop> {
         let mut movie = Movie::default();
         let boxes = self.children(&body)?;
         // Tracks are shown as the movie is turned, and it may say so behind them.
@@ -131,9 +132,9 @@ impl Walk<'_> {
                 b"mvex" => self.fragmented(&found.body, &mut movie)?,
                 b"trak" => match self.track(&found.body, &movie) {
                     Ok(track) => movie.tracks.push(track),
-                    Err(stop @ (Stop::Needs(_) | Stop::Exhausted)) => return Err(stop),
+                    Err(stop @ (ParseStop::Needs(_) | ParseStop::Exhausted)) => return Err(stop),
                     // The others may be in order.
-                    Err(Stop::Unreadable) => {}
+                    Err(ParseStop::Unreadable) => {}
                 },
                 _ => {}
             }
@@ -141,7 +142,7 @@ impl Walk<'_> {
         Ok(movie)
     }
 
-    fn fragmented(&mut self, body: &Range<u64>, movie: &mut Movie) -> Result<(), Stop> {
+    fn fragmented(&mut self, body: &Range<u64>, movie: &mut Movie) -> Result<(), ParseStop> {
         movie.is_fragmented = true;
         for found in self.children(body)? {
             match &found.kind {
@@ -159,8 +160,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn track(&mut self, body: &Range<u64>, movie: &Movie) -> Result<One, Stop> {
-        let mut parts = Parts::default();
+    fn track(&mut self, body: &Range<u64>, movie: &Movie) -> Result<MovieTrack, ParseStop> {
+        let mut parts = TrackBoxes::default();
         for found in self.children(body)? {
             match &found.kind {
                 b"tkhd" => parts.tkhd = self.decode(&found)?,
@@ -179,21 +180,21 @@ impl Walk<'_> {
             (Some(spans), b"vide" | b"soun" | b"pict") => self.spans(spans, parts.samples)?,
             _ => None,
         };
-        let length = Length {
+        let length = TrackDuration {
             timescale: parts.mdhd.as_ref().map_or(0, |mdhd| mdhd.timescale),
             units: spans.or_else(|| known(parts.mdhd.as_ref()?.duration)),
             edits: parts.edits,
         };
         let track = if movie.tracks.len() < MAX_TRACKS {
-            Some(parts.tell(&length, movie.matrix.as_ref()).ok_or(Stop::Unreadable)?)
+            Some(parts.facts(&length, movie.matrix.as_ref()).ok_or(ParseStop::Unreadable)?)
         } else {
             None
         };
         let id = parts.tkhd.as_ref().map_or(0, |tkhd| tkhd.track_id);
-        Ok(One { id, handler: parts.handler, length, samples: parts.samples, track })
+        Ok(MovieTrack { id, handler: parts.handler, length, samples: parts.samples, track })
     }
 
-    fn media(&mut self, body: &Range<u64>, parts: &mut Parts) -> Result<(), Stop> {
+    fn media(&mut self, body: &Range<u64>, parts: &mut TrackBoxes) -> Result<(), ParseStop> {
         for found in self.children(body)? {
             match &found.kind {
                 b"mdhd" => parts.mdhd = self.decode(&found)?,
@@ -212,7 +213,7 @@ impl Walk<'_> {
     }
 
     /// Reads what the samples are, and how many. The tables of their positions are not read.
-    fn samples(&mut self, body: &Range<u64>, parts: &mut Parts) -> Result<(), Stop> {
+    fn samples(&mut self, body: &Range<u64>, parts: &mut TrackBoxes) -> Result<(), ParseStop> {
         for found in self.children(body)? {
             match &found.kind {
                 b"stsd" => parts.entry = self.body(&found)?.and_then(|body| first_entry(&body)),
@@ -226,8 +227,8 @@ impl Walk<'_> {
     }
 }
 
-impl Parts {
-    fn tell(&self, length: &Length, matrix: Option<&mp4_atom::Matrix>) -> Option<Track> {
+impl TrackBoxes {
+    fn facts(&self, length: &TrackDuration, matrix: Option<&mp4_atom::Matrix>) -> Option<Track> {
         let (kind, body) = self.entry.as_ref()?;
         let mut track = match &self.handler {
             b"vide" | b"pict" => self.video(*kind, body, length, matrix),
@@ -238,7 +239,7 @@ impl Parts {
         Some(track)
     }
 
-    fn video(&self, kind: Kind, body: &[u8], length: &Length, matrix: Option<&mp4_atom::Matrix>) -> Track {
+    fn video(&self, kind: Kind, body: &[u8], length: &TrackDuration, matrix: Option<&mp4_atom::Matrix>) -> Track {
         let entry = str::from_utf8(&kind).unwrap_or_default();
         let boxes = body.get(VISUAL_BYTES..).unwrap_or_default();
         let named = match &kind {
@@ -269,7 +270,7 @@ impl Parts {
         let said = pasp.and_then(|pasp| be32(pasp, 0).ok().zip(be32(pasp, 4).ok()));
         let said = said.filter(|(wide, high)| *wide > 0 && *high > 0).map(|(wide, high)| (wide.into(), high.into()));
         let shape = said.or_else(|| framed.map(|(wide, high)| (wide * height, high * width)));
-        let turn = tkhd.map(|tkhd| Turn::of(&tkhd.matrix, movie)).unwrap_or_default();
+        let turn = tkhd.map(|tkhd| DisplayMatrix::of(&tkhd.matrix, movie)).unwrap_or_default();
         let size = squared(width, height, turn.shape().or(shape));
         size.map(|(width, height)| if turn.is_on_its_side() { (height, width) } else { (width, height) })
     }
@@ -307,14 +308,14 @@ impl Parts {
 
 /// The matrix of a track multiplied by that of the movie, without the translation.
 #[derive(Debug, Default)]
-struct Turn {
+struct DisplayMatrix {
     a: i128,
     b: i128,
     c: i128,
     d: i128,
 }
 
-impl Turn {
+impl DisplayMatrix {
     fn of(own: &mp4_atom::Matrix, movie: Option<&mp4_atom::Matrix>) -> Self {
         let numbers = |of: &mp4_atom::Matrix| [of.a, of.b, of.c, of.d].map(i128::from);
         let one = 1 << 16;

@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 
-use super::{Walk, children};
+use super::{BoxReader, children};
 use crate::fields::{be, be16, be32};
-use crate::window::Stop;
+use crate::window::ParseStop;
 
 /// The most properties examined of one item.
 const MAX_PROPERTIES: usize = 64;
 
-impl Walk<'_> {
+impl BoxReader<'_> {
     /// Returns the size of the primary image of a `meta` box, as shown.
-    pub(super) fn still(&mut self, body: &Range<u64>) -> Result<Option<(u32, u32)>, Stop> {
+    pub(super) fn still(&mut self, body: &Range<u64>) -> Result<Option<(u32, u32)>, ParseStop> {
         // Version and flags come first.
         let boxes = self.children(&(body.start.saturating_add(4).min(body.end)..body.end))?;
         let of_kind = |kind: &[u8; 4]| boxes.iter().find(|found| &found.kind == kind);

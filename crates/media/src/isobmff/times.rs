@@ -2,17 +2,17 @@
 
 use std::ops::Range;
 
-use super::Walk;
+use super::BoxReader;
 use crate::fields::{be, be32};
 use crate::read::milliseconds;
-use crate::window::{BLOCK_BYTES, Stop};
+use crate::window::{BLOCK_BYTES, ParseStop};
 
 /// The size of an entry: a count of samples, and the duration of each.
 const SPAN_BYTES: u64 = 8;
 
 /// The duration of a track.
 #[derive(Debug, Default)]
-pub(super) struct Length {
+pub(super) struct TrackDuration {
     /// Its own units in a second.
     pub(super) timescale: u32,
     /// The duration of its samples, in its own units.
@@ -21,7 +21,7 @@ pub(super) struct Length {
     pub(super) edits: Option<u64>,
 }
 
-impl Length {
+impl TrackDuration {
     pub(super) fn milliseconds(&self, movie_timescale: u32) -> Option<u64> {
         let shown = self.edits.and_then(|edits| milliseconds(edits, movie_timescale));
         shown.or_else(|| milliseconds(self.units?, self.timescale))
@@ -55,10 +55,10 @@ pub(super) fn edited(list: &[u8]) -> Option<u64> {
     shown.map(|shown| shown.ok().and_then(known)).try_fold(0, |sum: u64, shown| sum.checked_add(shown?)).and_then(known)
 }
 
-impl Walk<'_> {
+impl BoxReader<'_> {
     /// Sums up the table of durations. Samples beyond the table have the
     /// duration of its last entry, as in players.
-    pub(super) fn spans(&self, body: &Range<u64>, samples: Option<u32>) -> Result<Option<u64>, Stop> {
+    pub(super) fn spans(&self, body: &Range<u64>, samples: Option<u32>) -> Result<Option<u64>, ParseStop> {
         let head = self.window.get(body.start, 8)?;
         let (mut at, end) = (body.start + 8, body.end);
         let end = end.min(at + u64::from(be32(&head, 4)?) * SPAN_BYTES);

@@ -18,7 +18,7 @@ const MAX_RUNS: usize = 64;
 
 /// Decides when the next step is due for the file of one writer.
 #[derive(Debug)]
-pub(super) struct Ahead {
+pub(super) struct Preallocation {
     size_bytes: u64,
     runs: Vec<Run>,
 }
@@ -33,7 +33,7 @@ struct Run {
     allocated: u64,
 }
 
-impl Ahead {
+impl Preallocation {
     /// `size_bytes` is the size of the whole blob: nothing is allocated beyond it.
     pub(super) fn new(size_bytes: u64) -> Self {
         Self { size_bytes, runs: Vec::new() }
@@ -80,19 +80,19 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     /// Writes `range` in pieces of 1 MiB; returns the steps.
-    fn write(ahead: &mut Ahead, range: Range<u64>) -> Vec<Range<u64>> {
+    fn write(preallocation: &mut Preallocation, range: Range<u64>) -> Vec<Range<u64>> {
         let starts = (range.start..range.end).step_by(1 << 20);
-        starts.filter_map(|start| ahead.note(&(start..(start + MIB).min(range.end)))).collect()
+        starts.filter_map(|start| preallocation.note(&(start..(start + MIB).min(range.end)))).collect()
     }
 
     #[test]
     fn a_large_file_is_allocated_in_few_steps_ahead_of_its_bytes_and_never_beyond_its_size() {
         let size = 5 * GIB + 7;
-        let mut ahead = Ahead::new(size);
+        let mut preallocation = Preallocation::new(size);
         let (mut allocated, mut steps) = (0, 0);
         for start in (0..size).step_by(1 << 20) {
             let end = (start + MIB).min(size);
-            if let Some(step) = ahead.note(&(start..end)) {
+            if let Some(step) = preallocation.note(&(start..end)) {
                 assert_eq!(step.start, allocated, "no gap, nothing twice");
                 (allocated, steps) = (step.end, steps + 1);
             }
@@ -105,23 +105,23 @@ mod tests {
 
     #[test]
     fn small_writes_allocate_nothing() {
-        let mut ahead = Ahead::new(GIB);
-        assert_eq!(ahead.note(&(0..1)), None);
-        assert_eq!(ahead.note(&(GIB - 1..GIB)), None);
-        assert_eq!(ahead.note(&(0..DIRECT_MIN_BYTES as u64 - 1)), None);
+        let mut preallocation = Preallocation::new(GIB);
+        assert_eq!(preallocation.note(&(0..1)), None);
+        assert_eq!(preallocation.note(&(GIB - 1..GIB)), None);
+        assert_eq!(preallocation.note(&(0..DIRECT_MIN_BYTES as u64 - 1)), None);
     }
 
     #[test]
     fn a_range_at_the_end_allocates_only_there() {
-        let mut ahead = Ahead::new(64 * GIB);
-        let steps = write(&mut ahead, 64 * GIB - 2 * MIB..64 * GIB);
+        let mut preallocation = Preallocation::new(64 * GIB);
+        let steps = write(&mut preallocation, 64 * GIB - 2 * MIB..64 * GIB);
         let [step] = &steps[..] else { panic!("{steps:?}") };
         assert_eq!(*step, 64 * GIB - 2 * MIB..64 * GIB);
     }
 
     #[test]
     fn parallel_ranges_are_followed_separately() {
-        let (mut alone, mut mixed) = (Ahead::new(GIB), Ahead::new(GIB));
+        let (mut alone, mut mixed) = (Preallocation::new(GIB), Preallocation::new(GIB));
         let expected = write(&mut alone, 0..8 * MIB);
         let mut first = Vec::new();
         for start in (0..8 * MIB).step_by(1 << 20) {
@@ -133,10 +133,10 @@ mod tests {
 
     #[test]
     fn the_number_of_runs_is_bounded() {
-        let mut ahead = Ahead::new(1 << 50);
+        let mut preallocation = Preallocation::new(1 << 50);
         for place in 0..10_000 {
-            ahead.note(&(place * GIB..place * GIB + MIB));
+            preallocation.note(&(place * GIB..place * GIB + MIB));
         }
-        assert_eq!(ahead.runs.len(), MAX_RUNS);
+        assert_eq!(preallocation.runs.len(), MAX_RUNS);
     }
 }

@@ -10,54 +10,54 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::OwnedMutexGuard;
 
-use super::files::Opened;
-use super::folder::DataFolder;
-use super::target::Target;
+use super::blob_file::BlobFile;
+use super::files::OpenedFile;
+use super::folder::BlobFolder;
 use crate::epoch::Epochs;
 use crate::lock::lock;
 use crate::{BlobKey, Epoch};
 
 /// Blobs that somebody works on or writes to. The others are forgotten.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct BlobLocks {
     /// Here, so that the folder's guard stays while any work or writer is left.
-    data: Arc<DataFolder>,
+    data: Arc<BlobFolder>,
     epochs: Epochs,
-    blobs: Mutex<HashMap<BlobKey, Weak<tokio::sync::Mutex<Blob>>>>,
+    blobs: Mutex<HashMap<BlobKey, Weak<tokio::sync::Mutex<LockedBlob>>>>,
 }
 
 #[derive(Debug)]
-pub(super) struct Blob {
+pub(super) struct LockedBlob {
     key: BlobKey,
-    turns: Arc<Turns>,
+    locks: Arc<BlobLocks>,
     /// Where it is being written to.
-    target: Weak<Target>,
+    file: Weak<BlobFile>,
 }
 
 /// The right to change the files of one blob.
 #[derive(Debug)]
-pub(super) struct Turn(OwnedMutexGuard<Blob>);
+pub(super) struct BlobLock(OwnedMutexGuard<LockedBlob>);
 
 /// Keeps a blob from being forgotten.
-pub(super) type KnownBlob = Arc<tokio::sync::Mutex<Blob>>;
+pub(super) type KnownBlob = Arc<tokio::sync::Mutex<LockedBlob>>;
 
-impl Turns {
-    pub(super) fn new(data: DataFolder) -> Self {
+impl BlobLocks {
+    pub(super) fn new(data: BlobFolder) -> Self {
         Self { data: Arc::new(data), epochs: Epochs::default(), blobs: Mutex::default() }
     }
 
-    pub(super) fn data(&self) -> &Arc<DataFolder> {
+    pub(super) fn data(&self) -> &Arc<BlobFolder> {
         &self.data
     }
 
     /// Waits for the turn. A caller whose epoch is over gets none, and disturbs nobody.
-    pub(super) async fn take(self: &Arc<Self>, key: &BlobKey, epoch: Epoch) -> io::Result<Turn> {
+    pub(super) async fn take(self: &Arc<Self>, key: &BlobKey, epoch: Epoch) -> io::Result<BlobLock> {
         let blob = self.blob(key).lock_owned().await;
         self.epochs.admit(key, epoch)?;
-        if let Some(target) = blob.target.upgrade() {
-            target.end(io::Error::other("the blob was opened again, finished or removed in the meantime")).await;
+        if let Some(file) = blob.file.upgrade() {
+            file.end(io::Error::other("the blob was opened again, finished or removed in the meantime")).await;
         }
-        Ok(Turn(blob))
+        Ok(BlobLock(blob))
     }
 
     fn blob(self: &Arc<Self>, key: &BlobKey) -> KnownBlob {
@@ -65,49 +65,49 @@ impl Turns {
         if let Some(known) = blobs.get(key).and_then(Weak::upgrade) {
             return known;
         }
-        let blob = Blob { key: key.clone(), turns: Arc::clone(self), target: Weak::new() };
+        let blob = LockedBlob { key: key.clone(), locks: Arc::clone(self), file: Weak::new() };
         let blob = Arc::new(tokio::sync::Mutex::new(blob));
         blobs.insert(key.clone(), Arc::downgrade(&blob));
         blob
     }
 
-    fn blobs(&self) -> MutexGuard<'_, HashMap<BlobKey, Weak<tokio::sync::Mutex<Blob>>>> {
+    fn blobs(&self) -> MutexGuard<'_, HashMap<BlobKey, Weak<tokio::sync::Mutex<LockedBlob>>>> {
         lock(&self.blobs)
     }
 }
 
-impl Turn {
+impl BlobLock {
     pub(super) fn key(&self) -> &BlobKey {
         &self.0.key
     }
 
-    pub(super) fn data(&self) -> &Arc<DataFolder> {
-        &self.0.turns.data
+    pub(super) fn data(&self) -> &Arc<BlobFolder> {
+        &self.0.locks.data
     }
 
     /// Takes note that the blob is open.
     pub(super) fn begin_blob(&self) {
-        self.0.turns.epochs.begin(self.key());
+        self.0.locks.epochs.begin(self.key());
     }
 
     /// Takes note that nobody writes to the blob any more.
     pub(super) fn end_blob(&self) {
-        self.0.turns.epochs.end(self.key());
+        self.0.locks.epochs.end(self.key());
     }
 
     /// Lets the blob be written through `opened` from now on.
-    pub(super) fn write_to(&mut self, opened: Opened) -> Arc<Target> {
+    pub(super) fn write_to(&mut self, opened: OpenedFile) -> Arc<BlobFile> {
         self.begin_blob();
         let known = Arc::clone(OwnedMutexGuard::mutex(&self.0));
-        let target = Arc::new(Target::new(self.key().clone(), opened, Arc::clone(self.data()), known));
-        self.0.target = Arc::downgrade(&target);
-        target
+        let file = Arc::new(BlobFile::new(self.key().clone(), opened, Arc::clone(self.data()), known));
+        self.0.file = Arc::downgrade(&file);
+        file
     }
 }
 
-impl Drop for Blob {
+impl Drop for LockedBlob {
     fn drop(&mut self) {
-        let mut blobs = self.turns.blobs();
+        let mut blobs = self.locks.blobs();
         if blobs.get(&self.key).is_some_and(|blob| blob.strong_count() == 0) {
             blobs.remove(&self.key);
         }
@@ -117,21 +117,22 @@ impl Drop for Blob {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::Durability;
+    use crate::local::BlobDurability;
 
     #[tokio::test]
     async fn a_blob_nobody_works_on_is_forgotten() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let data = DataFolder::open(folder.path().to_owned(), Durability::Strict, 0, None).map_err(io::Error::other)?;
-        let turns = Arc::new(Turns::new(data));
+        let data =
+            BlobFolder::open(folder.path().to_owned(), BlobDurability::Strict, 0, None).map_err(io::Error::other)?;
+        let locks = Arc::new(BlobLocks::new(data));
         let key = BlobKey::new("a").map_err(io::Error::other)?;
-        let mut turn = turns.take(&key, Epoch::FIRST).await?;
-        let opened = Opened { file: tempfile::tempfile()?, named: true };
-        let target = turn.write_to(opened);
-        drop(turn);
-        assert_eq!(turns.blobs().len(), 1);
-        drop(target);
-        assert!(turns.blobs().is_empty());
+        let mut lock = locks.take(&key, Epoch::FIRST).await?;
+        let opened = OpenedFile { file: tempfile::tempfile()?, named: true };
+        let file = lock.write_to(opened);
+        drop(lock);
+        assert_eq!(locks.blobs().len(), 1);
+        drop(file);
+        assert!(locks.blobs().is_empty());
         Ok(())
     }
 }
