@@ -9,7 +9,7 @@ use crate::cli::webhooks::client::{Answer, Api};
 use crate::cli::webhooks::show::Printed;
 use crate::cli::webhooks::{connection_flags, show};
 use crate::cli::{Failure, print};
-use api::upload::{List, Status};
+use api::upload::{UploadList, UploadStatus};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,10 +62,10 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
         "list" => {
             let query = query(typed)?;
             let query: Vec<_> = query.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-            let page: Answer<List<'_>> = api.get_with("", &query)?;
+            let page: Answer<UploadList<'_>> = api.get_with("", &query)?;
             Printed { text: shown(&page.read), raw: page.raw }
         }
-        "show" => Printed::one(api.get::<Status<'_>>(ids().next().expect("clap demands an id"))?),
+        "show" => Printed::one(api.get::<UploadStatus<'_>>(ids().next().expect("clap demands an id"))?),
         "delete" => {
             for id in ids() {
                 api.delete::<()>(id)?;
@@ -95,7 +95,7 @@ fn query(typed: &ArgMatches) -> Result<Vec<(String, String)>, Failure> {
     Ok(query)
 }
 
-fn shown(page: &List<'_>) -> String {
+fn shown(page: &UploadList<'_>) -> String {
     let header = &["UPLOAD", "STAGE", "PERCENT", "LENGTH", "CREATED", "FILE NAME"];
     let text = show::table("no uploads", &page.uploads, header, |upload| {
         let stage = match &upload.removed_at {

@@ -18,7 +18,7 @@ use crate::cli::webhooks::show::Printed;
 use crate::cli::{Failure, print};
 use crate::config::parse_duration;
 use api::delivery::Delivery;
-use api::endpoint::{Change, Endpoint, List, Resumption, Rotation};
+use api::endpoint::{Endpoint, EndpointChange, EndpointList, KeyRotation, Resumption};
 use domain::time::milliseconds;
 
 /// Names the server to ask, where the flag does not.
@@ -218,11 +218,11 @@ fn test(api: &Api, endpoint: &str, wants_json: bool, out: &mut dyn Write) -> Res
 
 fn run_endpoints(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     let Some((action, typed)) = typed.subcommand() else {
-        let found: Answer<List> = api.get("/endpoints")?;
+        let found: Answer<EndpointList> = api.get("/endpoints")?;
         return Ok(Printed { text: show::endpoints(&found.read.endpoints), raw: found.raw });
     };
     if action == "add" {
-        let body = Change {
+        let body = EndpointChange {
             url: Some(text(typed, "url").to_owned()),
             id: typed.get_one::<String>("name").cloned(),
             ..terms(typed)?
@@ -232,7 +232,7 @@ fn run_endpoints(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     let path = format!("/endpoints/{}", text(typed, "name"));
     let answer: Answer<Endpoint> = match action {
         "show" => api.get(&path)?,
-        "set" => api.patch(&path, &Change { url: typed.get_one::<String>("url").cloned(), ..terms(typed)? })?,
+        "set" => api.patch(&path, &EndpointChange { url: typed.get_one::<String>("url").cloned(), ..terms(typed)? })?,
         "remove" => {
             api.delete::<()>(&path)?;
             return Ok(Printed::done());
@@ -245,7 +245,7 @@ fn run_endpoints(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
         }
         "rotate" => {
             let overlap_ms = typed.get_one::<Duration>("overlap").copied().map(milliseconds);
-            api.post(&format!("{path}/rotate"), &Rotation { overlap_ms, ..Rotation::default() })?
+            api.post(&format!("{path}/rotate"), &KeyRotation { overlap_ms, ..KeyRotation::default() })?
         }
         _ => unreachable!("clap demands a known subcommand"),
     };
@@ -253,7 +253,7 @@ fn run_endpoints(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
 }
 
 /// What was typed of an endpoint, as the API takes it. What was not typed is left out.
-fn terms(typed: &ArgMatches) -> Result<Change, Failure> {
+fn terms(typed: &ArgMatches) -> Result<EndpointChange, Failure> {
     let word = |name: &str| typed.get_one::<String>(name).cloned();
     let count = |name: &str| typed.get_one::<u32>(name).map(|count| Some(*count));
     let events = word("events").map(|events| events.split(',').map(|event| event.trim().to_owned()).collect());
@@ -266,7 +266,7 @@ fn terms(typed: &ArgMatches) -> Result<Change, Failure> {
         let pem = (!path.is_empty()).then(|| std::fs::read_to_string(&path)).transpose();
         pem.map_err(|error| not_understood(&format!("--ca-file {path}: {error}")))
     });
-    Ok(Change {
+    Ok(EndpointChange {
         id: None,
         secret: None,
         headers: pairs(typed, "header", ':')?,
@@ -305,7 +305,7 @@ fn run_deliveries(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     for name in ["endpoint", "upload", "event", "state", "status", "error", "from", "before", "cursor"] {
         query.extend(typed.get_one::<String>(name).map(|value| (name, value.clone())));
     }
-    let page: Answer<api::delivery::List<'_>> = api.get_with("/deliveries", &query)?;
+    let page: Answer<api::delivery::DeliveryList<'_>> = api.get_with("/deliveries", &query)?;
     Ok(Printed { text: show::deliveries(&page.read, None), raw: page.raw })
 }
 

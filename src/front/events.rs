@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::front::status::{PROGRESS_EVERY, Viewer};
 use crate::front::{UploadApi, problems, status};
-use api::upload::Snapshot;
+use api::upload::UploadSnapshot;
 use domain::id::UploadId;
 use domain::log::{EventPosition, LoggedEvent};
 use domain::principal::{Principal, TenantId};
@@ -177,7 +177,11 @@ async fn snapshot_of_all(
     };
     let uploads = shared.engine.list(principal, &unfinished).await?;
     let uploads = uploads.found.iter().map(|status| status::shown(status, shared, Viewer::Client)).collect();
-    Ok(message("snapshot", Some(&position_id(shared, principal.tenant, newest)), &status::text(&Snapshot { uploads })))
+    Ok(message(
+        "snapshot",
+        Some(&position_id(shared, principal.tenant, newest)),
+        &status::text(&UploadSnapshot { uploads }),
+    ))
 }
 
 /// What a client wants of a stream.

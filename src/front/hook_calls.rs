@@ -7,7 +7,7 @@ use actix_web::http::header;
 
 use crate::front::cursors::PageCursors;
 use crate::front::{WebhookApi, problems, status};
-use api::hook::List;
+use api::hook::HookCallList;
 use domain::id::HookCallId;
 use domain::query::HookCallQuery;
 use edge::principal::principal;
@@ -26,11 +26,11 @@ pub(super) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result
     let found =
         shared.engine.hook_calls(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
-    let (calls, last) = status::page(found.iter().map(api::hook::Call::from), full);
+    let (calls, last) = status::page(found.iter().map(api::hook::HookCallRecord::from), full);
     let next = last.and_then(|last| found.get(last)).map(|call| cursors.cursor(call.id.as_bytes()));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, "no-cache"));
-    Ok(memory.with(answer.json(List { calls, next })))
+    Ok(memory.with(answer.json(HookCallList { calls, next })))
 }
 
 fn call_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Result<HookCallQuery, Problem> {

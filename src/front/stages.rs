@@ -6,7 +6,7 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::front::{UploadApi, problems};
-use api::upload::{NewReport as Said, Report};
+use api::upload::{NewStageReport as Said, StageReport};
 use domain::report::{NewReport, ReportRejected};
 use edge::principal::principal;
 use edge::problem::Problem;
@@ -32,7 +32,7 @@ pub(super) async fn report(call: RoutedRequest, shared: Arc<UploadApi>) -> Resul
     let (upload, _) =
         shared.engine.report(&principal(request), id, new).await.map_err(|error| problem(error, request))?;
     let report = upload.record().reports.iter().find(|report| report.name == name);
-    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(report.map(Report::from)))
+    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(report.map(StageReport::from)))
 }
 
 fn read(body: &[u8]) -> Result<NewReport, Problem> {

@@ -14,7 +14,7 @@ use crate::front::cursors::PageCursors;
 use crate::front::{UploadApi, problems};
 use api::facts::Facts;
 use api::text::Text;
-use api::upload::{Entered, Failure, Links, List, Report, Status as Shown};
+use api::upload::{StageEntry, StageReport, UploadFailure, UploadLinks, UploadList, UploadStatus as Shown};
 use dialects::missing::MissingRanges;
 use domain::id::UploadId;
 use domain::policy::TypePattern;
@@ -137,7 +137,7 @@ async fn answer_list(request: &HttpRequest, shared: &UploadApi) -> Result<HttpRe
     let next = cut.or(uploads.next).map(|next| cursors.cursor(next.as_bytes()));
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache")));
-    Ok(memory.with(answer.json(List { uploads: uploads_shown, next })))
+    Ok(memory.with(answer.json(UploadList { uploads: uploads_shown, next })))
 }
 
 /// As many of `items` as make a page that a slow reader may keep waiting in memory; and which of them is the
@@ -251,7 +251,7 @@ pub(super) fn shown<'a>(status: &'a Status, shared: &UploadApi, viewer: Viewer) 
     let length = record.length.map(|length| length.get());
     let rate = status.live.map(|live| live.bytes_per_second);
     let missing = MissingRanges::of(&status.upload);
-    let entered = |(stage, at): &(Stage, Timestamp)| Entered { name: stage.name().into(), at: at.to_string() };
+    let entered = |(stage, at): &(Stage, Timestamp)| StageEntry { name: stage.name().into(), at: at.to_string() };
     let metadata = record.metadata.pairs().iter();
     Shown {
         id: record.id.to_string(),
@@ -276,13 +276,13 @@ pub(super) fn shown<'a>(status: &'a Status, shared: &UploadApi, viewer: Viewer) 
         removed_by: record.removed.map(|removed| removed.by.name().into()),
         bytes_missing_since: record.missing_since.map(|since| since.to_string()),
         stages: record.timeline.iter().map(entered).collect(),
-        reports: record.reports.iter().map(Report::from).collect(),
+        reports: record.reports.iter().map(StageReport::from).collect(),
         digests: record.digests.iter().map(|digest| (digest.algorithm().name(), digest.hex())).collect(),
         content_type: record.metadata.content_type(),
         facts: record.facts.as_ref().map(Facts::from),
         filename: record.metadata.file_name(),
         metadata: metadata.map(|(name, value)| (name, Text::from(&value[..]))).collect(),
-        error: record.failure.as_ref().map(Failure::from),
+        error: record.failure.as_ref().map(UploadFailure::from),
         links: links(&status.upload, shared, viewer),
     }
 }
@@ -301,11 +301,11 @@ impl Viewer {
     }
 }
 
-fn links(upload: &Upload, shared: &UploadApi, viewer: Viewer) -> Links {
+fn links(upload: &Upload, shared: &UploadApi, viewer: Viewer) -> UploadLinks {
     let (id, record) = (upload.id(), upload.record());
     let path = shared.status_url(id);
     let has_file = record.stage == Stage::Completed && record.removed.is_none() && record.missing_since.is_none();
-    Links {
+    UploadLinks {
         events: format!("{path}/events"),
         status: path,
         upload: shared.upload_url(id),

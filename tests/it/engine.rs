@@ -258,7 +258,7 @@ async fn bytes_that_could_not_be_removed_are_removed_by_the_sweeper() {
         life.engine.start_sweeping();
         until("its bytes are noted as removed", async || {
             let kept = life.find(id).await.record().bytes;
-            (kept == domain::upload::Bytes::Removed).then_some(())
+            (kept == domain::upload::StoredBytes::Removed).then_some(())
         })
         .await;
         assert!(world.files().is_empty());

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use domain::dialect::Dialect;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
 use domain::size::Length;
 use domain::time::Timestamp;
 use domain::upload::{DurableBytes, NewUpload, Role, Upload};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use state::conformance::change_of;
 use state::{Store, Uploads};
 use state_sqlite::{SqliteSettings, SqliteStore};
@@ -343,7 +343,7 @@ async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
         id: UploadId::new(now, [9; 10]),
         tenant: TenantId::DEFAULT,
         dialect: Dialect::named("tus"),
-        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+        write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(1_000),
         metadata: Metadata::default(),

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use domain::dialect::Dialect;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
 use domain::size::Length;
 use domain::time::Timestamp;
 use domain::upload::{NewUpload, Role, Upload};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use serde_json::{Value, json};
 use state::conformance::change_of;
 use state::{Store, Uploads};
@@ -730,7 +730,7 @@ async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
                 id: UploadId::new(now, [0, 0, 0, 0, 0, 0, 0, third, second, first]),
                 tenant: TenantId::DEFAULT,
                 dialect: Dialect::named("tus"),
-                filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+                write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
                 role: Role::Single,
                 length: Length::new(1_000),
                 metadata: Metadata::new(vec![pair("tenth", 10), pair("hundredth", 100)]).unwrap(),

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::checksum::{Algorithm, Digest};
-use domain::filling::Completion;
 use domain::id::UploadId;
 use domain::principal::TenantScope;
 use domain::removal::{DeletedBy, Removal};
 use domain::stage::{Ended, Stage};
 use domain::time::Timestamp;
-use domain::upload::{Bytes as Kept, Role, Upload};
+use domain::upload::{Role, StoredBytes as Kept, Upload};
+use domain::write_rules::Completion;
 use futures::FutureExt;
-use state::memory::{Memory, MemoryState};
+use state::memory::{MemoryDatabase, MemoryState};
 use state::{EventLog, Uploads};
 use storage::BlobKey;
 use storage::memory::MemoryStore;
@@ -39,7 +39,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    pub fn new(memory: &Memory, blobs: MemoryStore, keeps_files: Option<Duration>) -> Self {
+    pub fn new(memory: &MemoryDatabase, blobs: MemoryStore, keeps_files: Option<Duration>) -> Self {
         Self { records: memory.open(), blobs, keeps_files, before: BTreeMap::new() }
     }
 

@@ -53,7 +53,7 @@ impl Clients {
         let command = Create {
             principal: Principal::server(),
             dialect: plan.dialect,
-            filling: plan.filling(),
+            write_rules: plan.write_rules(),
             role: if plan.partial { Role::Partial } else { Role::Single },
             length: plan.says_size.then(|| length(plan.size)),
             metadata: Metadata::default(),

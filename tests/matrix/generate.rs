@@ -1,7 +1,7 @@
 //! Scripts out of numbers: a few uploads, requests for them that overlap, and a few faults.
 
 use domain::dialect::Dialect;
-use domain::filling::WriteOrder;
+use domain::write_rules::WriteOrder;
 
 use crate::dice::Dice;
 use crate::faults::{Call, Fault, Planned};
@@ -158,7 +158,7 @@ impl Writer {
     }
 
     fn body(&mut self, plan: &Plan) -> Body {
-        let in_any_order = plan.filling().order == WriteOrder::Any;
+        let in_any_order = plan.write_rules().order == WriteOrder::Any;
         let (start, end) = self.range(plan.size);
         let at = if in_any_order || self.dice.chance(8) { At::Place(start) } else { At::Offset };
         let fatal = !in_any_order && self.dice.chance(4);

@@ -1,10 +1,10 @@
 //! The end of every run: after the last fault and a restart, honest clients bring every upload to its end.
 
-use domain::filling::Completion;
 use domain::principal::Principal;
 use domain::size::Offset;
 use domain::stage::Stage;
 use domain::upload::Upload;
+use domain::write_rules::Completion;
 use engine::command::{Append, BodyEnd, Ends, EngineError, Place};
 
 use crate::client::{Clients, RETRY_AFTER, length};

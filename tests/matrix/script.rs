@@ -4,7 +4,7 @@
 use std::fmt;
 
 use domain::dialect::Dialect;
-use domain::filling::{Completion, Filling, WriteOrder};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
 use crate::faults::Planned;
 
@@ -172,11 +172,11 @@ pub enum Checksum {
 impl Plan {
     /// An upload whose length is known from the start.
     /// How uploads of its dialect are filled.
-    pub fn filling(self) -> Filling {
+    pub fn write_rules(self) -> WriteRules {
         match self.dialect.name() {
-            "ietf" | "google" => Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
-            "ranged" => Filling { order: WriteOrder::Any, completion: Completion::WhenFull },
-            _ => Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+            "ietf" | "google" => WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
+            "ranged" => WriteRules { order: WriteOrder::Any, completion: Completion::WhenFull },
+            _ => WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         }
     }
 

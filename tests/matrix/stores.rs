@@ -111,7 +111,7 @@ impl Uploads for Records {
     }
 }
 
-state::hand_on!(Records, inner);
+state::delegate_store!(Records, inner);
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]

@@ -17,8 +17,8 @@ use domain::time::Timestamp;
 use domain::upload::ProgressPolicy;
 use engine::{Engine, MediaSettings, Ports, Settings};
 use longshore::config::Config;
-use state::clock::{Clock, Reading};
-use state::memory::Memory;
+use state::clock::{Clock, ClockReading};
+use state::memory::MemoryDatabase;
 use state::{Deliveries, Leases, LocalBells, LocalProgress, Membership};
 use storage::memory::MemoryStore;
 use tokio::sync::mpsc;
@@ -64,7 +64,7 @@ pub struct Outcome {
 struct World<'a> {
     script: &'a Script,
     faults: Faults,
-    memory: Memory,
+    memory: MemoryDatabase,
     blobs: MemoryStore,
     court: Court,
     /// Identifiers go on where they were.
@@ -94,7 +94,7 @@ enum Ending {
 
 /// Runs a script.
 pub fn run(script: &Script, watchdog: &Watchdog) -> Outcome {
-    let (memory, blobs) = (Memory::new(webhook::bodies()), MemoryStore::new());
+    let (memory, blobs) = (MemoryDatabase::new(webhook::bodies()), MemoryStore::new());
     let mut world = World {
         script,
         faults: Faults::new(script.seed, script.tuning.slow, script.faults.clone()),
@@ -191,7 +191,7 @@ impl World<'_> {
         let (woke, dice) = (self.now, Arc::clone(&self.dice));
         let clock = Clock::new(move || {
             let running = began.elapsed();
-            Reading { time_of_day: woke.plus(running), running }
+            ClockReading { time_of_day: woke.plus(running), running }
         });
         let randomness = Arc::new(move || {
             let mut dice = dice.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@ use domain::delivery::{Attempt as KnownAttempt, DeliveryRecord};
 use domain::time::milliseconds;
 use serde::{Deserialize, Serialize};
 
-use crate::Word;
+use crate::Keyword;
 use crate::pairs::Pairs;
 use crate::text::Text;
 
@@ -21,7 +21,7 @@ pub struct Delivery<'a> {
     pub upload_id: Option<String>,
     pub sequence: u64,
     pub endpoint: String,
-    pub state: Word,
+    pub state: Keyword,
     pub created_at: String,
     pub next_attempt_at: Option<String>,
     pub finished_at: Option<String>,
@@ -34,7 +34,7 @@ pub struct Delivery<'a> {
 pub struct Attempt<'a> {
     /// Counts from 1 within the delivery.
     pub number: u32,
-    pub trigger: Word,
+    pub trigger: Keyword,
     pub started_at: String,
     pub duration_ms: u64,
     pub dns_ms: Option<u64>,
@@ -44,7 +44,7 @@ pub struct Attempt<'a> {
     /// Of the answer, if there was one.
     pub status: Option<u16>,
     /// Why there was none.
-    pub error: Option<Word>,
+    pub error: Option<Keyword>,
     pub note: Option<String>,
     pub next_attempt_at: Option<String>,
     pub response_headers: Pairs<'a, String>,
@@ -54,7 +54,7 @@ pub struct Attempt<'a> {
 /// A page of deliveries, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct List<'a> {
+pub struct DeliveryList<'a> {
     pub deliveries: Vec<Delivery<'a>>,
     /// The cursor of the next page.
     pub next: Option<String>,
@@ -63,7 +63,7 @@ pub struct List<'a> {
 /// How to send a delivery again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Replay {
+pub struct ReplayOptions {
     /// Also if it has succeeded.
     #[serde(default)]
     pub force: bool,
@@ -100,7 +100,7 @@ impl<'a> From<&'a KnownAttempt> for Attempt<'a> {
             first_byte_ms: attempt.timings.first_byte.map(milliseconds),
             remote_address: attempt.remote.map(|address| address.to_string()),
             status: attempt.outcome.status(),
-            error: attempt.outcome.error_class().map(Word::from),
+            error: attempt.outcome.error_class().map(Keyword::from),
             note: attempt.note.clone(),
             next_attempt_at: attempt.next_attempt_at.map(|at| at.to_string()),
             response_headers: headers.map(|(name, value)| (name, value.clone())).collect(),

@@ -7,7 +7,7 @@ use domain::time::{Timestamp, milliseconds};
 use serde::{Deserialize, Serialize};
 
 use crate::pairs::Pairs;
-use crate::{Word, given};
+use crate::{Keyword, given};
 
 /// An endpoint and how it is doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,17 +15,17 @@ use crate::{Word, given};
 pub struct Endpoint {
     pub id: String,
     /// Where it was made: `config` or `api`.
-    pub origin: Word,
-    pub state: Word,
+    pub origin: Keyword,
+    pub state: Keyword,
     /// When it was stopped, and why the server did.
     pub state_since: Option<String>,
-    pub state_reason: Option<Word>,
+    pub state_reason: Option<Keyword>,
     #[serde(flatten)]
-    pub terms: Terms,
+    pub terms: EndpointSettings,
     /// The names of its headers; values are secret.
     pub headers: Vec<String>,
     /// Those that sign now, newest first.
-    pub keys: Vec<Key>,
+    pub keys: Vec<EndpointKey>,
     pub health: Health,
     pub backlog: Backlog,
     /// Counts changes.
@@ -42,14 +42,14 @@ pub struct Endpoint {
 /// What an operator has said of an endpoint; `null` is as for all endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Terms {
+pub struct EndpointSettings {
     pub url: String,
     pub description: String,
     pub events: Vec<String>,
     pub metadata: Pairs<'static, String>,
-    pub ordering: Word,
-    pub payload: Word,
-    pub signing: Word,
+    pub ordering: Keyword,
+    pub payload: Keyword,
+    pub signing: Keyword,
     pub max_in_flight: Option<u32>,
     pub max_per_second: Option<u32>,
     pub timeout_ms: Option<u64>,
@@ -61,8 +61,8 @@ pub struct Terms {
 /// A key of an endpoint: never the key itself, but the half of it that everyone may know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Key {
-    pub kind: Word,
+pub struct EndpointKey {
+    pub kind: Keyword,
     pub public_key: Option<String>,
     pub created_at: String,
     pub expires_at: Option<String>,
@@ -94,7 +94,7 @@ pub struct Backlog {
 /// All endpoints, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct List {
+pub struct EndpointList {
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -102,7 +102,7 @@ pub struct List {
 /// where it may be, means as for all endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Change {
+pub struct EndpointChange {
     /// Only when it is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -142,7 +142,7 @@ pub struct Change {
 /// A new key for an endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rotation {
+pub struct KeyRotation {
     /// `hmac` or `ed25519`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
@@ -167,18 +167,18 @@ pub struct Resumption {
 /// How many endpoints were paused at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Paused {
+pub struct PausedCount {
     pub paused: usize,
 }
 
 /// How many endpoints were resumed at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Resumed {
+pub struct ResumedCount {
     pub resumed: usize,
 }
 
-impl From<&EndpointTerms> for Terms {
+impl From<&EndpointTerms> for EndpointSettings {
     fn from(terms: &EndpointTerms) -> Self {
         let metadata = terms.metadata.iter();
         let schedule = terms.retry_schedule.as_ref();

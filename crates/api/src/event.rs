@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::facts::Facts;
 use crate::pairs::Pairs;
 use crate::text::Text;
-use crate::{Word, given};
+use crate::{Keyword, given};
 
 /// Above this size the metadata is left out. Everything else in a body is bounded, and far smaller.
 const TARGET_BYTES: usize = 20_000;
@@ -32,9 +32,9 @@ const MAX_MESSAGE_CHARS: usize = 1_000;
 /// An event, with what its kind says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Message<D> {
+pub struct EventMessage<D> {
     #[serde(rename = "type")]
-    pub kind: Word,
+    pub kind: Keyword,
     pub timestamp: String,
     pub data: D,
 }
@@ -42,15 +42,15 @@ pub struct Message<D> {
 /// An upload right after an event of it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Upload<'a> {
+pub struct EventUpload<'a> {
     pub upload_id: String,
     /// Counts the events of the upload from 1.
     pub sequence: u64,
-    pub stage: Word,
+    pub stage: Keyword,
     /// Durable bytes without a gap.
     pub offset: u64,
     pub length: Option<u64>,
-    pub role: Word,
+    pub role: Keyword,
     pub filename: Option<String>,
     pub content_type: Option<String>,
     pub metadata: Pairs<'a, Text<'a>>,
@@ -62,14 +62,14 @@ pub struct Upload<'a> {
     pub facts: Option<Facts>,
     /// What a backend has reported, if that is the event.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub report: Option<Reported<'a>>,
+    pub report: Option<EventReport<'a>>,
     /// Who deleted the upload, or removed its file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub by: Option<Word>,
+    pub by: Option<Keyword>,
     /// Where the file of a completed upload is, for programs on the same machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<Cow<'a, str>>,
-    pub error: Option<Error<'a>>,
+    pub error: Option<EventError<'a>>,
     /// Where its status is.
     pub url: Cow<'a, str>,
 }
@@ -77,7 +77,7 @@ pub struct Upload<'a> {
 /// A backend's report in an event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Reported<'a> {
+pub struct EventReport<'a> {
     pub name: Cow<'a, str>,
     pub percent: Option<u8>,
     pub message: Option<Cow<'a, str>>,
@@ -86,7 +86,7 @@ pub struct Reported<'a> {
 /// Why an upload failed, in an event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Error<'a> {
+pub struct EventError<'a> {
     pub code: Cow<'a, str>,
     pub message: String,
 }
@@ -94,11 +94,11 @@ pub struct Error<'a> {
 /// What less than a full body still says of an event, as the full one has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Essence {
+pub struct EventSummary {
     pub upload_id: String,
     pub sequence: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub stage: Option<Word>,
+    pub stage: Option<Keyword>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
     /// `null` while its client has not said it.
@@ -144,7 +144,7 @@ pub struct Failing {
 #[serde(default)]
 pub struct Disabled {
     pub endpoint: String,
-    pub reason: Word,
+    pub reason: Keyword,
 }
 
 /// Writes the body of an event of this upload, whose status is at `status_root` with its id behind it.
@@ -154,18 +154,18 @@ pub fn upload(upload: &Record, event: &Event, status_root: &str) -> String {
     if full.len() <= TARGET_BYTES {
         return full;
     }
-    let data = Upload { metadata: Pairs::default(), truncated: true, ..described(upload, event, &url) };
+    let data = EventUpload { metadata: Pairs::default(), truncated: true, ..described(upload, event, &url) };
     message(event.kind, event.at, data)
 }
 
 /// Writes the body for an endpoint that wants little and asks for the rest, from the full one.
 pub fn thin(kind: EventKind, at: Timestamp, upload: UploadId, sequence: u64, full: &[u8]) -> String {
-    message(kind, at, essence(upload, sequence, full))
+    message(kind, at, summary(upload, sequence, full))
 }
 
 /// Writes what is left of an event once what its client said was taken out of the full body.
 pub fn expunged(kind: EventKind, at: Timestamp, upload: UploadId, sequence: u64, full: &[u8]) -> String {
-    message(kind, at, Essence { expunged: Some(true), ..essence(upload, sequence, full) })
+    message(kind, at, EventSummary { expunged: Some(true), ..summary(upload, sequence, full) })
 }
 
 /// Writes the body of a test event.
@@ -198,19 +198,19 @@ pub fn notice(notice: &Notice, at: Timestamp) -> String {
 }
 
 fn message(kind: EventKind, at: Timestamp, data: impl Serialize) -> String {
-    let message = Message { kind: kind.name().into(), timestamp: at.to_string(), data };
+    let message = EventMessage { kind: kind.name().into(), timestamp: at.to_string(), data };
     serde_json::to_string(&message).expect("strings and numbers are always JSON")
 }
 
-fn essence(upload: UploadId, sequence: u64, full: &[u8]) -> Essence {
-    let full: Message<Essence> = serde_json::from_slice(full).unwrap_or_default();
-    Essence { upload_id: upload.to_string(), sequence, ..full.data }
+fn summary(upload: UploadId, sequence: u64, full: &[u8]) -> EventSummary {
+    let full: EventMessage<EventSummary> = serde_json::from_slice(full).unwrap_or_default();
+    EventSummary { upload_id: upload.to_string(), sequence, ..full.data }
 }
 
-fn described<'a>(upload: &'a Record, event: &'a Event, url: &'a str) -> Upload<'a> {
+fn described<'a>(upload: &'a Record, event: &'a Event, url: &'a str) -> EventUpload<'a> {
     let failure = upload.failure.as_ref().filter(|_| event.stage == Stage::Ended(Ended::Failed));
     let metadata = upload.metadata.pairs().iter();
-    Upload {
+    EventUpload {
         upload_id: upload.id.to_string(),
         sequence: event.sequence,
         stage: event.stage.name().into(),
@@ -223,10 +223,10 @@ fn described<'a>(upload: &'a Record, event: &'a Event, url: &'a str) -> Upload<'
         truncated: false,
         digests: event.digests.iter().map(|digest| (digest.algorithm().name(), digest.hex())).collect(),
         facts: upload.facts.as_ref().filter(|_| knows_facts(event.stage)).map(Facts::from),
-        report: event.details.report.as_ref().map(Reported::from),
-        by: event.details.by.map(DeletedBy::name).map(Word::from),
+        report: event.details.report.as_ref().map(EventReport::from),
+        by: event.details.by.map(DeletedBy::name).map(Keyword::from),
         file: event.details.file.as_deref().map(Cow::from),
-        error: failure.map(Error::from),
+        error: failure.map(EventError::from),
         url: url.into(),
     }
 }
@@ -239,14 +239,14 @@ fn knows_facts(stage: Stage) -> bool {
     }
 }
 
-impl<'a> From<&'a Report> for Reported<'a> {
+impl<'a> From<&'a Report> for EventReport<'a> {
     fn from(report: &'a Report) -> Self {
         let message = report.message.as_deref().map(Cow::from);
         Self { name: report.name.as_str().into(), percent: report.percent, message }
     }
 }
 
-impl<'a> From<&'a Failure> for Error<'a> {
+impl<'a> From<&'a Failure> for EventError<'a> {
     fn from(failure: &'a Failure) -> Self {
         let message = failure.message.chars().take(MAX_MESSAGE_CHARS).collect();
         Self { code: failure.code.as_str().into(), message }

@@ -3,7 +3,7 @@
 use domain::facts::{Content, Facts as Known, Track as KnownTrack};
 use serde::{Deserialize, Serialize};
 
-use crate::Word;
+use crate::Keyword;
 
 /// The type; for audio and video the duration, the tracks, and the size of the picture of the
 /// first video track; for images the size, the number of frames, and the duration of an
@@ -28,7 +28,7 @@ pub struct Facts {
 #[serde(default)]
 pub struct Track {
     /// `video`, `audio` or `other`.
-    pub kind: Word,
+    pub kind: Keyword,
     pub codec: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub width: Option<u32>,

@@ -7,8 +7,8 @@ use domain::time::milliseconds;
 use domain::upload::Role;
 use serde::{Deserialize, Serialize};
 
-use crate::Word;
-use crate::event::Message;
+use crate::Keyword;
+use crate::event::EventMessage;
 use crate::facts::Facts;
 use crate::pairs::Pairs;
 use crate::text::Text;
@@ -16,15 +16,15 @@ use crate::text::Text;
 /// One call, as it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Call {
+pub struct HookCallRecord {
     pub id: String,
-    pub hook: Word,
+    pub hook: Keyword,
     pub upload_id: String,
     /// Names what was decided, across retries.
     pub decision: String,
     pub started_at: String,
     pub duration_ms: u64,
-    pub outcome: Word,
+    pub outcome: Keyword,
     /// Of the answer, if there was one.
     pub status: Option<u16>,
     pub message: Option<String>,
@@ -34,8 +34,8 @@ pub struct Call {
 /// A page of calls, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct List {
-    pub calls: Vec<Call>,
+pub struct HookCallList {
+    pub calls: Vec<HookCallRecord>,
     /// The cursor of the next page.
     pub next: Option<String>,
 }
@@ -46,7 +46,7 @@ pub struct List {
 pub struct HookRequest<'a> {
     pub upload_id: String,
     pub dialect: Cow<'a, str>,
-    pub role: Word,
+    pub role: Keyword,
     /// Of a final upload, what it is made of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parts: Option<Vec<String>>,
@@ -55,15 +55,15 @@ pub struct HookRequest<'a> {
     pub content_type: Option<String>,
     pub metadata: Pairs<'a, Text<'a>>,
     #[serde(flatten)]
-    pub arrived: Option<Arrived<'a>>,
+    pub arrived: Option<ReceivedState<'a>>,
     /// `null` when no client's request is behind it.
     pub request: Option<CallerRequest<'a>>,
 }
 
 /// What has come of an upload that exists.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Arrived<'a> {
-    pub stage: Word,
+pub struct ReceivedState<'a> {
+    pub stage: Keyword,
     pub offset: u64,
     pub digests: Pairs<'a, String>,
     pub facts: Option<Facts>,
@@ -79,7 +79,7 @@ pub struct CallerRequest<'a> {
     pub headers: Pairs<'a, Cow<'a, str>>,
 }
 
-impl<'a> From<&'a KnownRequest> for Message<HookRequest<'a>> {
+impl<'a> From<&'a KnownRequest> for EventMessage<HookRequest<'a>> {
     fn from(question: &'a KnownRequest) -> Self {
         let record = question.upload.record();
         let metadata = record.metadata.pairs().iter();
@@ -95,7 +95,7 @@ impl<'a> From<&'a KnownRequest> for Message<HookRequest<'a>> {
             filename: record.metadata.file_name(),
             content_type: record.metadata.content_type(),
             metadata: metadata.map(|(name, value)| (name, Text::from(&value[..]))).collect(),
-            arrived: (question.hook != Hook::PreCreate).then(|| Arrived {
+            arrived: (question.hook != Hook::PreCreate).then(|| ReceivedState {
                 stage: record.stage.name().into(),
                 offset: question.upload.offset().get(),
                 digests: record.digests.iter().map(|digest| (digest.algorithm().name(), digest.hex())).collect(),
@@ -118,7 +118,7 @@ impl<'a> From<&'a KnownCaller> for CallerRequest<'a> {
     }
 }
 
-impl From<&HookCall> for Call {
+impl From<&HookCall> for HookCallRecord {
     fn from(call: &HookCall) -> Self {
         Self {
             id: call.id.to_string(),

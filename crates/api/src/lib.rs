@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 
 /// One of the fixed words of a field, such as a stage or a state.
-pub type Word = Cow<'static, str>;
+pub type Keyword = Cow<'static, str>;
 
 /// Tells a field that is `null` from one that is not there.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {

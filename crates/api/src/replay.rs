@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Word;
+use crate::Keyword;
 
 /// A job as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,11 +10,11 @@ use crate::Word;
 pub struct Replay {
     pub id: String,
     pub endpoint: String,
-    pub what: Word,
+    pub what: Keyword,
     /// The range of events, its end excluded.
     pub from: String,
     pub before: String,
-    pub state: Word,
+    pub state: Keyword,
     /// Deliveries made due so far.
     pub queued: u64,
     pub created_at: String,
@@ -24,7 +24,7 @@ pub struct Replay {
 /// All jobs that are kept, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct List {
+pub struct ReplayList {
     pub replays: Vec<Replay>,
 }
 

@@ -4,7 +4,7 @@ use domain::failure::Failure as KnownFailure;
 use domain::report::Report as Known;
 use serde::{Deserialize, Serialize};
 
-use crate::Word;
+use crate::Keyword;
 use crate::facts::Facts;
 use crate::pairs::Pairs;
 use crate::text::Text;
@@ -12,11 +12,11 @@ use crate::text::Text;
 /// Everything about an upload that its client, a page or a backend may know.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Status<'a> {
+pub struct UploadStatus<'a> {
     pub id: String,
-    pub stage: Word,
+    pub stage: Keyword,
     pub protocol: String,
-    pub role: Word,
+    pub role: Keyword,
     /// Durable bytes without a gap.
     pub offset: u64,
     /// Bytes taken in, those of a running request included.
@@ -34,33 +34,33 @@ pub struct Status<'a> {
     pub updated_at: String,
     pub expires_at: Option<String>,
     pub removed_at: Option<String>,
-    pub removed_by: Option<Word>,
+    pub removed_by: Option<Keyword>,
     pub bytes_missing_since: Option<String>,
     /// Oldest first.
-    pub stages: Vec<Entered>,
-    pub reports: Vec<Report>,
+    pub stages: Vec<StageEntry>,
+    pub reports: Vec<StageReport>,
     /// By algorithm, in hexadecimal digits.
     pub digests: Pairs<'a, String>,
     pub content_type: Option<String>,
     pub facts: Option<Facts>,
     pub filename: Option<String>,
     pub metadata: Pairs<'a, Text<'a>>,
-    pub error: Option<Failure>,
-    pub links: Links,
+    pub error: Option<UploadFailure>,
+    pub links: UploadLinks,
 }
 
 /// A stage and when it was entered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Entered {
-    pub name: Word,
+pub struct StageEntry {
+    pub name: Keyword,
     pub at: String,
 }
 
 /// The latest that a backend has said of a stage of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Report {
+pub struct StageReport {
     pub name: String,
     pub percent: Option<u8>,
     pub message: Option<String>,
@@ -70,7 +70,7 @@ pub struct Report {
 /// Why an upload failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Failure {
+pub struct UploadFailure {
     pub code: String,
     pub message: String,
 }
@@ -78,7 +78,7 @@ pub struct Failure {
 /// Where to go from a status.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Links {
+pub struct UploadLinks {
     #[serde(rename = "self")]
     pub status: String,
     pub events: String,
@@ -93,8 +93,8 @@ pub struct Links {
 /// A page of statuses, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct List<'a> {
-    pub uploads: Vec<Status<'a>>,
+pub struct UploadList<'a> {
+    pub uploads: Vec<UploadStatus<'a>>,
     /// The cursor of the next page.
     pub next: Option<String>,
 }
@@ -102,14 +102,14 @@ pub struct List<'a> {
 /// What a stream of everything begins with.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Snapshot<'a> {
-    pub uploads: Vec<Status<'a>>,
+pub struct UploadSnapshot<'a> {
+    pub uploads: Vec<UploadStatus<'a>>,
 }
 
 /// A report as a backend sends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NewReport {
+pub struct NewStageReport {
     pub name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub percent: Option<u64>,
@@ -117,14 +117,14 @@ pub struct NewReport {
     pub message: Option<String>,
 }
 
-impl From<&Known> for Report {
+impl From<&Known> for StageReport {
     fn from(report: &Known) -> Self {
         let Known { name, percent, message, at, published_at: _ } = report;
         Self { name: name.clone(), percent: *percent, message: message.clone(), at: at.to_string() }
     }
 }
 
-impl From<&KnownFailure> for Failure {
+impl From<&KnownFailure> for UploadFailure {
     fn from(failure: &KnownFailure) -> Self {
         Self { code: failure.code.clone(), message: failure.message.clone() }
     }

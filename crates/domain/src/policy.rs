@@ -48,7 +48,7 @@ impl TypePattern {
 
 impl ContentPolicy {
     /// Why an upload with these facts and this size is refused, if it is.
-    pub fn objection(&self, facts: &Facts, size_bytes: u64) -> Option<Failure> {
+    pub fn failure_of(&self, facts: &Facts, size_bytes: u64) -> Option<Failure> {
         let content_type = &facts.content_type;
         if !self.allowed_types.is_empty() && !self.allowed_types.iter().any(|pattern| pattern.fits(content_type)) {
             let message = format!("by its content the upload is {content_type}, which is not accepted here");
@@ -144,7 +144,7 @@ mod tests {
             ..ContentPolicy::default()
         };
         let said = |facts: Facts, size| {
-            let failure = policy.objection(&facts, size)?;
+            let failure = policy.failure_of(&facts, size)?;
             assert!(failure.message.len() > 20 && failure.rejection.is_some(), "{failure:?}");
             Some((failure.code, failure.rejection?))
         };
@@ -161,7 +161,7 @@ mod tests {
         );
         assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", RejectionKind::WrongType));
         assert_eq!(said(unread("audio/mp3"), 1), refused("type-not-allowed", RejectionKind::WrongType));
-        assert_eq!(ContentPolicy::default().objection(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
+        assert_eq!(ContentPolicy::default().failure_of(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
     }
 
     #[test]
@@ -175,7 +175,8 @@ mod tests {
         ];
         let lenient = ContentPolicy { max_duration: minutes(2), max_durations: limits, ..ContentPolicy::default() };
         let strict = ContentPolicy { requires_duration: true, ..lenient.clone() };
-        let code = |policy: &ContentPolicy, kind, ms| policy.objection(&facts(kind, ms), 1).map(|failure| failure.code);
+        let code =
+            |policy: &ContentPolicy, kind, ms| policy.failure_of(&facts(kind, ms), 1).map(|failure| failure.code);
         for (kind, limit_s) in [
             ("audio/wav", Some(60)),
             ("audio/mpeg", None),
@@ -192,7 +193,7 @@ mod tests {
             assert_eq!(code(&lenient, kind, None), None, "{kind}: it does not say, and need not");
             assert_eq!(code(&strict, kind, None), limit_s.map(|_| "duration-unknown".to_owned()), "{kind}");
         }
-        let failure = strict.objection(&unread("video/mp4"), 1).expect("headers that cannot be read say nothing");
+        let failure = strict.failure_of(&unread("video/mp4"), 1).expect("headers that cannot be read say nothing");
         assert_eq!(
             (failure.code.as_str(), failure.rejection),
             ("duration-unknown", Some(RejectionKind::Unprocessable))
@@ -202,7 +203,7 @@ mod tests {
             "it does not say how long it lasts, and at most 120 s of video/mp4 are accepted here"
         );
         assert_eq!(
-            ContentPolicy { requires_duration: true, ..ContentPolicy::default() }.objection(&unread("video/mp4"), 1),
+            ContentPolicy { requires_duration: true, ..ContentPolicy::default() }.failure_of(&unread("video/mp4"), 1),
             None,
             "no maximum"
         );
@@ -231,7 +232,7 @@ mod tests {
             (unread("text/plain"), [None; 3]),
         ] {
             for (policy, expected) in [&limited, &strict, &named].into_iter().zip(expected) {
-                let code = policy.objection(&facts, 1).map(|failure| failure.code);
+                let code = policy.failure_of(&facts, 1).map(|failure| failure.code);
                 assert_eq!(code.as_deref(), expected, "{facts:?} {policy:?}");
             }
         }

@@ -2,11 +2,11 @@
 
 use crate::Inner;
 use crate::command::{Append, Ends, Place};
-use domain::filling::WriteOrder;
 use domain::ranges::ReceivedRanges;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
 use domain::upload::Upload;
+use domain::write_rules::WriteOrder;
 
 /// A request that is in order.
 pub(super) struct Admitted {
@@ -68,7 +68,7 @@ impl Inner {
         if let (Ends::Here, Some(count)) = (command.ends, command.count) {
             self.check_end(upload, command.place.offset().plus(count), taken)?;
         }
-        upload.promise(&command.promised_digests);
+        upload.declare_digests(&command.promised_digests);
         Ok(())
     }
 

@@ -8,8 +8,8 @@ use crate::command::{Append, EngineError, Place, Unavailable};
 use crate::feed::Feed;
 use crate::orders::NotJoined;
 use crate::writer::Writer;
-use domain::filling::WriteOrder;
 use domain::rejection::Rejection;
+use domain::write_rules::WriteOrder;
 
 impl Engine {
     /// Begins an append. Whatever can be refused without seeing the bytes is refused here, and changes

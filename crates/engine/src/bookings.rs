@@ -128,12 +128,12 @@ fn outstanding(upload: &Upload) -> Option<u64> {
 mod tests {
     use super::*;
     use domain::dialect::Dialect;
-    use domain::filling::{Completion, Filling, WriteOrder};
     use domain::metadata::Metadata;
     use domain::principal::TenantId;
     use domain::removal::DeletedBy;
     use domain::size::Length;
     use domain::upload::{DurableBytes, NewUpload, Role, UploadTerms};
+    use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000);
     const LATER: Timestamp = Timestamp::from_unix_ms(1 << 40);
@@ -144,7 +144,7 @@ mod tests {
             id: UploadId::new(now, [7; 10]),
             tenant: TenantId::DEFAULT,
             dialect: Dialect::named("tus"),
-            filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+            write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
             role: Role::Single,
             length: length.and_then(Length::new),
             metadata: Metadata::default(),

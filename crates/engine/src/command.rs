@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
-use domain::filling::Filling;
 use domain::hook::Caller;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
@@ -14,6 +13,7 @@ use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
 use domain::upload::{InconsistentChange, Role, Upload};
+use domain::write_rules::WriteRules;
 
 /// A new upload.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ pub struct Create {
     /// Who wants it.
     pub principal: Principal,
     pub dialect: Dialect,
-    pub filling: Filling,
+    pub write_rules: WriteRules,
     pub role: Role,
     /// `None` to declare it later.
     pub length: Option<Length>,
@@ -144,7 +144,7 @@ pub enum Ends {
     /// With its last byte, which tells the length too if nothing has before.
     Here,
     /// Not at all: more is to come, if only the word that nothing more comes. An upload that
-    /// [completes when full](domain::filling::Completion::WhenFull) does so nevertheless.
+    /// [completes when full](domain::write_rules::Completion::WhenFull) does so nevertheless.
     Later,
 }
 

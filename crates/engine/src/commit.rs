@@ -111,7 +111,7 @@ impl Committer {
     /// The upload with what was declared of it and is not committed yet.
     pub(super) fn declared_upload(&self) -> Upload {
         let mut upload = self.upload.clone();
-        upload.take_over(&self.declared);
+        upload.apply_declarations(&self.declared);
         upload
     }
 

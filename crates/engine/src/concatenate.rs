@@ -23,7 +23,6 @@ use crate::{Engine, Inner, digest};
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::failure::Failure;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::hook::Caller;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
@@ -32,6 +31,7 @@ use domain::rejection::Rejection;
 use domain::removal::DeletedBy;
 use domain::size::{Length, Offset};
 use domain::upload::{DurableBytes, Role, Upload};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
 /// A final upload to be made.
 #[derive(Debug, Clone)]
@@ -120,7 +120,7 @@ impl Inner {
             Create {
                 principal,
                 dialect: command.dialect,
-                filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+                write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
                 role: Role::Final { parts: command.parts, as_sent: command.as_sent },
                 length: Length::new(total.get()),
                 metadata: command.metadata,

@@ -37,8 +37,8 @@ impl Inner {
             && let Some(media) = &self.settings.media
         {
             let facts = self.examine(upload, media).await?;
-            objection = media.policy.objection(&facts, upload.offset().get());
-            upload.learn(facts);
+            objection = media.policy.failure_of(&facts, upload.offset().get());
+            upload.set_facts(facts);
         }
         match objection {
             Some(failure) => upload.fail(failure, self.now()),

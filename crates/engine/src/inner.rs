@@ -25,7 +25,7 @@ use domain::rejection::Rejection;
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 use state::clock::Clock;
-use state::{Bells, Change, Deliveries, LiveProgress, Signed, UploadStore};
+use state::{Bells, Change, CommitIdentity, Deliveries, LiveProgress, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
@@ -102,7 +102,7 @@ impl Inner {
     }
 
     pub(super) async fn insert(&self, mut upload: Upload) -> Result<Upload, EngineError> {
-        upload.belong_to(self.node);
+        upload.assign_to(self.node);
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
         let takes_room = !(upload.is_final() && self.abilities.joins_without_copying);
         let booking = match self.space(None).await? {
@@ -110,7 +110,7 @@ impl Inner {
             Some(_) | None => None,
         };
         let new = self.change(upload);
-        let signed = Signed::commit_of(new.upload());
+        let signed = CommitIdentity::of(new.upload());
         let outcome = self.uploads.insert(new).await;
         // Said by the state and not found out later: what is there was there before.
         let is_taken = matches!(outcome, Err(state::Error::Conflict(_)));
@@ -139,7 +139,7 @@ impl Inner {
         let (kinds, began) = (kinds_of_news(&upload), Instant::now());
         let missing_change = upload.missing_change();
         let change = self.change(upload);
-        let signed = Signed::commit_of(change.upload());
+        let signed = CommitIdentity::of(change.upload());
         let committed = self.recognised(signed, self.uploads.commit(change).await).await?;
         self.metrics.booked(self.bookings.note(&committed));
         self.metrics.missing(missing_change);
@@ -149,11 +149,13 @@ impl Inner {
     }
 
     /// What came of a commit, also when its answer was lost.
-    async fn recognised(&self, signed: Signed, outcome: state::Result<Upload>) -> state::Result<Upload> {
+    async fn recognised(&self, signed: CommitIdentity, outcome: state::Result<Upload>) -> state::Result<Upload> {
         match outcome {
             // Boxed: it is seldom needed.
             Err(state::Error::Unanswered { .. }) => {
-                Box::pin(state::recognise(&*self.uploads, signed, outcome)).await.map(|found| self.extended(found))
+                Box::pin(state::resolve_lost_answer(&*self.uploads, signed, outcome))
+                    .await
+                    .map(|found| self.extended(found))
             }
             outcome => outcome,
         }
@@ -161,7 +163,7 @@ impl Inner {
 
     /// The upload as it is to be written, signed, with the bodies of its new events.
     fn change(&self, mut upload: Upload) -> Change {
-        upload.sign(CommitId::new(self.now(), (self.randomness)()));
+        upload.set_commit_id(CommitId::new(self.now(), (self.randomness)()));
         let body = |record: &Record, event: &Event| api::event::upload(record, event, &self.settings.status_root);
         Change::new(upload, body, || (self.randomness)())
     }

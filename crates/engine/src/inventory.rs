@@ -16,7 +16,7 @@ use crate::{Engine, Inner, blobs};
 use domain::principal::TenantScope;
 use domain::query::UploadQuery;
 use domain::rejection::Rejection;
-use domain::upload::{Bytes, Upload};
+use domain::upload::{StoredBytes, Upload};
 
 /// How many are compared at a time, between pauses.
 const STRIDE: u32 = 50;
@@ -103,7 +103,7 @@ impl Inner {
     async fn has_record(&self, key: &BlobKey) -> Result<bool, EngineError> {
         let Some(id) = blobs::id_of(key) else { return Ok(false) };
         let found = self.uploads.find(TenantScope::All, id).await?;
-        Ok(found.is_some_and(|upload| upload.record().bytes == Bytes::Kept && blobs::owns(&upload, key)))
+        Ok(found.is_some_and(|upload| upload.record().bytes == StoredBytes::Kept && blobs::owns(&upload, key)))
     }
 
     async fn records_without_blob(&self, pace: &mut Pace) -> Result<Strays, EngineError> {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::lock::lock;
 use crate::progress::WriterProgress;
 use domain::id::UploadId;
-use state::{Counters, LiveProgress};
+use state::{LiveProgress, WriterCounters};
 
 /// How many uploads may be kept open between their requests. Each has an open file.
 pub const MAX_PARKED: usize = 64;
@@ -169,7 +169,7 @@ impl<O> Drop for HeldLease<O> {
     }
 }
 
-fn counters(progress: &Arc<WriterProgress>) -> Arc<dyn Counters> {
+fn counters(progress: &Arc<WriterProgress>) -> Arc<dyn WriterCounters> {
     Arc::<WriterProgress>::clone(progress)
 }
 

@@ -4,7 +4,6 @@ use crate::command::{Cancel, Create, EngineError, Inspection};
 use crate::hooks::{IdIsTaken, OnBehalfOf};
 use crate::settle::unless_failed;
 use crate::{Engine, Inner};
-use domain::filling::WriteOrder;
 use domain::id::UploadId;
 use domain::principal::{Principal, TenantScope};
 use domain::rejection::Rejection;
@@ -13,6 +12,7 @@ use domain::size::Length;
 use domain::stage::Ended;
 use domain::time::Timestamp;
 use domain::upload::{NewUpload, Upload, UploadTerms};
+use domain::write_rules::WriteOrder;
 
 impl Engine {
     /// Creates an upload; one of length zero is completed at once.
@@ -23,7 +23,7 @@ impl Engine {
         if length_bytes > inner.settings.max_upload_bytes {
             return Err(Rejection::OverLimit(inner.settings.max_upload_bytes).into());
         }
-        if command.filling.order == WriteOrder::Any && !inner.takes_any_order() {
+        if command.write_rules.order == WriteOrder::Any && !inner.takes_any_order() {
             return Err(Rejection::InOrderOnly.into());
         }
         inner.check_room(length_bytes).await?;
@@ -112,7 +112,7 @@ impl Inner {
             id: UploadId::new(now, (self.randomness)()),
             tenant: command.principal.tenant,
             dialect: command.dialect,
-            filling: command.filling,
+            write_rules: command.write_rules,
             role: command.role,
             length: command.length,
             metadata: command.metadata,

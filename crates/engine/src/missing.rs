@@ -80,7 +80,7 @@ impl Inner {
 
     /// The same without a line in the log. Says whether it was unknown.
     pub(super) async fn mark_missing(&self, mut upload: Upload) -> Result<bool, EngineError> {
-        let is_new = upload.bytes_are_missing(self.now());
+        let is_new = upload.mark_bytes_missing(self.now());
         if is_new {
             self.commit(upload).await?;
         }
@@ -107,7 +107,7 @@ impl Inner {
 
     /// Notes that the bytes of an upload are there again.
     pub(super) async fn note_found(&self, mut upload: Upload) -> state::Result<Upload> {
-        upload.bytes_are_back(self.now());
+        upload.clear_bytes_missing(self.now());
         let upload = self.try_commit(upload).await?;
         tracing::info!(upload = %upload.id(), "the bytes of an upload that were missing are there again");
         Ok(upload)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use domain::time::milliseconds;
-use state::{Counters, LiveReading};
+use state::{ProgressReading, WriterCounters};
 
 /// How a live upload is getting on, readable by anyone without a lock.
 #[derive(Debug)]
@@ -34,10 +34,10 @@ impl Default for WriterProgress {
     }
 }
 
-impl Counters for WriterProgress {
-    fn read(&self) -> LiveReading {
+impl WriterCounters for WriterProgress {
+    fn read(&self) -> ProgressReading {
         let accepted_at = Duration::from_millis(self.accepted_at_ms.load(Ordering::Relaxed));
-        LiveReading {
+        ProgressReading {
             received_bytes: self.accepted_bytes.load(Ordering::Relaxed),
             bytes_per_second: self.bytes_per_second.load(Ordering::Relaxed),
             age: self.began.elapsed().saturating_sub(accepted_at),

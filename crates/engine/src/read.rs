@@ -18,7 +18,7 @@ use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::stage::{Ended, Stage};
 use domain::upload::Upload;
-use state::LiveReading;
+use state::ProgressReading;
 
 use domain::log::{EventPage, EventPosition, LoggedEvent};
 use domain::query::{DeliveryPage, DeliveryQuery, HookCallQuery, UploadQuery};
@@ -107,7 +107,7 @@ impl Engine {
         Ok(StatusPage { found: page.found.into_iter().zip(live).map(view).collect(), next: page.next })
     }
 
-    fn view(&self, upload: Upload, live: Option<LiveReading>) -> Status {
+    fn view(&self, upload: Upload, live: Option<ProgressReading>) -> Status {
         let committed = upload.offset().get();
         let live = live.filter(|_| upload.stage().takes_bytes()).map(|reading| Live {
             received_bytes: reading.received_bytes.max(committed),
@@ -145,7 +145,7 @@ impl Engine {
         self.live_reading(id).await.is_some()
     }
 
-    async fn live_reading(&self, id: UploadId) -> Option<LiveReading> {
+    async fn live_reading(&self, id: UploadId) -> Option<ProgressReading> {
         self.0.progress.of(&[id]).await.into_iter().next().flatten()
     }
 

@@ -13,7 +13,7 @@ use domain::failure::Failure;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Bytes, Upload};
+use domain::upload::{StoredBytes, Upload};
 
 /// What a request that brought the last byte is told: nobody may take a failed upload for a stored one.
 pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
@@ -77,7 +77,7 @@ impl Inner {
                     self.commit(upload).await?
                 }
                 Stage::Ended(_) => {
-                    if upload.record().bytes == Bytes::Kept {
+                    if upload.record().bytes == StoredBytes::Kept {
                         self.remove_bytes(upload.clone()).await;
                     }
                     return Ok(upload);

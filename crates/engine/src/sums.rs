@@ -6,8 +6,8 @@ use crate::digest::Running;
 use crate::pieces::Pieces;
 use crate::ranges::Scattered;
 use domain::checksum::Digest;
-use domain::filling::WriteOrder;
 use domain::upload::Upload;
+use domain::write_rules::WriteOrder;
 
 /// The digests of an upload, and what else is known only of bytes in one of the two orders.
 pub(super) enum Sums {

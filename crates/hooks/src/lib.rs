@@ -243,11 +243,11 @@ mod tests {
     use std::net::{IpAddr, SocketAddr};
 
     use domain::dialect::Dialect;
-    use domain::filling::{Completion, Filling, WriteOrder};
     use domain::metadata::Metadata;
     use domain::principal::TenantId;
     use domain::size::Length;
     use domain::upload::{NewUpload, Role, Upload, UploadTerms};
+    use domain::write_rules::{Completion, WriteOrder, WriteRules};
     use outbound::testing::{Receiver, SECRET, Script, wall_clock};
 
     fn settings(url: &str) -> HookSettings {
@@ -269,7 +269,7 @@ mod tests {
             id: domain::id::UploadId::new(now, [7; 10]),
             tenant: TenantId::DEFAULT,
             dialect: Dialect::named("tus"),
-            filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+            write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
             role: Role::Single,
             length: Length::new(11),
             metadata: Metadata::default(),

@@ -8,7 +8,8 @@ use domain::hook::HookRequest;
 use outbound::sign::{SharedSecret, sign};
 
 pub(super) fn signed(request: &HookRequest, secret: &SharedSecret) -> SignedRequest {
-    let body = serde_json::to_string(&api::event::Message::from(request)).expect("strings and numbers are always JSON");
+    let body =
+        serde_json::to_string(&api::event::EventMessage::from(request)).expect("strings and numbers are always JSON");
     // Standard Webhooks: whole seconds.
     let unix_seconds = request.requested_at.unix_ms().div_euclid(1000);
     let mut signature = text(&sign(secret, &request.decision, unix_seconds, body.as_bytes()));
@@ -36,7 +37,6 @@ mod tests {
     use standardwebhooks::Webhook;
 
     use domain::dialect::Dialect;
-    use domain::filling::{Completion, Filling, WriteOrder};
     use domain::hook::{Caller, Hook};
     use domain::id::UploadId;
     use domain::metadata::Metadata;
@@ -44,6 +44,7 @@ mod tests {
     use domain::size::Length;
     use domain::time::Timestamp;
     use domain::upload::{NewUpload, Role, Upload, UploadTerms};
+    use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
     const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -53,7 +54,7 @@ mod tests {
             id: UploadId::new(now, [7; 10]),
             tenant: TenantId::DEFAULT,
             dialect: Dialect::named("tus"),
-            filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+            write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
             role,
             length: Length::new(11),
             metadata: Metadata::new(vec![("filename".to_owned(), b"a.mp4".to_vec()), ("raw".to_owned(), vec![255])])
@@ -73,7 +74,7 @@ mod tests {
     }
 
     fn body(request: &HookRequest) -> Value {
-        serde_json::to_value(api::event::Message::from(request)).unwrap()
+        serde_json::to_value(api::event::EventMessage::from(request)).unwrap()
     }
 
     #[test]

@@ -24,7 +24,7 @@ const MASK_PURPOSE: &str = "longshore event cursors v1, mask";
 const CODE_BYTES: usize = 10;
 
 /// The longest place, in bytes: what one mask covers.
-const MAX_PLACE_BYTES: usize = 32;
+const MAX_POSITION_BYTES: usize = 32;
 
 /// What seals places and opens them again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,31 +57,31 @@ impl Cursors {
     }
 
     /// Seals a place of at most 32 bytes.
-    pub fn seal(&self, scope: CursorScope, place: &[u8]) -> String {
-        debug_assert!(place.len() <= MAX_PLACE_BYTES, "a place fits under one mask");
-        let code = code(self.codes.newest(), scope, place);
+    pub fn seal(&self, scope: CursorScope, position: &[u8]) -> String {
+        debug_assert!(position.len() <= MAX_POSITION_BYTES, "a place fits under one mask");
+        let code = code(self.codes.newest(), scope, position);
         let mut sealed = code.to_vec();
-        sealed.extend(masked(self.masks.newest(), &code, place));
+        sealed.extend(masked(self.masks.newest(), &code, position));
         URL_SAFE_NO_PAD.encode(sealed)
     }
 
     /// Returns the place, if the text was sealed for this scope under any of the keys.
     pub fn open(&self, scope: CursorScope, text: &str) -> Option<Vec<u8>> {
         let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
-        let (given, place) = sealed.split_first_chunk::<CODE_BYTES>()?;
-        if place.len() > MAX_PLACE_BYTES {
+        let (given, position) = sealed.split_first_chunk::<CODE_BYTES>()?;
+        if position.len() > MAX_POSITION_BYTES {
             return None;
         }
         self.codes.iter().zip(self.masks.iter()).find_map(|(coding, masking)| {
-            let place = masked(masking, given, place);
-            bool::from(code(coding, scope, &place).ct_eq(given)).then_some(place)
+            let position = masked(masking, given, position);
+            bool::from(code(coding, scope, &position).ct_eq(given)).then_some(position)
         })
     }
 }
 
 /// The code over a place and all it is bound to. What stands before the place has one length for each kind of
 /// listing, so no two of them read the same.
-fn code(key: &DerivedKey, scope: CursorScope, place: &[u8]) -> [u8; CODE_BYTES] {
+fn code(key: &DerivedKey, scope: CursorScope, position: &[u8]) -> [u8; CODE_BYTES] {
     let mut text = Vec::with_capacity(64);
     match scope.listing {
         Listing::EventsOf(id) => {
@@ -94,15 +94,15 @@ fn code(key: &DerivedKey, scope: CursorScope, place: &[u8]) -> [u8; CODE_BYTES] 
         Listing::HookCalls => text.push(5),
     }
     text.extend(scope.tenant.number().to_be_bytes());
-    text.extend(place);
+    text.extend(position);
     let mut code = [0; CODE_BYTES];
     code.copy_from_slice(&key.mac(&text)[..CODE_BYTES]);
     code
 }
 
 /// Masks a place, or unmasks it.
-fn masked(key: &DerivedKey, code: &[u8; CODE_BYTES], place: &[u8]) -> Vec<u8> {
-    place.iter().zip(key.mac(code)).map(|(byte, mask)| byte ^ mask).collect()
+fn masked(key: &DerivedKey, code: &[u8; CODE_BYTES], position: &[u8]) -> Vec<u8> {
+    position.iter().zip(key.mac(code)).map(|(byte, mask)| byte ^ mask).collect()
 }
 
 #[cfg(test)]
@@ -168,7 +168,7 @@ mod tests {
     fn cursors_of_neighbours_have_nothing_in_common() {
         let cursors = cursors(1);
         let sealed: Vec<Vec<u8>> = (0..1_000_u64)
-            .map(|place| cursors.seal(own(Listing::Events), &place.to_be_bytes()))
+            .map(|position| cursors.seal(own(Listing::Events), &position.to_be_bytes()))
             .map(|text| URL_SAFE_NO_PAD.decode(text).unwrap())
             .collect();
         for at in 0..CODE_BYTES + 8 {

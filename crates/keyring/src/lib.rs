@@ -14,5 +14,5 @@ mod stage_token;
 pub use admin::{AdminKey, AdminKeyHash, InvalidHash};
 pub use cursor::{CursorScope, Cursors, Listing};
 pub use keys::{DerivedKey, DerivedKeys, InvalidKeys, ServerKeys};
-pub use read_token::{ReadTokens, Readable, is_read_token};
+pub use read_token::{ReadTokens, TokenValidity, is_read_token};
 pub use stage_token::StageTokens;

@@ -23,7 +23,7 @@ pub struct ReadTokens(DerivedKeys);
 
 /// What a text is as a token for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readable {
+pub enum TokenValidity {
     Yes,
     /// It was one, and its time is over.
     Expired,
@@ -41,13 +41,13 @@ impl ReadTokens {
     }
 
     /// Says whether a text is a token for this upload, under any of the keys.
-    pub fn judge(&self, given: &[u8], upload: UploadId, now: Timestamp) -> Readable {
-        let Some(ends) = ends(given) else { return Readable::No };
+    pub fn judge(&self, given: &[u8], upload: UploadId, now: Timestamp) -> TokenValidity {
+        let Some(ends) = ends(given) else { return TokenValidity::No };
         let is_genuine = |key| bool::from(token(key, upload, ends).as_bytes().ct_eq(given));
         match self.0.iter().any(is_genuine) {
-            false => Readable::No,
-            true if now.unix_ms() / 1_000 > ends => Readable::Expired,
-            true => Readable::Yes,
+            false => TokenValidity::No,
+            true if now.unix_ms() / 1_000 > ends => TokenValidity::Expired,
+            true => TokenValidity::Yes,
         }
     }
 }
@@ -90,10 +90,13 @@ mod tests {
         assert!(token.starts_with("rdt_1795300350_") && is_read_token(token.as_bytes()), "{token}");
         assert!(token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)), "it fits into a URL");
         let judge = |now| tokens.judge(token.as_bytes(), upload(1), now);
-        assert_eq!([judge(NOW), judge(at(60)), judge(at(61))], [Readable::Yes, Readable::Yes, Readable::Expired]);
-        assert_eq!(tokens.judge(token.as_bytes(), upload(2), NOW), Readable::No);
+        assert_eq!(
+            [judge(NOW), judge(at(60)), judge(at(61))],
+            [TokenValidity::Yes, TokenValidity::Yes, TokenValidity::Expired]
+        );
+        assert_eq!(tokens.judge(token.as_bytes(), upload(2), NOW), TokenValidity::No);
         let other = ReadTokens::new(&ServerKeys::generate([2; 32], [1; 4]));
-        assert_eq!(other.judge(token.as_bytes(), upload(1), NOW), Readable::No);
+        assert_eq!(other.judge(token.as_bytes(), upload(1), NOW), TokenValidity::No);
         let later = token.replace("1795300350", "1795300351");
         let padded = token.replace("rdt_", "rdt_0");
         for wrong in [
@@ -107,7 +110,7 @@ mod tests {
             &later,
             &padded,
         ] {
-            assert_eq!(tokens.judge(wrong.as_bytes(), upload(1), NOW), Readable::No, "{wrong}");
+            assert_eq!(tokens.judge(wrong.as_bytes(), upload(1), NOW), TokenValidity::No, "{wrong}");
         }
     }
 
@@ -116,7 +119,7 @@ mod tests {
         let (old, new) = (ServerKeys::generate([1; 32], [1; 4]), ServerKeys::generate([2; 32], [2; 4]));
         let token = ReadTokens::new(&old).token(upload(1), at(60));
         let both = ReadTokens::new(&ServerKeys::parse(&(new.to_text() + &old.to_text())).unwrap());
-        assert_eq!(both.judge(token.as_bytes(), upload(1), NOW), Readable::Yes);
-        assert_eq!(ReadTokens::new(&new).judge(token.as_bytes(), upload(1), NOW), Readable::No);
+        assert_eq!(both.judge(token.as_bytes(), upload(1), NOW), TokenValidity::Yes);
+        assert_eq!(ReadTokens::new(&new).judge(token.as_bytes(), upload(1), NOW), TokenValidity::No);
     }
 }

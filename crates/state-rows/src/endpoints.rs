@@ -4,7 +4,7 @@ use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, End
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 
-use crate::fields::Name;
+use crate::fields::TypeName;
 use crate::table::table;
 use crate::uploads::Incoherent;
 
@@ -18,7 +18,7 @@ table! {
         present: bool = true;
         terms: EndpointTerms = endpoint.terms;
         sealed: Vec<u8> = endpoint.sealed;
-        state: String = Name(endpoint.state.name());
+        state: String = TypeName(endpoint.state.name());
         state_since_ms: Option<Timestamp> = since(endpoint.state);
         disabled_because: Option<DisabledBecause> = because(endpoint.state);
         consecutive_failures: u32 = endpoint.health.consecutive_failures;

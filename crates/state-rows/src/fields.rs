@@ -14,7 +14,6 @@ use domain::endpoint::{DisabledBecause, EndpointId, EndpointTerms, Origin};
 use domain::event::EventKind;
 use domain::facts::Facts;
 use domain::failure::RejectionKind;
-use domain::filling::{Completion, WriteOrder};
 use domain::generation::{Generation, Generations, Sealed};
 use domain::hook::{CallOutcome, Hook};
 use domain::id::{CommitId, DeliveryId, EventId, HookCallId, InstanceId, ReplayId, UploadId};
@@ -29,6 +28,7 @@ use domain::report::Report;
 use domain::size::{Length, Offset};
 use domain::stage::Stage;
 use domain::time::Timestamp;
+use domain::write_rules::{Completion, WriteOrder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -127,9 +127,9 @@ impl FromCell for TenantId {
 }
 
 /// The name of a value whose type spreads over several columns.
-pub(crate) struct Name(pub(crate) &'static str);
+pub(crate) struct TypeName(pub(crate) &'static str);
 
-impl ToCell for Name {
+impl ToCell for TypeName {
     fn to_cell(&self) -> Cell {
         Cell::Text(Cow::Borrowed(self.0))
     }

@@ -4,7 +4,6 @@ use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::facts::Facts;
 use domain::failure::{Failure, RejectionKind};
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::generation::Generations;
 use domain::id::{CommitId, InstanceId, UploadId};
 use domain::metadata::Metadata;
@@ -16,9 +15,10 @@ use domain::report::Report;
 use domain::size::{Length, Offset};
 use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Bytes, Record, Role, Upload, UploadTerms};
+use domain::upload::{Record, Role, StoredBytes, Upload, UploadTerms};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
-use crate::fields::Name;
+use crate::fields::TypeName;
 use crate::table::{Row, Source, table};
 
 table! {
@@ -29,7 +29,7 @@ table! {
         /// The one that the commit makes.
         version: u64 = record.version + 1;
         stage: Stage = record.stage;
-        role: String = Name(record.role.name());
+        role: String = TypeName(record.role.name());
         length: Option<Length> = record.length;
         received: ReceivedRanges = record.received;
         wanted_digests: Vec<Algorithm> = record.wanted_digests;
@@ -37,7 +37,7 @@ table! {
         running_digests: Vec<u8> = record.running_digests;
         digests: Vec<Digest> = record.digests;
         resume: Option<Vec<u8>> = record.resume;
-        bytes_kept: bool = record.bytes == Bytes::Kept;
+        bytes_kept: bool = record.bytes == StoredBytes::Kept;
         timeline: Vec<(Stage, Timestamp)> = record.timeline;
         failure_code: Option<String> = record.failure.as_ref().map(|failure| &failure.code);
         failure_message: Option<String> = record.failure.as_ref().map(|failure| &failure.message);
@@ -67,8 +67,8 @@ table! {
     pub struct OriginRow in "upload_origins", key (id), of (record: &Record) {
         id: UploadId = record.id;
         dialect: Dialect = record.dialect;
-        write_order: WriteOrder = record.filling.order;
-        completion: Completion = record.filling.completion;
+        write_order: WriteOrder = record.write_rules.order;
+        completion: Completion = record.write_rules.completion;
         /// What a final upload consists of, and how its client wrote that.
         parts: Option<Vec<UploadId>> = parts(record).map(|(parts, _)| parts);
         parts_as_sent: Option<String> = parts(record).map(|(_, as_sent)| as_sent);
@@ -163,7 +163,7 @@ impl UploadRow {
             commit_id,
             lease: Lease { holder, epoch: Epoch::new(epoch) },
             dialect,
-            filling: Filling { order, completion },
+            write_rules: WriteRules { order, completion },
             role,
             stage,
             received,
@@ -180,7 +180,7 @@ impl UploadRow {
             reports,
             resume,
             generations,
-            bytes: if bytes_kept { Bytes::Kept } else { Bytes::Removed },
+            bytes: if bytes_kept { StoredBytes::Kept } else { StoredBytes::Removed },
             removed,
             missing_since: missing_since_ms,
             timeline,

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use rusqlite::{OptionalExtension, Row, params};
 use state_rows::{AttemptRow, sql};
 
-use crate::rows::{Columns, PLACES, bound};
+use crate::rows::{Columns, PLACEHOLDERS, bound};
 use crate::writer::{Work, WriteTransaction};
 use crate::{endpoints, lanes, notices};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
@@ -137,7 +137,7 @@ fn late_note(attempt: &Attempt) -> String {
     }
 }
 
-static RECORD: LazyLock<String> = LazyLock::new(|| sql::insert_new::<AttemptRow>(PLACES));
+static RECORD: LazyLock<String> = LazyLock::new(|| sql::insert_new::<AttemptRow>(PLACEHOLDERS));
 
 /// Recording the same attempt again changes nothing.
 fn record(

@@ -6,12 +6,13 @@
 //! transaction of its own, so that commits of uploads never wait for a long backlog. A job outlives a
 //! crash. Each one is correct wherever it stops:
 //!
-//! - [`Kind::Cancel`] ends what was queued before the job began. Nothing is claimed for the endpoint until it
-//!   is done, so nothing is sent that was cancelled.
-//! - [`Kind::Hasten`] makes retries due that were planned for later when their endpoint was resumed, or when
-//!   somebody wanted them sent at once. Until a piece has reached them they are due when they were.
-//! - [`Kind::Release`] lets deliveries go that no longer wait for others since the order was relaxed. Until
-//!   then they go when those before them are settled.
+//! - [`BacklogJobKind::Cancel`] ends what was queued before the job began. Nothing is claimed for the
+//!   endpoint until it is done, so nothing is sent that was cancelled.
+//! - [`BacklogJobKind::Hasten`] makes retries due that were planned for later when their endpoint was
+//!   resumed, or when somebody wanted them sent at once. Until a piece has reached them they are due when
+//!   they were.
+//! - [`BacklogJobKind::Release`] lets deliveries go that no longer wait for others since the order was
+//!   relaxed. Until then they go when those before them are settled.
 //!
 //! A job tells old deliveries from new ones by their generation, which is the number of the last job of their
 //! endpoint when they were queued, and not by time: clocks are set.
@@ -33,17 +34,17 @@ const FIRST_PIECE: u32 = 500;
 
 domain::named! {
     /// What a job does to a backlog.
-    pub(super) enum Kind {
+    pub(super) enum BacklogJobKind {
         Cancel = "cancel",
         Hasten = "hasten",
         Release = "release",
     }
 }
 
-struct Job {
+struct BacklogJob {
     number: i64,
     endpoint: EndpointId,
-    kind: Kind,
+    kind: BacklogJobKind,
     begun_at: Timestamp,
     cursor: Vec<u8>,
 }
@@ -52,7 +53,7 @@ struct Job {
 pub(super) fn begin(
     tx: &mut WriteTransaction,
     endpoint: &EndpointId,
-    kind: Kind,
+    kind: BacklogJobKind,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     tx.execute("DELETE FROM backlog_jobs WHERE endpoint = ?1 AND kind = ?2", [endpoint.as_str(), kind.name()])?;
@@ -63,7 +64,7 @@ pub(super) fn begin(
     let number = tx.connection.last_insert_rowid();
     tx.execute("UPDATE endpoints SET generation = ?2 WHERE id = ?1", params![endpoint.as_str(), number])?;
     tx.subscribers = None;
-    if kind == Kind::Cancel {
+    if kind == BacklogJobKind::Cancel {
         // No more than can be in flight. A settlement that still comes is late.
         tx.execute(
             "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2, lease = NULL, lease_until_ms = NULL,
@@ -72,7 +73,7 @@ pub(super) fn begin(
             params![endpoint.as_str(), now.unix_ms()],
         )?;
     }
-    let job = Job { number, endpoint: endpoint.clone(), kind, begun_at: now, cursor: Vec::new() };
+    let job = BacklogJob { number, endpoint: endpoint.clone(), kind, begun_at: now, cursor: Vec::new() };
     advance(tx, &job, FIRST_PIECE, now)
 }
 
@@ -88,12 +89,12 @@ impl SqliteStore {
 
 const OLDEST: &str = "SELECT number, endpoint, kind, begun_at_ms, cursor FROM backlog_jobs ORDER BY number LIMIT 1";
 
-fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
+fn job(row: &Row<'_>) -> rusqlite::Result<BacklogJob> {
     let mut columns = Columns::of(row);
-    Ok(Job {
+    Ok(BacklogJob {
         number: columns.next()?,
         endpoint: columns.next()?,
-        kind: columns.named(Kind::by_name)?,
+        kind: columns.named(BacklogJobKind::by_name)?,
         begun_at: columns.next()?,
         cursor: columns.next()?,
     })
@@ -120,11 +121,11 @@ impl Work for Advance {
 }
 
 /// Does a piece of a job, and ends the job with its last.
-fn advance(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<()> {
+fn advance(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32, now: Timestamp) -> rusqlite::Result<()> {
     let done = match job.kind {
-        Kind::Cancel => cancel(tx, job, limit, now)?,
-        Kind::Hasten => hasten(tx, job, limit)?,
-        Kind::Release => release(tx, job, limit, now)?,
+        BacklogJobKind::Cancel => cancel(tx, job, limit, now)?,
+        BacklogJobKind::Hasten => hasten(tx, job, limit)?,
+        BacklogJobKind::Release => release(tx, job, limit, now)?,
     };
     if done < limit {
         tx.execute("DELETE FROM backlog_jobs WHERE number = ?1", [job.number])?;
@@ -135,7 +136,7 @@ fn advance(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> 
 }
 
 /// Those that wait first, or each would become ready before it ends.
-fn cancel(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
+fn cancel(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
     let waiting = cancel_in(tx, "waiting", job, limit, now)?;
     let ready = cancel_in(tx, "ready", job, limit.saturating_sub(size(&waiting)), now)?;
     let done = size(&waiting) + size(&ready);
@@ -150,7 +151,7 @@ fn cancel(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> r
 fn cancel_in(
     tx: &WriteTransaction,
     state: &str,
-    job: &Job,
+    job: &BacklogJob,
     limit: u32,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<Option<UploadId>>> {
@@ -169,7 +170,7 @@ fn size<T>(piece: &[T]) -> u32 {
     u32::try_from(piece.len()).unwrap_or(u32::MAX)
 }
 
-fn hasten(tx: &mut WriteTransaction, job: &Job, limit: u32) -> rusqlite::Result<u32> {
+fn hasten(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32) -> rusqlite::Result<u32> {
     let hastened = tx.execute(
         "UPDATE deliveries SET next_at_ms = ?4, generation = ?2
          WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_ready
@@ -181,7 +182,7 @@ fn hasten(tx: &mut WriteTransaction, job: &Job, limit: u32) -> rusqlite::Result<
 }
 
 /// By the order the endpoint has now, which may have changed once more.
-fn release(tx: &mut WriteTransaction, job: &Job, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
+fn release(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
     match tx.ordering_of(job.endpoint.as_str())? {
         Ordering::None => {
             let released = tx.execute(

@@ -18,7 +18,7 @@ use domain::endpoint::{EndpointId, Payload};
 use domain::id::InstanceId;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
-use state::{Bodies, Claim, StoredEvent};
+use state::{Claim, EventBodies, StoredEvent};
 
 pub(super) struct ClaimDue {
     pub(super) node: InstanceId,
@@ -29,9 +29,9 @@ pub(super) struct ClaimDue {
 
 impl Work for ClaimDue {
     const OPERATION: &'static str = "claim due deliveries";
-    type Output = Vec<Claimed>;
+    type Output = Vec<StoredClaim>;
 
-    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Vec<Claimed>> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Vec<StoredClaim>> {
         let subscribers = tx.subscribers()?;
         let mut claims = Vec::new();
         for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
@@ -84,7 +84,7 @@ fn claim(
     subscriber: &Subscriber,
     slots: u32,
     (now, until): (Timestamp, Timestamp),
-) -> rusqlite::Result<Vec<Claimed>> {
+) -> rusqlite::Result<Vec<StoredClaim>> {
     let run_out = run_out_leases(tx, subscriber, slots, now)?;
     let mut statement = tx.connection.prepare_cached(&CLAIM)?;
     let values = params![subscriber.id.as_str(), now.unix_ms(), slots, until.unix_ms(), node.as_bytes()];
@@ -96,7 +96,7 @@ fn claim(
         claim.begun_at = subscriber.availability().begun_at(claim.begun_at);
     }
     let payload = subscriber.terms.payload;
-    Ok(claims.into_iter().map(|(claim, _, sequence)| Claimed { claim, sequence, payload }).collect())
+    Ok(claims.into_iter().map(|(claim, _, sequence)| StoredClaim { claim, sequence, payload }).collect())
 }
 
 /// Deliveries whose sender has let its lease run out: hardly ever any.
@@ -115,15 +115,15 @@ fn run_out_leases(
 
 /// A claim with the body as it is stored, and what the endpoint wants instead.
 #[derive(Debug)]
-pub(super) struct Claimed {
+pub(super) struct StoredClaim {
     claim: Claim,
     sequence: i64,
     payload: Payload,
 }
 
-impl Claimed {
+impl StoredClaim {
     /// The claim with the body this endpoint gets. It is worked out by whoever asked, not by the writer.
-    pub(super) fn told(self, bodies: Bodies) -> Claim {
+    pub(super) fn into_claim(self, bodies: EventBodies) -> Claim {
         let Self { claim, sequence, payload } = self;
         match (payload, claim.upload) {
             (Payload::Thin, Some(upload)) => {

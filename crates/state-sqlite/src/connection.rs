@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::gate::Gate;
+use crate::read_gate::ReadGate;
 use state::Durability;
 
 /// How long a connection waits for a lock. Only another program (a
@@ -66,7 +66,7 @@ pub(super) fn limit_cache(connection: &Connection, bytes: u64) -> rusqlite::Resu
 }
 
 /// One for long reads, which end when the gate is closed.
-pub(super) fn open_interruptible(path: &Path, gate: &Arc<Gate>) -> rusqlite::Result<Connection> {
+pub(super) fn open_interruptible(path: &Path, gate: &Arc<ReadGate>) -> rusqlite::Result<Connection> {
     let connection = open_reader(path)?;
     let gate = Arc::clone(gate);
     connection.progress_handler(STEPS, Some(move || gate.is_closed()))?;

@@ -5,10 +5,10 @@ use std::sync::{Arc, LazyLock};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use state_rows::{EndpointRow, sql};
 
-use crate::backlog::Kind;
+use crate::backlog::BacklogJobKind;
 use crate::leases::is_alive;
 use crate::query::tenants;
-use crate::rows::{Columns, PLACES, bound};
+use crate::rows::{Columns, PLACEHOLDERS, bound};
 use crate::writer::{Work, WriteTransaction};
 use crate::{backlog, notices, rows};
 use domain::delivery::DeliveryClass;
@@ -32,7 +32,7 @@ static PRESENT: LazyLock<String> =
 static ONE: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM endpoints WHERE id = ?1", *COLUMNS));
 
 /// Writes a whole row; its version is one more than the endpoint was read at.
-static WRITE: LazyLock<String> = LazyLock::new(|| sql::upsert::<EndpointRow>(PLACES));
+static WRITE: LazyLock<String> = LazyLock::new(|| sql::upsert::<EndpointRow>(PLACEHOLDERS));
 
 /// Reads an endpoint from [`IN_SCOPE`].
 pub(super) fn endpoint(row: &Row<'_>) -> rusqlite::Result<Endpoint> {
@@ -74,7 +74,7 @@ impl Work for OpenFor {
             }
             if is_of_another {
                 // What another tenant's endpoint of this name was not sent is not for this.
-                backlog::begin(tx, &endpoint.id, Kind::Cancel, self.now)?;
+                backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now)?;
             }
         }
         tx.subscribers = None;
@@ -162,10 +162,10 @@ fn adjust_backlog(
     if after.state.is_enabled() && !before.state.is_enabled() {
         let values = params![after.id.as_str(), now.unix_ms()];
         tx.execute("UPDATE endpoints SET resumed_at_ms = ?2 WHERE id = ?1", values)?;
-        backlog::begin(tx, &after.id, Kind::Hasten, now)?;
+        backlog::begin(tx, &after.id, BacklogJobKind::Hasten, now)?;
     }
     if after.terms.ordering != before.terms.ordering {
-        backlog::begin(tx, &after.id, Kind::Release, now)?;
+        backlog::begin(tx, &after.id, BacklogJobKind::Release, now)?;
     }
     Ok(())
 }
@@ -197,7 +197,7 @@ impl Work for PutEndpoint {
             Some(before) => adjust_backlog(tx, before, endpoint, self.now)?,
             // What an endpoint of this name was not sent, which the configuration does not name any more, is
             // not for this.
-            None => backlog::begin(tx, &endpoint.id, Kind::Cancel, self.now)?,
+            None => backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now)?,
         }
         if let EndpointState::Disabled { because, .. } = endpoint.state
             && before.is_some_and(|before| before.state.is_enabled())
@@ -227,7 +227,7 @@ impl Work for RemoveEndpoint {
             return Ok(false);
         }
         tx.execute("DELETE FROM backlog_jobs WHERE endpoint = ?1", [self.id.as_str()])?;
-        backlog::begin(tx, &self.id, Kind::Cancel, self.now)?;
+        backlog::begin(tx, &self.id, BacklogJobKind::Cancel, self.now)?;
         tx.execute(
             "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = ?2 WHERE endpoint = ?1 AND state = 'running'",
             params![self.id.as_str(), self.now.unix_ms()],
@@ -250,7 +250,7 @@ impl Work for CancelBacklog {
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
         let is_there = is_there(tx, self.scope, &self.id)?;
         if is_there {
-            backlog::begin(tx, &self.id, Kind::Cancel, self.now)?;
+            backlog::begin(tx, &self.id, BacklogJobKind::Cancel, self.now)?;
         }
         Ok(is_there)
     }

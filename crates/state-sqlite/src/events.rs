@@ -8,7 +8,7 @@ use state_rows::{EventRow, sql};
 use crate::endpoints::Subscriber;
 use crate::lanes::NewDelivery;
 use crate::query::tenants;
-use crate::rows::{EVENT_COLUMNS, PLACES, bound, integer};
+use crate::rows::{EVENT_COLUMNS, PLACEHOLDERS, bound, integer};
 use crate::writer::WriteTransaction;
 use crate::{SqliteStore, lanes, rows};
 use domain::delivery::AttemptTrigger;
@@ -24,7 +24,7 @@ use state::{NewEvent, Result};
 /// What an upload has caused since it was read, ready to be written. Made before the writer's
 /// turn, so that the writer has less to do.
 #[derive(Debug)]
-pub(super) struct News {
+pub(super) struct UploadEvents {
     tenant: TenantId,
     upload: UploadId,
     /// Some endpoints want only uploads with certain metadata. Empty when there are no events.
@@ -35,7 +35,7 @@ pub(super) struct News {
 /// An endpoint, and what is unfinished in its lane, once that is known: a commit reads it at most once.
 type Interested<'a> = (&'a Subscriber, Option<LaneLoad>);
 
-impl News {
+impl UploadEvents {
     pub(super) fn of(upload: &Upload, events: Vec<NewEvent>) -> Self {
         // A checkpoint without news copies nothing.
         let metadata = if events.is_empty() { Metadata::default() } else { upload.record().metadata.clone() };
@@ -97,7 +97,7 @@ fn log(
 }
 
 /// Adds an event to the end of the log.
-pub(super) static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<EventRow>(PLACES));
+pub(super) static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<EventRow>(PLACEHOLDERS));
 
 static OF_UPLOAD: LazyLock<String> = LazyLock::new(|| {
     let columns = &*EVENT_COLUMNS;

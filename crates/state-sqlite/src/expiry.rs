@@ -2,8 +2,8 @@
 //! it: for a rate, a breaker, or its turn.
 //!
 //! What is too old is found by a reader, and ended a piece at a time. What waits with a stopped endpoint does
-//! not age this way; it is dropped when it exceeds the limits of a backlog ([`Shed`]). What waits for an
-//! endpoint that the configuration does not name is cancelled when old rows are removed.
+//! not age this way; it is dropped when it exceeds the limits of a backlog ([`DropExcess`]). What waits for
+//! an endpoint that the configuration does not name is cancelled when old rows are removed.
 
 use std::collections::BTreeSet;
 
@@ -91,10 +91,10 @@ impl Work for Expire {
 }
 
 impl Expire {
-    fn find(&self, tx: &mut WriteTransaction, id: DeliveryId) -> rusqlite::Result<Option<Old>> {
+    fn find(&self, tx: &mut WriteTransaction, id: DeliveryId) -> rusqlite::Result<Option<ExpiredDelivery>> {
         let read = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
-            let old = Old {
+            let old = ExpiredDelivery {
                 tenant: columns.next()?,
                 endpoint: columns.next()?,
                 event: columns.next()?,
@@ -116,7 +116,7 @@ impl Expire {
 }
 
 /// A delivery that has waited too long.
-struct Old {
+struct ExpiredDelivery {
     tenant: TenantId,
     endpoint: EndpointId,
     event: EventId,
@@ -125,7 +125,7 @@ struct Old {
     attempts: u32,
 }
 
-impl Old {
+impl ExpiredDelivery {
     fn exhausted(&self, delivery: DeliveryId) -> Notice {
         let Self { endpoint, event, upload, attempts, .. } = self;
         Notice::Exhausted { delivery, endpoint: endpoint.clone(), event: *event, upload: *upload, attempts: *attempts }
@@ -147,7 +147,7 @@ const DROP: &str = "UPDATE deliveries SET state = 'cancelled', finished_at_ms = 
      RETURNING upload_id";
 
 impl SqliteStore {
-    pub(super) async fn shed_piece(
+    pub(super) async fn drop_excess_piece(
         &self,
         limits: BacklogLimits,
         limit: u32,
@@ -158,11 +158,11 @@ impl SqliteStore {
         if excess.is_empty() {
             return Ok(Vec::new());
         }
-        self.writer.write(Shed { excess, now }).await
+        self.writer.write(DropExcess { excess, now }).await
     }
 }
 
-fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> rusqlite::Result<Vec<Excess>> {
+fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> rusqlite::Result<Vec<BacklogExcess>> {
     let mut all = connection.prepare_cached(TO_LIMIT)?;
     let endpoint = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
@@ -192,7 +192,7 @@ fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> ru
         let deliveries = if is_too_much { too_many } else { too_old };
         if !deliveries.is_empty() {
             // One endpoint at a time bounds the transaction.
-            excess.push(Excess { endpoint, deliveries, is_too_much });
+            excess.push(BacklogExcess { endpoint, deliveries, is_too_much });
             break;
         }
     }
@@ -200,25 +200,25 @@ fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> ru
 }
 
 /// Deliveries that wait for an endpoint beyond its limits.
-struct Excess {
+struct BacklogExcess {
     endpoint: EndpointId,
     deliveries: Vec<DeliveryId>,
     /// Whether there are too many, and not only too old ones.
     is_too_much: bool,
 }
 
-struct Shed {
-    excess: Vec<Excess>,
+struct DropExcess {
+    excess: Vec<BacklogExcess>,
     now: Timestamp,
 }
 
-impl Work for Shed {
+impl Work for DropExcess {
     const OPERATION: &'static str = "drop what exceeds a backlog";
     type Output = Vec<(EndpointId, u64)>;
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Self::Output> {
         let mut dropped = Vec::new();
-        for Excess { endpoint, deliveries, is_too_much } in &self.excess {
+        for BacklogExcess { endpoint, deliveries, is_too_much } in &self.excess {
             let (mut count, mut uploads) = (0, BTreeSet::new());
             for id in deliveries {
                 let mut statement = tx.connection.prepare_cached(DROP)?;

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use rusqlite::Row;
 use state_rows::{HookCallRow, sql};
 
-use crate::query::{AFTER_ALL, Query};
-use crate::rows::{PLACES, bound};
+use crate::query::{AFTER_ALL, SqlQuery};
+use crate::rows::{PLACEHOLDERS, bound};
 use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, rows};
 use domain::hook::{Hook, HookCall};
@@ -16,7 +16,7 @@ use state::Result;
 
 static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<HookCallRow>);
 
-static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert_new::<HookCallRow>(PLACES));
+static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert_new::<HookCallRow>(PLACEHOLDERS));
 
 impl SqliteStore {
     pub(super) async fn write_hook_call(&self, call: HookCall) -> Result<()> {
@@ -24,7 +24,7 @@ impl SqliteStore {
     }
 
     pub(super) async fn read_hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>> {
-        let mut sql = Query::new("SELECT ");
+        let mut sql = SqlQuery::new("SELECT ");
         sql.push(&COLUMNS).push(" FROM hook_calls WHERE id < ");
         sql.bind(query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec()));
         sql.push(" AND ").within("tenant", scope);

@@ -8,7 +8,7 @@ use rusqlite::{OptionalExtension, Row, params};
 use state_rows::{DeliveryRow, sql};
 
 use crate::endpoints::Subscriber;
-use crate::rows::{Columns, PLACES, bound};
+use crate::rows::{Columns, PLACEHOLDERS, bound};
 use crate::writer::WriteTransaction;
 use domain::delivery::{AttemptTrigger, DeliveryClass, DeliveryState};
 use domain::endpoint::{EndpointId, Ordering};
@@ -19,7 +19,7 @@ use domain::log::EventPosition;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 
-static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<DeliveryRow>(PLACES));
+static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<DeliveryRow>(PLACEHOLDERS));
 
 /// What a new delivery is made of.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Mutex, Notify};
 
 use state::clock::Clock;
-use state::{Bodies, Durability, Error, Result};
+use state::{Durability, Error, EventBodies, Result};
 
 mod attempts;
 mod backlog;
@@ -25,7 +25,7 @@ mod endpoints;
 mod events;
 mod expiry;
 mod expunge;
-mod gate;
+mod file_watch;
 mod hook_calls;
 mod lanes;
 mod leases;
@@ -35,8 +35,8 @@ mod log_bound;
 mod migrate;
 mod notices;
 mod outbox;
-mod presence;
 mod query;
+mod read_gate;
 mod readers;
 mod replay;
 mod reserve;
@@ -47,11 +47,11 @@ mod tests;
 mod uploads;
 mod writer;
 
-use gate::Gate;
+use file_watch::FileWatch;
 use log_bound::LogBound;
-use presence::Presence;
+use read_gate::ReadGate;
 use readers::Readers;
-use reserve::Reserve;
+use reserve::DiskReserve;
 use retention::PruneCursors;
 use writer::Writer;
 
@@ -96,7 +96,7 @@ impl Default for SqliteSettings {
 /// Uploads and outbox in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
-    bodies: Bodies,
+    bodies: EventBodies,
     /// The machine's, by which SQLite goes too.
     clock: Clock,
     /// The write-ahead log.
@@ -112,18 +112,23 @@ impl SqliteStore {
     /// Opens the database, makes it if it is not there, and brings it up to date. One that
     /// a newer version wrote is left as it is.
     #[expect(clippy::disallowed_methods, reason = "the database is on this machine")]
-    pub async fn open(path: &Path, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
+    pub async fn open(path: &Path, settings: SqliteSettings, bodies: EventBodies) -> Result<Arc<Self>> {
         Self::open_by(Clock::system(), path, settings, bodies).await
     }
 
     /// The same with another clock than the machine's.
-    pub async fn open_by(clock: Clock, path: &Path, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
+    pub async fn open_by(
+        clock: Clock,
+        path: &Path,
+        settings: SqliteSettings,
+        bodies: EventBodies,
+    ) -> Result<Arc<Self>> {
         let path = path.to_owned();
         let opening = tokio::task::spawn_blocking(move || Self::open_files(clock, path, settings, bodies));
         opening.await.map_err(|error| Error::Failed { operation: OPEN, source: error.into() })?
     }
 
-    fn open_files(clock: Clock, path: PathBuf, settings: SqliteSettings, bodies: Bodies) -> Result<Arc<Self>> {
+    fn open_files(clock: Clock, path: PathBuf, settings: SqliteSettings, bodies: EventBodies) -> Result<Arc<Self>> {
         migrate::refuse_newer(&path)?;
         let lookup_connections = settings.lookup_connections.max(1);
         let read_connections = settings.read_connections.max(1);
@@ -134,7 +139,7 @@ impl SqliteStore {
             connection::open_writer(&path, settings.durability, settings.max_log_bytes / 2).map_err(failed(OPEN))?;
         connection::limit_cache(&writing, for_writing).map_err(failed(OPEN))?;
         migrate::run(&mut writing)?;
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(ReadGate::default());
         let lookups = (0..lookup_connections).map(|_| {
             let reader = connection::open_reader(&path)?;
             connection::limit_cache(&reader, for_each_reader)?;
@@ -147,9 +152,9 @@ impl SqliteStore {
             Ok(reader)
         });
         let walks = walks.collect::<rusqlite::Result<_>>().map_err(failed(OPEN))?;
-        let presence = Arc::new(Presence::of(&path).map_err(failed_to_start)?);
+        let file_watch = Arc::new(FileWatch::of(&path).map_err(failed_to_start)?);
         let bell = Arc::new(Notify::new());
-        let reserve = Reserve::of(&path, settings.reserve_bytes);
+        let reserve = DiskReserve::of(&path, settings.reserve_bytes);
         let log = log_bound::log_of(&path);
         let bound = LogBound::new(log.clone(), settings.max_log_bytes, Arc::clone(&gate));
         let writer = Writer::start(
@@ -159,9 +164,9 @@ impl SqliteStore {
             reserve,
             settings.group_commit_max,
             Arc::clone(&bell),
-            Arc::clone(&presence),
+            Arc::clone(&file_watch),
         )?;
-        let readers = Readers::start(lookups, walks, gate, &presence)?;
+        let readers = Readers::start(lookups, walks, gate, &file_watch)?;
         Ok(Arc::new(Self { bodies, clock, log, writer, readers, bell, pruning: Mutex::default() }))
     }
 

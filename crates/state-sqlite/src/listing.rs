@@ -3,14 +3,14 @@
 //! Every list walks one index backwards from its cursor and stops when the page is full: the identifiers of
 //! all uploads, of those with a pair of metadata, or of each stage or type of content asked for. What else is
 //! asked for is looked up for each upload on the way. Of several conditions the one that fewest uploads meet
-//! is walked. A walk also stops after [`MOST_WALKED`] uploads; the page then carries a cursor although it is
+//! is walked. A walk also stops after [`MAX_SCANNED`] uploads; the page then carries a cursor although it is
 //! not full.
 
 use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::query::{AFTER_ALL, Query, first_id_of};
+use crate::query::{AFTER_ALL, SqlQuery, first_id_of};
 use crate::rows::UPLOAD_COLUMNS;
 use crate::{SqliteStore, rows};
 use domain::id::{ID_SLACK, UploadId};
@@ -27,7 +27,7 @@ const COMMON: u32 = 1_000;
 const MOST_TYPES: usize = 128;
 
 /// The most uploads that one query walks past because they do not match.
-pub(super) const MOST_WALKED: u32 = 5_000;
+pub(super) const MAX_SCANNED: u32 = 5_000;
 
 impl SqliteStore {
     pub(super) async fn read_list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage> {
@@ -44,25 +44,25 @@ fn list(connection: &Connection, scope: TenantScope, mut query: UploadQuery) -> 
         return Ok(UploadPage { found: Vec::new(), next: None });
     }
     query.types = types;
-    let mut sql = Query::new("SELECT ");
+    let mut sql = SqlQuery::new("SELECT ");
     sql.push(&UPLOAD_COLUMNS).push(" FROM uploads JOIN upload_origins USING (id) WHERE id IN (");
     let route = route(connection, &query)?;
     let last = if is_walk(scope, &query, route) { last_of_walk(connection, &query, route)? } else { None };
     match route {
-        Route::All => walk_uploads(&mut sql, scope, &query, Arm::All, last),
-        Route::Stages => {
+        UploadRoute::All => scan_uploads(&mut sql, scope, &query, ScanArm::All, last),
+        UploadRoute::Stages => {
             for (place, stage) in query.stages.iter().enumerate() {
                 sql.push(if place == 0 { "" } else { " UNION ALL " });
-                walk_uploads(&mut sql, scope, &query, Arm::Stage(*stage), last);
+                scan_uploads(&mut sql, scope, &query, ScanArm::Stage(*stage), last);
             }
         }
-        Route::Types => {
+        UploadRoute::Types => {
             for (place, content_type) in query.types.iter().enumerate() {
                 sql.push(if place == 0 { "" } else { " UNION ALL " });
-                walk_uploads(&mut sql, scope, &query, Arm::Type(content_type.as_str()), last);
+                scan_uploads(&mut sql, scope, &query, ScanArm::Type(content_type.as_str()), last);
             }
         }
-        Route::Pair(place) => walk_pair(&mut sql, scope, &query, place, last),
+        UploadRoute::Pair(place) => walk_pair(&mut sql, scope, &query, place, last),
     }
     sql.push(") ORDER BY id DESC LIMIT ").bind(query.limit);
     let rows = sql.fetch(connection, rows::one_of_uploads)?;
@@ -103,13 +103,13 @@ pub(crate) fn passes_tenants(scope: TenantScope) -> bool {
 }
 
 /// Whether the walk may pass uploads that do not match, or are of other tenants.
-fn is_walk(scope: TenantScope, query: &UploadQuery, route: Route) -> bool {
+fn is_walk(scope: TenantScope, query: &UploadQuery, route: UploadRoute) -> bool {
     let (has_stages, has_types) = (!query.stages.is_empty(), !query.types.is_empty());
     let has_others = match route {
-        Route::Pair(_) => query.metadata.len() > 1 || has_stages || has_types,
-        Route::Stages => !query.metadata.is_empty() || has_types,
-        Route::Types => !query.metadata.is_empty() || has_stages,
-        Route::All => !query.metadata.is_empty(),
+        UploadRoute::Pair(_) => query.metadata.len() > 1 || has_stages || has_types,
+        UploadRoute::Stages => !query.metadata.is_empty() || has_types,
+        UploadRoute::Types => !query.metadata.is_empty() || has_stages,
+        UploadRoute::All => !query.metadata.is_empty(),
     };
     let is_bounded =
         [query.width, query.height, query.duration_ms].into_iter().any(|bounds| bounds != NumberBounds::OPEN);
@@ -117,47 +117,51 @@ fn is_walk(scope: TenantScope, query: &UploadQuery, route: Route) -> bool {
 }
 
 /// Where a walk ends that is too long for one query: the last upload it looks at.
-fn last_of_walk(connection: &Connection, query: &UploadQuery, route: Route) -> rusqlite::Result<Option<UploadId>> {
-    let first = first_behind(query);
+fn last_of_walk(
+    connection: &Connection,
+    query: &UploadQuery,
+    route: UploadRoute,
+) -> rusqlite::Result<Option<UploadId>> {
+    let first = upper_bound(query);
     let id = |row: &Row<'_>| row.get(0).map(UploadId::from_bytes);
     let last = match route {
         // The origins have an index of nothing but identifiers.
-        Route::All => connection
+        UploadRoute::All => connection
             .prepare_cached("SELECT id FROM upload_origins WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2 - 1")?
-            .query_one(params![first, MOST_WALKED], id)
+            .query_one(params![first, MAX_SCANNED], id)
             .optional()?,
-        Route::Stages => {
+        UploadRoute::Stages => {
             let mut statement = connection.prepare_cached(
                 "SELECT id FROM uploads WHERE stage = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3 - 1",
             )?;
             let mut last = None;
             for stage in &query.stages {
-                last = last.max(statement.query_one(params![stage.name(), first, MOST_WALKED], id).optional()?);
+                last = last.max(statement.query_one(params![stage.name(), first, MAX_SCANNED], id).optional()?);
             }
             last
         }
-        Route::Types => {
+        UploadRoute::Types => {
             let mut statement = connection.prepare_cached(
                 "SELECT id FROM uploads INDEXED BY uploads_by_type
                  WHERE facts IS NOT NULL AND facts ->> '$.content_type' = ?1 AND id < ?2
                  ORDER BY id DESC LIMIT 1 OFFSET ?3 - 1",
             )?;
             // Types are walked side by side, all of them together no further than one.
-            let share = MOST_WALKED.div_ceil(u32::try_from(query.types.len()).unwrap_or(MOST_WALKED).max(1));
+            let share = MAX_SCANNED.div_ceil(u32::try_from(query.types.len()).unwrap_or(MAX_SCANNED).max(1));
             let mut last = None;
             for content_type in &query.types {
                 last = last.max(statement.query_one(params![content_type.as_str(), first, share], id).optional()?);
             }
             last
         }
-        Route::Pair(place) => {
+        UploadRoute::Pair(place) => {
             let (key, value) = &query.metadata[place];
             connection
                 .prepare_cached(
                     "SELECT upload_id FROM upload_metadata WHERE key = ?1 AND value = ?2 AND upload_id < ?3
                      ORDER BY upload_id DESC LIMIT 1 OFFSET ?4 - 1",
                 )?
-                .query_one(params![key, value, first, MOST_WALKED], id)
+                .query_one(params![key, value, first, MAX_SCANNED], id)
                 .optional()?
         }
     };
@@ -168,14 +172,14 @@ fn last_of_walk(connection: &Connection, query: &UploadQuery, route: Route) -> r
 }
 
 /// The identifier that everything listed is before.
-fn first_behind(query: &UploadQuery) -> Vec<u8> {
+fn upper_bound(query: &UploadQuery) -> Vec<u8> {
     let cursor = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
     query.created_before.map_or(cursor.clone(), |before| first_id_of(before.plus(ID_SLACK)).min(cursor))
 }
 
 /// Which index to walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
+enum UploadRoute {
     All,
     Stages,
     Types,
@@ -183,18 +187,18 @@ enum Route {
     Pair(usize),
 }
 
-fn route(connection: &Connection, query: &UploadQuery) -> rusqlite::Result<Route> {
-    let mut routes: Vec<_> = (0..query.metadata.len()).map(Route::Pair).collect();
+fn route(connection: &Connection, query: &UploadQuery) -> rusqlite::Result<UploadRoute> {
+    let mut routes: Vec<_> = (0..query.metadata.len()).map(UploadRoute::Pair).collect();
     if !query.stages.is_empty() {
-        routes.push(Route::Stages);
+        routes.push(UploadRoute::Stages);
     }
     if !query.types.is_empty() {
-        routes.push(Route::Types);
+        routes.push(UploadRoute::Types);
     }
     if let [] | [_] = routes.as_slice() {
-        return Ok(routes.pop().unwrap_or(Route::All));
+        return Ok(routes.pop().unwrap_or(UploadRoute::All));
     }
-    let mut best = (u32::MAX, Route::All);
+    let mut best = (u32::MAX, UploadRoute::All);
     for route in routes {
         let uploads = count_up_to_common(connection, query, route)?;
         if uploads < best.0 {
@@ -204,21 +208,21 @@ fn route(connection: &Connection, query: &UploadQuery) -> rusqlite::Result<Route
     Ok(best.1)
 }
 
-fn count_up_to_common(connection: &Connection, query: &UploadQuery, route: Route) -> rusqlite::Result<u32> {
+fn count_up_to_common(connection: &Connection, query: &UploadQuery, route: UploadRoute) -> rusqlite::Result<u32> {
     match route {
-        Route::All => Ok(u32::MAX),
-        Route::Pair(place) => {
+        UploadRoute::All => Ok(u32::MAX),
+        UploadRoute::Pair(place) => {
             let (key, value) = &query.metadata[place];
             let sql = "SELECT count(*) FROM (SELECT 1 FROM upload_metadata WHERE key = ?1 AND value = ?2 LIMIT ?3)";
             connection.prepare_cached(sql)?.query_one(params![key, value, COMMON], |row| row.get(0))
         }
-        Route::Stages => {
+        UploadRoute::Stages => {
             let sql = "SELECT count(*) FROM (SELECT 1 FROM uploads WHERE stage = ?1 LIMIT ?2)";
             let mut statement = connection.prepare_cached(sql)?;
             let count = |stage: &Stage| statement.query_one(params![stage.name(), COMMON], |row| row.get::<_, u32>(0));
             query.stages.iter().map(count).sum()
         }
-        Route::Types => {
+        UploadRoute::Types => {
             let sql = "SELECT count(*) FROM (SELECT 1 FROM uploads INDEXED BY uploads_by_type
                  WHERE facts IS NOT NULL AND facts ->> '$.content_type' = ?1 LIMIT ?2)";
             let mut statement = connection.prepare_cached(sql)?;
@@ -231,18 +235,18 @@ fn count_up_to_common(connection: &Connection, query: &UploadQuery, route: Route
 
 /// The index that one walk follows.
 #[derive(Debug, Clone, Copy)]
-enum Arm<'q> {
+enum ScanArm<'q> {
     All,
     Stage(Stage),
     Type(&'q str),
 }
 
-fn walk_uploads(sql: &mut Query, scope: TenantScope, query: &UploadQuery, arm: Arm<'_>, last: Option<UploadId>) {
+fn scan_uploads(sql: &mut SqlQuery, scope: TenantScope, query: &UploadQuery, arm: ScanArm<'_>, last: Option<UploadId>) {
     sql.push("SELECT id FROM (SELECT id FROM uploads ");
     match arm {
-        Arm::All => sql.push("WHERE "),
-        Arm::Stage(stage) => sql.push("WHERE stage = ").bind(stage.name().to_owned()).push(" AND "),
-        Arm::Type(content_type) => sql
+        ScanArm::All => sql.push("WHERE "),
+        ScanArm::Stage(stage) => sql.push("WHERE stage = ").bind(stage.name().to_owned()).push(" AND "),
+        ScanArm::Type(content_type) => sql
             .push("INDEXED BY uploads_by_type WHERE facts IS NOT NULL AND facts ->> '$.content_type' = ")
             .bind(content_type.to_owned())
             .push(" AND "),
@@ -251,15 +255,15 @@ fn walk_uploads(sql: &mut Query, scope: TenantScope, query: &UploadQuery, arm: A
     within_bounds(sql, query, "id", last);
     having(sql, query.metadata.iter(), "uploads.id");
     match arm {
-        Arm::All => {}
-        Arm::Stage(_) => with_types(sql, query),
-        Arm::Type(_) => with_stages(sql, query),
+        ScanArm::All => {}
+        ScanArm::Stage(_) => with_types(sql, query),
+        ScanArm::Type(_) => with_stages(sql, query),
     }
     with_facts(sql, query);
     sql.push(" ORDER BY id DESC LIMIT ").bind(query.limit).push(")");
 }
 
-fn walk_pair(sql: &mut Query, scope: TenantScope, query: &UploadQuery, place: usize, last: Option<UploadId>) {
+fn walk_pair(sql: &mut SqlQuery, scope: TenantScope, query: &UploadQuery, place: usize, last: Option<UploadId>) {
     let (key, value) = query.metadata[place].clone();
     let others = query.metadata.iter().enumerate().filter(|(other, _)| *other != place).map(|(_, pair)| pair);
     sql.push("SELECT id FROM (SELECT id FROM upload_metadata AS pair CROSS JOIN uploads ON id = pair.upload_id");
@@ -274,7 +278,7 @@ fn walk_pair(sql: &mut Query, scope: TenantScope, query: &UploadQuery, place: us
 }
 
 /// Adds the condition on types. The plus sign keeps it from choosing the index.
-fn with_types(sql: &mut Query, query: &UploadQuery) {
+fn with_types(sql: &mut SqlQuery, query: &UploadQuery) {
     if !query.types.is_empty() {
         let types = query.types.iter().map(|content_type| content_type.as_str().to_owned());
         sql.push(" AND +(facts ->> '$.content_type') IN (").bind_all(types).push(")");
@@ -282,7 +286,7 @@ fn with_types(sql: &mut Query, query: &UploadQuery) {
 }
 
 /// Adds the conditions on size and duration.
-fn with_facts(sql: &mut Query, query: &UploadQuery) {
+fn with_facts(sql: &mut SqlQuery, query: &UploadQuery) {
     for (field, bounds) in [
         (" AND (facts ->> '$.width')", query.width),
         (" AND (facts ->> '$.height')", query.height),
@@ -297,13 +301,13 @@ fn with_facts(sql: &mut Query, query: &UploadQuery) {
     }
 }
 
-fn with_stages(sql: &mut Query, query: &UploadQuery) {
+fn with_stages(sql: &mut SqlQuery, query: &UploadQuery) {
     if !query.stages.is_empty() {
         sql.push(" AND +stage IN (").bind_all(query.stages.iter().map(|stage| stage.name().to_owned())).push(")");
     }
 }
 
-fn having<'q>(sql: &mut Query, pairs: impl Iterator<Item = &'q (String, Vec<u8>)>, id: &'static str) {
+fn having<'q>(sql: &mut SqlQuery, pairs: impl Iterator<Item = &'q (String, Vec<u8>)>, id: &'static str) {
     for (key, value) in pairs {
         sql.push(" AND EXISTS (SELECT 1 FROM upload_metadata WHERE key = ").bind(key.clone());
         sql.push(" AND value = ").bind(value.clone()).push(" AND upload_id = ").push(id).push(")");
@@ -312,8 +316,8 @@ fn having<'q>(sql: &mut Query, pairs: impl Iterator<Item = &'q (String, Vec<u8>)
 
 /// The cursor, and the times of creation. An identifier begins with the time it was made, so its
 /// index bounds the walk; the column decides.
-fn within_bounds(sql: &mut Query, query: &UploadQuery, id: &'static str, last: Option<UploadId>) {
-    sql.push(id).push(" < ").bind(first_behind(query));
+fn within_bounds(sql: &mut SqlQuery, query: &UploadQuery, id: &'static str, last: Option<UploadId>) {
+    sql.push(id).push(" < ").bind(upper_bound(query));
     if let Some(last) = last {
         sql.push(" AND ").push(id).push(" >= ").bind(last.as_bytes().to_vec());
     }
@@ -348,17 +352,20 @@ mod tests {
         }
         let (all, third) = (pair("all", 0), pair("third", 1));
         for (metadata, stages, expected) in [
-            (vec![], vec![], Route::All),
-            (vec![], vec![Stage::Created], Route::Stages),
-            (vec![all.clone()], vec![], Route::Pair(0)),
-            (vec![all.clone(), third.clone()], vec![Stage::Created], Route::Pair(1)),
-            (vec![third.clone(), all.clone()], vec![], Route::Pair(0)),
-            (vec![all, third], vec![Stage::Completed], Route::Stages),
+            (vec![], vec![], UploadRoute::All),
+            (vec![], vec![Stage::Created], UploadRoute::Stages),
+            (vec![all.clone()], vec![], UploadRoute::Pair(0)),
+            (vec![all.clone(), third.clone()], vec![Stage::Created], UploadRoute::Pair(1)),
+            (vec![third.clone(), all.clone()], vec![], UploadRoute::Pair(0)),
+            (vec![all, third], vec![Stage::Completed], UploadRoute::Stages),
         ] {
             let query = UploadQuery { metadata, stages, limit: 10, ..UploadQuery::default() };
             let with_type = UploadQuery { types: vec![TypePattern::new("video/mp4").unwrap()], ..query.clone() };
             let rare = store.readers.read("choose", move |connection| route(connection, &with_type)).await.unwrap();
-            assert!(rare == Route::Types || expected == Route::Stages, "nothing has been looked into: {query:?}");
+            assert!(
+                rare == UploadRoute::Types || expected == UploadRoute::Stages,
+                "nothing has been looked into: {query:?}"
+            );
             let asked = query.clone();
             let found = store.readers.read("choose", move |connection| route(connection, &asked)).await.unwrap();
             assert_eq!(found, expected, "{query:?}");
@@ -401,7 +408,7 @@ mod tests {
         let pair = |name: &str| (name.to_owned(), b"1".to_vec());
         store.insert(change_of(Upload::create(asked(0), NOW))).await.unwrap();
         store.close().await;
-        fill(&path, 6 * MOST_WALKED);
+        fill(&path, 6 * MAX_SCANNED);
         let store = SqliteStore::open(&path, SqliteSettings::default(), bodies()).await.unwrap();
         let all = UploadQuery { limit: 10, ..UploadQuery::default() };
         let stages = vec![Stage::Created, Stage::Completed];

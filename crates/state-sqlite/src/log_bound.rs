@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::connection::BUSY_TIMEOUT;
-use crate::gate::Gate;
+use crate::read_gate::ReadGate;
 
 /// How long the writer waits for reads to end. Short ones take less, and long ones are interrupted at once.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -23,7 +23,7 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 pub(super) struct LogBound {
     log: PathBuf,
     max_bytes: u64,
-    gate: Arc<Gate>,
+    gate: Arc<ReadGate>,
     /// When the log could not be reset last.
     failed: Option<Instant>,
 }
@@ -36,7 +36,7 @@ pub(super) fn log_of(database: &Path) -> PathBuf {
 }
 
 impl LogBound {
-    pub(super) fn new(log: PathBuf, max_bytes: u64, gate: Arc<Gate>) -> Self {
+    pub(super) fn new(log: PathBuf, max_bytes: u64, gate: Arc<ReadGate>) -> Self {
         Self { log, max_bytes, gate, failed: None }
     }
 

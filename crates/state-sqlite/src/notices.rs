@@ -24,7 +24,7 @@ pub(super) struct Announce {
 }
 
 impl Work for Announce {
-    const OPERATION: &'static str = "record news of the sending";
+    const OPERATION: &'static str = "record a notice";
     type Output = ();
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {

@@ -13,8 +13,8 @@ use crate::claims::{ClaimDue, TestEndpoint};
 use crate::endpoints::{CancelBacklog, OpenFor, PutEndpoint, RemoveEndpoint};
 use crate::listing::passes_tenants;
 use crate::notices::Announce;
-use crate::query::{AFTER_ALL, Query, first_id_of, tenants};
-use crate::replay::{AdvanceReplay, BeginReplay, CancelReplay, Replay};
+use crate::query::{AFTER_ALL, SqlQuery, first_id_of, tenants};
+use crate::replay::{AdvanceReplay, BeginReplay, CancelReplay, ReplayDelivery};
 use crate::rows::{Columns, integer};
 use crate::{SqliteStore, endpoints, replay, rows};
 use domain::delivery::{Attempt, AttemptOutcome, Backlog, DeliveryRecord, DeliveryState, ReplayOutcome};
@@ -26,8 +26,8 @@ use domain::query::{DeliveryPage, DeliveryQuery};
 use domain::replay::ReplayJob;
 use domain::time::Timestamp;
 use state::{
-    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention,
-    SettlementBatch,
+    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Notices, Replays, Result, Retention,
+    RetentionHorizon, SettlementBatch,
 };
 
 /// The most attempts shown of one delivery, the latest. Only shutdowns in a loop make so many.
@@ -75,7 +75,7 @@ impl Dispatch for SqliteStore {
         lease: Duration,
     ) -> Result<Vec<Claim>> {
         let claimed = self.writer.write(ClaimDue { node, slots: slots.to_vec(), now, lease }).await?;
-        Ok(claimed.into_iter().map(|claimed| claimed.told(self.bodies)).collect())
+        Ok(claimed.into_iter().map(|claimed| claimed.into_claim(self.bodies)).collect())
     }
 
     async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> Result<()> {
@@ -126,7 +126,7 @@ impl Deliveries for SqliteStore {
     }
 
     async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
-        let mut query = Query::new(&DELIVERIES);
+        let mut query = SqlQuery::new(&DELIVERIES);
         query.push(" WHERE id = ").bind(id.as_bytes().to_vec()).push(" AND ").within("tenant", scope);
         let found = self.readers.look_up("find a delivery", move |connection| read_deliveries(connection, &query));
         Ok(found.await?.pop())
@@ -140,7 +140,7 @@ impl Deliveries for SqliteStore {
     }
 
     async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<ReplayOutcome> {
-        self.writer.write(Replay { scope, delivery: id, force, now }).await
+        self.writer.write(ReplayDelivery { scope, delivery: id, force, now }).await
     }
 }
 
@@ -179,11 +179,11 @@ impl Retention for SqliteStore {
         self.expire_piece(begun_before, limit, now).await
     }
 
-    async fn shed(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>> {
-        self.shed_piece(limits, limit, now).await
+    async fn drop_excess(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>> {
+        self.drop_excess_piece(limits, limit, now).await
     }
 
-    async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64> {
+    async fn prune(&self, horizon: RetentionHorizon, limit: u32) -> Result<u64> {
         self.prune_piece(horizon, limit).await
     }
 
@@ -219,7 +219,7 @@ fn next_due_of(connection: &Connection, endpoint: &EndpointId) -> rusqlite::Resu
     statement.query_one([endpoint.as_str()], |row| Columns::of(row).next())
 }
 
-fn read_deliveries(connection: &mut Connection, query: &Query) -> rusqlite::Result<Vec<DeliveryRecord>> {
+fn read_deliveries(connection: &mut Connection, query: &SqlQuery) -> rusqlite::Result<Vec<DeliveryRecord>> {
     // One transaction, so that deliveries and attempts are of the same moment.
     let transaction = connection.transaction()?;
     let mut deliveries = query.fetch(&transaction, delivery)?;
@@ -255,7 +255,7 @@ pub(super) fn read_backlog(
 ) -> rusqlite::Result<Backlog> {
     let enough = u64::from(most) + 1;
     let mut backlog = Backlog::default();
-    for Whose { id, is_present, is_enabled } in endpoints_to_count(connection, scope, endpoint)? {
+    for CountedEndpoint { id, is_present, is_enabled } in endpoints_to_count(connection, scope, endpoint)? {
         let count = |sql: &str, so_far: u64| {
             let left = integer(enough.saturating_sub(so_far));
             connection.prepare_cached(sql)?.query_one(params![id, left], |row| Columns::of(row).next::<u64>())
@@ -283,7 +283,7 @@ pub(super) fn read_backlog(
 }
 
 /// An endpoint as its backlog is counted.
-struct Whose {
+struct CountedEndpoint {
     id: String,
     /// Not one that the configuration no longer names.
     is_present: bool,
@@ -294,14 +294,15 @@ fn endpoints_to_count(
     connection: &Connection,
     scope: TenantScope,
     endpoint: Option<&EndpointId>,
-) -> rusqlite::Result<Vec<Whose>> {
-    let whose = |row: &Row<'_>| Ok(Whose { id: row.get(0)?, is_present: row.get(1)?, is_enabled: row.get(2)? });
+) -> rusqlite::Result<Vec<CountedEndpoint>> {
+    let counted =
+        |row: &Row<'_>| Ok(CountedEndpoint { id: row.get(0)?, is_present: row.get(1)?, is_enabled: row.get(2)? });
     let mut statement = connection.prepare_cached(
         "SELECT id, present, state = 'enabled' FROM endpoints
          WHERE (?1 IS NULL OR id = ?1) AND tenant BETWEEN ?2 AND ?3",
     )?;
     let (least, most) = tenants(scope);
-    statement.query_map(params![endpoint.map(EndpointId::as_str), least, most], whose)?.collect()
+    statement.query_map(params![endpoint.map(EndpointId::as_str), least, most], counted)?.collect()
 }
 
 const LAST_STATUS: &str =
@@ -316,20 +317,20 @@ static ATTEMPTS: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The most deliveries that a query walks past because they do not match, or that it sorts.
-const MOST_WALKED: u32 = 20_000;
+const MAX_SCANNED: u32 = 20_000;
 
 /// How the deliveries of a list are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
+enum DeliveryRoute {
     /// By identifier, newest first, with an end to what is looked at.
-    Walk(Walk),
+    Scan(ScanIndex),
     /// Everything that is in this state, sorted: it is not much.
     Few(DeliveryState),
 }
 
 /// Which index is walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Walk {
+enum ScanIndex {
     All,
     Upload,
     Dead,
@@ -338,8 +339,8 @@ enum Walk {
 fn read_page(connection: &mut Connection, scope: TenantScope, query: &DeliveryQuery) -> rusqlite::Result<DeliveryPage> {
     let route = route(connection, query)?;
     let last = match route {
-        Route::Walk(walk) if passes_by(scope, query, walk) => last_of_walk(connection, query, walk)?,
-        Route::Walk(_) | Route::Few(_) => None,
+        DeliveryRoute::Scan(scan) if may_skip_rows(scope, query, scan) => last_of_scan(connection, query, scan)?,
+        DeliveryRoute::Scan(_) | DeliveryRoute::Few(_) => None,
     };
     let found = read_deliveries(connection, &deliveries_query(scope, query, route, last))?;
     let is_full = found.len() == usize::try_from(query.limit).unwrap_or(usize::MAX);
@@ -347,73 +348,82 @@ fn read_page(connection: &mut Connection, scope: TenantScope, query: &DeliveryQu
     Ok(DeliveryPage { found, next })
 }
 
-fn route(connection: &Connection, query: &DeliveryQuery) -> rusqlite::Result<Route> {
+fn route(connection: &Connection, query: &DeliveryQuery) -> rusqlite::Result<DeliveryRoute> {
     if query.upload.is_some() {
-        return Ok(Route::Walk(Walk::Upload));
+        return Ok(DeliveryRoute::Scan(ScanIndex::Upload));
     }
-    let Some(state) = query.state else { return Ok(Route::Walk(Walk::All)) };
+    let Some(state) = query.state else { return Ok(DeliveryRoute::Scan(ScanIndex::All)) };
     match (state, index_of(state)) {
-        (DeliveryState::Dead, _) => Ok(Route::Walk(Walk::Dead)),
-        (_, None) => Ok(Route::Walk(Walk::All)),
+        (DeliveryState::Dead, _) => Ok(DeliveryRoute::Scan(ScanIndex::Dead)),
+        (_, None) => Ok(DeliveryRoute::Scan(ScanIndex::All)),
         (state, Some(index)) => {
-            let mut sql = Query::new("SELECT count(*) FROM (SELECT 1 FROM deliveries INDEXED BY ");
+            let mut sql = SqlQuery::new("SELECT count(*) FROM (SELECT 1 FROM deliveries INDEXED BY ");
             sql.push(index).push(" WHERE ").push(condition_of(state));
             if let Some(endpoint) = &query.endpoint {
                 sql.push(" AND endpoint = ").bind(endpoint.as_str().to_owned());
             }
-            sql.push(" LIMIT ").bind(MOST_WALKED + 1).push(")");
+            sql.push(" LIMIT ").bind(MAX_SCANNED + 1).push(")");
             let count = sql.fetch(connection, |row| row.get::<_, u32>(0))?;
-            let are_few = count.first().is_some_and(|count| *count <= MOST_WALKED);
-            Ok(if are_few { Route::Few(state) } else { Route::Walk(Walk::All) })
+            let are_few = count.first().is_some_and(|count| *count <= MAX_SCANNED);
+            Ok(if are_few { DeliveryRoute::Few(state) } else { DeliveryRoute::Scan(ScanIndex::All) })
         }
     }
 }
 
 /// Whether a walk may pass deliveries that do not match, or are of other tenants. Without a condition, every
 /// one matches.
-fn passes_by(scope: TenantScope, query: &DeliveryQuery, walk: Walk) -> bool {
+fn may_skip_rows(scope: TenantScope, query: &DeliveryQuery, scan: ScanIndex) -> bool {
     let DeliveryQuery { endpoint, event, kind, state, last_status, last_error, .. } = query;
     let by_attempt = last_status.is_some() || last_error.is_some();
-    let by_state = state.is_some() && walk != Walk::Dead;
+    let by_state = state.is_some() && scan != ScanIndex::Dead;
     passes_tenants(scope) || endpoint.is_some() || event.is_some() || kind.is_some() || by_attempt || by_state
 }
 
 /// Where a walk that is too long for one query ends.
-fn last_of_walk(connection: &Connection, query: &DeliveryQuery, walk: Walk) -> rusqlite::Result<Option<DeliveryId>> {
-    let mut sql = Query::new("SELECT id FROM deliveries ");
-    match walk {
-        Walk::All => sql.push("WHERE id < "),
-        Walk::Upload => {
+fn last_of_scan(
+    connection: &Connection,
+    query: &DeliveryQuery,
+    scan: ScanIndex,
+) -> rusqlite::Result<Option<DeliveryId>> {
+    let mut sql = SqlQuery::new("SELECT id FROM deliveries ");
+    match scan {
+        ScanIndex::All => sql.push("WHERE id < "),
+        ScanIndex::Upload => {
             let upload = query.upload.map(|upload| upload.as_bytes().to_vec());
             sql.push("WHERE upload_id = ").bind(upload).push(" AND id < ")
         }
-        Walk::Dead => sql.push("INDEXED BY deliveries_dead WHERE state = 'dead' AND id < "),
+        ScanIndex::Dead => sql.push("INDEXED BY deliveries_dead WHERE state = 'dead' AND id < "),
     };
-    sql.bind(first_behind(query)).push(" ORDER BY id DESC LIMIT 1 OFFSET ").bind(MOST_WALKED - 1);
+    sql.bind(upper_bound(query)).push(" ORDER BY id DESC LIMIT 1 OFFSET ").bind(MAX_SCANNED - 1);
     let last = sql.fetch(connection, |row| row.get(0).map(DeliveryId::from_bytes))?.pop();
     let is_wanted = |last: &DeliveryId| query.created_from.is_none_or(|from| *first_id_of(from) <= last.as_bytes()[..]);
     Ok(last.filter(is_wanted))
 }
 
 /// The identifier that all that is asked for is before.
-fn first_behind(query: &DeliveryQuery) -> Vec<u8> {
+fn upper_bound(query: &DeliveryQuery) -> Vec<u8> {
     let cursor = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
     query.created_before.map_or(cursor.clone(), |before| first_id_of(before).min(cursor))
 }
 
-fn deliveries_query(scope: TenantScope, query: &DeliveryQuery, route: Route, last: Option<DeliveryId>) -> Query {
-    let mut sql = Query::new(&DELIVERIES);
+fn deliveries_query(
+    scope: TenantScope,
+    query: &DeliveryQuery,
+    route: DeliveryRoute,
+    last: Option<DeliveryId>,
+) -> SqlQuery {
+    let mut sql = SqlQuery::new(&DELIVERIES);
     let index = match route {
-        Route::Walk(Walk::Dead) => Some("deliveries_dead"),
-        Route::Walk(Walk::All | Walk::Upload) => None,
-        Route::Few(state) => index_of(state),
+        DeliveryRoute::Scan(ScanIndex::Dead) => Some("deliveries_dead"),
+        DeliveryRoute::Scan(ScanIndex::All | ScanIndex::Upload) => None,
+        DeliveryRoute::Few(state) => index_of(state),
     };
     if let Some(index) = index {
         sql.push(" INDEXED BY ").push(index);
     }
     // Always there, so that a list without conditions is a walk from a place, too. An identifier begins with
     // the time of its delivery.
-    sql.push(" WHERE id < ").bind(first_behind(query));
+    sql.push(" WHERE id < ").bind(upper_bound(query));
     sql.push(" AND ").within("tenant", scope);
     if let Some(last) = last {
         sql.push(" AND id >= ").bind(last.as_bytes().to_vec());

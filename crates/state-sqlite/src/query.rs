@@ -25,12 +25,12 @@ pub(super) fn tenants(scope: TenantScope) -> (u32, u32) {
 
 /// A statement that grows. What comes from outside goes in as values, never as text.
 #[derive(Debug)]
-pub(super) struct Query {
+pub(super) struct SqlQuery {
     sql: String,
     values: Vec<Value>,
 }
 
-impl Query {
+impl SqlQuery {
     pub(super) fn new(sql: &'static str) -> Self {
         Self { sql: sql.to_owned(), values: Vec::new() }
     }

@@ -2,7 +2,7 @@
 //!
 //! There are two lines. What looks up one thing by its key never stands behind a list: it has threads of its
 //! own, where nothing takes long. Everything else walks a bounded number of rows, and is interrupted and
-//! begun again when the log of the database must be reset (see [`gate`](super::gate)).
+//! begun again when the log of the database must be reset (see [`gate`](super::read_gate)).
 //!
 //! A read holds a connection only while it runs, never while its caller waits for something else. Reads take
 //! turns in the order they came; one whose caller has left is skipped.
@@ -14,9 +14,9 @@ use std::{fmt, thread};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::gate::Gate;
+use crate::file_watch::FileWatch;
 use crate::lock::{lock, wait};
-use crate::presence::Presence;
+use crate::read_gate::ReadGate;
 use crate::{closed, failed, failed_to_start};
 use state::Result;
 
@@ -26,101 +26,102 @@ const QUEUE: usize = 1024;
 /// How often a long read is begun again after it was interrupted.
 const TRIES: u32 = 10;
 
-type Question = Box<dyn FnOnce(&mut Connection) + Send>;
+type ReadJob = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The way to the readers' threads.
 #[derive(Debug)]
 pub(super) struct Readers {
-    lookups: Pool,
-    walks: Pool,
-    gate: Arc<Gate>,
+    lookups: ReaderPool,
+    scans: ReaderPool,
+    gate: Arc<ReadGate>,
 }
 
 impl Readers {
     /// One thread for each connection.
     pub(super) fn start(
         lookups: Vec<Connection>,
-        walks: Vec<Connection>,
-        gate: Arc<Gate>,
-        presence: &Arc<Presence>,
+        scans: Vec<Connection>,
+        gate: Arc<ReadGate>,
+        file_watch: &Arc<FileWatch>,
     ) -> Result<Self> {
-        let pool = |connections| Pool::start(connections, Arc::clone(presence));
-        Ok(Self { lookups: pool(lookups)?, walks: pool(walks)?, gate })
+        let pool = |connections| ReaderPool::start(connections, Arc::clone(file_watch));
+        Ok(Self { lookups: pool(lookups)?, scans: pool(scans)?, gate })
     }
 
     /// Has a reader look up what is found by a key, or a few rows behind one.
     pub(super) async fn look_up<T: Send + 'static>(
         &self,
         operation: &'static str,
-        question: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+        job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.lookups.read(operation, question).await
+        self.lookups.read(operation, job).await
     }
 
     /// Has a reader run a question that may take a while. It is begun again when it was interrupted.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
-        question: impl Fn(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+        job: impl Fn(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
         let gate = Arc::clone(&self.gate);
         let persist = move |connection: &mut Connection| {
             for _ in 1..TRIES {
                 gate.pass();
-                match question(connection) {
+                match job(connection) {
                     Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {}
                     answer => return answer,
                 }
             }
             gate.pass();
-            question(connection)
+            job(connection)
         };
-        self.walks.read(operation, persist).await
+        self.scans.read(operation, persist).await
     }
 
     /// Takes no more questions, and closes the connections when those in line have been answered.
     pub(super) async fn finish(&self) {
         self.lookups.finish().await;
-        self.walks.finish().await;
+        self.scans.finish().await;
     }
 }
 
 /// Threads that serve one line.
 #[derive(Debug)]
-struct Pool {
-    line: Arc<Line>,
-    room: Semaphore,
+struct ReaderPool {
+    queue: Arc<ReadQueue>,
+    capacity: Semaphore,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
-    presence: Arc<Presence>,
+    file_watch: Arc<FileWatch>,
 }
 
 /// Where questions stand in line.
 #[derive(Default)]
-struct Line {
-    waiting: Mutex<Waiting>,
-    came: Condvar,
+struct ReadQueue {
+    waiting: Mutex<QueueState>,
+    arrived: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
-    questions: VecDeque<Question>,
+struct QueueState {
+    jobs: VecDeque<ReadJob>,
     closed: bool,
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for ReadQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line").field("waiting", &self.lock().questions.len()).finish_non_exhaustive()
+        f.debug_struct("Line").field("waiting", &self.lock().jobs.len()).finish_non_exhaustive()
     }
 }
 
-impl Pool {
-    fn start(connections: Vec<Connection>, presence: Arc<Presence>) -> Result<Self> {
-        let readers = Self { line: Arc::default(), room: Semaphore::new(QUEUE), threads: Mutex::default(), presence };
+impl ReaderPool {
+    fn start(connections: Vec<Connection>, file_watch: Arc<FileWatch>) -> Result<Self> {
+        let readers =
+            Self { queue: Arc::default(), capacity: Semaphore::new(QUEUE), threads: Mutex::default(), file_watch };
         for mut connection in connections {
-            let line = Arc::clone(&readers.line);
+            let queue = Arc::clone(&readers.queue);
             let serve = move || {
-                while let Some(question) = line.next() {
-                    question(&mut connection);
+                while let Some(job) = queue.next() {
+                    job(&mut connection);
                 }
             };
             let thread = thread::Builder::new().name("state-reader".to_owned()).spawn(serve);
@@ -129,27 +130,27 @@ impl Pool {
         Ok(readers)
     }
 
-    /// Has a reader run `question`. It is not begun when the caller leaves before its turn.
+    /// Has a reader run `job`. It is not begun when the caller leaves before its turn.
     async fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
-        question: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+        job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.presence.check_lately(operation)?;
-        let _room = self.room.acquire().await.map_err(|_| closed(operation))?;
+        self.file_watch.check_cached(operation)?;
+        let _room = self.capacity.acquire().await.map_err(|_| closed(operation))?;
         let (answer, answered) = oneshot::channel();
-        self.line.join(Box::new(move |connection| {
+        self.queue.join(Box::new(move |connection| {
             if !answer.is_closed() {
                 // The caller may leave while it runs.
-                let _ = answer.send(question(connection));
+                let _ = answer.send(job(connection));
             }
         }));
         answered.await.map_err(|_| closed(operation))?.map_err(failed(operation))
     }
 
     async fn finish(&self) {
-        self.room.close();
-        self.line.close();
+        self.capacity.close();
+        self.queue.close();
         let threads = std::mem::take(&mut *lock(&self.threads));
         let ended = tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(thread::JoinHandle::join));
         if !matches!(ended.await, Ok(Ok(()))) {
@@ -159,40 +160,40 @@ impl Pool {
 }
 
 /// Threads of a store that nobody closed end with it.
-impl Drop for Pool {
+impl Drop for ReaderPool {
     fn drop(&mut self) {
-        self.line.close();
+        self.queue.close();
     }
 }
 
-impl Line {
-    fn join(&self, question: Question) {
+impl ReadQueue {
+    fn join(&self, job: ReadJob) {
         let mut waiting = self.lock();
         if !waiting.closed {
-            waiting.questions.push_back(question);
+            waiting.jobs.push_back(job);
             drop(waiting);
-            self.came.notify_one();
+            self.arrived.notify_one();
         }
     }
 
     /// The next question, when there is one; nothing once the line is closed and empty.
-    fn next(&self) -> Option<Question> {
+    fn next(&self) -> Option<ReadJob> {
         let mut waiting = self.lock();
         loop {
-            match waiting.questions.pop_front() {
-                Some(question) => return Some(question),
+            match waiting.jobs.pop_front() {
+                Some(job) => return Some(job),
                 None if waiting.closed => return None,
-                None => waiting = wait(&self.came, waiting),
+                None => waiting = wait(&self.arrived, waiting),
             }
         }
     }
 
     fn close(&self) {
         self.lock().closed = true;
-        self.came.notify_all();
+        self.arrived.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         lock(&self.waiting)
     }
 }

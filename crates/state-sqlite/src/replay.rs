@@ -11,12 +11,12 @@ use std::sync::LazyLock;
 use rusqlite::{OptionalExtension, Row, params};
 use state_rows::{ReplayRow, sql};
 
-use crate::backlog::Kind;
+use crate::backlog::BacklogJobKind;
 use crate::endpoints::Subscriber;
 use crate::lanes::NewDelivery;
 use crate::outbox::read_backlog;
 use crate::query::tenants;
-use crate::rows::{Columns, PLACES, bound};
+use crate::rows::{Columns, PLACEHOLDERS, bound};
 use crate::writer::{Work, WriteTransaction};
 use crate::{backlog, endpoints, events, lanes, rows};
 use domain::delivery::{AttemptTrigger, Backlog, DeliveryState, ReplayOutcome, ReplaySelection};
@@ -29,14 +29,14 @@ use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 
 /// Sends one delivery again.
-pub(super) struct Replay {
+pub(super) struct ReplayDelivery {
     pub(super) scope: TenantScope,
     pub(super) delivery: DeliveryId,
     pub(super) force: bool,
     pub(super) now: Timestamp,
 }
 
-impl Work for Replay {
+impl Work for ReplayDelivery {
     const OPERATION: &'static str = "send a delivery again";
     type Output = ReplayOutcome;
 
@@ -80,9 +80,9 @@ pub(super) static JOBS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<ReplayRow>(PLACES));
+static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<ReplayRow>(PLACEHOLDERS));
 
-static UPDATE: LazyLock<String> = LazyLock::new(|| sql::update::<ReplayRow>(PLACES, ""));
+static UPDATE: LazyLock<String> = LazyLock::new(|| sql::update::<ReplayRow>(PLACEHOLDERS, ""));
 
 pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<ReplayJob> {
     rows::read::<ReplayRow>(row).map(ReplayJob::from)
@@ -104,7 +104,7 @@ impl Work for BeginReplay {
             job.queued = waiting + ready + paused;
             (job.state, job.finished_at) = (ReplayState::Done, Some(job.created_at));
             if endpoints::is_there(tx, own, &job.endpoint)? {
-                backlog::begin(tx, &job.endpoint, Kind::Hasten, job.created_at)?;
+                backlog::begin(tx, &job.endpoint, BacklogJobKind::Hasten, job.created_at)?;
             }
         }
         tx.execute(&INSERT, bound(&ReplayRow::cells(&job)))?;
@@ -205,7 +205,7 @@ impl Work for AdvanceReplay {
 }
 
 /// An event as a job sees it.
-struct Past {
+struct PastEvent {
     position: EventPosition,
     id: EventId,
     tenant: TenantId,
@@ -215,14 +215,14 @@ struct Past {
     occurred_at: Timestamp,
 }
 
-fn piece_of_log(tx: &WriteTransaction, after: EventPosition, limit: u32) -> rusqlite::Result<Vec<Past>> {
+fn piece_of_log(tx: &WriteTransaction, after: EventPosition, limit: u32) -> rusqlite::Result<Vec<PastEvent>> {
     let mut statement = tx.connection.prepare_cached(
         "SELECT position, id, tenant, upload_id, sequence, kind, occurred_at_ms FROM events
          WHERE position > ?1 AND upload_id IS NOT NULL ORDER BY position LIMIT ?2",
     )?;
     let past = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
-        Ok(Past {
+        Ok(PastEvent {
             position: columns.next()?,
             id: columns.next()?,
             tenant: columns.next()?,
@@ -239,7 +239,7 @@ fn piece_of_log(tx: &WriteTransaction, after: EventPosition, limit: u32) -> rusq
 fn queue(
     tx: &mut WriteTransaction,
     subscriber: &Subscriber,
-    event: &Past,
+    event: &PastEvent,
     what: ReplaySelection,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
@@ -278,7 +278,7 @@ fn queue(
     }
 }
 
-fn wants(tx: &WriteTransaction, subscriber: &Subscriber, event: &Past) -> rusqlite::Result<bool> {
+fn wants(tx: &WriteTransaction, subscriber: &Subscriber, event: &PastEvent) -> rusqlite::Result<bool> {
     if !subscriber.terms.filter.wants(event.kind) || subscriber.terms.metadata.is_empty() {
         return Ok(subscriber.terms.filter.wants(event.kind));
     }

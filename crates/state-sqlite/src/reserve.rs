@@ -19,14 +19,14 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const TRY_AGAIN_WHEN_MISSING: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
-pub(super) struct Reserve {
+pub(super) struct DiskReserve {
     path: PathBuf,
     size_bytes: u64,
-    state: State,
+    state: ReserveState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ReserveState {
     Held,
     /// Given up for a commit; tried to get back then.
     Spent(Option<Instant>),
@@ -34,18 +34,18 @@ enum State {
     Missing(Instant),
 }
 
-impl Reserve {
+impl DiskReserve {
     /// Sets the space aside, if there is any. Of none, nothing is kept.
     pub(super) fn of(database: &Path, size_bytes: u64) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push("-reserve");
-        let mut reserve = Self { path: path.into(), size_bytes, state: State::Held };
+        let mut reserve = Self { path: path.into(), size_bytes, state: ReserveState::Held };
         if size_bytes == 0 {
             // One of an earlier start is of no use any more.
             reserve.remove();
         } else if let Err(error) = reserve.allocate() {
             tracing::warn!(%error, "no disk space can be kept for deleting uploads when the disk is full");
-            reserve.state = State::Missing(Instant::now());
+            reserve.state = ReserveState::Missing(Instant::now());
         }
         reserve
     }
@@ -53,23 +53,23 @@ impl Reserve {
     /// Whether only what frees space may be committed now. Tries to get the space back first.
     pub(super) fn is_spent(&mut self) -> bool {
         match self.state {
-            State::Held => false,
-            State::Spent(tried) if tried.is_some_and(|tried| tried.elapsed() < TRY_AGAIN) => true,
-            State::Missing(tried) if tried.elapsed() < TRY_AGAIN_WHEN_MISSING => false,
-            State::Spent(_) | State::Missing(_) => match (self.allocate(), self.state) {
+            ReserveState::Held => false,
+            ReserveState::Spent(tried) if tried.is_some_and(|tried| tried.elapsed() < TRY_AGAIN) => true,
+            ReserveState::Missing(tried) if tried.elapsed() < TRY_AGAIN_WHEN_MISSING => false,
+            ReserveState::Spent(_) | ReserveState::Missing(_) => match (self.allocate(), self.state) {
                 (Ok(()), state) => {
-                    if matches!(state, State::Spent(_)) {
+                    if matches!(state, ReserveState::Spent(_)) {
                         tracing::info!("there is disk space again; everything is committed as before");
                     }
-                    self.state = State::Held;
+                    self.state = ReserveState::Held;
                     false
                 }
-                (Err(_), State::Spent(_)) => {
-                    self.state = State::Spent(Some(Instant::now()));
+                (Err(_), ReserveState::Spent(_)) => {
+                    self.state = ReserveState::Spent(Some(Instant::now()));
                     true
                 }
-                (Err(_), State::Held | State::Missing(_)) => {
-                    self.state = State::Missing(Instant::now());
+                (Err(_), ReserveState::Held | ReserveState::Missing(_)) => {
+                    self.state = ReserveState::Missing(Instant::now());
                     false
                 }
             },
@@ -78,12 +78,12 @@ impl Reserve {
 
     /// Frees the space for a commit that frees more. Says whether there was any.
     pub(super) fn give_up(&mut self) -> bool {
-        if self.state != State::Held || self.size_bytes == 0 {
+        if self.state != ReserveState::Held || self.size_bytes == 0 {
             return false;
         }
         tracing::warn!("the disk is full; until there is space, nothing is committed but what frees space");
         self.remove();
-        self.state = State::Spent(Some(Instant::now()));
+        self.state = ReserveState::Spent(Some(Instant::now()));
         true
     }
 

@@ -15,7 +15,7 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, UploadId};
 use domain::metadata::Metadata;
 use domain::time::Timestamp;
-use state::{Horizon, Result};
+use state::{Result, RetentionHorizon};
 
 /// How many rows of a kind one question looks at.
 const WINDOW: u32 = 10_000;
@@ -27,14 +27,14 @@ const REPLAYS: u32 = 1_000;
 const UPLOADS: u32 = 200;
 
 /// When an ended upload was last changed, and its id: the order they are walked in.
-type UploadPlace = (i64, Vec<u8>);
+type UploadPosition = (i64, Vec<u8>);
 
 /// How far the walks have come; `None` when a walk is at its end.
 #[derive(Debug, Clone)]
 pub(super) struct PruneCursors {
     deliveries: Option<Vec<u8>>,
     events: Option<i64>,
-    uploads: Option<UploadPlace>,
+    uploads: Option<UploadPosition>,
 }
 
 impl Default for PruneCursors {
@@ -51,8 +51,8 @@ impl PruneCursors {
 
 /// Rows that may go.
 #[derive(Debug, Default)]
-struct Old {
-    deliveries: Vec<Delivered>,
+struct PrunableRows {
+    deliveries: Vec<FinishedDelivery>,
     /// Unfinished deliveries to endpoints that are no more.
     abandoned: Vec<[u8; 16]>,
     events: Vec<i64>,
@@ -62,7 +62,7 @@ struct Old {
     calls: Vec<[u8; 16]>,
 }
 
-impl Old {
+impl PrunableRows {
     fn is_empty(&self) -> bool {
         let Self { deliveries, abandoned, events, uploads, jobs, calls } = self;
         let is_in_log = deliveries.is_empty() && abandoned.is_empty() && events.is_empty();
@@ -72,7 +72,7 @@ impl Old {
 
 /// A delivery that ended.
 #[derive(Debug)]
-struct Delivered {
+struct FinishedDelivery {
     id: [u8; 16],
     /// With it go the other deliveries of the event. `None` for what is never replayed:
     /// progress, and news that is not of an upload.
@@ -108,7 +108,7 @@ macro_rules! without_deliveries {
 }
 
 impl SqliteStore {
-    pub(super) async fn prune_piece(&self, horizon: Horizon, limit: u32) -> Result<u64> {
+    pub(super) async fn prune_piece(&self, horizon: RetentionHorizon, limit: u32) -> Result<u64> {
         let mut places = self.pruning.lock().await;
         loop {
             let from = places.clone();
@@ -129,10 +129,10 @@ impl SqliteStore {
 
 fn find_old(
     connection: &Connection,
-    horizon: Horizon,
+    horizon: RetentionHorizon,
     from: &PruneCursors,
     limit: u32,
-) -> rusqlite::Result<(Old, PruneCursors)> {
+) -> rusqlite::Result<(PrunableRows, PruneCursors)> {
     // Identifiers begin with the time they were made at, so the old ones come first.
     let from_then_on = DeliveryId::new(horizon.finished, [0; 10]);
     let (deliveries, after_deliveries) = find_deliveries(connection, horizon, from.deliveries.as_deref(), limit)?;
@@ -157,7 +157,7 @@ fn find_old(
         .query_map(params![from_then_on.as_bytes(), integer(horizon.most_hook_calls), limit], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     let abandoned = find_abandoned(connection, horizon, limit)?;
-    Ok((Old { deliveries, abandoned, events, uploads, jobs, calls }, places))
+    Ok((PrunableRows { deliveries, abandoned, events, uploads, jobs, calls }, places))
 }
 
 /// Whether as many were found as were asked for, so that there may be more in the same place.
@@ -168,10 +168,10 @@ fn is_full<T>(found: &[T], limit: u32) -> bool {
 /// Deliveries that ended long enough ago, and where the walk goes on.
 fn find_deliveries(
     connection: &Connection,
-    horizon: Horizon,
+    horizon: RetentionHorizon,
     from: Option<&[u8]>,
     limit: u32,
-) -> rusqlite::Result<(Vec<Delivered>, Option<Vec<u8>>)> {
+) -> rusqlite::Result<(Vec<FinishedDelivery>, Option<Vec<u8>>)> {
     let Some(from) = from else { return Ok((Vec::new(), None)) };
     let from_then_on = DeliveryId::new(horizon.finished, [0; 10]);
     let end: Option<Vec<u8>> = connection
@@ -179,7 +179,7 @@ fn find_deliveries(
         .query_one(params![from, from_then_on.as_bytes(), WINDOW], |row| row.get(0))
         .optional()?;
     let last = end.clone().unwrap_or_else(|| from_then_on.as_bytes().to_vec());
-    let found: Vec<Delivered> = connection
+    let found: Vec<FinishedDelivery> = connection
         .prepare_cached(concat!(
             "SELECT id, CASE WHEN kind <> ?6 THEN upload_id END, event_position FROM deliveries AS old
              WHERE id > ?3 AND id <= ?4 AND NOT ",
@@ -191,7 +191,7 @@ fn find_deliveries(
         ))?
         .query_map(
             params![horizon.finished.unix_ms(), horizon.dead.unix_ms(), from, last, limit, EventKind::Progress.name()],
-            |row| Ok(Delivered { id: row.get(0)?, upload: row.get(1)?, event_position: row.get(2)? }),
+            |row| Ok(FinishedDelivery { id: row.get(0)?, upload: row.get(1)?, event_position: row.get(2)? }),
         )?
         .collect::<rusqlite::Result<_>>()?;
     let next = if is_full(&found, limit) { Some(from.to_vec()) } else { end };
@@ -201,7 +201,7 @@ fn find_deliveries(
 /// Events of before then that nothing is to be delivered of, and where the walk goes on.
 fn find_events(
     connection: &Connection,
-    horizon: Horizon,
+    horizon: RetentionHorizon,
     from: Option<i64>,
     limit: u32,
 ) -> rusqlite::Result<(Vec<i64>, Option<i64>)> {
@@ -247,9 +247,9 @@ macro_rules! has_deliveries_to_keep {
 /// Uploads without bytes that were last changed long enough ago, and where the walk goes on.
 fn find_uploads(
     connection: &Connection,
-    horizon: Horizon,
-    from: Option<&UploadPlace>,
-) -> rusqlite::Result<(Vec<UploadId>, Option<UploadPlace>)> {
+    horizon: RetentionHorizon,
+    from: Option<&UploadPosition>,
+) -> rusqlite::Result<(Vec<UploadId>, Option<UploadPosition>)> {
     let Some((updated_at_ms, id)) = from else { return Ok((Vec::new(), None)) };
     let ended: Vec<(i64, Vec<u8>, bool)> = connection
         .prepare_cached(concat!(
@@ -274,7 +274,7 @@ fn find_uploads(
 }
 
 /// What waits for endpoints that the configuration no longer names.
-fn find_abandoned(connection: &Connection, horizon: Horizon, limit: u32) -> rusqlite::Result<Vec<[u8; 16]>> {
+fn find_abandoned(connection: &Connection, horizon: RetentionHorizon, limit: u32) -> rusqlite::Result<Vec<[u8; 16]>> {
     connection
         .prepare_cached(
             "SELECT id FROM deliveries INDEXED BY deliveries_by_age
@@ -286,8 +286,8 @@ fn find_abandoned(connection: &Connection, horizon: Horizon, limit: u32) -> rusq
 }
 
 struct Prune {
-    old: Old,
-    horizon: Horizon,
+    old: PrunableRows,
+    horizon: RetentionHorizon,
     /// About how many rows to remove.
     limit: u32,
 }
@@ -340,7 +340,7 @@ impl Prune {
     }
 
     /// Forgets a delivery, unless it or another of its event was asked for again since it was found.
-    fn forget(&self, tx: &WriteTransaction, delivered: &Delivered) -> rusqlite::Result<usize> {
+    fn forget(&self, tx: &WriteTransaction, delivered: &FinishedDelivery) -> rusqlite::Result<usize> {
         let (finished, dead) = (self.horizon.finished.unix_ms(), self.horizon.dead.unix_ms());
         let removed: Vec<[u8; 16]> = match delivered.upload {
             Some(upload) => tx

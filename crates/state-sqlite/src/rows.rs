@@ -16,7 +16,7 @@ use domain::log::{EventPosition, LoggedEvent};
 use domain::upload::Upload;
 
 /// How SQLite writes the place of a value.
-pub(super) const PLACES: Placeholders = Placeholders::Question;
+pub(super) const PLACEHOLDERS: Placeholders = Placeholders::Question;
 
 /// The columns of an upload in both of its tables, as [`upload`] reads them.
 pub(super) static UPLOAD_COLUMNS: LazyLock<String> =
@@ -28,12 +28,12 @@ pub(super) static EVENT_COLUMNS: LazyLock<String> =
 
 /// Binds the cells of a row, in the order of its columns.
 pub(super) fn bound(cells: &[Cell]) -> impl Params + '_ {
-    params_from_iter(cells.iter().map(Bound))
+    params_from_iter(cells.iter().map(BoundCell))
 }
 
-struct Bound<'cell>(&'cell Cell);
+struct BoundCell<'cell>(&'cell Cell);
 
-impl ToSql for Bound<'_> {
+impl ToSql for BoundCell<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self.0 {
             Cell::Null => ValueRef::Null,
@@ -95,7 +95,7 @@ pub(super) fn read<R: state_rows::Row>(row: &Row<'_>) -> rusqlite::Result<R> {
 /// A column holds what this program does not write.
 #[derive(Debug, thiserror::Error)]
 #[error("column {0} holds something unknown")]
-struct Unreadable(String);
+struct UnreadableRow(String);
 
 fn unreadable(row: &Row<'_>, column: &str) -> rusqlite::Error {
     let place = row.as_ref().column_index(column).unwrap_or_default();
@@ -103,7 +103,7 @@ fn unreadable(row: &Row<'_>, column: &str) -> rusqlite::Error {
 }
 
 fn unreadable_at(row: &Row<'_>, place: usize) -> rusqlite::Error {
-    let column = Unreadable(row.as_ref().column_name(place).unwrap_or("without a name").to_owned());
+    let column = UnreadableRow(row.as_ref().column_name(place).unwrap_or("without a name").to_owned());
     let kind = row.get_ref(place).map_or(Type::Null, |value| value.data_type());
     rusqlite::Error::FromSqlConversionFailure(place, kind, Box::new(column))
 }

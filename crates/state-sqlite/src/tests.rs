@@ -9,9 +9,9 @@ use domain::log::EventPosition;
 use domain::query::{DeliveryQuery, UploadQuery};
 
 mod durability;
-mod overheard;
 mod plans;
 mod scopes;
+mod statements;
 
 use rusqlite::params;
 use state_rows::{
@@ -19,7 +19,7 @@ use state_rows::{
 };
 
 use super::*;
-use crate::rows::PLACES;
+use crate::rows::PLACEHOLDERS;
 use domain::delivery::DeliveryState;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointState, EndpointTerms, Ordering};
 use domain::event::EventKind;
@@ -29,7 +29,7 @@ use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 use domain::upload::{NewUpload, Upload};
 use state::conformance::{
-    GathersCommits, NOW, Place, asked, bodies, change_of, endpoint, leases, new_upload, own, subscribed,
+    GathersCommits, NOW, StateFixture, asked, bodies, change_of, endpoint, leases, new_upload, own, subscribed,
 };
 use state::{
     Deliveries, Dispatch, Endpoints, EventLog, Leases, Membership, Retention, Store, SweepSelection, Uploads,
@@ -45,7 +45,7 @@ impl TemporaryFile {
     }
 }
 
-impl Place for TemporaryFile {
+impl StateFixture for TemporaryFile {
     type Store = SqliteStore;
 
     fn new() -> Self {
@@ -277,10 +277,10 @@ fn every_statement_of_a_description_is_one_of_its_table() {
     fn check<R: Row>(connection: &Connection) {
         for sql in [
             format!("SELECT {} FROM {}", sql::columns::<R>(), R::TABLE),
-            sql::insert::<R>(PLACES),
-            sql::insert_new::<R>(PLACES),
-            sql::upsert::<R>(PLACES),
-            sql::update::<R>(PLACES, ""),
+            sql::insert::<R>(PLACEHOLDERS),
+            sql::insert_new::<R>(PLACEHOLDERS),
+            sql::upsert::<R>(PLACEHOLDERS),
+            sql::update::<R>(PLACEHOLDERS, ""),
         ] {
             connection.prepare(&sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
         }
@@ -405,9 +405,9 @@ impl writer::Work for LimitPages {
 /// Work that fails after it has written leaves no trace, and its neighbours are kept.
 #[tokio::test]
 async fn failed_work_is_undone_alone() {
-    struct Stumble;
+    struct FailOnce;
 
-    impl writer::Work for Stumble {
+    impl writer::Work for FailOnce {
         const OPERATION: &'static str = "stumble";
         type Output = ();
 
@@ -423,7 +423,7 @@ async fn failed_work_is_undone_alone() {
     let held = TemporaryFile::hold(&store).await;
     let mut all = Box::pin(futures::future::join3(
         store.insert(change_of(new_upload(1))),
-        store.writer.write(Stumble),
+        store.writer.write(FailOnce),
         store.insert(change_of(new_upload(2))),
     ));
     assert!(futures::poll!(&mut all).is_pending());

@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params};
 use state_rows::{Cell, OriginRow, UploadRow, sql};
 
-use crate::events::News;
+use crate::events::UploadEvents;
 use crate::leases::NOT_ELSEWHERE;
-use crate::query::{Query, tenants};
-use crate::rows::{PLACES, UPLOAD_COLUMNS, bound};
+use crate::query::{SqlQuery, tenants};
+use crate::rows::{PLACEHOLDERS, UPLOAD_COLUMNS, bound};
 use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, rows};
 use domain::hook::HookCall;
@@ -136,8 +136,8 @@ pub(super) static FIND: LazyLock<String> = LazyLock::new(|| {
 
 /// Each names its partial index: should condition and index ever differ,
 /// the statement fails instead of crawling.
-fn due_query(selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Query {
-    let mut sql = Query::new("SELECT ");
+fn due_query(selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> SqlQuery {
+    let mut sql = SqlQuery::new("SELECT ");
     sql.push(&UPLOAD_COLUMNS).push(" FROM uploads INDEXED BY ");
     let joined = " CROSS JOIN upload_origins USING (id) WHERE ";
     let oldest_first = match selection {
@@ -200,14 +200,14 @@ fn due_query(selection: SweepSelection, node: InstanceId, skip: u32, limit: u32)
 /// What has a time to end.
 const EXPIRES: &str = "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))";
 
-static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert_new::<UploadRow>(PLACES));
+static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert_new::<UploadRow>(PLACEHOLDERS));
 
-static INSERT_ORIGIN: LazyLock<String> = LazyLock::new(|| sql::insert::<OriginRow>(PLACES));
+static INSERT_ORIGIN: LazyLock<String> = LazyLock::new(|| sql::insert::<OriginRow>(PLACEHOLDERS));
 
 static UPDATE: LazyLock<String> = LazyLock::new(|| {
     // The cells have the version that the commit makes, and the epoch that was read.
-    let [version, epoch] = ["version", "epoch"].map(|column| PLACES.of::<UploadRow>(column));
-    sql::update::<UploadRow>(PLACES, &format!("version = {version} - 1 AND epoch = {epoch}"))
+    let [version, epoch] = ["version", "epoch"].map(|column| PLACEHOLDERS.of::<UploadRow>(column));
+    sql::update::<UploadRow>(PLACEHOLDERS, &format!("version = {version} - 1 AND epoch = {epoch}"))
 });
 
 /// Says whether there was no such upload yet. If there was, it is left as it is.
@@ -217,7 +217,7 @@ struct InsertUpload {
     id: UploadId,
     /// The pairs it can be found by.
     metadata: Vec<(String, Vec<u8>)>,
-    news: News,
+    events: UploadEvents,
 }
 
 impl InsertUpload {
@@ -229,7 +229,7 @@ impl InsertUpload {
             origin: OriginRow::cells(record),
             id: upload.id(),
             metadata: pairs.filter(|(_, value)| value.len() <= MAX_INDEXED_BYTES).cloned().collect(),
-            news: News::of(upload, events),
+            events: UploadEvents::of(upload, events),
         }
     }
 }
@@ -250,7 +250,7 @@ impl Work for InsertUpload {
                 params![key, value, self.id.as_bytes()],
             )?;
         }
-        self.news.log(tx)?;
+        self.events.log(tx)?;
         Ok(true)
     }
 }
@@ -258,7 +258,7 @@ impl Work for InsertUpload {
 /// Says whether nobody has committed since the upload was read. If somebody has, nothing is changed.
 pub(super) struct CommitUpload {
     upload: [Cell; UploadRow::COUNT],
-    news: News,
+    events: UploadEvents,
     /// Its bytes go, or are gone.
     frees_space: bool,
 }
@@ -266,7 +266,7 @@ pub(super) struct CommitUpload {
 impl CommitUpload {
     fn new(upload: &Upload, events: Vec<NewEvent>) -> Self {
         let frees_space = !upload.owns_bytes();
-        Self { upload: UploadRow::cells(upload.record()), news: News::of(upload, events), frees_space }
+        Self { upload: UploadRow::cells(upload.record()), events: UploadEvents::of(upload, events), frees_space }
     }
 
     /// Commits an upload of which there is nothing to tell.
@@ -288,7 +288,7 @@ impl Work for CommitUpload {
         if updated == 0 {
             return Ok(false);
         }
-        self.news.log(tx)?;
+        self.events.log(tx)?;
         Ok(true)
     }
 }

@@ -19,11 +19,11 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 
 use crate::connection::Overwrite;
 use crate::endpoints::Subscriber;
+use crate::file_watch::FileWatch;
 use crate::log_bound::LogBound;
-use crate::presence::Presence;
-use crate::reserve::Reserve;
+use crate::reserve::DiskReserve;
 use crate::{closed, connection, failed_to_start, is_full, shared_failure};
-use state::{Bodies, Error, Result};
+use state::{Error, EventBodies, Result};
 
 /// How many pieces of work may queue up before callers wait to be let in.
 const QUEUE: usize = 1024;
@@ -51,7 +51,7 @@ pub(super) trait Work: Send + 'static {
 pub(super) struct WriteTransaction {
     pub(super) connection: Connection,
     /// How the bodies of events are written that come of the work itself.
-    pub(super) bodies: Bodies,
+    pub(super) bodies: EventBodies,
     /// Who gets deliveries of new events, as far as it has been read. Forgotten by whoever
     /// changes it, and when anything is undone.
     pub(super) subscribers: Option<Arc<[Subscriber]>>,
@@ -65,7 +65,7 @@ pub(super) struct WriteTransaction {
 
 impl WriteTransaction {
     /// Forgets what is known if another node has written since.
-    fn forget_if_others_wrote(&mut self) -> Shared<()> {
+    fn forget_if_others_wrote(&mut self) -> SharedResult<()> {
         let look =
             |connection: &Connection| connection.prepare_cached("PRAGMA data_version")?.query_one([], |row| row.get(0));
         let others = Some(look(&self.connection).map_err(Arc::new)?);
@@ -95,7 +95,7 @@ impl WriteTransaction {
 /// The way to the writer's thread.
 #[derive(Debug)]
 pub(super) struct Writer {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<WriterMessage>,
     thread: Mutex<Option<thread::JoinHandle<Connection>>>,
     counts: Arc<Counts>,
 }
@@ -109,20 +109,20 @@ struct Counts {
 }
 
 #[derive(Debug)]
-enum Message {
-    Job(Box<dyn Job>),
+enum WriterMessage {
+    Work(Box<dyn QueuedWork>),
     Close,
 }
 
 impl Writer {
     pub(super) fn start(
         connection: Connection,
-        bodies: Bodies,
+        bodies: EventBodies,
         log: LogBound,
-        reserve: Reserve,
+        reserve: DiskReserve,
         batch_max: usize,
         bell: Arc<Notify>,
-        presence: Arc<Presence>,
+        file_watch: Arc<FileWatch>,
     ) -> Result<Self> {
         let (queue, messages) = mpsc::channel(QUEUE);
         let counts = Arc::new(Counts::default());
@@ -135,7 +135,7 @@ impl Writer {
             reserve,
             batch_max: batch_max.max(1),
             bell,
-            presence,
+            file_watch,
             counts: Arc::clone(&counts),
         };
         let thread = thread::Builder::new().name("state-writer".to_owned()).spawn(move || writer.serve());
@@ -145,8 +145,8 @@ impl Writer {
     /// Has work written and answers once it is committed. The work goes on if the caller leaves.
     pub(super) async fn write<W: Work>(&self, work: W) -> Result<W::Output> {
         let (answer, answered) = oneshot::channel();
-        let job = Box::new(Pending { work, outcome: None, answer });
-        self.queue.send(Message::Job(job)).await.map_err(|_| closed(W::OPERATION))?;
+        let job = Box::new(PendingWork { work, outcome: None, answer });
+        self.queue.send(WriterMessage::Work(job)).await.map_err(|_| closed(W::OPERATION))?;
         // The writer took it, and ended before it said what came of it.
         answered.await.map_err(|_| Error::Unanswered { operation: W::OPERATION })?
     }
@@ -156,7 +156,7 @@ impl Writer {
     pub(super) async fn finish(&self) -> Option<Connection> {
         let thread = self.thread.lock().await.take()?;
         // It only fails when the thread is gone, and then there is nothing to close.
-        let _ = self.queue.send(Message::Close).await;
+        let _ = self.queue.send(WriterMessage::Close).await;
         tokio::task::spawn_blocking(move || thread.join().ok()).await.ok()?
     }
 
@@ -177,12 +177,12 @@ impl Writer {
 /// The writer's thread.
 struct WriterThread {
     tx: WriteTransaction,
-    messages: mpsc::Receiver<Message>,
+    messages: mpsc::Receiver<WriterMessage>,
     log: LogBound,
-    reserve: Reserve,
+    reserve: DiskReserve,
     batch_max: usize,
     bell: Arc<Notify>,
-    presence: Arc<Presence>,
+    file_watch: Arc<FileWatch>,
     counts: Arc<Counts>,
 }
 
@@ -193,8 +193,8 @@ impl WriterThread {
         while self.messages.blocking_recv_many(&mut messages, self.batch_max) > 0 {
             for message in messages.drain(..) {
                 match message {
-                    Message::Job(job) => batch.push(job),
-                    Message::Close => self.messages.close(),
+                    WriterMessage::Work(job) => batch.push(job),
+                    WriterMessage::Close => self.messages.close(),
                 }
             }
             if !batch.is_empty() {
@@ -205,7 +205,7 @@ impl WriterThread {
         self.tx.connection
     }
 
-    fn commit(&mut self, batch: &mut Vec<Box<dyn Job>>) {
+    fn commit(&mut self, batch: &mut Vec<Box<dyn QueuedWork>>) {
         if self.reserve.is_spent() {
             answer_others(batch, &Arc::new(disk_full()));
         }
@@ -218,8 +218,8 @@ impl WriterThread {
             failed = self.write(batch);
         }
         let lost = match failed {
-            Some(error) => Some(Lost::Failed(error)),
-            None => self.presence.check(COMMIT).err().map(|_| Lost::Gone),
+            Some(error) => Some(BatchFailure::Failed(error)),
+            None => self.file_watch.check(COMMIT).err().map(|_| BatchFailure::Gone),
         };
         if lost.is_none() {
             self.counts.superseded.fetch_add(self.tx.superseded, Ordering::Relaxed);
@@ -243,7 +243,11 @@ impl WriterThread {
         }
     }
 
-    fn transact(&mut self, batch: &mut Batch, write: fn(&mut Self, &mut Batch) -> Shared<()>) -> Shared<()> {
+    fn transact(
+        &mut self,
+        batch: &mut Batch,
+        write: fn(&mut Self, &mut Batch) -> SharedResult<()>,
+    ) -> SharedResult<()> {
         self.counts.transactions.fetch_add(1, Ordering::Relaxed);
         self.tx.made_ready = false;
         self.tx.superseded = 0;
@@ -262,11 +266,11 @@ impl WriterThread {
         written
     }
 
-    fn in_one_go(&mut self, batch: &mut Batch) -> Shared<()> {
+    fn in_one_go(&mut self, batch: &mut Batch) -> SharedResult<()> {
         batch.iter_mut().try_for_each(|job| job.run(&mut self.tx))
     }
 
-    fn one_by_one(&mut self, batch: &mut Batch) -> Shared<()> {
+    fn one_by_one(&mut self, batch: &mut Batch) -> SharedResult<()> {
         for job in batch {
             self.execute("SAVEPOINT job")?;
             let superseded = self.tx.superseded;
@@ -282,19 +286,19 @@ impl WriterThread {
         Ok(())
     }
 
-    fn execute(&self, sql: &'static str) -> Shared<()> {
+    fn execute(&self, sql: &'static str) -> SharedResult<()> {
         self.tx.execute(sql, []).map(drop).map_err(Arc::new)
     }
 }
 
-type Batch = [Box<dyn Job>];
+type Batch = [Box<dyn QueuedWork>];
 
 /// Takes the work that frees no disk space out of a batch: it fails for this reason.
-fn answer_others(batch: &mut Vec<Box<dyn Job>>, why: &Arc<rusqlite::Error>) {
+fn answer_others(batch: &mut Vec<Box<dyn QueuedWork>>, why: &Arc<rusqlite::Error>) {
     let (freeing, others) = batch.drain(..).partition::<Vec<_>, _>(|job| job.frees_space());
     batch.extend(freeing);
     for job in others {
-        job.answer(Some(&Lost::Failed(Arc::clone(why))));
+        job.answer(Some(&BatchFailure::Failed(Arc::clone(why))));
     }
 }
 
@@ -303,40 +307,40 @@ fn disk_full() -> rusqlite::Error {
 }
 
 /// Why a whole batch does not count.
-enum Lost {
+enum BatchFailure {
     Failed(Arc<rusqlite::Error>),
     /// It was committed to files that nobody will find.
     Gone,
 }
 
 /// With an error that several callers may be told of.
-type Shared<T> = std::result::Result<T, Arc<rusqlite::Error>>;
+type SharedResult<T> = std::result::Result<T, Arc<rusqlite::Error>>;
 
 /// Work of any kind, with its caller waiting.
-trait Job: fmt::Debug + Send {
-    fn run(&mut self, tx: &mut WriteTransaction) -> Shared<()>;
+trait QueuedWork: fmt::Debug + Send {
+    fn run(&mut self, tx: &mut WriteTransaction) -> SharedResult<()>;
 
     fn frees_space(&self) -> bool;
 
     /// Tells the caller what came of it; `lost` is why the commit does not count, if it does not.
-    fn answer(self: Box<Self>, lost: Option<&Lost>);
+    fn answer(self: Box<Self>, lost: Option<&BatchFailure>);
 }
 
-struct Pending<W: Work> {
+struct PendingWork<W: Work> {
     work: W,
     /// What came of it when it last ran.
-    outcome: Option<Shared<W::Output>>,
+    outcome: Option<SharedResult<W::Output>>,
     answer: oneshot::Sender<Result<W::Output>>,
 }
 
-impl<W: Work> fmt::Debug for Pending<W> {
+impl<W: Work> fmt::Debug for PendingWork<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(W::OPERATION)
     }
 }
 
-impl<W: Work> Job for Pending<W> {
-    fn run(&mut self, tx: &mut WriteTransaction) -> Shared<()> {
+impl<W: Work> QueuedWork for PendingWork<W> {
+    fn run(&mut self, tx: &mut WriteTransaction) -> SharedResult<()> {
         let outcome = self.work.run(tx).map_err(Arc::new);
         let ran = outcome.as_ref().map(drop).map_err(Arc::clone);
         self.outcome = Some(outcome);
@@ -347,10 +351,10 @@ impl<W: Work> Job for Pending<W> {
         self.work.frees_space()
     }
 
-    fn answer(self: Box<Self>, lost: Option<&Lost>) {
+    fn answer(self: Box<Self>, lost: Option<&BatchFailure>) {
         let result = match (lost, self.outcome) {
-            (Some(Lost::Failed(error)), _) => Err(shared_failure(W::OPERATION, Arc::clone(error))),
-            (Some(Lost::Gone), _) => Err(Error::Gone { operation: W::OPERATION }),
+            (Some(BatchFailure::Failed(error)), _) => Err(shared_failure(W::OPERATION, Arc::clone(error))),
+            (Some(BatchFailure::Gone), _) => Err(Error::Gone { operation: W::OPERATION }),
             (None, Some(outcome)) => outcome.map_err(|error| shared_failure(W::OPERATION, error)),
             (None, None) => Err(closed(W::OPERATION)),
         };

@@ -61,7 +61,7 @@ impl Change {
 
 /// How bodies are written of which only the store knows, within its transaction, that they are needed.
 #[derive(Debug, Clone, Copy)]
-pub struct Bodies {
+pub struct EventBodies {
     /// News of the sending itself.
     pub notice: fn(&Notice, Timestamp) -> String,
     /// A test of an endpoint.

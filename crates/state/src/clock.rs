@@ -34,11 +34,11 @@ use domain::time::Timestamp;
 const SMALLEST_STEP_MS: i64 = 30_000;
 
 /// How many steps ahead are remembered, newest first: more than half a year of nightly sleep.
-const MOST_GAPS: usize = 256;
+const MAX_GAPS: usize = 256;
 
 /// The time of day, and how long the clock has run by a measure that nobody can set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
+pub struct ClockReading {
     pub time_of_day: Timestamp,
     pub running: Duration,
 }
@@ -48,8 +48,8 @@ pub struct Reading {
 pub struct Clock(Arc<Inner>);
 
 struct Inner {
-    read: Box<dyn Fn() -> Reading + Send + Sync>,
-    steps: Mutex<Steps>,
+    read: Box<dyn Fn() -> ClockReading + Send + Sync>,
+    steps: Mutex<ClockSteps>,
 }
 
 impl fmt::Debug for Clock {
@@ -60,8 +60,8 @@ impl fmt::Debug for Clock {
 
 impl Clock {
     /// Makes a clock of whatever gives readings.
-    pub fn new(read: impl Fn() -> Reading + Send + Sync + 'static) -> Self {
-        let steps = Steps { seen: read(), gaps: VecDeque::new(), count: 0 };
+    pub fn new(read: impl Fn() -> ClockReading + Send + Sync + 'static) -> Self {
+        let steps = ClockSteps { seen: read(), gaps: VecDeque::new(), count: 0 };
         Self(Arc::new(Inner { read: Box::new(read), steps: Mutex::new(steps) }))
     }
 
@@ -72,7 +72,7 @@ impl Clock {
         let begun = Instant::now();
         Self::new(move || {
             let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            Reading { time_of_day: Timestamp::from_unix_ms(0).plus(since_1970), running: begun.elapsed() }
+            ClockReading { time_of_day: Timestamp::from_unix_ms(0).plus(since_1970), running: begun.elapsed() }
         })
     }
 
@@ -82,15 +82,15 @@ impl Clock {
             let mut steps = self.lock();
             // Read under the lock, so that readings are seen in their order.
             let reading = (self.0.read)();
-            (reading.time_of_day, steps.see(reading))
+            (reading.time_of_day, steps.observe(reading))
         };
         match step {
             None => {}
-            Some(Step::Ahead(by)) => tracing::warn!(
+            Some(ClockStep::Ahead(by)) => tracing::warn!(
                 ahead_s = by.as_secs(),
                 "the clock went ahead of the time that passed; what waited or was kept until then is given that time"
             ),
-            Some(Step::Back(by)) => tracing::warn!(
+            Some(ClockStep::Back(by)) => tracing::warn!(
                 back_s = by.as_secs(),
                 "the clock was set back; what was to wait by the clock that was ahead begins to wait now"
             ),
@@ -122,43 +122,43 @@ impl Clock {
         self.lock().count
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Steps> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ClockSteps> {
         lock(&self.0.steps)
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum ClockStep {
     Ahead(Duration),
     Back(Duration),
 }
 
 #[derive(Debug)]
-struct Steps {
-    seen: Reading,
+struct ClockSteps {
+    seen: ClockReading,
     /// Oldest first.
-    gaps: VecDeque<Gap>,
+    gaps: VecDeque<SkippedTime>,
     count: u64,
 }
 
 /// A step ahead, between two readings.
 #[derive(Debug, Clone, Copy)]
-struct Gap {
+struct SkippedTime {
     before: Timestamp,
     after: Timestamp,
     /// What of the time between them did not pass.
     missing: Duration,
 }
 
-impl Gap {
+impl SkippedTime {
     /// Where in the time before the step its end lies.
     fn end(&self) -> Timestamp {
         self.after.minus(self.missing)
     }
 }
 
-impl Steps {
-    fn see(&mut self, reading: Reading) -> Option<Step> {
+impl ClockSteps {
+    fn observe(&mut self, reading: ClockReading) -> Option<ClockStep> {
         let passed = reading.running.saturating_sub(self.seen.running);
         let expected = self.seen.time_of_day.plus(passed);
         let (before, after) = (self.seen.time_of_day, reading.time_of_day);
@@ -170,19 +170,19 @@ impl Steps {
         self.count += 1;
         let off = Duration::from_millis(off_ms.unsigned_abs());
         if off_ms < 0 {
-            self.take_back(off);
-            return Some(Step::Back(off));
+            self.undo_skips(off);
+            return Some(ClockStep::Back(off));
         }
-        if self.gaps.len() == MOST_GAPS {
+        if self.gaps.len() == MAX_GAPS {
             self.gaps.pop_front();
         }
-        self.gaps.push_back(Gap { before, after, missing: off });
-        Some(Step::Ahead(off))
+        self.gaps.push_back(SkippedTime { before, after, missing: off });
+        Some(ClockStep::Ahead(off))
     }
 
     /// A step back first undoes what steps ahead have counted: the clock
     /// was wrong, and nothing was passed over.
-    fn take_back(&mut self, mut by: Duration) {
+    fn undo_skips(&mut self, mut by: Duration) {
         while let Some(newest) = self.gaps.back_mut() {
             if newest.missing > by {
                 newest.missing -= by;
@@ -231,11 +231,11 @@ mod tests {
 
     /// A clock that a test turns.
     #[derive(Clone)]
-    struct Hands(Arc<Mutex<Reading>>);
+    struct ManualClock(Arc<Mutex<ClockReading>>);
 
-    impl Hands {
+    impl ManualClock {
         fn new() -> (Self, Clock) {
-            let hands = Self(Arc::new(Mutex::new(Reading { time_of_day: BEGIN, running: Duration::ZERO })));
+            let hands = Self(Arc::new(Mutex::new(ClockReading { time_of_day: BEGIN, running: Duration::ZERO })));
             let read = hands.clone();
             (hands, Clock::new(move || *read.0.lock().unwrap()))
         }
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn time_that_passes_is_no_step_and_neither_is_a_small_correction() {
-        let (hands, clock) = Hands::new();
+        let (hands, clock) = ManualClock::new();
         for (passes, ahead, back) in [(3_600, 0, 0), (60, 30, 0), (60, 0, 30), (0, 0, 0)] {
             hands.pass(Duration::from_secs(passes));
             hands.ahead(Duration::from_secs(ahead));
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_step_ahead_extends_what_was_running_and_nothing_else() {
-        let (hands, clock) = Hands::new();
+        let (hands, clock) = ManualClock::new();
         let old = clock.now();
         let over = old.plus(Duration::from_secs(1));
         hands.pass(Duration::from_secs(2));
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_step_back_undoes_the_step_ahead_before_it() {
-        let (hands, clock) = Hands::new();
+        let (hands, clock) = ManualClock::new();
         let old = clock.now();
         hands.ahead(10 * HOUR);
         clock.now();
@@ -307,15 +307,15 @@ mod tests {
 
     #[test]
     fn only_the_newest_steps_are_remembered() {
-        let (hands, clock) = Hands::new();
+        let (hands, clock) = ManualClock::new();
         let old = clock.now();
-        for _ in 0..MOST_GAPS + 10 {
+        for _ in 0..MAX_GAPS + 10 {
             hands.pass(HOUR);
             clock.now();
             hands.ahead(HOUR);
             clock.now();
         }
-        let most = u32::try_from(MOST_GAPS).unwrap();
+        let most = u32::try_from(MAX_GAPS).unwrap();
         assert_eq!(clock.extended(old, old.plus(1_000 * HOUR)), old.plus((1_000 + most) * HOUR));
     }
 
@@ -327,7 +327,7 @@ mod tests {
             begins_at in 0_usize..20,
             span_s in 1_u64..1_000_000,
         ) {
-            let (hands, clock) = Hands::new();
+            let (hands, clock) = ManualClock::new();
             let mut since = clock.now();
             for (at, (passes, ahead)) in turns.into_iter().enumerate() {
                 hands.pass(Duration::from_secs(passes));

@@ -13,37 +13,37 @@ mod change;
 pub mod clock;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
+mod delegate;
 mod deliveries;
 mod dispatch;
 mod endpoints;
 mod events;
-#[cfg(any(test, feature = "testing"))]
-mod hand_on;
 mod hook_calls;
 mod leases;
 mod lock;
+mod lost_answer;
 pub mod memory;
 mod notices;
 mod progress;
-mod recognition;
 mod replays;
 mod retention;
 mod store;
 mod uploads;
 
 pub use bells::{Bell, Bells, LocalBells};
-pub use change::{Bodies, Change, NewEvent, StoredEvent};
+pub use change::{Change, EventBodies, NewEvent, StoredEvent};
 pub use deliveries::Deliveries;
 pub use dispatch::{Claim, Dispatch, Settlement, SettlementBatch};
 pub use endpoints::Endpoints;
 pub use events::EventLog;
 pub use hook_calls::HookCalls;
 pub use leases::{Leases, Membership};
+pub use lost_answer::{CommitIdentity, resolve_lost_answer};
 pub use notices::Notices;
-pub use progress::{Counters, LiveProgress, LiveReading, LocalProgress};
-pub use recognition::{Signed, recognise};
+pub use progress::{LiveProgress, LocalProgress, ProgressReading, WriterCounters};
 pub use replays::Replays;
-pub use retention::{BacklogLimits, Horizon, Retention};
+pub use retention::{BacklogLimits, Retention, RetentionHorizon};
 pub use store::Store;
 pub use uploads::{SweepSelection, Uploads};
 
@@ -66,7 +66,7 @@ pub enum Error {
     #[error("the database is gone: could not {operation}")]
     Gone { operation: &'static str },
     /// It was asked for, and no answer came: it may have been done.
-    /// [`recognise`] finds out for a commit of an upload.
+    /// [`resolve_lost_answer`] finds out for a commit of an upload.
     #[error("no answer whether it was possible to {operation}")]
     Unanswered { operation: &'static str },
     /// No room for the commit; it may come back.

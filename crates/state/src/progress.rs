@@ -21,14 +21,14 @@ use domain::id::UploadId;
 pub trait LiveProgress: fmt::Debug + Send + Sync + 'static {
     /// Publishes the counters of a writer of this process, in place of
     /// those of the writer before it. Never waits.
-    fn publish(&self, upload: UploadId, counters: Arc<dyn Counters>);
+    fn publish(&self, upload: UploadId, counters: Arc<dyn WriterCounters>);
 
     /// Takes counters back when their writer ends, unless another's have taken their place. Never waits.
-    fn withdraw(&self, upload: UploadId, counters: &Arc<dyn Counters>);
+    fn withdraw(&self, upload: UploadId, counters: &Arc<dyn WriterCounters>);
 
     /// Reads how far each of these is; `None` for one that nobody writes, as far as is known. Never fails,
     /// and never waits for long: many may be asked for at once.
-    async fn of(&self, uploads: &[UploadId]) -> Vec<Option<LiveReading>>;
+    async fn of(&self, uploads: &[UploadId]) -> Vec<Option<ProgressReading>>;
 
     /// Whether a reading may be behind one that was given before, here or by another node. Where it may not,
     /// a lower reading says that bytes were dropped.
@@ -36,13 +36,13 @@ pub trait LiveProgress: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What a writer counts. Reading takes no lock and disturbs nobody.
-pub trait Counters: fmt::Debug + Send + Sync {
-    fn read(&self) -> LiveReading;
+pub trait WriterCounters: fmt::Debug + Send + Sync {
+    fn read(&self) -> ProgressReading;
 }
 
 /// How far a writer was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LiveReading {
+pub struct ProgressReading {
     /// Bytes taken from clients so far, committed or not, counted from the start of the upload.
     pub received_bytes: u64,
     /// As measured when bytes last came; zero before the first measurement.
@@ -52,7 +52,7 @@ pub struct LiveReading {
     pub age: Duration,
 }
 
-impl LiveReading {
+impl ProgressReading {
     /// A rate measured longer ago than this says nothing about now.
     const RATE_FADES_AFTER: Duration = Duration::from_secs(3);
 
@@ -64,22 +64,22 @@ impl LiveReading {
 
 /// The writers of one process.
 #[derive(Debug, Default)]
-pub struct LocalProgress(Mutex<HashMap<UploadId, Arc<dyn Counters>>>);
+pub struct LocalProgress(Mutex<HashMap<UploadId, Arc<dyn WriterCounters>>>);
 
 #[async_trait]
 impl LiveProgress for LocalProgress {
-    fn publish(&self, upload: UploadId, counters: Arc<dyn Counters>) {
+    fn publish(&self, upload: UploadId, counters: Arc<dyn WriterCounters>) {
         lock(&self.0).insert(upload, counters);
     }
 
-    fn withdraw(&self, upload: UploadId, counters: &Arc<dyn Counters>) {
+    fn withdraw(&self, upload: UploadId, counters: &Arc<dyn WriterCounters>) {
         let mut all = lock(&self.0);
         if all.get(&upload).is_some_and(|published| Arc::ptr_eq(published, counters)) {
             all.remove(&upload);
         }
     }
 
-    async fn of(&self, uploads: &[UploadId]) -> Vec<Option<LiveReading>> {
+    async fn of(&self, uploads: &[UploadId]) -> Vec<Option<ProgressReading>> {
         let all = lock(&self.0);
         uploads.iter().map(|upload| all.get(upload).map(|counters| counters.read())).collect()
     }
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_rate_fades_when_bytes_cease_to_come() {
-        let reading = |age| LiveReading { received_bytes: 9, bytes_per_second: 7, age };
+        let reading = |age| ProgressReading { received_bytes: 9, bytes_per_second: 7, age };
         assert_eq!(reading(Duration::from_secs(3)).rate(), 7);
         assert_eq!(reading(Duration::from_millis(3_001)).rate(), 0);
     }

@@ -20,13 +20,13 @@ pub trait Retention: fmt::Debug + Send + Sync + 'static {
     /// Drops a piece of what waits beyond the limits of a backlog, oldest first: cancelled, so that it can be
     /// replayed while its events are kept. Says of which endpoints how many; nothing when every backlog keeps
     /// to its limits.
-    async fn shed(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>>;
+    async fn drop_excess(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>>;
 
     /// Removes a piece of what is older than it must be kept: finished deliveries with their attempts, dead
     /// ones, events that no delivery needs, uploads without bytes with their events and deliveries once
     /// nothing of them is to be delivered any more, and calls of hooks. Says how many rows went; zero when
     /// nothing is left to remove.
-    async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64>;
+    async fn prune(&self, horizon: RetentionHorizon, limit: u32) -> Result<u64>;
 
     /// Takes what was said about an upload out of every event of it: what is left says what happened and
     /// when. Once it has completed or ended, its record loses it, too. Says how many events that were; none
@@ -49,7 +49,7 @@ pub struct BacklogLimits {
 
 /// What is old enough to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Horizon {
+pub struct RetentionHorizon {
     /// Deliveries that ended before then, and events and calls of hooks from before then.
     /// The deliveries of an event go together.
     pub finished: Timestamp,

@@ -21,7 +21,6 @@ use domain::delivery::{
 use domain::dialect::Dialect;
 use domain::endpoint::{Endpoint as StoredEndpoint, EndpointId, EndpointTerms};
 use domain::event::EventKind;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::{DeliveryId, EventId, InstanceId, ReplayId, UploadId};
 use domain::metadata::Metadata;
 use domain::notice::Notice;
@@ -32,14 +31,15 @@ use domain::size::Length;
 use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::{NewUpload, Record, Role, Upload, UploadTerms};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use keyring::ServerKeys;
 use outbound::address::EgressRules;
 use outbound::keys::{SigningKey, SigningKeys};
 pub(super) use outbound::testing::{Receiver, SECRET, Script, wall_clock};
-use state::clock::{Clock, Reading};
-use state::memory::{Memory, MemoryState};
+use state::clock::{Clock, ClockReading};
+use state::memory::{MemoryDatabase, MemoryState};
 use state::{
-    BacklogLimits, Change, Claim, Deliveries, Dispatch, Endpoints, Horizon, Notices, Replays, Retention,
+    BacklogLimits, Change, Claim, Deliveries, Dispatch, Endpoints, Notices, Replays, Retention, RetentionHorizon,
     SettlementBatch, Store, Uploads,
 };
 
@@ -98,7 +98,7 @@ fn asked(id: UploadId) -> NewUpload {
         id,
         tenant: TenantId::DEFAULT,
         dialect: Dialect::named("tus"),
-        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+        write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(1),
         metadata: Metadata::default(),
@@ -142,11 +142,11 @@ impl TestClock {
         self.read().time_of_day
     }
 
-    fn read(&self) -> Reading {
+    fn read(&self) -> ClockReading {
         let passed = Duration::from_millis(self.passed_ms.load(Ordering::SeqCst));
         let set_by_ms = self.set_by_ms.load(Ordering::SeqCst);
         let time_of_day = Timestamp::from_unix_ms(wall_clock().plus(passed).unix_ms() + set_by_ms);
-        Reading { time_of_day, running: self.begun.elapsed() + passed }
+        ClockReading { time_of_day, running: self.begun.elapsed() + passed }
     }
 
     pub(super) fn clock(&self) -> Clock {
@@ -186,7 +186,7 @@ impl Default for TestOutbox {
 impl TestOutbox {
     pub(super) fn by(clock: &TestClock) -> Self {
         Self {
-            inner: Memory::new(crate::bodies()).open_by(clock.clock()),
+            inner: MemoryDatabase::new(crate::bodies()).open_by(clock.clock()),
             changed: watch::Sender::new(0),
             claims_fail: AtomicBool::default(),
             claims_hang: AtomicBool::default(),
@@ -522,11 +522,16 @@ impl Retention for TestOutbox {
         self.changed(self.inner.expire(begun_before, limit, now).await)
     }
 
-    async fn shed(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> state::Result<Vec<(EndpointId, u64)>> {
-        self.inner.shed(limits, limit, now).await
+    async fn drop_excess(
+        &self,
+        limits: BacklogLimits,
+        limit: u32,
+        now: Timestamp,
+    ) -> state::Result<Vec<(EndpointId, u64)>> {
+        self.inner.drop_excess(limits, limit, now).await
     }
 
-    async fn prune(&self, horizon: Horizon, limit: u32) -> state::Result<u64> {
+    async fn prune(&self, horizon: RetentionHorizon, limit: u32) -> state::Result<u64> {
         let removed = self.inner.prune(horizon, limit).await?;
         self.prunes.lock().unwrap().push(removed);
         self.changed(Ok(removed))

@@ -9,9 +9,9 @@ use crate::cli::Failure;
 use crate::cli::webhooks::client::{Answer, Api};
 use crate::cli::webhooks::show::Printed;
 use crate::cli::webhooks::{flag, not_understood, show, switch};
-use api::delivery::{Delivery, List as Deliveries};
+use api::delivery::{Delivery, DeliveryList as Deliveries};
 use api::endpoint::Endpoint;
-use api::replay::{List, NewReplay, Replay};
+use api::replay::{NewReplay, Replay, ReplayList};
 
 /// How long a replay is waited for before it is only said that it runs.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub(super) fn command() -> Command {
 pub(super) fn run(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     let words = |name| typed.get_one::<String>(name).cloned();
     if typed.get_flag("jobs") {
-        let jobs: Answer<List> = api.get("/replays")?;
+        let jobs: Answer<ReplayList> = api.get("/replays")?;
         return Ok(Printed { text: show::replays(&jobs.read.replays), raw: jobs.raw });
     }
     if let Some(job) = words("cancel") {
@@ -73,7 +73,7 @@ pub(super) fn run(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
 /// Sends what an id names: a delivery, or the deliveries of an event or an upload.
 fn replay_one(api: &Api, id: &str, force: bool) -> Result<Printed, Failure> {
     let path = |delivery: &str| format!("/deliveries/{delivery}/replay");
-    let body = api::delivery::Replay { force };
+    let body = api::delivery::ReplayOptions { force };
     let mut query = vec![("limit", "1000".to_owned())];
     if id.starts_with("evt_") {
         query.push(("event_id", id.to_owned()));

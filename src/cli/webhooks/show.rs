@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::webhooks::client::Answer;
 use crate::terminal::escaped;
-use api::delivery::{Attempt, Delivery, List};
+use api::delivery::{Attempt, Delivery, DeliveryList};
 use api::endpoint::{Backlog, Endpoint};
 use api::replay::Replay;
 use api::text::Text;
@@ -49,7 +49,7 @@ pub(super) fn endpoints(all: &[Endpoint]) -> String {
 }
 
 /// A page of deliveries, with a hint of the command line's own.
-pub(super) fn deliveries(page: &List<'_>, hint: Option<&str>) -> String {
+pub(super) fn deliveries(page: &DeliveryList<'_>, hint: Option<&str>) -> String {
     let header = &["TIME", "DELIVERY", "EVENT", "UPLOAD", "ENDPOINT", "STATE", "ATTEMPTS", "LAST RESULT"];
     let text = table("no deliveries", &page.deliveries, header, |it| {
         vec![

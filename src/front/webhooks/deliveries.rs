@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::front::cursors::PageCursors;
 use crate::front::webhooks::{private, problem, read};
 use crate::front::{WebhookApi, problems, status};
-use api::delivery::{Delivery, List, Replay};
+use api::delivery::{Delivery, DeliveryList, ReplayOptions};
 use domain::delivery::{AttemptOutcome, DeliveryState, ReplayOutcome};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
@@ -40,7 +40,7 @@ pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result
     let (deliveries, cut) = status::page(page.found.iter().map(Delivery::from), false);
     let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
     let next = next.map(|next| cursors.cursor(next.as_bytes()));
-    Ok(memory.with(private(List { deliveries, next })))
+    Ok(memory.with(private(DeliveryList { deliveries, next })))
 }
 
 /// `GET /api/v1/webhooks/deliveries/{id}`
@@ -52,7 +52,7 @@ pub(crate) async fn one(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<
 pub(crate) async fn replay(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&call.parameter(0))?;
     let RoutedRequest { request, payload, .. } = call;
-    let said: Replay = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
+    let said: ReplayOptions = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
     match shared.admin(&request).replay(id, said.force).await.map_err(|error| problem(error, &request))? {
         ReplayOutcome::Queued | ReplayOutcome::UnderWay => {
             let mut answer = shown(&request, id, &shared).await?;

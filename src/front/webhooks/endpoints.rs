@@ -9,8 +9,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::front::WebhookApi;
 use crate::front::webhooks::terms::{FORM, changed, header_pairs};
 use crate::front::webhooks::{answering, bad, deliveries, endpoint_id, private, problem, read, replays};
-use api::Word;
-use api::endpoint::{Backlog, Endpoint, Health, List, Terms};
+use api::Keyword;
+use api::endpoint::{Backlog, Endpoint, EndpointList, EndpointSettings, Health};
 use domain::endpoint::{EndpointId, EndpointState, EndpointTerms};
 use edge::conditions;
 use edge::problem::Problem;
@@ -23,13 +23,13 @@ use webhook::{
 /// `GET /api/v1/webhooks/endpoints`
 pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let overviews = shared.admin(&call.request).endpoints().await.map_err(|error| problem(error, &call.request))?;
-    Ok(private(List { endpoints: overviews.iter().map(of).collect() }))
+    Ok(private(EndpointList { endpoints: overviews.iter().map(of).collect() }))
 }
 
 /// `POST /api/v1/webhooks/endpoints`
 pub(crate) async fn create(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let RoutedRequest { request, payload, .. } = call;
-    let said: api::endpoint::Change = read(&request, payload, &shared, FORM).await?;
+    let said: api::endpoint::EndpointChange = read(&request, payload, &shared, FORM).await?;
     let url = said.url.as_deref().ok_or_else(|| bad("url", "it is missing; write where to send events"))?;
     let name = said.id.as_deref().map(|name| {
         EndpointId::new(name).ok_or_else(|| bad("id", "not a name; write 1 to 64 letters, digits, _ or -"))
@@ -71,7 +71,7 @@ pub(crate) async fn change(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
     let id = &endpoint_id(&call.parameter(0))?;
     let RoutedRequest { request, payload, .. } = call;
     let request = &request;
-    let said: api::endpoint::Change = read(request, payload, &shared, FORM).await?;
+    let said: api::endpoint::EndpointChange = read(request, payload, &shared, FORM).await?;
     if said.id.is_some() {
         return Err(bad("id", "the name of an endpoint stays; make another"));
     }
@@ -120,7 +120,7 @@ pub(crate) async fn rotate(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
     let RoutedRequest { request, payload, .. } = call;
     let request = &request;
     let form = r#"nothing, or {"overlap_ms": 86400000, "secret": "whsec_…"}"#;
-    let said: api::endpoint::Rotation = read(request, payload, &shared, form).await?;
+    let said: api::endpoint::KeyRotation = read(request, payload, &shared, form).await?;
     let kind = said.kind.as_deref();
     let kind = kind.map(|name| KeyKind::by_name(name).ok_or_else(|| bad("kind", "it must be hmac or ed25519")));
     let overlap = said.overlap_ms.map_or(DEFAULT_OVERLAP, Duration::from_millis);
@@ -180,8 +180,8 @@ fn of(overview: &EndpointOverview) -> Endpoint {
         origin: endpoint.origin.name().into(),
         state: endpoint.state.name().into(),
         state_since: since.map(|at| at.to_string()),
-        state_reason: reason.map(Word::from),
-        terms: Terms::from(&endpoint.terms),
+        state_reason: reason.map(Keyword::from),
+        terms: EndpointSettings::from(&endpoint.terms),
         headers: overview.headers.clone(),
         keys: overview.keys.iter().map(shown_key).collect(),
         health: Health::from(endpoint.health),
@@ -202,8 +202,8 @@ fn of(overview: &EndpointOverview) -> Endpoint {
     }
 }
 
-fn shown_key(key: &KeyOverview) -> api::endpoint::Key {
-    api::endpoint::Key {
+fn shown_key(key: &KeyOverview) -> api::endpoint::EndpointKey {
+    api::endpoint::EndpointKey {
         kind: key.kind.name().into(),
         public_key: key.public_key.clone(),
         created_at: key.created_at.to_string(),

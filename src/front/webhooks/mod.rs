@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::front::{WebhookApi, problems};
-use api::endpoint::{Paused, Resumed};
+use api::endpoint::{PausedCount, ResumedCount};
 use api::replay::{Expunge, Expunged};
 use domain::endpoint::EndpointId;
 use edge::principal::principal;
@@ -41,13 +41,13 @@ impl WebhookApi {
 /// `POST /api/v1/webhooks/pause`: every endpoint that is not stopped is paused.
 pub(super) async fn pause_all(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let paused = shared.admin(&call.request).pause_all().await.map_err(|error| problem(error, &call.request))?;
-    Ok(private(Paused { paused }))
+    Ok(private(PausedCount { paused }))
 }
 
 /// `POST /api/v1/webhooks/resume`: every endpoint that an operator paused goes on.
 pub(super) async fn resume_all(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let resumed = shared.admin(&call.request).resume_all().await.map_err(|error| problem(error, &call.request))?;
-    Ok(private(Resumed { resumed }))
+    Ok(private(ResumedCount { resumed }))
 }
 
 /// `POST /api/v1/webhooks/expunge`: takes what an upload's client said out of its events (webhooks L7).

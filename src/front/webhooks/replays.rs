@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::front::WebhookApi;
 use crate::front::webhooks::{answering, bad, endpoint_id, private, problem, read};
-use api::replay::{List, NewReplay, Replay};
+use api::replay::{NewReplay, Replay, ReplayList};
 use domain::delivery::ReplaySelection;
 use domain::id::ReplayId;
 use domain::replay::ReplayJob;
@@ -19,7 +19,7 @@ use webhook::{AdminError, ReplayRequest};
 /// `GET /api/v1/webhooks/replays`
 pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let jobs = shared.admin(&call.request).replays().await.map_err(|error| problem(error, &call.request))?;
-    Ok(private(List { replays: jobs.iter().map(shown).collect() }))
+    Ok(private(ReplayList { replays: jobs.iter().map(shown).collect() }))
 }
 
 /// `GET /api/v1/webhooks/replays/{id}`

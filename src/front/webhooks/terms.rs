@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::front::webhooks::bad;
-use api::endpoint::Change;
+use api::endpoint::EndpointChange;
 use domain::endpoint::{EndpointTerms, Ordering, Payload, Signing};
 use domain::event::{EventFilter, EventKind};
 use edge::problem::Problem;
@@ -14,7 +14,7 @@ pub(super) const FORM: &str = r#"{"url": "https://app.example.com/hooks", "event
 
 /// Returns the terms with what is said of them. Whether they can be those of an endpoint is for the sender to
 /// judge.
-pub(super) fn changed(before: EndpointTerms, said: &Change) -> Result<EndpointTerms, Problem> {
+pub(super) fn changed(before: EndpointTerms, said: &EndpointChange) -> Result<EndpointTerms, Problem> {
     let mut terms = before;
     if let Some(url) = &said.url {
         terms.url.clone_from(url);
@@ -52,7 +52,7 @@ pub(super) fn changed(before: EndpointTerms, said: &Change) -> Result<EndpointTe
     Ok(terms)
 }
 
-pub(super) fn header_pairs(said: &Change) -> Option<Vec<(String, String)>> {
+pub(super) fn header_pairs(said: &EndpointChange) -> Option<Vec<(String, String)>> {
     said.headers.clone().map(|headers| headers.into_iter().collect())
 }
 
@@ -79,7 +79,7 @@ fn named<T>(
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Change {
+    fn read(text: &str) -> EndpointChange {
         serde_json::from_str(text).unwrap()
     }
 
@@ -117,7 +117,7 @@ mod tests {
         for unreadable in
             [r#"{"ulr": "x"}"#, r#"{"timeout_ms": -1}"#, r#"{"timeout_ms": "5s"}"#, r#"{"url": null, "x": 1}"#]
         {
-            assert!(serde_json::from_str::<Change>(unreadable).is_err(), "{unreadable}");
+            assert!(serde_json::from_str::<EndpointChange>(unreadable).is_err(), "{unreadable}");
         }
     }
 }

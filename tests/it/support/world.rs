@@ -11,7 +11,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use domain::dialect::Dialect;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
 use domain::node::{Node, NodeName};
@@ -20,6 +19,7 @@ use domain::principal::TenantScope;
 use domain::size::{Length, Offset};
 use domain::time::Timestamp;
 use domain::upload::{Role, Upload};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use engine::command::{Append, BodyEnd, Cancel, Create, EngineError};
 use engine::feed::Feed;
 use engine::hooks::Hooks;
@@ -27,7 +27,7 @@ use engine::{Engine, Ports, Settings};
 use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use longshore::config::Config;
-use state::clock::{Clock, Reading};
+use state::clock::{Clock, ClockReading};
 use state::{
     Change, Deliveries, Leases, LocalBells, LocalProgress, Membership, Store, SweepSelection, UploadStore, Uploads,
 };
@@ -58,14 +58,14 @@ pub const PART_BYTES: u64 = 16 << 10;
 #[derive(Debug, Clone)]
 pub enum Medium {
     /// Forgets, at the end of a life, whatever was not promised to be durable.
-    Memory(MemoryStore),
+    MemoryDatabase(MemoryStore),
     /// Files. What was written but not promised is still there in the next life.
     Disk,
 }
 
 impl Medium {
     pub fn both() -> [Self; 2] {
-        [Self::Memory(MemoryStore::new()), Self::Disk]
+        [Self::MemoryDatabase(MemoryStore::new()), Self::Disk]
     }
 
     /// These two, and a [sealing](Self::sealing) one.
@@ -76,7 +76,7 @@ impl Medium {
 
     /// One that takes bytes in order only, and reads no blob before it is sealed.
     pub fn sealing() -> Self {
-        Self::Memory(MemoryStore::like_an_object_store(PART_BYTES))
+        Self::MemoryDatabase(MemoryStore::like_an_object_store(PART_BYTES))
     }
 }
 
@@ -188,7 +188,7 @@ impl World {
         change(&mut settings);
         let faults = Faults::new();
         let blobs: Arc<dyn BlobStore> = match &self.medium {
-            Medium::Memory(store) => Arc::new(Faulty::new(store.clone(), faults.clone())),
+            Medium::MemoryDatabase(store) => Arc::new(Faulty::new(store.clone(), faults.clone())),
             Medium::Disk => Arc::new(Faulty::new(self.disk().await, faults.clone())),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -197,7 +197,7 @@ impl World {
         let clock = Clock::new(move || {
             let passed = Duration::from_millis(passed_ms.load(Ordering::Relaxed));
             let time_of_day = system_time().plus(passed).unix_ms() + set_by_ms.load(Ordering::Relaxed);
-            Reading { time_of_day: Timestamp::from_unix_ms(time_of_day), running: begun.elapsed() + passed }
+            ClockReading { time_of_day: Timestamp::from_unix_ms(time_of_day), running: begun.elapsed() + passed }
         });
         let instance = InstanceId::new(system_time(), rand::random());
         let node = Node { instance, name: NodeName::new("world").unwrap() };
@@ -266,7 +266,7 @@ impl Life {
     /// The keys of everything that is stored in memory.
     pub fn stored_keys(&self) -> Vec<storage::BlobKey> {
         match &self.medium {
-            Medium::Memory(store) => store.keys(),
+            Medium::MemoryDatabase(store) => store.keys(),
             Medium::Disk => panic!("there are files"),
         }
     }
@@ -352,7 +352,7 @@ impl Drop for Life {
         let records = Arc::clone(&self.records);
         let closing = tokio::runtime::Builder::new_current_thread().build().unwrap();
         std::thread::spawn(move || closing.block_on(records.close())).join().unwrap();
-        if let Medium::Memory(store) = &self.medium {
+        if let Medium::MemoryDatabase(store) = &self.medium {
             store.crash();
         }
     }
@@ -364,24 +364,24 @@ pub fn cancelling(id: UploadId) -> Cancel {
 }
 
 /// How uploads of a dialect are filled.
-pub fn filling(dialect: Dialect) -> Filling {
+pub fn write_rules(dialect: Dialect) -> WriteRules {
     match dialect.name() {
-        "ietf" | "google" => Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
-        "ranged" => Filling { order: WriteOrder::Any, completion: Completion::WhenFull },
-        _ => Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+        "ietf" | "google" => WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
+        "ranged" => WriteRules { order: WriteOrder::Any, completion: Completion::WhenFull },
+        _ => WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
     }
 }
 
 /// A new upload of another dialect.
 pub fn new_upload_of(dialect: Dialect, role: Role, length: usize) -> Create {
-    Create { dialect, filling: filling(dialect), ..new_upload(role, length) }
+    Create { dialect, write_rules: write_rules(dialect), ..new_upload(role, length) }
 }
 
 pub fn new_upload(role: Role, length: usize) -> Create {
     Create {
         principal: Principal::server(),
         dialect: Dialect::named("tus"),
-        filling: filling(Dialect::named("tus")),
+        write_rules: write_rules(Dialect::named("tus")),
         role,
         length: Length::new(length as u64),
         metadata: Metadata::default(),
@@ -544,4 +544,4 @@ impl Uploads for FaultyRecords {
     }
 }
 
-state::hand_on!(FaultyRecords, inner);
+state::delegate_store!(FaultyRecords, inner);

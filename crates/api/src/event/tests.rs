@@ -3,13 +3,13 @@ use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
 use domain::event::{Details, EventKind};
 use domain::facts::{Content, Facts, Media, Track, TrackKind};
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
 use domain::size::{Length, Offset};
 use domain::time::Timestamp;
 use domain::upload::{NewUpload, Role, Upload, UploadTerms};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
 
@@ -25,7 +25,7 @@ fn record(metadata: Vec<(&str, Vec<u8>)>) -> Record {
         id: UploadId::new(NOW, [7; 10]),
         tenant: TenantId::DEFAULT,
         dialect: Dialect::named("tus"),
-        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+        write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(11),
         metadata: Metadata::new(metadata).unwrap(),

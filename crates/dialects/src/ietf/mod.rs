@@ -20,11 +20,11 @@ use crate::uploads::UploadContext;
 use crate::{dialect, digests, download, pump};
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
 use domain::upload::{Role, Upload};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use edge::body;
 use edge::body::{HeaderFields, Interim};
 use edge::principal::principal;
@@ -40,7 +40,7 @@ use draft::DraftVersion;
 use wire::{Creation, WireError};
 
 /// Bytes go to the offset, and the client says with which of them an upload is complete.
-const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid };
+const FILLING: WriteRules = WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenSaid };
 
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
@@ -161,7 +161,7 @@ impl<'a> IetfRequest<'a> {
         let command = Create {
             principal: principal(self.request),
             dialect: NAME,
-            filling: FILLING,
+            write_rules: FILLING,
             role: Role::Single,
             // One of no bytes would be complete at once, though its client may not have said so yet.
             length: creation.length.filter(|_| !empty),

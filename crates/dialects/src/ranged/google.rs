@@ -11,12 +11,12 @@ use crate::ranged::wire::{Carried, Data, End};
 use crate::ranged::{GOOGLE, check_empty, creation, inspect, pumped, reply, small_body, wire};
 use crate::uploads::UploadContext;
 use domain::checksum::Algorithm;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
 use domain::stage::Stage;
 use domain::upload::{Role, Upload};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use edge::body;
 use edge::body::HeaderFields;
 use edge::fields::{BadField, single};
@@ -26,7 +26,7 @@ use edge::query::Query;
 use engine::command::{Append, Cancel, Create, Ends, Place};
 
 /// Bytes go on where the last ended, and the client says with which of them an object is complete.
-const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Completion::WhenSaid };
+const FILLING: WriteRules = WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenSaid };
 
 /// The two ways of starting a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub(super) async fn start(
     let command = Create {
         principal: principal(request),
         dialect: GOOGLE,
-        filling: FILLING,
+        write_rules: FILLING,
         role: Role::Single,
         length,
         metadata: described.metadata,

@@ -21,11 +21,11 @@ use crate::trouble::broken_off;
 use crate::uploads::UploadContext;
 use crate::{dialect, digests, download, pump, upload_fields};
 use domain::dialect::Dialect;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
 use domain::upload::Upload;
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use edge::body;
 use edge::body::HeaderFields;
 use edge::fields::{Fields, media_type};
@@ -47,7 +47,7 @@ pub(crate) mod wire;
 use exact_size::ExactSizeBody;
 
 /// Bytes go anywhere, and an upload is complete when it has all of them.
-const FILLING: Filling = Filling { order: WriteOrder::Any, completion: Completion::WhenFull };
+const FILLING: WriteRules = WriteRules { order: WriteOrder::Any, completion: Completion::WhenFull };
 
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PUT, POST, DELETE";
 const BUCKET_METHODS: &str = "OPTIONS, POST, PUT";

@@ -31,7 +31,7 @@ pub(super) async fn start(
     let command = Create {
         principal: principal(request),
         dialect: NAME,
-        filling: FILLING,
+        write_rules: FILLING,
         role: Role::Single,
         length: described.length,
         metadata: described.metadata,

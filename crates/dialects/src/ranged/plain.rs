@@ -116,7 +116,7 @@ async fn create(
     let command = Create {
         principal: principal(request),
         dialect: NAME,
-        filling: FILLING,
+        write_rules: FILLING,
         role: Role::Single,
         length,
         metadata,

@@ -16,11 +16,11 @@ use crate::metadata::OFFSET_OCTET_STREAM;
 use crate::uploads::UploadContext;
 use crate::{dialect, digests, download, pump, upload_fields};
 use domain::dialect::Dialect;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
 use domain::upload::{Role, Upload};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use edge::body;
 use edge::body::HeaderFields;
 use edge::principal::principal;
@@ -34,7 +34,7 @@ pub(crate) mod wire;
 use wire::{CreationKind, Method};
 
 /// tus 1.0, PATCH: bytes go to the offset, and an upload is complete when it has all of them.
-const FILLING: Filling = Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull };
+const FILLING: WriteRules = WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull };
 
 const COLLECTION_METHODS: &str = "OPTIONS, POST";
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
@@ -159,7 +159,7 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &UploadContext)
     let command = Create {
         principal: principal(request),
         dialect: NAME,
-        filling: FILLING,
+        write_rules: FILLING,
         role,
         length,
         metadata: creation.metadata,

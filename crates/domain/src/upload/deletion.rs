@@ -5,7 +5,7 @@ use crate::rejection::Rejection;
 use crate::removal::{DeletedBy, Removal};
 use crate::stage::{Ended, Stage};
 use crate::time::Timestamp;
-use crate::upload::{Bytes, Upload};
+use crate::upload::{StoredBytes, Upload};
 
 impl Upload {
     /// Ends an upload because its client, or an operator, said so. A completed one may be terminated too.
@@ -54,7 +54,7 @@ impl Upload {
     /// Takes note that the bytes of an upload that needs them no more are gone.
     pub fn bytes_removed(&mut self, now: Timestamp) {
         debug_assert!(!self.owns_bytes(), "bytes are removed only after the record says so");
-        self.record.bytes = Bytes::Removed;
+        self.record.bytes = StoredBytes::Removed;
         self.record.resume = None;
         self.record.updated_at = now;
     }

@@ -24,8 +24,8 @@ mod requests;
 mod tests;
 
 pub use record::{
-    Bytes, DurableBytes, InconsistentChange, NewUpload, PendingDeclarations, ProgressPolicy, Record, ReportOutcome,
-    Role, UploadTerms,
+    DurableBytes, InconsistentChange, NewUpload, PendingDeclarations, ProgressPolicy, Record, ReportOutcome, Role,
+    StoredBytes, UploadTerms,
 };
 
 use crate::checksum::{Algorithm, Digest};
@@ -33,7 +33,6 @@ use crate::dialect::Dialect;
 use crate::event::{Details, Event, EventKind};
 use crate::facts::Facts;
 use crate::failure::Failure;
-use crate::filling::{Completion, WriteOrder};
 use crate::generation::Generations;
 use crate::id::{CommitId, InstanceId, UploadId};
 use crate::metadata::Metadata;
@@ -44,6 +43,7 @@ use crate::rejection::Rejection;
 use crate::size::{Length, Offset};
 use crate::stage::{Ended, Stage};
 use crate::time::Timestamp;
+use crate::write_rules::{Completion, WriteOrder};
 
 /// The longest timeline kept; an upload that stalls over and over forgets its oldest stalls.
 const MAX_TIMELINE: usize = 64;
@@ -69,7 +69,7 @@ impl Upload {
             tenant: new.tenant,
             lease: Lease::NONE,
             dialect: new.dialect,
-            filling: new.filling,
+            write_rules: new.write_rules,
             role: new.role,
             stage: Stage::Created,
             received: ReceivedRanges::default(),
@@ -86,7 +86,7 @@ impl Upload {
             reports: Vec::new(),
             resume: None,
             generations: Generations::default(),
-            bytes: Bytes::Kept,
+            bytes: StoredBytes::Kept,
             removed: None,
             missing_since: None,
             timeline: Vec::new(),
@@ -98,7 +98,7 @@ impl Upload {
             last_progress: (Offset::ZERO, now),
         };
         let mut upload = Self { record, events: Vec::new(), term_began_at: now, was_missing: false };
-        upload.live_until(new.expires_at, now);
+        upload.set_expiry(new.expires_at, now);
         upload.enter(Stage::Created, EventKind::Created, now);
         upload
     }
@@ -132,7 +132,7 @@ impl Upload {
 
     /// In which order its bytes come.
     pub fn write_order(&self) -> WriteOrder {
-        self.record.filling.order
+        self.record.write_rules.order
     }
 
     /// The blobs that hold its bytes.
@@ -142,7 +142,7 @@ impl Upload {
 
     /// When it completes.
     pub fn completion(&self) -> Completion {
-        self.record.filling.completion
+        self.record.write_rules.completion
     }
 
     pub fn length(&self) -> Option<Length> {
@@ -150,12 +150,12 @@ impl Upload {
     }
 
     /// Names the commit that is to write it next.
-    pub fn sign(&mut self, commit: CommitId) {
+    pub fn set_commit_id(&mut self, commit: CommitId) {
         self.record.commit_id = Some(commit);
     }
 
     /// Has a node write it from its first commit on.
-    pub fn belong_to(&mut self, node: InstanceId) {
+    pub fn assign_to(&mut self, node: InstanceId) {
         self.record.lease = self.record.lease.taken_by(node);
     }
 
@@ -293,7 +293,7 @@ impl Upload {
         }
         self.record.running_digests = durable.running_digests;
         self.record.resume = Some(durable.resume);
-        self.live_until(durable.expires_at, now);
+        self.set_expiry(durable.expires_at, now);
         self.record.updated_at = now;
         match self.record.stage {
             Stage::Created => self.enter(Stage::Receiving, EventKind::Receiving, now),
@@ -316,7 +316,7 @@ impl Upload {
 
     /// Gives an unfinished upload until `expires_at`, from `now` on.
     pub fn renew(&mut self, expires_at: Timestamp, now: Timestamp) {
-        self.live_until(expires_at, now);
+        self.set_expiry(expires_at, now);
         self.record.updated_at = now;
     }
 
@@ -326,12 +326,12 @@ impl Upload {
         let Some(at) = self.record.expires_at else { return };
         let extended = extended(self.term_began_at, at);
         if extended != at {
-            self.live_until(extended, now);
+            self.set_expiry(extended, now);
         }
     }
 
     /// Sets when it expires, if the application has not set an earlier time.
-    fn live_until(&mut self, at: Timestamp, now: Timestamp) {
+    fn set_expiry(&mut self, at: Timestamp, now: Timestamp) {
         self.record.expires_at = Some(self.record.terms.expires_by.map_or(at, |by| by.min(at)));
         self.term_began_at = now;
     }
@@ -402,7 +402,7 @@ impl Upload {
     }
 
     /// Takes note of what the bytes are, which `verify` or a refusal then tells.
-    pub fn learn(&mut self, facts: Facts) {
+    pub fn set_facts(&mut self, facts: Facts) {
         debug_assert!(self.record.stage == Stage::Received, "only a received upload is looked into");
         self.record.facts = Some(facts);
     }
@@ -456,7 +456,7 @@ impl Upload {
     }
 
     /// Notes that stored bytes of the upload are not where they should be. Says whether that was unknown.
-    pub fn bytes_are_missing(&mut self, now: Timestamp) -> bool {
+    pub fn mark_bytes_missing(&mut self, now: Timestamp) -> bool {
         let is_new = self.owns_bytes() && self.record.missing_since.is_none();
         if is_new {
             self.record.missing_since = Some(now);
@@ -466,7 +466,7 @@ impl Upload {
     }
 
     /// Notes that the bytes are where they should be. Says whether they were missing.
-    pub fn bytes_are_back(&mut self, now: Timestamp) -> bool {
+    pub fn clear_bytes_missing(&mut self, now: Timestamp) -> bool {
         let were_missing = self.record.missing_since.take().is_some();
         if were_missing {
             self.record.updated_at = now;

@@ -6,7 +6,6 @@ use crate::checksum::{Algorithm, Digest};
 use crate::dialect::Dialect;
 use crate::facts::Facts;
 use crate::failure::Failure;
-use crate::filling::Filling;
 use crate::generation::Generations;
 use crate::id::{CommitId, UploadId};
 use crate::metadata::Metadata;
@@ -19,6 +18,7 @@ use crate::size::{Length, Offset};
 use crate::stage::Stage;
 use crate::time::Timestamp;
 use crate::upload::Upload;
+use crate::write_rules::WriteRules;
 
 /// What part an upload plays in a concatenation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Role {
 
 /// Whether stored bytes may exist for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bytes {
+pub enum StoredBytes {
     Kept,
     Removed,
 }
@@ -73,7 +73,7 @@ pub struct Record {
     /// Which node writes it, and in which epoch. A commit in an earlier epoch loses, whatever the version.
     pub lease: Lease,
     pub dialect: Dialect,
-    pub filling: Filling,
+    pub write_rules: WriteRules,
     pub role: Role,
     pub stage: Stage,
     /// Durable bytes.
@@ -102,7 +102,7 @@ pub struct Record {
     pub resume: Option<Vec<u8>>,
     /// The blobs that hold its bytes; `resume` belongs to the current one.
     pub generations: Generations,
-    pub bytes: Bytes,
+    pub bytes: StoredBytes,
     /// When the file of a completed upload was given up for removal, and by whom.
     pub removed: Option<Removal>,
     /// Since when it is known that stored bytes are not where they should be.
@@ -127,7 +127,7 @@ pub struct NewUpload {
     /// Whose it is, for as long as there is a record of it.
     pub tenant: TenantId,
     pub dialect: Dialect,
-    pub filling: Filling,
+    pub write_rules: WriteRules,
     pub role: Role,
     pub length: Option<Length>,
     pub metadata: Metadata,

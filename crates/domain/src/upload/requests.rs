@@ -68,7 +68,7 @@ impl Upload {
     }
 
     /// Takes digests that the whole upload must turn out to have, besides those promised before.
-    pub fn promise(&mut self, digests: &[Digest]) {
+    pub fn declare_digests(&mut self, digests: &[Digest]) {
         for digest in digests {
             if !self.record.promised_digests.contains(digest) {
                 self.record.promised_digests.push(digest.clone());
@@ -85,8 +85,8 @@ impl Upload {
     }
 
     /// Takes over what was declared of another copy.
-    pub fn take_over(&mut self, declared: &PendingDeclarations) {
+    pub fn apply_declarations(&mut self, declared: &PendingDeclarations) {
         self.record.length = self.record.length.or(declared.length);
-        self.promise(&declared.promised_digests);
+        self.declare_digests(&declared.promised_digests);
     }
 }

@@ -6,9 +6,9 @@ use proptest::strategy::ValueTree;
 
 use super::*;
 use crate::failure::RejectionKind;
-use crate::filling::Filling;
 use crate::removal::{DeletedBy, Removal};
 use crate::report::{MAX_STAGES, NewReport, ReportRejected};
+use crate::write_rules::WriteRules;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
 const LATER: Timestamp = Timestamp::from_unix_ms(9_000_000);
@@ -19,7 +19,7 @@ fn asked(length: Option<u64>, role: Role) -> NewUpload {
         id: UploadId::new(NOW, [0; 10]),
         tenant: TenantId::DEFAULT,
         dialect: Dialect::named("tus"),
-        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+        write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role,
         length: length.and_then(Length::new),
         metadata: Metadata::default(),
@@ -195,13 +195,13 @@ fn what_is_not_whole_is_not_sealed_and_what_does_not_fit_is_not_received() {
 fn what_was_declared_is_taken_over_once() {
     let digest = |byte| Digest::new(Algorithm::Crc32, vec![byte; 4]).unwrap();
     let mut committed = new_upload(None, Role::Single);
-    committed.promise(&[digest(1)]);
+    committed.declare_digests(&[digest(1)]);
     let mut view = committed.clone();
     view.declare_length(Length::new(9).unwrap(), LIMIT, Offset::ZERO).unwrap();
-    view.promise(&[digest(1), digest(2)]);
+    view.declare_digests(&[digest(1), digest(2)]);
     let mut declared = view.declared_since(&committed);
     assert_eq!(declared, PendingDeclarations { length: Length::new(9), promised_digests: vec![digest(2)] });
-    committed.take_over(&declared);
+    committed.apply_declarations(&declared);
     assert_eq!(committed, view);
     declared.forget(&committed);
     assert!(declared.is_empty());
@@ -294,18 +294,18 @@ fn an_operator_deletes_whatever_the_stage() {
 #[test]
 fn missing_bytes_are_noted_until_they_are_back_or_nobody_needs_them() {
     let mut upload = completed().committed();
-    assert!(upload.bytes_are_missing(LATER) && !upload.bytes_are_missing(LATER));
+    assert!(upload.mark_bytes_missing(LATER) && !upload.mark_bytes_missing(LATER));
     assert_eq!((upload.gone(LATER), upload.missing_change()), (Some(Rejection::BytesMissing), 1));
     assert_eq!((upload.stage(), upload.events().len()), (Stage::Completed, 0));
     let mut upload = upload.committed();
     assert_eq!(upload.missing_change(), 0);
     let mut back = upload.clone();
-    assert!(back.bytes_are_back(LATER) && !back.bytes_are_back(LATER));
+    assert!(back.clear_bytes_missing(LATER) && !back.clear_bytes_missing(LATER));
     assert_eq!((back.gone(LATER), back.missing_change()), (None, -1));
 
     upload.remove(DeletedBy::Operator, LATER).unwrap();
     assert_eq!((upload.record().missing_since, upload.missing_change()), (None, -1));
-    assert!(!upload.bytes_are_missing(LATER), "nobody needs them any more");
+    assert!(!upload.mark_bytes_missing(LATER), "nobody needs them any more");
 }
 
 fn report(name: &str, percent: u64) -> NewReport {

@@ -15,7 +15,7 @@ use crate::access::{Access, Needs, RequestedAccess};
 use domain::id::UploadId;
 use domain::principal::Right;
 use domain::time::Timestamp;
-use keyring::{Readable, is_read_token};
+use keyring::{TokenValidity, is_read_token};
 
 /// What a request can show for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +74,9 @@ impl Access {
             }
             (Credential::Nothing, _, Some(upload)) if access.follows => {
                 match self.read_tokens.judge(given, upload, now) {
-                    Readable::Yes => Credential::Read(upload),
-                    Readable::Expired => Credential::ExpiredRead,
-                    Readable::No => Credential::Nothing,
+                    TokenValidity::Yes => Credential::Read(upload),
+                    TokenValidity::Expired => Credential::ExpiredRead,
+                    TokenValidity::No => Credential::Nothing,
                 }
             }
             (known, _, _) => known,

@@ -8,9 +8,9 @@ use super::Writer;
 use crate::Inner;
 use crate::lane::Lane;
 use domain::checksum::Algorithm;
-use domain::filling::Completion;
 use domain::stage::Stage;
 use domain::upload::Upload;
+use domain::write_rules::Completion;
 
 /// The first bytes are committed, and so announced, this soon.
 const FIRST_CHECKPOINT_AFTER: Duration = Duration::from_millis(100);

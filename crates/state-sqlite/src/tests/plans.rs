@@ -7,7 +7,7 @@
 use rusqlite::Connection;
 
 use super::TemporaryFile;
-use super::overheard::Listener;
+use super::statements::StatementTrace;
 use crate::outbox::DELIVERIES;
 use crate::{SqliteSettings, SqliteStore};
 use domain::delivery::{AttemptOutcome, DeliveryState, Disposition, ReplaySelection};
@@ -40,7 +40,7 @@ async fn every_statement_goes_by_an_index() {
     let place = TemporaryFile::new();
     let settings = SqliteSettings { read_connections: 1, lookup_connections: 1, ..SqliteSettings::default() };
     let store = SqliteStore::open(&place.path(), settings, bodies()).await.unwrap();
-    let listener = Listener::of(&store).await;
+    let listener = StatementTrace::of(&store).await;
     write_everything(&store).await;
     ask_everything(&store).await;
 

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use super::TemporaryFile;
-use super::overheard::Listener;
 use super::plans::{delivery_queries, upload_queries};
+use super::statements::StatementTrace;
 use crate::{SqliteSettings, SqliteStore};
 use domain::delivery::ReplayOutcome;
 use domain::id::{DeliveryId, ReplayId};
@@ -42,7 +42,7 @@ async fn every_statement_of_a_scoped_call_names_the_tenant() {
     let store = SqliteStore::open(&place.path(), settings, bodies()).await.unwrap();
     store.open_for(own(), vec![subscribed("a", &["*"]), subscribed("b", &["*"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(2))).await.unwrap();
-    let listener = Listener::of(&store).await;
+    let listener = StatementTrace::of(&store).await;
     read_in_scope(&store).await;
     let read = listener.take();
     let acted = act_as_another(&store, &listener).await;
@@ -90,7 +90,7 @@ async fn read_in_scope(store: &SqliteStore) {
 }
 
 /// Makes the calls that change something, for another tenant: each finds nothing and ends with that.
-async fn act_as_another(store: &SqliteStore, listener: &Listener) -> BTreeSet<String> {
+async fn act_as_another(store: &SqliteStore, listener: &StatementTrace) -> BTreeSet<String> {
     let (a, now) = (endpoint("a"), at(21));
     let delivery = deliveries_to(store, "a").await[0].id;
     let job = ReplayId::new(NOW, [0; 10]);

@@ -55,7 +55,7 @@ fn configured() -> Vec<Endpoint> {
 
 /// Nothing of what was cancelled is sent, whatever is committed, settled and claimed meanwhile and wherever
 /// the process ends; what comes afterwards is.
-pub async fn a_long_backlog_is_cancelled_in_pieces<P: Place>(place: P) {
+pub async fn a_long_backlog_is_cancelled_in_pieces<P: StateFixture>(place: P) {
     let mut store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;
@@ -93,7 +93,7 @@ pub async fn a_long_backlog_is_cancelled_in_pieces<P: Place>(place: P) {
 }
 
 /// The same, and an endpoint of the same name that is made before it is done has nothing of it.
-pub async fn a_removed_endpoint_leaves_nothing_to_its_successor<P: Place>(place: P) {
+pub async fn a_removed_endpoint_leaves_nothing_to_its_successor<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     let made = || Endpoint { origin: Origin::Api, ..subscribed("a", &["upload.*"]) };
@@ -109,7 +109,7 @@ pub async fn a_removed_endpoint_leaves_nothing_to_its_successor<P: Place>(place:
 }
 
 /// What is sent again while it is being cancelled is sent.
-pub async fn what_is_asked_for_again_is_not_cancelled<P: Place>(place: P) {
+pub async fn what_is_asked_for_again_is_not_cancelled<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;
@@ -143,7 +143,7 @@ pub async fn what_is_asked_for_again_is_not_cancelled<P: Place>(place: P) {
 /// However long the backlog: nothing is sent while the endpoint is stopped, each lane keeps its order, and
 /// what was to be tried much later is due. The last word counts, also in the middle of a job and over a
 /// crash.
-pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: Place>(place: P) {
+pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: StateFixture>(place: P) {
     let mut store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;
@@ -196,7 +196,7 @@ pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: Place>(place:
 }
 
 /// A retry that was planned after the endpoint had been resumed keeps its time.
-pub async fn a_retry_of_after_the_resumption_is_not_hastened<P: Place>(place: P) {
+pub async fn a_retry_of_after_the_resumption_is_not_hastened<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, 2).await;
@@ -213,7 +213,7 @@ pub async fn a_retry_of_after_the_resumption_is_not_hastened<P: Place>(place: P)
 }
 
 /// Whatever order it had, and whatever is settled meanwhile.
-pub async fn a_relaxed_order_reaches_a_long_backlog<P: Place>(place: P) {
+pub async fn a_relaxed_order_reaches_a_long_backlog<P: StateFixture>(place: P) {
     let mut store = place.open().await;
     let ordered = |ordering| {
         let plain = subscribed("a", &["upload.*"]);

@@ -8,7 +8,7 @@ use domain::node::{Node, NodeName};
 /// How far the clock was ahead, in seconds.
 const AHEAD: i64 = 7_200;
 
-pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: Place>(place: P) {
+pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     let upload = |number: u8, seconds: i64| {
@@ -46,7 +46,7 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: Place>(place: P) {
 
 /// Whoever asks, asks one clock. What a clock may be off by is what a
 /// message takes, which nobody here measures.
-pub async fn all_handles_tell_one_time<P: Place>(place: P) {
+pub async fn all_handles_tell_one_time<P: StateFixture>(place: P) {
     const MESSAGE: Duration = Duration::from_secs(30);
     let (first, second) = (place.open().await, place.open().await);
     let before = first.clock().now();
@@ -63,7 +63,7 @@ pub async fn all_handles_tell_one_time<P: Place>(place: P) {
     assert!(!first.renew(node, MESSAGE).await.unwrap());
 }
 
-pub async fn a_long_backlog_is_followed_in_pieces<P: Place>(place: P) {
+pub async fn a_long_backlog_is_followed_in_pieces<P: StateFixture>(place: P) {
     let store = place.open().await;
     let filter = EventFilter::new(vec!["upload.*".to_owned()]).unwrap();
     let terms = EndpointTerms { filter, ordering: Ordering::None, ..EndpointTerms::of("http://127.0.0.1:9/hooks") };
@@ -86,7 +86,7 @@ pub async fn a_long_backlog_is_followed_in_pieces<P: Place>(place: P) {
     assert_eq!(store.next_due(&[endpoint("a")]).await.unwrap(), Some(NOW));
 }
 
-pub async fn leases_end_when_they_are_told_to<P: Place>(place: P) {
+pub async fn leases_end_when_they_are_told_to<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     for number in 0..2 {

@@ -10,7 +10,7 @@ use domain::log::EventPosition;
 
 use DeliveryState::*;
 
-pub async fn two_dispatchers_never_hold_one_delivery<P: Place>(place: P) {
+pub async fn two_dispatchers_never_hold_one_delivery<P: StateFixture>(place: P) {
     let nodes = two_nodes(&place).await;
     nodes[0].0.open_for(nodes[0].1, vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for number in 0..40 {
@@ -35,7 +35,7 @@ pub async fn two_dispatchers_never_hold_one_delivery<P: Place>(place: P) {
 
 /// scale-out N1: what a node is sending stays with it, whoever starts; what a dead
 /// node was sending is taken back at once.
-pub async fn a_start_takes_no_delivery_from_a_running_node<P: Place>(place: P) {
+pub async fn a_start_takes_no_delivery_from_a_running_node<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let configured = || vec![subscribed("a", &["upload.*"])];
     first.open_for(one, configured(), NOW).await.unwrap();
@@ -62,7 +62,7 @@ pub async fn a_start_takes_no_delivery_from_a_running_node<P: Place>(place: P) {
 }
 
 /// scale-out C13: in a rolling change of the configuration no node switches off what another still names.
-pub async fn an_endpoint_stays_while_a_living_node_names_it<P: Place>(place: P) {
+pub async fn an_endpoint_stays_while_a_living_node_names_it<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let names = async |store: &P::Store| {
         let endpoints = store.endpoints(TenantScope::All).await.unwrap();
@@ -81,7 +81,7 @@ pub async fn an_endpoint_stays_while_a_living_node_names_it<P: Place>(place: P) 
 }
 
 /// Who gets deliveries is looked up again when another node has written.
-pub async fn what_one_node_writes_the_other_knows<P: Place>(place: P) {
+pub async fn what_one_node_writes_the_other_knows<P: StateFixture>(place: P) {
     let [(first, one), (second, _)] = two_nodes(&place).await;
     first.open_for(one, vec![], NOW).await.unwrap();
     first.insert(change_of(new_upload(1))).await.unwrap();
@@ -99,7 +99,7 @@ pub async fn what_one_node_writes_the_other_knows<P: Place>(place: P) {
 }
 
 /// Readers follow the log by positions: none may appear behind one that was seen.
-pub async fn a_reader_misses_nothing_that_two_nodes_write<P: Place>(place: P) {
+pub async fn a_reader_misses_nothing_that_two_nodes_write<P: StateFixture>(place: P) {
     const STEPS: i64 = 30;
     let nodes = two_nodes(&place).await;
     let reader = place.open().await;
@@ -135,7 +135,7 @@ pub async fn a_reader_misses_nothing_that_two_nodes_write<P: Place>(place: P) {
 
 /// One node writes events while another settles those before them:
 /// neither may leave a delivery waiting for ever.
-pub async fn a_lane_goes_on_whoever_writes_and_whoever_settles<P: Place>(place: P) {
+pub async fn a_lane_goes_on_whoever_writes_and_whoever_settles<P: StateFixture>(place: P) {
     const UPLOADS: u8 = 20;
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let wanted = ["upload.created", "upload.receiving", "upload.received", "upload.completed"];

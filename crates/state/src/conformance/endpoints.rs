@@ -4,7 +4,7 @@ use super::*;
 
 use DeliveryState::*;
 
-async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
+async fn begun<P: StateFixture>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
@@ -14,7 +14,7 @@ async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
 }
 
 /// webhooks E6: kept, not dropped, and not sent.
-pub async fn a_paused_endpoint_is_left_alone<P: Place>(place: P) {
+pub async fn a_paused_endpoint_is_left_alone<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     disable(&*store, "a", at(1)).await;
     disable(&*store, "a", at(2)).await;
@@ -26,7 +26,7 @@ pub async fn a_paused_endpoint_is_left_alone<P: Place>(place: P) {
     assert_eq!(states_at(&*store, "b").await, [Ready, Waiting, Waiting], "the other is not touched");
 }
 
-pub async fn what_is_being_sent_settles_into_the_pause<P: Place>(place: P) {
+pub async fn what_is_being_sent_settles_into_the_pause<P: StateFixture>(place: P) {
     let (store, _) = begun(&place).await;
     store.insert(change_of(new_upload(1))).await.unwrap();
     let claims = claim(&*store, "a", at(5)).await;
@@ -44,7 +44,7 @@ pub async fn what_is_being_sent_settles_into_the_pause<P: Place>(place: P) {
     assert_eq!(attempts, [0, 1, 1]);
 }
 
-pub async fn opening_resumes_in_order<P: Place>(place: P) {
+pub async fn opening_resumes_in_order<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     disable(&*store, "a", at(1)).await;
     upload.terminate(DeletedBy::Client, at(3)).unwrap();
@@ -60,7 +60,7 @@ pub async fn opening_resumes_in_order<P: Place>(place: P) {
     }
 }
 
-pub async fn opening_takes_back_every_lease<P: Place>(place: P) {
+pub async fn opening_takes_back_every_lease<P: StateFixture>(place: P) {
     let (store, _) = begun(&place).await;
     let lost = claim(&*store, "a", at(1)).await.remove(0);
     claim(&*store, "b", at(1)).await;
@@ -75,7 +75,7 @@ pub async fn opening_takes_back_every_lease<P: Place>(place: P) {
     assert_eq!(states_at(&*store, "a").await, [Leased, Waiting], "the old lease is worth nothing");
 }
 
-pub async fn deliveries_of_endpoints_no_longer_named_stay<P: Place>(place: P) {
+pub async fn deliveries_of_endpoints_no_longer_named_stay<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(1)).await.unwrap();
     upload.terminate(DeletedBy::Client, at(2)).unwrap();

@@ -10,7 +10,7 @@ use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
 
 /// webhooks G2, G3: no event without a change, no change without its event, no delivery without both.
-pub async fn a_change_and_its_news_are_one<P: Place>(place: P) {
+pub async fn a_change_and_its_news_are_one<P: StateFixture>(place: P) {
     let store = place.open().await;
     store
         .open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.completed"])], NOW)
@@ -39,7 +39,7 @@ pub async fn a_change_and_its_news_are_one<P: Place>(place: P) {
     assert_eq!(body["data"]["offset"], 10_000);
 }
 
-pub async fn events_come_in_pages<P: Place>(place: P) {
+pub async fn events_come_in_pages<P: StateFixture>(place: P) {
     let store = place.open().await;
     assert_eq!(store.newest_event().await.unwrap(), EventPosition::default());
     for number in 0..5 {
@@ -69,7 +69,7 @@ pub async fn events_come_in_pages<P: Place>(place: P) {
     assert_eq!(store.events_of(TenantScope::All, id, 6, 3).await.unwrap(), []);
 }
 
-pub async fn what_was_missed_is_counted_so_far_and_no_further<P: Place>(place: P) {
+pub async fn what_was_missed_is_counted_so_far_and_no_further<P: StateFixture>(place: P) {
     let store = place.open().await;
     assert_eq!(store.count_events_behind(TenantScope::All, EventPosition::default(), 5).await.unwrap(), Some(0));
     for number in 0..4 {
@@ -100,7 +100,7 @@ pub async fn what_was_missed_is_counted_so_far_and_no_further<P: Place>(place: P
 }
 
 /// Whoever was away while it happened can no longer be told all of it.
-pub async fn an_event_that_was_removed_counts_as_too_many<P: Place>(place: P) {
+pub async fn an_event_that_was_removed_counts_as_too_many<P: StateFixture>(place: P) {
     let store = place.open().await;
     for number in 0..4 {
         let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
@@ -115,7 +115,7 @@ pub async fn an_event_that_was_removed_counts_as_too_many<P: Place>(place: P) {
     let counted = async |after| store.count_events_behind(TenantScope::All, after, 100).await.unwrap();
     assert_eq!((log.len(), counted(EventPosition::default()).await), (5, Some(5)));
 
-    let horizon = Horizon { ended_uploads: at(1_000), ..horizon(NOW) };
+    let horizon = RetentionHorizon { ended_uploads: at(1_000), ..horizon(NOW) };
     while store.prune(horizon, 2).await.unwrap() > 0 {}
     assert!(store.find(TenantScope::All, new_upload(1).id()).await.unwrap().is_none());
     // The second and the third are gone.
@@ -126,7 +126,7 @@ pub async fn an_event_that_was_removed_counts_as_too_many<P: Place>(place: P) {
 }
 
 /// However many other events lie between those of uploads.
-pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
+pub async fn a_page_looks_at_a_bounded_number_of_events<P: StateFixture>(place: P) {
     const OTHERS: usize = 6_000;
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["endpoint.failing"])], NOW).await.unwrap();
@@ -147,7 +147,7 @@ pub async fn a_page_looks_at_a_bounded_number_of_events<P: Place>(place: P) {
     assert_eq!(last, EventPage { found: vec![], seen: second.seen, has_more: false });
 }
 
-pub async fn every_commit_of_a_crowd_is_logged_in_order<P: Place>(place: P) {
+pub async fn every_commit_of_a_crowd_is_logged_in_order<P: StateFixture>(place: P) {
     let store = place.open().await;
     let writers = (0..20).map(|number| {
         let store = Arc::clone(&store);

@@ -25,7 +25,7 @@ async fn begun<S: UploadStore>(store: &S, uploads: u8) {
 }
 
 /// webhooks R13, R14: whether it is due and not claimed, backs off, or waits for its turn behind those.
-pub async fn what_waits_too_long_is_given_up<P: Place>(place: P) {
+pub async fn what_waits_too_long_is_given_up<P: StateFixture>(place: P) {
     let store = place.open().await;
     let watching = subscribed("watching", &["delivery.exhausted"]);
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), watching], NOW).await.unwrap();
@@ -55,7 +55,7 @@ pub async fn what_waits_too_long_is_given_up<P: Place>(place: P) {
 }
 
 /// Whatever the order, what is not too old goes on.
-pub async fn a_lane_goes_on_behind_what_was_given_up<P: Place>(place: P) {
+pub async fn a_lane_goes_on_behind_what_was_given_up<P: StateFixture>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering: Ordering::Strict, ..plain.terms.clone() };
@@ -77,7 +77,7 @@ pub async fn a_lane_goes_on_behind_what_was_given_up<P: Place>(place: P) {
 }
 
 /// webhooks C5.
-pub async fn old_progress_is_dropped_without_a_word<P: Place>(place: P) {
+pub async fn old_progress_is_dropped_without_a_word<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.progress", "delivery.exhausted"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
@@ -90,7 +90,7 @@ pub async fn old_progress_is_dropped_without_a_word<P: Place>(place: P) {
 
 /// webhooks E6: what a stopped endpoint keeps has all its time when the endpoint goes on. What waits for one
 /// that is not named is left to whoever removes what is old.
-pub async fn what_is_kept_does_not_age<P: Place>(place: P) {
+pub async fn what_is_kept_does_not_age<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     begun(&*store, 2).await;

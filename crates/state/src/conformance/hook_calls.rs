@@ -24,7 +24,7 @@ fn call(number: u8, upload: u8, outcome: CallOutcome) -> HookCall {
 }
 
 /// webhooks K3.
-pub async fn hook_calls_are_listed_newest_first<P: Place>(place: P) {
+pub async fn hook_calls_are_listed_newest_first<P: StateFixture>(place: P) {
     let store = place.open().await;
     let outcomes = CallOutcome::ALL;
     let calls: Vec<HookCall> = (0..6).map(|number| call(number, number % 2, outcomes[usize::from(number)])).collect();
@@ -44,9 +44,9 @@ pub async fn hook_calls_are_listed_newest_first<P: Place>(place: P) {
     assert_eq!(of_one, [calls[5].clone(), calls[3].clone(), calls[1].clone()]);
 
     let prune = async |horizon| while store.prune(horizon, 3).await.unwrap() > 0 {};
-    prune(Horizon { most_hook_calls: 6, ..horizon(NOW) }).await;
+    prune(RetentionHorizon { most_hook_calls: 6, ..horizon(NOW) }).await;
     assert_eq!(listed(all.clone()).await, newest_first, "so many may stay");
-    prune(Horizon { most_hook_calls: 5, ..horizon(NOW) }).await;
+    prune(RetentionHorizon { most_hook_calls: 5, ..horizon(NOW) }).await;
     assert_eq!(listed(all.clone()).await, newest_first[..5], "one too many");
     prune(horizon(at(4))).await;
     assert_eq!(listed(all).await, newest_first[..2], "what is old goes");

@@ -3,7 +3,7 @@
 use futures::future::join_all;
 
 use super::*;
-use crate::{Error, Membership, Signed, SweepSelection, recognise};
+use crate::{CommitIdentity, Error, Membership, SweepSelection, resolve_lost_answer};
 use domain::id::{CommitId, InstanceId};
 use domain::node::{Epoch, Lease, Node, NodeName};
 use domain::principal::TenantScope;
@@ -14,7 +14,7 @@ pub fn node(number: u8) -> Node {
 }
 
 /// Two handles on one state, each of a node that is at work.
-pub async fn two_nodes<P: Place>(place: &P) -> [(Arc<P::Store>, InstanceId); 2] {
+pub async fn two_nodes<P: StateFixture>(place: &P) -> [(Arc<P::Store>, InstanceId); 2] {
     let (first, second) = (place.open().await, place.open().await);
     for (store, number) in [(&first, 1), (&second, 2)] {
         store.join(&node(number), Membership::Others, None).await.unwrap();
@@ -25,7 +25,7 @@ pub async fn two_nodes<P: Place>(place: &P) -> [(Arc<P::Store>, InstanceId); 2] 
 /// An upload that this node holds.
 async fn insert_held<S: UploadStore>(store: &S, number: u8, node: InstanceId) -> Upload {
     let mut upload = new_upload(number);
-    upload.belong_to(node);
+    upload.assign_to(node);
     store.insert(change_of(upload)).await.unwrap()
 }
 
@@ -33,7 +33,7 @@ fn held_by(holder: InstanceId, epoch: u64) -> Option<Lease> {
     Some(Lease { holder: Some(holder), epoch: Epoch::new(epoch) })
 }
 
-pub async fn a_node_that_lives_keeps_what_it_holds<P: Place>(place: P) {
+pub async fn a_node_that_lives_keeps_what_it_holds<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let id = first.insert(change_of(new_upload(1))).await.unwrap().id();
     assert_eq!(first.find(TenantScope::All, id).await.unwrap().unwrap().record().lease, Lease::NONE);
@@ -53,24 +53,24 @@ pub async fn a_node_that_lives_keeps_what_it_holds<P: Place>(place: P) {
 }
 
 /// Its record still has its name and version, and is another node's to go on with.
-pub async fn a_commit_that_was_taken_over_is_a_conflict<P: Place>(place: P) {
+pub async fn a_commit_that_was_taken_over_is_a_conflict<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let lost = || Err(Error::Unanswered { operation: "commit an upload" });
     let mut upload = insert_held(&*first, 1, one).await;
     let id = upload.id();
     receive(&mut upload, 10, at(1));
-    upload.sign(CommitId::new(NOW, [1; 10]));
-    let signed = Signed::commit_of(&upload);
+    upload.set_commit_id(CommitId::new(NOW, [1; 10]));
+    let signed = CommitIdentity::of(&upload);
     let committed = first.commit(change_of(upload)).await.unwrap();
-    assert_eq!(recognise(&*first, signed, lost()).await.unwrap(), committed);
+    assert_eq!(resolve_lost_answer(&*first, signed, lost()).await.unwrap(), committed);
 
     first.leave(one).await.unwrap();
     assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2));
-    let taken = recognise(&*first, signed, lost()).await;
+    let taken = resolve_lost_answer(&*first, signed, lost()).await;
     assert!(matches!(taken, Err(Error::Conflict(conflicted)) if conflicted == id), "{taken:?}");
 }
 
-pub async fn a_late_commit_of_a_lost_lease_changes_nothing<P: Place>(place: P) {
+pub async fn a_late_commit_of_a_lost_lease_changes_nothing<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let read = insert_held(&*first, 1, one).await;
     let id = read.id();
@@ -91,7 +91,7 @@ pub async fn a_late_commit_of_a_lost_lease_changes_nothing<P: Place>(place: P) {
     assert_eq!(first.find(TenantScope::All, id).await.unwrap(), Some(committed));
 }
 
-pub async fn one_of_many_nodes_takes_what_is_free<P: Place>(place: P) {
+pub async fn one_of_many_nodes_takes_what_is_free<P: StateFixture>(place: P) {
     let store = place.open().await;
     let id = store.insert(change_of(new_upload(1))).await.unwrap().id();
     for number in 1..=8 {
@@ -107,7 +107,7 @@ pub async fn one_of_many_nodes_takes_what_is_free<P: Place>(place: P) {
     assert!(told.iter().all(|lease| Some(*lease) == held_by(holder, 1)), "{told:?}");
 }
 
-pub async fn a_node_counts_as_alive_as_long_as_it_said<P: Place>(place: P) {
+pub async fn a_node_counts_as_alive_as_long_as_it_said<P: StateFixture>(place: P) {
     const LONG: Duration = Duration::from_secs(3_600);
     let (first, second) = (place.open().await, place.open().await);
     let [one, two, three] = [1, 2, 3].map(|number| node(number).instance);
@@ -126,7 +126,7 @@ pub async fn a_node_counts_as_alive_as_long_as_it_said<P: Place>(place: P) {
     assert!(!second.renew(two, LONG).await.unwrap());
 }
 
-pub async fn a_start_beside_a_running_node_takes_nothing<P: Place>(place: P) {
+pub async fn a_start_beside_a_running_node_takes_nothing<P: StateFixture>(place: P) {
     let first = place.open().await;
     first.join(&node(1), Membership::Alone, None).await.unwrap();
     let one = node(1).instance;
@@ -145,7 +145,7 @@ pub async fn a_start_beside_a_running_node_takes_nothing<P: Place>(place: P) {
     assert!(!first.renew(one, Duration::from_secs(1)).await.unwrap());
 }
 
-pub async fn each_sweeper_finds_what_no_other_node_holds<P: Place>(place: P) {
+pub async fn each_sweeper_finds_what_no_other_node_holds<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     insert_held(&*first, 1, one).await;
     insert_held(&*second, 2, two).await;

@@ -23,7 +23,7 @@ fn pair(name: &str, value: &[u8]) -> (String, Vec<u8>) {
     (name.to_owned(), value.to_vec())
 }
 
-pub async fn every_filter_holds<P: Place>(place: P) {
+pub async fn every_filter_holds<P: StateFixture>(place: P) {
     let store = place.open().await;
     for number in 0..12_u8 {
         let pairs = vec![
@@ -101,7 +101,7 @@ fn film(content_type: &str, duration_ms: Option<u64>) -> Facts {
     Facts { content_type: content_type.to_owned(), content: Some(Content::Media(media)) }
 }
 
-pub async fn uploads_are_found_by_what_they_are<P: Place>(place: P) {
+pub async fn uploads_are_found_by_what_they_are<P: StateFixture>(place: P) {
     let store = place.open().await;
     for (number, facts) in (0..).zip([
         None,
@@ -120,7 +120,7 @@ pub async fn uploads_are_found_by_what_they_are<P: Place>(place: P) {
         receive(&mut upload, 10_000, at(100));
         upload.seal(vec![], at(100)).unwrap();
         if let Some(facts) = facts {
-            upload.learn(facts);
+            upload.set_facts(facts);
         }
         if number > 2 {
             upload.verify(at(100));
@@ -159,7 +159,7 @@ pub async fn uploads_are_found_by_what_they_are<P: Place>(place: P) {
     }
 }
 
-pub async fn a_cursor_is_stable_while_uploads_are_added<P: Place>(place: P) {
+pub async fn a_cursor_is_stable_while_uploads_are_added<P: StateFixture>(place: P) {
     let store = place.open().await;
     for number in 0..20 {
         store.insert(change_of(new_upload(number))).await.unwrap();
@@ -178,7 +178,7 @@ pub async fn a_cursor_is_stable_while_uploads_are_added<P: Place>(place: P) {
 
 /// One upload for each row of the sweeper's questions, told apart by number.
 /// By when they completed, whatever has changed since; and then until their bytes are gone.
-pub async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
+pub async fn the_sweeper_finds_files_to_remove<P: StateFixture>(place: P) {
     let store = place.open().await;
     for number in 0..4 {
         let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
@@ -200,7 +200,7 @@ pub async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
     upload.remove(DeletedBy::Retention, at(300)).unwrap();
     let mut upload = store.commit(change_of(upload)).await.unwrap();
     let mut lost = store.find(TenantScope::All, asked(1).id).await.unwrap().unwrap();
-    lost.bytes_are_missing(at(300));
+    lost.mark_bytes_missing(at(300));
     store.commit(change_of(lost)).await.unwrap();
     assert_eq!(due(outdated(101)).await, [3, 1, 0]);
     assert_eq!((due(SweepSelection::Removable).await, due(SweepSelection::Missing).await), (vec![2], vec![1]));
@@ -209,7 +209,7 @@ pub async fn the_sweeper_finds_files_to_remove<P: Place>(place: P) {
     assert_eq!(due(SweepSelection::Removable).await, [0_u8; 0]);
 }
 
-pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
+pub async fn the_sweeper_finds_what_is_due<P: StateFixture>(place: P) {
     let store = place.open().await;
     let list = Role::Final { parts: vec![], as_sent: String::new() };
     let roles = [Role::Single, Role::Partial, list];
@@ -263,8 +263,8 @@ pub async fn the_sweeper_finds_what_is_due<P: Place>(place: P) {
             "ietf" | "google" => Completion::WhenSaid,
             _ => Completion::WhenFull,
         };
-        let filling = Filling { order: WriteOrder::InOrder, completion };
-        let new = NewUpload { dialect, filling, length, ..asked(number) };
+        let write_rules = WriteRules { order: WriteOrder::InOrder, completion };
+        let new = NewUpload { dialect, write_rules, length, ..asked(number) };
         let mut record = Upload::create(new, at(1_000_000)).record().clone();
         record.received = ReceivedRanges::from_pairs(ranges);
         record.expires_at = None;

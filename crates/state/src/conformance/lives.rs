@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::memory::{Memory, MemoryState};
+use crate::memory::{MemoryDatabase, MemoryState};
 use domain::endpoint::Ordering;
 
 const LIVES: u64 = 10;
@@ -22,13 +22,13 @@ type Seen = (u8, u64, DeliveryState, Option<Timestamp>, Option<Timestamp>, Vec<u
 type Claimed = (u8, u64, u32, u32, Timestamp, bool);
 
 /// One of both stores, with what was read and claimed from it.
-struct Side<'a, S> {
+struct Candidate<'a, S> {
     store: &'a S,
     uploads: Vec<Upload>,
     held: Vec<Claim>,
 }
 
-impl<S: UploadStore + Outbox> Side<'_, S> {
+impl<S: UploadStore + Outbox> Candidate<'_, S> {
     async fn seen(&self) -> Vec<Vec<Seen>> {
         let mut seen = Vec::new();
         for name in NAMES {
@@ -111,20 +111,20 @@ macro_rules! both {
     }};
 }
 
-pub async fn what_becomes_of_deliveries_goes_by_the_rules<P: Place>(_: P) {
+pub async fn what_becomes_of_deliveries_goes_by_the_rules<P: StateFixture>(_: P) {
     for seed in 0..LIVES {
         let place = P::new();
-        let (store, rules) = (place.open().await, Memory::new(bodies()).open());
+        let (store, rules) = (place.open().await, MemoryDatabase::new(bodies()).open());
         live::<P>(&*store, &rules, seed).await;
     }
 }
 
-async fn live<P: Place>(store: &P::Store, rules: &MemoryState, seed: u64) {
+async fn live<P: StateFixture>(store: &P::Store, rules: &MemoryState, seed: u64) {
     let mut chance = StdRng::seed_from_u64(seed);
     store.open_for(own(), endpoints(), NOW).await.unwrap();
     rules.open_for(own(), endpoints(), NOW).await.unwrap();
     let mut sides =
-        (Side { store: rules, uploads: vec![], held: vec![] }, Side { store, uploads: vec![], held: vec![] });
+        (Candidate { store: rules, uploads: vec![], held: vec![] }, Candidate { store, uploads: vec![], held: vec![] });
     let mut now = NOW;
     for step in 0..STEPS {
         // No two things happen at one instant, so that the order of claims is never open.

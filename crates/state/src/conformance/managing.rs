@@ -43,7 +43,7 @@ fn odd(name: &str) -> Endpoint {
     Endpoint { terms, sealed: vec![0, 255], state, health, created_at: at(-20), updated_at: at(-1), ..made(name) }
 }
 
-pub async fn an_endpoint_survives<P: Place>(place: P) {
+pub async fn an_endpoint_survives<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     let written = store.put_endpoint(odd("odd"), NOW).await.unwrap();
@@ -66,7 +66,7 @@ pub async fn an_endpoint_survives<P: Place>(place: P) {
     assert_eq!(stored(&*store, "odd").await, Endpoint { health, ..written });
 }
 
-pub async fn an_endpoint_is_changed_by_its_version<P: Place>(place: P) {
+pub async fn an_endpoint_is_changed_by_its_version<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     let first = store.put_endpoint(made("a"), NOW).await.unwrap();
@@ -80,7 +80,7 @@ pub async fn an_endpoint_is_changed_by_its_version<P: Place>(place: P) {
     assert!(matches!(gone, Err(Error::EndpointConflict(_))), "one that was removed does not come back");
 }
 
-pub async fn new_endpoints_hear_at_once_and_removed_ones_no_more<P: Place>(place: P) {
+pub async fn new_endpoints_hear_at_once_and_removed_ones_no_more<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
@@ -107,7 +107,7 @@ pub async fn new_endpoints_hear_at_once_and_removed_ones_no_more<P: Place>(place
 }
 
 /// What was for the endpoint of that name in the configuration is not for another that takes the name.
-pub async fn a_new_endpoint_inherits_nothing<P: Place>(place: P) {
+pub async fn a_new_endpoint_inherits_nothing<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
@@ -120,7 +120,7 @@ pub async fn a_new_endpoint_inherits_nothing<P: Place>(place: P) {
 
 /// One that the configuration does not name for a while finds what waits for it; after that, or when an
 /// operator says so, it is cancelled, and can be replayed.
-pub async fn what_waits_for_nobody_ends<P: Place>(place: P) {
+pub async fn what_waits_for_nobody_ends<P: StateFixture>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
     store.open_for(own(), configured(), NOW).await.unwrap();
@@ -133,7 +133,7 @@ pub async fn what_waits_for_nobody_ends<P: Place>(place: P) {
     assert_eq!(claimed(&*store, "a", at(10)).await, [0_u64; 0]);
     let untouched = states_at(&*store, "b").await;
     let prune = async |abandoned| {
-        let horizon = Horizon { abandoned, ..horizon(NOW) };
+        let horizon = RetentionHorizon { abandoned, ..horizon(NOW) };
         while store.prune(horizon, 1).await.unwrap() > 0 {}
     };
     prune(at(2)).await;
@@ -153,7 +153,7 @@ pub async fn what_waits_for_nobody_ends<P: Place>(place: P) {
 }
 
 /// What was being sent when the server died waits, as the rest does, while its endpoint is stopped.
-pub async fn a_start_leaves_what_is_stopped_at_rest<P: Place>(place: P) {
+pub async fn a_start_leaves_what_is_stopped_at_rest<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     store.put_endpoint(made("b"), NOW).await.unwrap();
@@ -173,7 +173,7 @@ pub async fn a_start_leaves_what_is_stopped_at_rest<P: Place>(place: P) {
 }
 
 /// A pause is an operator's word and outlives a restart; what the server stopped itself gets another chance.
-pub async fn a_start_undoes_only_what_the_server_did<P: Place>(place: P) {
+pub async fn a_start_undoes_only_what_the_server_did<P: StateFixture>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
     store.open_for(own(), configured(), NOW).await.unwrap();
@@ -193,7 +193,7 @@ pub async fn a_start_undoes_only_what_the_server_did<P: Place>(place: P) {
 }
 
 /// webhooks A2.
-pub async fn metadata_chooses_who_hears<P: Place>(place: P) {
+pub async fn metadata_chooses_who_hears<P: StateFixture>(place: P) {
     let store = place.open().await;
     let wanting = |name: &str, pairs: &[(&str, &str)]| {
         let metadata = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -215,7 +215,7 @@ pub async fn metadata_chooses_who_hears<P: Place>(place: P) {
     }
 }
 
-async fn ordered<P: Place>(place: &P, ordering: Ordering) -> (Arc<P::Store>, Upload) {
+async fn ordered<P: StateFixture>(place: &P, ordering: Ordering) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering, ..plain.terms.clone() };
@@ -226,7 +226,7 @@ async fn ordered<P: Place>(place: &P, ordering: Ordering) -> (Arc<P::Store>, Upl
 }
 
 /// webhooks G7.
-pub async fn a_strict_endpoint_waits_for_every_event<P: Place>(place: P) {
+pub async fn a_strict_endpoint_waits_for_every_event<P: StateFixture>(place: P) {
     let (store, _) = ordered(&place, Ordering::Strict).await;
     store.insert(change_of(new_upload(1))).await.unwrap();
     let first = claim(&*store, "a", at(1)).await;
@@ -239,12 +239,12 @@ pub async fn a_strict_endpoint_waits_for_every_event<P: Place>(place: P) {
     assert_eq!(claimed(&*store, "a", at(10)).await, [2], "until it is given up");
 }
 
-pub async fn an_endpoint_can_do_without_order<P: Place>(place: P) {
+pub async fn an_endpoint_can_do_without_order<P: StateFixture>(place: P) {
     let (store, _) = ordered(&place, Ordering::None).await;
     assert_eq!(claimed(&*store, "a", at(1)).await, [1, 2, 3, 4, 5, 6]);
 }
 
-pub async fn a_change_of_order_reaches_what_waits<P: Place>(place: P) {
+pub async fn a_change_of_order_reaches_what_waits<P: StateFixture>(place: P) {
     let (store, _) = ordered(&place, Ordering::Strict).await;
     let first = claim(&*store, "a", at(1)).await;
     retry(&*store, &first[0], at(100), at(1)).await;
@@ -260,7 +260,7 @@ pub async fn a_change_of_order_reaches_what_waits<P: Place>(place: P) {
 }
 
 /// webhooks P5, P6, P7: little, and always the same, whatever becomes of the upload meanwhile.
-pub async fn a_thin_endpoint_is_told_little<P: Place>(place: P) {
+pub async fn a_thin_endpoint_is_told_little<P: StateFixture>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["*"]);
     let terms = EndpointTerms { payload: Payload::Thin, ..plain.terms.clone() };
@@ -289,7 +289,7 @@ pub async fn a_thin_endpoint_is_told_little<P: Place>(place: P) {
 }
 
 /// webhooks E8, R14: those who ask for it, and no endpoint of its own trouble.
-pub async fn notices_go_to_those_who_want_them<P: Place>(place: P) {
+pub async fn notices_go_to_those_who_want_them<P: StateFixture>(place: P) {
     let store = place.open().await;
     let endpoints = [("a", "upload.*"), ("b", "endpoint.*"), ("c", "delivery.exhausted"), ("d", "*")];
     store.open_for(own(), endpoints.map(|(name, events)| subscribed(name, &[events])).to_vec(), NOW).await.unwrap();
@@ -325,7 +325,7 @@ pub async fn notices_go_to_those_who_want_them<P: Place>(place: P) {
 }
 
 /// webhooks A5: leased to whoever asked, also while the endpoint is paused.
-pub async fn a_test_is_for_one_endpoint<P: Place>(place: P) {
+pub async fn a_test_is_for_one_endpoint<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"]), subscribed("b", &["*"])], NOW).await.unwrap();
     pause(&*store, "a", NOW).await;

@@ -1,6 +1,6 @@
 //! The suite every state store passes.
 //!
-//! A check is an async function over a [`Place`], somewhere a store can be opened and opened again.
+//! A check is an async function over a [`StateFixture`], somewhere a store can be opened and opened again.
 //! `conformance_suite!` makes a test of each; of those for stores that gather commits into one transaction,
 //! too, if asked.
 
@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Bodies, Change, Claim, Deliveries, Dispatch, Endpoints, EventLog, HookCalls, Horizon, Leases, Notices, Outbox,
-    Replays, Retention, Settlement, SettlementBatch, Store, UploadStore, Uploads,
+    Change, Claim, Deliveries, Dispatch, Endpoints, EventBodies, EventLog, HookCalls, Leases, Notices, Outbox, Replays,
+    Retention, RetentionHorizon, Settlement, SettlementBatch, Store, UploadStore, Uploads,
 };
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, Timings};
 use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Origin};
 use domain::event::EventFilter;
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::id::{InstanceId, UploadId};
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
@@ -28,6 +27,7 @@ use domain::removal::DeletedBy;
 use domain::size::{Length, Offset};
 use domain::time::Timestamp;
 use domain::upload::{DurableBytes, NewUpload, ProgressPolicy, Role, Upload, UploadTerms};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
 pub mod backlogs;
 pub mod bells;
@@ -54,7 +54,7 @@ pub const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
 pub const LEASE: Duration = Duration::from_secs(60);
 
 /// Somewhere to keep a state.
-pub trait Place: Sized {
+pub trait StateFixture: Sized {
     type Store: UploadStore + Leases + Outbox;
 
     /// An empty place.
@@ -68,7 +68,7 @@ pub trait Place: Sized {
 }
 
 /// Somewhere to keep a state whose store commits in one transaction what has gathered meanwhile.
-pub trait GathersCommits: Place {
+pub trait GathersCommits: StateFixture {
     /// Keeps the writer busy until what this gives is dropped, so that what is written meanwhile gathers.
     fn hold(store: &Arc<Self::Store>) -> impl Future<Output = Box<dyn Send>> + Send;
 }
@@ -206,7 +206,7 @@ macro_rules! conformance_suite {
     ($place:ty; $($file:ident::$check:ident)*) => {
         $(#[tokio::test]
         async fn $check() {
-            let place = <$place as $crate::conformance::Place>::new();
+            let place = <$place as $crate::conformance::StateFixture>::new();
             $crate::conformance::$file::$check(place).await;
         })*
     };
@@ -236,8 +236,8 @@ pub fn subscribed_to(name: &str, filter: EventFilter) -> Endpoint {
 }
 
 /// What ended before then may go, whatever it is.
-pub fn horizon(before: Timestamp) -> Horizon {
-    Horizon {
+pub fn horizon(before: Timestamp) -> RetentionHorizon {
+    RetentionHorizon {
         finished: before,
         dead: before,
         ended_uploads: before,
@@ -272,7 +272,7 @@ pub fn asked(number: u8) -> NewUpload {
         id: UploadId::new(now, [number; 10]),
         tenant: TenantId::DEFAULT,
         dialect: Dialect::named("tus"),
-        filling: Filling { order: WriteOrder::InOrder, completion: Completion::WhenFull },
+        write_rules: WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull },
         role: Role::Single,
         length: Length::new(10_000),
         metadata: Metadata::default(),
@@ -290,8 +290,8 @@ pub fn change_of(upload: Upload) -> Change {
 }
 
 /// Bodies as the server writes them.
-pub fn bodies() -> Bodies {
-    Bodies {
+pub fn bodies() -> EventBodies {
+    EventBodies {
         notice: api::event::notice,
         ping: api::event::ping,
         thin: |event| api::event::thin(event.kind, event.at, event.upload, event.sequence, event.body),

@@ -6,7 +6,7 @@ use DeliveryState::*;
 
 /// An upload that was created and begun at second 0, with endpoints `a`
 /// (everything) and `b` (progress and the end).
-async fn begun<P: Place>(place: &P) -> (Arc<P::Store>, Upload) {
+async fn begun<P: StateFixture>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
     let b = subscribed("b", &["upload.progress", "upload.terminated"]);
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), b], NOW).await.unwrap();
@@ -37,7 +37,7 @@ async fn drain<S: UploadStore + Outbox>(store: &S, name: &str, now: Timestamp) -
 }
 
 /// webhooks G6: first attempts in sequence, one at a time.
-pub async fn first_attempts_go_out_in_order<P: Place>(place: P) {
+pub async fn first_attempts_go_out_in_order<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     complete(&mut upload, at(1));
     store.commit(change_of(upload)).await.unwrap();
@@ -52,7 +52,7 @@ pub async fn first_attempts_go_out_in_order<P: Place>(place: P) {
     assert!(deliveries_to(&*store, "a").await.iter().all(|delivery| delivery.finished_at == Some(at(3))));
 }
 
-pub async fn a_delivery_that_backs_off_holds_nobody_back<P: Place>(place: P) {
+pub async fn a_delivery_that_backs_off_holds_nobody_back<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     let first = claim(&*store, "a", at(1)).await.remove(0);
     retry(&*store, &first, at(60), at(2)).await;
@@ -72,7 +72,7 @@ pub async fn a_delivery_that_backs_off_holds_nobody_back<P: Place>(place: P) {
 }
 
 /// webhooks R13: giving up while shutting down is no attempt, so the order holds over a restart.
-pub async fn an_aborted_attempt_does_not_count<P: Place>(place: P) {
+pub async fn an_aborted_attempt_does_not_count<P: StateFixture>(place: P) {
     let (store, _) = begun(&place).await;
     let first = claim(&*store, "a", at(1)).await.remove(0);
     let aborted = settlement(&first, AttemptOutcome::Aborted, Disposition::RetryAt(at(5)));
@@ -83,7 +83,7 @@ pub async fn an_aborted_attempt_does_not_count<P: Place>(place: P) {
     assert_eq!(deliveries_to(&*store, "a").await[0].attempts.len(), 1);
 }
 
-pub async fn lanes_do_not_wait_for_each_other<P: Place>(place: P) {
+pub async fn lanes_do_not_wait_for_each_other<P: StateFixture>(place: P) {
     let (store, _) = begun(&place).await;
     store.insert(change_of(new_upload(1))).await.unwrap();
     let due = claim(&*store, "a", at(1)).await;
@@ -92,7 +92,7 @@ pub async fn lanes_do_not_wait_for_each_other<P: Place>(place: P) {
 }
 
 /// webhooks C3: at most one pending progress delivery for an endpoint and upload.
-pub async fn newer_progress_replaces_pending_progress<P: Place>(place: P) {
+pub async fn newer_progress_replaces_pending_progress<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     for second in 1..=4 {
         upload = progressed(&*store, upload, at(second)).await;
@@ -112,7 +112,7 @@ pub async fn newer_progress_replaces_pending_progress<P: Place>(place: P) {
 }
 
 /// webhooks C4: any later event, whoever wants it, ends pending and backing-off progress.
-pub async fn later_news_ends_pending_progress_everywhere<P: Place>(place: P) {
+pub async fn later_news_ends_pending_progress_everywhere<P: StateFixture>(place: P) {
     let (store, upload) = begun(&place).await;
     let mut upload = progressed(&*store, upload, at(1)).await;
     let sent = claim(&*store, "b", at(2)).await.remove(0);
@@ -126,7 +126,7 @@ pub async fn later_news_ends_pending_progress_everywhere<P: Place>(place: P) {
     assert_eq!(drain(&*store, "a", at(100)).await, [1, 2, 4]);
 }
 
-pub async fn nothing_waits_for_superseded_progress<P: Place>(place: P) {
+pub async fn nothing_waits_for_superseded_progress<P: StateFixture>(place: P) {
     let (store, upload) = begun(&place).await;
     let upload = progressed(&*store, upload, at(1)).await;
     let sent = claim(&*store, "b", at(2)).await.remove(0);
@@ -149,7 +149,7 @@ pub async fn nothing_waits_for_superseded_progress<P: Place>(place: P) {
 
 /// A receiver that is slower than what comes in: each delivery passes through the queue once,
 /// `upload.completed` too, and nobody starves, whether it is a first attempt, a retry or a replay.
-pub async fn a_lane_keeps_its_age_under_a_backlog<P: Place>(place: P) {
+pub async fn a_lane_keeps_its_age_under_a_backlog<P: StateFixture>(place: P) {
     const UPLOADS: usize = 4_400;
     const SLOTS: u32 = 16;
     let store = place.open().await;
@@ -224,7 +224,7 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: Place>(place: P) {
 }
 
 /// webhooks C5.
-pub async fn progress_is_never_a_dead_letter<P: Place>(place: P) {
+pub async fn progress_is_never_a_dead_letter<P: StateFixture>(place: P) {
     let (store, upload) = begun(&place).await;
     progressed(&*store, upload, at(1)).await;
     let sent = claim(&*store, "b", at(2)).await.remove(0);
@@ -234,7 +234,7 @@ pub async fn progress_is_never_a_dead_letter<P: Place>(place: P) {
     assert_eq!(store.superseded(), 1);
 }
 
-pub async fn overtaken_progress_is_not_sent_again<P: Place>(place: P) {
+pub async fn overtaken_progress_is_not_sent_again<P: StateFixture>(place: P) {
     let (store, upload) = begun(&place).await;
     let upload = progressed(&*store, upload, at(1)).await;
     let sent = claim(&*store, "b", at(2)).await.remove(0);

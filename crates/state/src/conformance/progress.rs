@@ -3,14 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::{Counters, LiveProgress, LiveReading};
+use crate::{LiveProgress, ProgressReading, WriterCounters};
 
 #[derive(Debug, Default)]
 struct Received(AtomicU64);
 
-impl Counters for Received {
-    fn read(&self) -> LiveReading {
-        LiveReading { received_bytes: self.0.load(Ordering::Relaxed), bytes_per_second: 0, age: Duration::ZERO }
+impl WriterCounters for Received {
+    fn read(&self) -> ProgressReading {
+        ProgressReading { received_bytes: self.0.load(Ordering::Relaxed), bytes_per_second: 0, age: Duration::ZERO }
     }
 }
 
@@ -35,7 +35,7 @@ pub async fn a_reading_follows_its_writer(progress: &dyn LiveProgress) {
     let [one, two, three] = uploads;
     shows(progress, &uploads, &[None; 3]).await;
     let (first, second) = (Arc::new(Received::default()), Arc::new(Received::default()));
-    let published: [Arc<dyn Counters>; 2] = [Arc::clone(&first) as _, Arc::clone(&second) as _];
+    let published: [Arc<dyn WriterCounters>; 2] = [Arc::clone(&first) as _, Arc::clone(&second) as _];
     progress.publish(one, Arc::clone(&published[0]));
     progress.publish(three, Arc::clone(&published[1]));
     first.0.store(5, Ordering::Relaxed);
@@ -50,8 +50,8 @@ pub async fn a_reading_follows_its_writer(progress: &dyn LiveProgress) {
 /// Writers follow each other, and the one before may end when the next has begun.
 pub async fn the_end_of_a_writer_takes_nothing_from_the_next(progress: &dyn LiveProgress) {
     let upload = new_upload(1).id();
-    let [first, second]: [Arc<dyn Counters>; 2] =
-        [5, 7].map(|received| Arc::new(Received(AtomicU64::new(received))) as Arc<dyn Counters>);
+    let [first, second]: [Arc<dyn WriterCounters>; 2] =
+        [5, 7].map(|received| Arc::new(Received(AtomicU64::new(received))) as Arc<dyn WriterCounters>);
     progress.publish(upload, Arc::clone(&first));
     progress.publish(upload, Arc::clone(&second));
     progress.withdraw(upload, &first);

@@ -25,14 +25,14 @@ const LIVES: u32 = 100;
 
 /// What of the bytes and reports within a stage makes an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Telling {
+enum EventDetail {
     /// Any byte is progress, and no report comes too soon after another.
     All,
     /// No byte is, which is so unless an endpoint asks for it; and reports come fast.
     Stages,
 }
 
-impl Telling {
+impl EventDetail {
     fn policy(self) -> Option<ProgressPolicy> {
         (self == Self::All).then_some(ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX })
     }
@@ -120,7 +120,7 @@ fn told_by_log(bodies: &[Value]) -> Value {
 }
 
 /// One step in the life of an upload, whichever makes sense where it stands.
-fn live(upload: &mut Upload, choice: u8, telling: Telling, now: Timestamp) {
+fn live(upload: &mut Upload, choice: u8, detail: EventDetail, now: Timestamp) {
     let failure = || Failure {
         code: "broken".to_owned(),
         message: "it broke".to_owned(),
@@ -129,7 +129,7 @@ fn live(upload: &mut Upload, choice: u8, telling: Telling, now: Timestamp) {
     match (upload.stage(), choice) {
         (Stage::Created | Stage::Receiving | Stage::Stalled, 0..=3) => {
             let bytes = (u64::from(choice) + 1) * 2_500;
-            receive_with(upload, bytes.min(10_000 - upload.offset().get()), telling.policy(), now);
+            receive_with(upload, bytes.min(10_000 - upload.offset().get()), detail.policy(), now);
             if upload.is_full() {
                 let digest = Digest::new(Algorithm::Crc32c, vec![choice; 4]).unwrap();
                 upload.seal(vec![digest], now).unwrap();
@@ -141,7 +141,7 @@ fn live(upload: &mut Upload, choice: u8, telling: Telling, now: Timestamp) {
         (Stage::Completed, 5) => drop(upload.remove(DeletedBy::Retention, now)),
         (Stage::Completed, 6) => drop(upload.terminate(DeletedBy::Client, now)),
         (Stage::Received, 0..=5) => {
-            upload.learn(Facts { content_type: "video/mp4".to_owned(), content: None });
+            upload.set_facts(Facts { content_type: "video/mp4".to_owned(), content: None });
             upload.verify(now);
         }
         (Stage::Received | Stage::Verified | Stage::Stored, 6) => upload.fail(failure(), now),
@@ -156,15 +156,15 @@ fn live(upload: &mut Upload, choice: u8, telling: Telling, now: Timestamp) {
     }
 }
 
-pub async fn replaying_the_log_rebuilds_the_rows<P: Place>(place: P) {
-    rebuild(place, Telling::All).await;
+pub async fn replaying_the_log_rebuilds_the_rows<P: StateFixture>(place: P) {
+    rebuild(place, EventDetail::All).await;
 }
 
-pub async fn the_log_rebuilds_all_but_what_is_in_flight<P: Place>(place: P) {
-    rebuild(place, Telling::Stages).await;
+pub async fn the_log_rebuilds_all_but_what_is_in_flight<P: StateFixture>(place: P) {
+    rebuild(place, EventDetail::Stages).await;
 }
 
-async fn rebuild<P: Place>(place: P, telling: Telling) {
+async fn rebuild<P: StateFixture>(place: P, detail: EventDetail) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     let mut runner = TestRunner::default();
@@ -179,7 +179,7 @@ async fn rebuild<P: Place>(place: P, telling: Telling) {
         let asked = NewUpload { id, metadata: Metadata::new(metadata).unwrap(), ..asked(0) };
         let mut upload = store.insert(change_of(Upload::create(asked, NOW))).await.unwrap();
         for (number, step) in (1..).zip(&steps) {
-            live(&mut upload, *step, telling, telling.at(number));
+            live(&mut upload, *step, detail, detail.at(number));
             upload = store.commit(change_of(upload)).await.unwrap();
         }
         let row = store.find(TenantScope::All, id).await.unwrap().unwrap();
@@ -188,9 +188,9 @@ async fn rebuild<P: Place>(place: P, telling: Telling) {
         assert!(log.iter().map(|event| event.sequence).eq(1..=log.len() as u64), "webhooks P5: without a gap");
         let (by_log, by_row) = (told_by_log(&bodies), told_by_row(row.record()));
         untold += u32::from(by_log != by_row);
-        assert_eq!(telling.trim(by_log), telling.trim(by_row), "after {steps:?}");
+        assert_eq!(detail.trim(by_log), detail.trim(by_row), "after {steps:?}");
         stages.insert(row.stage());
     }
     assert!(stages.len() >= 5, "the lives were too much alike: {stages:?}");
-    assert_eq!(untold > 0, telling == Telling::Stages, "{untold} lives had something to leave out");
+    assert_eq!(untold > 0, detail == EventDetail::Stages, "{untold} lives had something to leave out");
 }

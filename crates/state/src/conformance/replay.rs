@@ -21,7 +21,7 @@ async fn give_up<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
 }
 
 /// webhooks L3, L4, L5.
-pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
+pub async fn one_delivery_is_sent_again<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
@@ -64,7 +64,7 @@ pub async fn one_delivery_is_sent_again<P: Place>(place: P) {
 }
 
 /// What waits its turn is sent anyway, and asking does not let it jump the queue.
-pub async fn what_waits_is_not_sent_before_its_turn<P: Place>(place: P) {
+pub async fn what_waits_is_not_sent_before_its_turn<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
@@ -76,7 +76,7 @@ pub async fn what_waits_is_not_sent_before_its_turn<P: Place>(place: P) {
 }
 
 /// webhooks G7: also what is sent again, and what a pause held up.
-pub async fn strict_order_outlives_replays_and_pauses<P: Place>(place: P) {
+pub async fn strict_order_outlives_replays_and_pauses<P: StateFixture>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering: Ordering::Strict, ..plain.terms.clone() };
@@ -104,7 +104,7 @@ pub async fn strict_order_outlives_replays_and_pauses<P: Place>(place: P) {
 
 /// What waits for its next attempt is due now, in order, and has the attempts that it had left. What fails
 /// again waits by its schedule again.
-pub async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
+pub async fn what_is_pending_is_due_at_once<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
@@ -130,7 +130,7 @@ pub async fn what_is_pending_is_due_at_once<P: Place>(place: P) {
 }
 
 /// A stopped endpoint gets nothing for being asked; what waits is due when it is resumed.
-pub async fn what_is_pending_waits_with_its_endpoint<P: Place>(place: P) {
+pub async fn what_is_pending_waits_with_its_endpoint<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
@@ -144,7 +144,7 @@ pub async fn what_is_pending_waits_with_its_endpoint<P: Place>(place: P) {
     assert_eq!(claimed(&*store, "a", at(52)).await, [1]);
 }
 
-pub async fn a_running_job_is_never_out_of_sight<P: Place>(place: P) {
+pub async fn a_running_job_is_never_out_of_sight<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let first = ReplayJob { id: ReplayId::new(NOW, [0; 10]), ..job(ReplaySelection::Dead, NOW, at(100)) };
@@ -174,7 +174,7 @@ fn job(what: ReplaySelection, from: Timestamp, before: Timestamp) -> ReplayJob {
 }
 
 /// Six uploads, created a second after each other, whose first events have fared differently at `a`.
-async fn fared<P: Place>(place: &P) -> Arc<P::Store> {
+async fn fared<P: StateFixture>(place: &P) -> Arc<P::Store> {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("b", &["upload.*"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(0))).await.unwrap();
@@ -200,7 +200,7 @@ async fn run<S: Outbox>(store: &S, job: &ReplayJob) -> ReplayJob {
     }
 }
 
-pub async fn a_job_sends_the_dead_again<P: Place>(place: P) {
+pub async fn a_job_sends_the_dead_again<P: StateFixture>(place: P) {
     let store = fared(&place).await;
     let dead = job(ReplaySelection::Dead, at(3), at(100));
     store.begin_replay(dead.clone()).await.unwrap();
@@ -213,7 +213,7 @@ pub async fn a_job_sends_the_dead_again<P: Place>(place: P) {
     assert_eq!(due.iter().map(|claim| claim.trigger).collect::<Vec<_>>(), [AttemptTrigger::Manual]);
 }
 
-pub async fn a_job_sends_what_was_missed<P: Place>(place: P) {
+pub async fn a_job_sends_what_was_missed<P: StateFixture>(place: P) {
     let store = fared(&place).await;
     let missed = job(ReplaySelection::Missed, NOW, at(100));
     store.begin_replay(missed.clone()).await.unwrap();
@@ -224,7 +224,7 @@ pub async fn a_job_sends_what_was_missed<P: Place>(place: P) {
     assert_eq!(run(&*store, &again).await.queued, 0, "nothing is queued twice");
 }
 
-pub async fn a_job_sends_everything<P: Place>(place: P) {
+pub async fn a_job_sends_everything<P: StateFixture>(place: P) {
     let store = fared(&place).await;
     let everything = job(ReplaySelection::Everything, NOW, at(3));
     store.begin_replay(everything.clone()).await.unwrap();
@@ -232,7 +232,7 @@ pub async fn a_job_sends_everything<P: Place>(place: P) {
     assert_eq!(states_at(&*store, "a").await, [Ready, Ready, Ready, Dead, Ready, Leased], "the fourth is too late");
 }
 
-pub async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
+pub async fn a_job_goes_on_where_it_was<P: StateFixture>(place: P) {
     let store = fared(&place).await;
     let dead = job(ReplaySelection::Dead, NOW, at(100));
     store.begin_replay(dead.clone()).await.unwrap();
@@ -255,7 +255,7 @@ pub async fn a_job_goes_on_where_it_was<P: Place>(place: P) {
 }
 
 /// Nodes that carry on one job do its pieces one after the other: none is done twice, and none is left out.
-pub async fn two_nodes_carry_on_one_job<P: Place>(place: P) {
+pub async fn two_nodes_carry_on_one_job<P: StateFixture>(place: P) {
     const UPLOADS: u8 = 40;
     let nodes = two_nodes(&place).await;
     let (store, node) = &nodes[0];
@@ -288,7 +288,7 @@ pub async fn two_nodes_carry_on_one_job<P: Place>(place: P) {
 
 /// webhooks L3: what is far outside of the range is not even looked at, and looking at much that is not
 /// queued takes few pieces.
-pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
+pub async fn a_job_goes_straight_to_its_range<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     let day = |number: i64| at(number * 86_400);
@@ -330,7 +330,7 @@ pub async fn a_job_goes_straight_to_its_range<P: Place>(place: P) {
 }
 
 /// Of a clock that was ahead for some hours nothing is left out.
-pub async fn a_job_gets_over_a_clock_that_was_ahead<P: Place>(place: P) {
+pub async fn a_job_gets_over_a_clock_that_was_ahead<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     for (number, seconds) in [(0, 10), (1, 4 * 3_600), (2, 20)] {
@@ -346,7 +346,7 @@ pub async fn a_job_gets_over_a_clock_that_was_ahead<P: Place>(place: P) {
 }
 
 /// webhooks G6: what was given up unsent goes out in order when it is sent again.
-pub async fn what_was_never_sent_is_sent_again_in_order<P: Place>(place: P) {
+pub async fn what_was_never_sent_is_sent_again_in_order<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(0))).await.unwrap();
@@ -371,7 +371,7 @@ pub async fn what_was_never_sent_is_sent_again_in_order<P: Place>(place: P) {
 }
 
 /// webhooks L7.
-pub async fn words_can_be_taken_out<P: Place>(place: P) {
+pub async fn words_can_be_taken_out<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let secret = vec![("name".to_owned(), b"private".to_vec())];
@@ -401,7 +401,7 @@ pub async fn words_can_be_taken_out<P: Place>(place: P) {
 }
 
 /// Of one that is over; one under way still needs what its client said.
-pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
+pub async fn a_record_loses_its_words_once_it_is_over<P: StateFixture>(place: P) {
     let store = place.open().await;
     let words = || Metadata::new(vec![("name".to_owned(), b"private".to_vec())]).unwrap();
     for number in 0..3 {
@@ -441,7 +441,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: Place>(place: P) {
 }
 
 /// webhooks L6.
-pub async fn what_is_old_goes<P: Place>(place: P) {
+pub async fn what_is_old_goes<P: StateFixture>(place: P) {
     let store = fared(&place).await;
     let count = async || (deliveries_to(&*store, "a").await.len(), deliveries_to(&*store, "b").await.len());
     for sent in claim(&*store, "b", at(5)).await {
@@ -450,7 +450,7 @@ pub async fn what_is_old_goes<P: Place>(place: P) {
     let all = async |horizon| while store.prune(horizon, 2).await.unwrap() > 0 {};
     all(horizon(at(5))).await;
     assert_eq!(count().await, (5, 6), "nothing ended before then");
-    all(Horizon { dead: at(5), ..horizon(at(6)) }).await;
+    all(RetentionHorizon { dead: at(5), ..horizon(at(6)) }).await;
     // Dead letters stay longer, and what is unfinished stays; and with them what arrived elsewhere.
     assert_eq!(states_at(&*store, "a").await, [Dead, Dead, Ready, Leased]);
     assert_eq!(states_at(&*store, "b").await, [Succeeded; 4]);

@@ -20,7 +20,7 @@ fn with_metadata(number: u8) -> Upload {
 }
 
 /// Once its bytes are gone, and not before: how it ended makes no difference.
-pub async fn records_without_bytes_end<P: Place>(place: P) {
+pub async fn records_without_bytes_end<P: StateFixture>(place: P) {
     let store = place.open().await;
     for number in 0..6 {
         let mut upload = store.insert(change_of(with_metadata(number))).await.unwrap();
@@ -45,7 +45,7 @@ pub async fn records_without_bytes_end<P: Place>(place: P) {
         let page = store.list(TenantScope::All, &query).await.unwrap();
         page.found.iter().map(|upload| upload.id().as_bytes()[15]).collect::<Vec<_>>()
     };
-    let ended_before = |seconds| Horizon { ended_uploads: at(seconds), ..horizon(NOW) };
+    let ended_before = |seconds| RetentionHorizon { ended_uploads: at(seconds), ..horizon(NOW) };
     while store.prune(ended_before(3), 2).await.unwrap() > 0 {}
     assert_eq!(listed().await, [5, 4, 3, 2, 1, 0], "none is old enough");
     while store.prune(ended_before(1_000), 2).await.unwrap() > 0 {}
@@ -59,7 +59,7 @@ pub async fn records_without_bytes_end<P: Place>(place: P) {
 }
 
 /// In whatever way it ended, with everything that belongs to it. What may still be wanted stays.
-pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
+pub async fn records_of_ended_uploads_end<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for number in 0..7 {
@@ -98,7 +98,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
         page.found.iter().map(|upload| upload.id().as_bytes()[15]).collect::<Vec<_>>()
     };
     assert_eq!(listed().await, [6, 5, 4, 3, 2, 1, 0], "none is old enough");
-    let horizon = Horizon { ended_uploads: at(4), ..horizon(NOW) };
+    let horizon = RetentionHorizon { ended_uploads: at(4), ..horizon(NOW) };
     while store.prune(horizon, 2).await.unwrap() > 0 {}
     assert_eq!(listed().await, [6, 5, 4, 3]);
     for number in 0..3 {
@@ -121,7 +121,7 @@ pub async fn records_of_ended_uploads_end<P: Place>(place: P) {
 }
 
 /// By age while the endpoint rests, and by number in any case; the oldest first.
-pub async fn a_backlog_keeps_to_its_limits<P: Place>(place: P) {
+pub async fn a_backlog_keeps_to_its_limits<P: StateFixture>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
     store.open_for(own(), configured(), NOW).await.unwrap();
@@ -130,25 +130,25 @@ pub async fn a_backlog_keeps_to_its_limits<P: Place>(place: P) {
         receive(&mut upload, 1, at(i64::from(number)));
         store.commit(change_of(upload)).await.unwrap();
     }
-    let shed = async |begun_before, most, now| {
+    let drop_excess = async |begun_before, most, now| {
         let limits = BacklogLimits { begun_before, most };
         let mut total = 0;
         loop {
-            let piece = store.shed(limits, 3, now).await.unwrap();
+            let piece = store.drop_excess(limits, 3, now).await.unwrap();
             if piece.is_empty() {
                 return total;
             }
             total += piece.iter().map(|(_, count)| count).sum::<u64>();
         }
     };
-    assert_eq!(shed(at(100), 1_000, at(100)).await, 0, "no age counts while an endpoint is sent to");
+    assert_eq!(drop_excess(at(100), 1_000, at(100)).await, 0, "no age counts while an endpoint is sent to");
     pause(&*store, "a", at(100)).await;
-    assert_eq!(shed(at(2), 1_000, at(101)).await, 4);
+    assert_eq!(drop_excess(at(2), 1_000, at(101)).await, 4);
     let old = [Cancelled, Cancelled, Cancelled, Cancelled];
     assert_eq!(states_at(&*store, "a").await, [&old[..], &[Paused; 8]].concat());
     assert_eq!(states_at(&*store, "b").await[..2], [Ready, Waiting]);
 
-    assert_eq!(shed(NOW, 6, at(102)).await, 2 + 6, "the oldest of either");
+    assert_eq!(drop_excess(NOW, 6, at(102)).await, 2 + 6, "the oldest of either");
     assert_eq!(states_at(&*store, "a").await, [[Cancelled; 6], [Paused; 6]].concat());
     assert_eq!(
         states_at(&*store, "b").await[..8],
@@ -158,9 +158,9 @@ pub async fn a_backlog_keeps_to_its_limits<P: Place>(place: P) {
     // What is left goes out in its order once the endpoint is resumed; one
     // that was forgotten has its limits, too.
     put_state(&*store, "a", EndpointState::Enabled, at(103)).await;
-    assert_eq!(shed(at(50), 1_000, at(104)).await, 0, "its time begins anew");
+    assert_eq!(drop_excess(at(50), 1_000, at(104)).await, 0, "its time begins anew");
     assert_eq!(claimed(&*store, "a", at(104)).await, [1, 1, 1]);
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(105)).await.unwrap();
-    assert_eq!(shed(at(50), 1_000, at(105)).await, 6, "that is b");
+    assert_eq!(drop_excess(at(50), 1_000, at(105)).await, 6, "that is b");
     assert_eq!(states_at(&*store, "b").await, [Cancelled; 12]);
 }

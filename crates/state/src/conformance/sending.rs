@@ -10,7 +10,7 @@ use domain::delivery::{AttemptTrigger, Backlog, DeliveryClass};
 use domain::event::EventKind;
 use domain::principal::TenantScope;
 
-async fn opened<P: Place>(place: &P, uploads: u8) -> Arc<P::Store> {
+async fn opened<P: StateFixture>(place: &P, uploads: u8) -> Arc<P::Store> {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     for number in 0..uploads {
@@ -19,7 +19,7 @@ async fn opened<P: Place>(place: &P, uploads: u8) -> Arc<P::Store> {
     store
 }
 
-pub async fn endpoints_get_what_their_filters_want<P: Place>(place: P) {
+pub async fn endpoints_get_what_their_filters_want<P: StateFixture>(place: P) {
     let store = place.open().await;
     let all_but_progress = subscribed_to("most", EventFilter::all_but_progress());
     let none = subscribed("none", &[]);
@@ -39,7 +39,7 @@ pub async fn endpoints_get_what_their_filters_want<P: Place>(place: P) {
     assert_eq!(deliveries_to(&*store, "none").await, []);
 }
 
-pub async fn a_claim_tells_everything<P: Place>(place: P) {
+pub async fn a_claim_tells_everything<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.progress", "upload.created"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(3))).await.unwrap();
@@ -70,7 +70,7 @@ pub async fn a_claim_tells_everything<P: Place>(place: P) {
     }
 }
 
-pub async fn nothing_is_claimed_twice<P: Place>(place: P) {
+pub async fn nothing_is_claimed_twice<P: StateFixture>(place: P) {
     let store = opened(&place, 60).await;
     let workers = (0..8).map(|_| {
         let store = Arc::clone(&store);
@@ -91,7 +91,7 @@ pub async fn nothing_is_claimed_twice<P: Place>(place: P) {
     assert_eq!((claims.len(), deliveries.len(), leases.len()), (60, 60, 60));
 }
 
-pub async fn claims_keep_to_the_slots_oldest_first<P: Place>(place: P) {
+pub async fn claims_keep_to_the_slots_oldest_first<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
     for number in [5, 1, 3, 2, 4] {
@@ -106,7 +106,7 @@ pub async fn claims_keep_to_the_slots_oldest_first<P: Place>(place: P) {
     assert_eq!(claim(&*store, "a", at(4)).await.len(), 2, "the fifth is not due before its second");
 }
 
-pub async fn an_expired_lease_goes_to_another<P: Place>(place: P) {
+pub async fn an_expired_lease_goes_to_another<P: StateFixture>(place: P) {
     let store = opened(&place, 1).await;
     let first = claim(&*store, "a", at(10)).await.remove(0);
     assert_eq!(store.next_due(&[endpoint("a")]).await.unwrap(), Some(at(70)));
@@ -124,7 +124,7 @@ pub async fn an_expired_lease_goes_to_another<P: Place>(place: P) {
     assert_eq!(third[0].delivery, first.delivery);
 }
 
-pub async fn a_late_settlement_moves_nothing<P: Place>(place: P) {
+pub async fn a_late_settlement_moves_nothing<P: StateFixture>(place: P) {
     let store = opened(&place, 1).await;
     let first = claim(&*store, "a", at(10)).await.remove(0);
     let second = claim(&*store, "a", at(70)).await.remove(0);
@@ -142,7 +142,7 @@ pub async fn a_late_settlement_moves_nothing<P: Place>(place: P) {
     assert_eq!(notes, [None, Some("late"), Some("late; said so")]);
 }
 
-pub async fn attempts_are_recorded_once<P: Place>(place: P) {
+pub async fn attempts_are_recorded_once<P: StateFixture>(place: P) {
     let store = opened(&place, 1).await;
     let first = claim(&*store, "a", at(1)).await.remove(0);
     let failed = settlement(&first, AttemptOutcome::Dns, Disposition::RetryAt(at(5)));
@@ -154,7 +154,7 @@ pub async fn attempts_are_recorded_once<P: Place>(place: P) {
     assert_eq!(claim(&*store, "a", at(5)).await[0].attempts, 1);
 }
 
-pub async fn the_bell_rings_for_ready_deliveries<P: Place>(place: P) {
+pub async fn the_bell_rings_for_ready_deliveries<P: StateFixture>(place: P) {
     let store = opened(&place, 0).await;
     let bell = store.bell();
     let rung = || bell.notified().now_or_never().is_some();
@@ -176,7 +176,7 @@ pub async fn the_bell_rings_for_ready_deliveries<P: Place>(place: P) {
     assert_eq!(store.next_due(&[endpoint("b")]).await.unwrap(), None);
 }
 
-pub async fn deliveries_are_listed_with_their_attempts<P: Place>(place: P) {
+pub async fn deliveries_are_listed_with_their_attempts<P: StateFixture>(place: P) {
     let store = opened(&place, 4).await;
     let claims = claim(&*store, "a", at(10)).await;
     retry(&*store, &claims[0], at(20), at(11)).await;

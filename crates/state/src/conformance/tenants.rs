@@ -15,7 +15,7 @@ const OWN: TenantId = TenantId::DEFAULT;
 const OTHER: TenantId = TenantId::from_number(7);
 
 /// A scope of one tenant shows what is this tenant's, and nothing else exists in it.
-pub async fn a_scope_shows_one_tenant_only<P: Place>(place: P) {
+pub async fn a_scope_shows_one_tenant_only<P: StateFixture>(place: P) {
     let store = place.open().await;
     for (number, tenant) in [(1, OWN), (2, OTHER), (3, OWN)] {
         let upload = Upload::create(NewUpload { tenant, ..asked(number) }, at(i64::from(number)));
@@ -50,7 +50,7 @@ pub async fn a_scope_shows_one_tenant_only<P: Place>(place: P) {
 }
 
 /// The same for deliveries: of an upload of another tenant none is to be seen.
-pub async fn deliveries_are_of_one_tenant<P: Place>(place: P) {
+pub async fn deliveries_are_of_one_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
@@ -72,7 +72,7 @@ pub async fn deliveries_are_of_one_tenant<P: Place>(place: P) {
 }
 
 /// An event reaches the endpoints of its tenant, news of the sending those of the tenant it is about.
-pub async fn events_reach_endpoints_of_their_tenant<P: Place>(place: P) {
+pub async fn events_reach_endpoints_of_their_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
     store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
@@ -102,7 +102,7 @@ pub async fn events_reach_endpoints_of_their_tenant<P: Place>(place: P) {
 }
 
 /// A replay sends the events of its tenant to an endpoint of its tenant.
-pub async fn a_replay_sends_events_of_its_tenant<P: Place>(place: P) {
+pub async fn a_replay_sends_events_of_its_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     for (number, tenant) in [(1, OWN), (2, OTHER)] {
@@ -121,7 +121,7 @@ pub async fn a_replay_sends_events_of_its_tenant<P: Place>(place: P) {
 
 /// An endpoint is never another tenant's, and the one of the
 /// configuration inherits nothing from another tenant.
-pub async fn a_name_is_not_taken_over_by_another_tenant<P: Place>(place: P) {
+pub async fn a_name_is_not_taken_over_by_another_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     let before = store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
@@ -141,7 +141,7 @@ pub async fn a_name_is_not_taken_over_by_another_tenant<P: Place>(place: P) {
 }
 
 /// Of another tenant's endpoints nothing is to be seen, and nothing can be done to one.
-pub async fn endpoints_are_of_one_tenant<P: Place>(place: P) {
+pub async fn endpoints_are_of_one_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
     store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
@@ -167,7 +167,7 @@ pub async fn endpoints_are_of_one_tenant<P: Place>(place: P) {
 }
 
 /// A delivery of another tenant is not there to be sent again, nor counted.
-pub async fn a_backlog_is_of_one_tenant<P: Place>(place: P) {
+pub async fn a_backlog_is_of_one_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
     store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
@@ -193,7 +193,7 @@ pub async fn a_backlog_is_of_one_tenant<P: Place>(place: P) {
 }
 
 /// A replay of another tenant is not there, and none reaches an endpoint of another tenant.
-pub async fn replays_are_of_one_tenant<P: Place>(place: P) {
+pub async fn replays_are_of_one_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
     store.put_endpoint(of(OTHER, "b"), NOW).await.unwrap();
@@ -226,7 +226,7 @@ pub async fn replays_are_of_one_tenant<P: Place>(place: P) {
 }
 
 /// What was said about another tenant's upload stays.
-pub async fn words_of_another_tenant_stay<P: Place>(place: P) {
+pub async fn words_of_another_tenant_stay<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
     insert(&*store, 2, OTHER).await;

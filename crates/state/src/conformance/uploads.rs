@@ -4,11 +4,10 @@ use domain::log::EventPosition;
 use futures::future::join_all;
 
 use super::*;
-use crate::{Error, Signed, recognise};
+use crate::{CommitIdentity, Error, resolve_lost_answer};
 use domain::checksum::{Algorithm, Digest};
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 use domain::failure::{Failure, RejectionKind};
-use domain::filling::{Completion, Filling, WriteOrder};
 use domain::generation::{Generation, Generations, Sealed};
 use domain::id::CommitId;
 use domain::node::{Epoch, Lease};
@@ -18,7 +17,8 @@ use domain::removal::Removal;
 use domain::report::Report;
 use domain::size::MAX_BYTES;
 use domain::stage::Stage;
-use domain::upload::{Bytes, Record};
+use domain::upload::{Record, StoredBytes};
+use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
 /// Text and bytes that a careless encoding would bend.
 fn odd_metadata() -> Metadata {
@@ -71,7 +71,7 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
         commit_id: Some(CommitId::new(NOW, [number; 10])),
         lease: Lease { holder: Some(leases::node(number).instance), epoch: Epoch::new(u64::from(number)) },
         // One that no dialect makes today.
-        filling: Filling { order: WriteOrder::Any, completion: Completion::WhenSaid },
+        write_rules: WriteRules { order: WriteOrder::Any, completion: Completion::WhenSaid },
         role,
         stage,
         received: ReceivedRanges::from_pairs([(0, 5), (9, 12), (100, MAX_BYTES)]),
@@ -97,7 +97,7 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
             },
             Report { name: "x".to_owned(), percent: None, message: None, at: at(4), published_at: at(4) },
         ],
-        bytes: Bytes::Removed,
+        bytes: StoredBytes::Removed,
         removed: Some(Removal { at: at(7), by: DeletedBy::Retention }),
         missing_since: Some(at(8)),
         timeline: vec![(Stage::Created, at(-5)), (Stage::Receiving, at(-4)), (stage, NOW)],
@@ -119,7 +119,7 @@ fn plain_record(number: u8) -> Record {
     Record { length: None, ..new_upload(number).record().clone() }
 }
 
-pub async fn every_field_survives<P: Place>(place: P) {
+pub async fn every_field_survives<P: StateFixture>(place: P) {
     let parts = vec![new_upload(200).id(), new_upload(201).id(), new_upload(200).id()];
     let list = Role::Final { parts, as_sent: "final;/files/a /files/b".to_owned() };
     let mut records = vec![plain_record(1)];
@@ -148,7 +148,7 @@ pub async fn every_field_survives<P: Place>(place: P) {
             version: 1,
             lease: expected.lease,
             dialect: expected.dialect,
-            filling: expected.filling,
+            write_rules: expected.write_rules,
             role: expected.role.clone(),
             metadata: expected.metadata.clone(),
             metadata_as_sent: expected.metadata_as_sent.clone(),
@@ -163,7 +163,7 @@ pub async fn every_field_survives<P: Place>(place: P) {
     assert_eq!(store.find(TenantScope::All, new_upload(250).id()).await.unwrap(), None);
 }
 
-pub async fn a_stale_commit_changes_nothing<P: Place>(place: P) {
+pub async fn a_stale_commit_changes_nothing<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let read = store.insert(change_of(new_upload(1))).await.unwrap();
@@ -189,42 +189,42 @@ pub async fn a_stale_commit_changes_nothing<P: Place>(place: P) {
 }
 
 /// Answers get lost before and after the work is done, and whatever was done is known again, once.
-pub async fn a_commit_whose_answer_was_lost_is_recognised<P: Place>(place: P) {
+pub async fn a_commit_whose_answer_was_lost_is_recognised<P: StateFixture>(place: P) {
     let (store, other) = (place.open().await, place.open().await);
     let lost = || Err(Error::Unanswered { operation: "commit an upload" });
     let name = |number: u8| CommitId::new(NOW, [number; 10]);
     let mut upload = new_upload(1);
-    upload.sign(name(0));
-    let signed = Signed::commit_of(&upload);
-    let unknown = recognise(&*store, signed, lost()).await;
+    upload.set_commit_id(name(0));
+    let signed = CommitIdentity::of(&upload);
+    let unknown = resolve_lost_answer(&*store, signed, lost()).await;
     assert!(matches!(unknown, Err(Error::Unanswered { .. })), "there is no such upload yet: {unknown:?}");
     let inserted = store.insert(change_of(upload)).await.unwrap();
-    let mut upload = recognise(&*store, signed, lost()).await.unwrap();
+    let mut upload = resolve_lost_answer(&*store, signed, lost()).await.unwrap();
     assert_eq!(upload, inserted);
 
     for number in 1..=200_u8 {
         let mut next = upload.clone();
         receive(&mut next, 10, at(i64::from(number)));
-        next.sign(name(number));
-        let signed = Signed::commit_of(&next);
+        next.set_commit_id(name(number));
+        let signed = CommitIdentity::of(&next);
         upload = match number % 3 {
             0 => store.commit(change_of(next)).await.unwrap(),
             // Done, and the answer is lost.
             1 => {
                 let committed = store.commit(change_of(next)).await.unwrap();
-                let recognised = recognise(&*other, signed, lost()).await.unwrap();
+                let recognised = resolve_lost_answer(&*other, signed, lost()).await.unwrap();
                 assert_eq!(recognised, committed, "{number}");
                 recognised
             }
             // Lost on its way; somebody else is first, or nobody.
             _ => {
-                let undone = recognise(&*store, signed, lost()).await;
+                let undone = resolve_lost_answer(&*store, signed, lost()).await;
                 assert!(matches!(undone, Err(Error::Unanswered { .. })), "{number}: {undone:?}");
                 let mut theirs = upload;
                 receive(&mut theirs, 10, at(i64::from(number)));
-                theirs.sign(name(number.wrapping_add(100)));
+                theirs.set_commit_id(name(number.wrapping_add(100)));
                 let theirs = other.commit(change_of(theirs)).await.unwrap();
-                let conflict = recognise(&*store, signed, lost()).await;
+                let conflict = resolve_lost_answer(&*store, signed, lost()).await;
                 assert!(matches!(conflict, Err(Error::Conflict(_))), "{number}: {conflict:?}");
                 theirs
             }
@@ -235,7 +235,7 @@ pub async fn a_commit_whose_answer_was_lost_is_recognised<P: Place>(place: P) {
     assert!(events.iter().map(|event| event.sequence).eq(1..=events.len() as u64), "a gap or a double");
 }
 
-pub async fn of_two_commits_of_one_version_one_wins<P: Place>(place: P) {
+pub async fn of_two_commits_of_one_version_one_wins<P: StateFixture>(place: P) {
     let store = place.open().await;
     let read = store.insert(change_of(new_upload(1))).await.unwrap();
     let rivals = (1..=8_u64).map(|bytes| {
@@ -250,7 +250,7 @@ pub async fn of_two_commits_of_one_version_one_wins<P: Place>(place: P) {
     assert_eq!(store.events_of(TenantScope::All, read.id(), 0, 100).await.unwrap().len(), 2);
 }
 
-pub async fn an_upload_is_inserted_once<P: Place>(place: P) {
+pub async fn an_upload_is_inserted_once<P: StateFixture>(place: P) {
     let store = place.open().await;
     let first = store.insert(change_of(new_upload(1))).await.unwrap();
     assert_eq!((first.record().version, first.events().len()), (1, 0));
@@ -299,7 +299,7 @@ pub async fn a_conflict_spares_the_rest_of_its_batch<P: GathersCommits>(place: P
     }
 }
 
-pub async fn reopening_keeps_everything<P: Place>(place: P) {
+pub async fn reopening_keeps_everything<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     let mut upload = store.insert(change_of(new_upload(1))).await.unwrap();
@@ -318,7 +318,7 @@ pub async fn reopening_keeps_everything<P: Place>(place: P) {
     assert_eq!(deliveries_to(&*store, "a").await, deliveries);
 }
 
-pub async fn a_closed_store_refuses<P: Place>(place: P) {
+pub async fn a_closed_store_refuses<P: StateFixture>(place: P) {
     let store = place.open().await;
     let queued: Vec<_> = (0..50).map(|number| store.insert(change_of(new_upload(number)))).collect();
     let (written, ()) = tokio::join!(join_all(queued), store.close());
@@ -330,7 +330,7 @@ pub async fn a_closed_store_refuses<P: Place>(place: P) {
     assert_eq!(place.open().await.newest_event().await.unwrap(), EventPosition(50));
 }
 
-pub async fn a_check_reads_and_writes<P: Place>(place: P) {
+pub async fn a_check_reads_and_writes<P: StateFixture>(place: P) {
     let store = place.open().await;
     let before = P::transactions(&store);
     store.check().await.unwrap();

@@ -21,7 +21,7 @@ pub(super) type JobNumber = i64;
 
 /// What a job does to a backlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum BacklogJobKind {
     /// Ends what was queued before the job began.
     Cancel,
     /// Makes retries due that were planned for later.
@@ -31,35 +31,35 @@ pub(super) enum Kind {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Job {
+pub(super) struct BacklogJob {
     pub(super) endpoint: EndpointId,
-    pub(super) kind: Kind,
+    pub(super) kind: BacklogJobKind,
     begun_at: Timestamp,
     /// The last upload that a job by lanes has dealt with.
     cursor: Option<UploadId>,
 }
 
 /// Below which generation the deliveries of an endpoint are being cancelled, if they are.
-pub(super) fn is_cancelling(jobs: &BTreeMap<JobNumber, Job>, endpoint: &EndpointId) -> Option<JobNumber> {
-    let cancelling = jobs.iter().filter(|(_, job)| job.kind == Kind::Cancel && job.endpoint == *endpoint);
+pub(super) fn is_cancelling(jobs: &BTreeMap<JobNumber, BacklogJob>, endpoint: &EndpointId) -> Option<JobNumber> {
+    let cancelling = jobs.iter().filter(|(_, job)| job.kind == BacklogJobKind::Cancel && job.endpoint == *endpoint);
     cancelling.map(|(number, _)| *number).max()
 }
 
 impl Tables {
     /// Begins a job and does its first piece. It takes the place of one of its kind that has not ended.
-    pub(super) fn begin_job(&mut self, endpoint: &EndpointId, kind: Kind, now: Timestamp) {
+    pub(super) fn begin_job(&mut self, endpoint: &EndpointId, kind: BacklogJobKind, now: Timestamp) {
         self.jobs.retain(|_, job| job.endpoint != *endpoint || job.kind != kind);
         self.last_job += 1;
         if let Some(kept) = self.endpoints.get_mut(endpoint) {
             kept.generation = self.last_job;
         }
-        if kind == Kind::Cancel {
+        if kind == BacklogJobKind::Cancel {
             // A settlement that still comes is late.
             for id in self.some_of(endpoint, u32::MAX, |delivery| delivery.state == DeliveryState::Leased) {
                 self.end(id, DeliveryState::Cancelled, now);
             }
         }
-        let job = Job { endpoint: endpoint.clone(), kind, begun_at: now, cursor: None };
+        let job = BacklogJob { endpoint: endpoint.clone(), kind, begun_at: now, cursor: None };
         self.jobs.insert(self.last_job, job);
         self.advance_job(self.last_job, FIRST_PIECE, now);
     }
@@ -73,9 +73,9 @@ impl Tables {
     fn advance_job(&mut self, number: JobNumber, limit: u32, now: Timestamp) {
         let Some(job) = self.jobs.get(&number).cloned() else { return };
         let done = match job.kind {
-            Kind::Cancel => self.cancel(number, &job, limit, now),
-            Kind::Hasten => self.hasten(number, &job, limit),
-            Kind::Release => self.release(number, &job, limit, now),
+            BacklogJobKind::Cancel => self.cancel(number, &job, limit, now),
+            BacklogJobKind::Hasten => self.hasten(number, &job, limit),
+            BacklogJobKind::Release => self.release(number, &job, limit, now),
         };
         if done < limit as usize {
             self.jobs.remove(&number);
@@ -84,7 +84,7 @@ impl Tables {
     }
 
     /// Those that wait first, or each would become ready before it ends.
-    fn cancel(&mut self, number: JobNumber, job: &Job, limit: u32, now: Timestamp) -> usize {
+    fn cancel(&mut self, number: JobNumber, job: &BacklogJob, limit: u32, now: Timestamp) -> usize {
         let is_old = |state| move |it: &Delivery| it.state == state && it.generation < number;
         let mut ending = self.some_of(&job.endpoint, limit, is_old(DeliveryState::Waiting));
         let left = limit.saturating_sub(u32::try_from(ending.len()).unwrap_or(limit));
@@ -101,7 +101,7 @@ impl Tables {
         ending.len()
     }
 
-    fn hasten(&mut self, number: JobNumber, job: &Job, limit: u32) -> usize {
+    fn hasten(&mut self, number: JobNumber, job: &BacklogJob, limit: u32) -> usize {
         let is_planned =
             |it: &Delivery| it.state == DeliveryState::Ready && it.next_at > job.begun_at && it.generation < number;
         let hastened = self.some_of(&job.endpoint, limit, is_planned);
@@ -113,7 +113,7 @@ impl Tables {
     }
 
     /// By the order the endpoint has now, which may have changed once more.
-    fn release(&mut self, number: JobNumber, job: &Job, limit: u32, now: Timestamp) -> usize {
+    fn release(&mut self, number: JobNumber, job: &BacklogJob, limit: u32, now: Timestamp) -> usize {
         let is_waiting = |delivery: &Delivery| delivery.state == DeliveryState::Waiting;
         match self.ordering_of(&job.endpoint) {
             Ordering::None => {

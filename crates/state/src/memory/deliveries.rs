@@ -37,12 +37,12 @@ pub(super) struct Delivery {
     pub(super) finished_at: Option<Timestamp>,
     /// The last decision about the whole backlog of its endpoint when it was queued.
     pub(super) generation: i64,
-    pub(super) tries: Vec<Attempt>,
+    pub(super) attempt_records: Vec<Attempt>,
 }
 
 /// The unfinished deliveries of an endpoint.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct EndpointQueue {
     pub(super) all: BTreeSet<DeliveryId>,
     /// Those that are ready, by their turn.
     pub(super) ready: BTreeSet<(ClaimOrder, DeliveryId)>,
@@ -50,13 +50,13 @@ pub(super) struct Queue {
     pub(super) leased: BTreeSet<(Timestamp, DeliveryId)>,
 }
 
-impl Queue {
+impl EndpointQueue {
     fn add(&mut self, delivery: &Delivery) {
         if !delivery.state.is_finished() {
             self.all.insert(delivery.id);
         }
         if delivery.state == DeliveryState::Ready {
-            self.ready.insert((delivery.turn(), delivery.id));
+            self.ready.insert((delivery.claim_order(), delivery.id));
         }
         if let Some(until) = delivery.lease_until {
             self.leased.insert((until, delivery.id));
@@ -65,7 +65,7 @@ impl Queue {
 
     fn remove(&mut self, delivery: &Delivery) {
         self.all.remove(&delivery.id);
-        self.ready.remove(&(delivery.turn(), delivery.id));
+        self.ready.remove(&(delivery.claim_order(), delivery.id));
         if let Some(until) = delivery.lease_until {
             self.leased.remove(&(until, delivery.id));
         }
@@ -73,7 +73,7 @@ impl Queue {
 }
 
 impl Delivery {
-    pub(super) fn turn(&self) -> ClaimOrder {
+    pub(super) fn claim_order(&self) -> ClaimOrder {
         ClaimOrder { next_at: self.next_at, sequence: self.sequence }
     }
 }
@@ -116,7 +116,7 @@ impl Tables {
             claimed_by: None,
             finished_at: None,
             generation: kept.generation,
-            tries: Vec::new(),
+            attempt_records: Vec::new(),
         };
         if let Some(upload) = delivery.upload {
             self.of_upload.entry(upload).or_default().insert(id);

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::memory::Tables;
-use crate::memory::backlog::{Kind, is_cancelling};
+use crate::memory::backlog::{BacklogJobKind, is_cancelling};
 use crate::memory::deliveries::NewDelivery;
-use crate::memory::log::Logged;
+use crate::memory::log::LogEntry;
 use domain::delivery::{AttemptTrigger, DeliveryClass, DeliveryState};
 use domain::endpoint::{Endpoint, EndpointId, EndpointState, Health, Origin};
 use domain::event::EventKind;
@@ -19,7 +19,7 @@ use domain::time::Timestamp;
 
 /// An endpoint, and what was decided about its deliveries.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct StoredEndpoint {
     pub(super) endpoint: Endpoint,
     /// Not one that the configuration has ceased to name.
     pub(super) is_present: bool,
@@ -31,11 +31,11 @@ pub(super) struct Kept {
 }
 
 impl Tables {
-    pub(super) fn present(&self) -> impl Iterator<Item = &Kept> {
+    pub(super) fn present(&self) -> impl Iterator<Item = &StoredEndpoint> {
         self.endpoints.values().filter(|kept| kept.is_present)
     }
 
-    pub(super) fn availability(&self, kept: &Kept) -> EndpointAvailability {
+    pub(super) fn availability(&self, kept: &StoredEndpoint) -> EndpointAvailability {
         EndpointAvailability {
             is_present: kept.is_present,
             is_enabled: kept.endpoint.state.is_enabled(),
@@ -66,7 +66,7 @@ impl Tables {
             }
             if is_of_another {
                 // What another tenant's endpoint of this name was not sent is not for this.
-                self.begin_job(&written.id, Kind::Cancel, now);
+                self.begin_job(&written.id, BacklogJobKind::Cancel, now);
             }
         }
         self.made_ready = true;
@@ -113,7 +113,7 @@ impl Tables {
             .map_or((0, Timestamp::from_unix_ms(0), BTreeSet::new()), |kept| {
                 (kept.generation, kept.resumed_at, kept.named_by)
             });
-        let kept = Kept { endpoint: written.clone(), is_present: true, generation, resumed_at, named_by };
+        let kept = StoredEndpoint { endpoint: written.clone(), is_present: true, generation, resumed_at, named_by };
         self.endpoints.insert(written.id.clone(), kept);
         written
     }
@@ -125,10 +125,10 @@ impl Tables {
             if let Some(kept) = self.endpoints.get_mut(&after.id) {
                 kept.resumed_at = now;
             }
-            self.begin_job(&after.id, Kind::Hasten, now);
+            self.begin_job(&after.id, BacklogJobKind::Hasten, now);
         }
         if after.terms.ordering != before.terms.ordering {
-            self.begin_job(&after.id, Kind::Release, now);
+            self.begin_job(&after.id, BacklogJobKind::Release, now);
         }
     }
 
@@ -147,7 +147,7 @@ impl Tables {
             Some(before) => self.adjust_backlog(before, &written, now),
             // What an endpoint of this name was not sent, which the configuration does not name any more, is
             // not for this.
-            None => self.begin_job(&written.id, Kind::Cancel, now),
+            None => self.begin_job(&written.id, BacklogJobKind::Cancel, now),
         }
         if let EndpointState::Disabled { because, .. } = written.state
             && before.is_some_and(|before| before.state.is_enabled())
@@ -169,7 +169,7 @@ impl Tables {
         }
         self.endpoints.remove(id);
         self.jobs.retain(|_, job| job.endpoint != *id);
-        self.begin_job(id, Kind::Cancel, now);
+        self.begin_job(id, BacklogJobKind::Cancel, now);
         for job in self.replays.values_mut().filter(|job| job.endpoint == *id && job.state == ReplayState::Running) {
             (job.state, job.finished_at) = (ReplayState::Cancelled, Some(now));
         }
@@ -179,7 +179,7 @@ impl Tables {
     pub(super) fn cancel_backlog(&mut self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> bool {
         let is_there = self.has_endpoint(scope, id);
         if is_there {
-            self.begin_job(id, Kind::Cancel, now);
+            self.begin_job(id, BacklogJobKind::Cancel, now);
         }
         is_there
     }
@@ -216,6 +216,6 @@ impl Tables {
 
     fn append_notice(&mut self, tenant: TenantId, kind: EventKind, body: String, at: Timestamp) -> EventPosition {
         let id = EventId::new(at, self.draw_id_part());
-        self.append(Logged { id, tenant, upload: None, sequence: 0, kind, at, body: body.into() })
+        self.append(LogEntry { id, tenant, upload: None, sequence: 0, kind, at, body: body.into() })
     }
 }

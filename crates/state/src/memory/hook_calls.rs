@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use crate::Horizon;
+use crate::RetentionHorizon;
 use crate::memory::Tables;
 use domain::hook::HookCall;
 use domain::id::HookCallId;
@@ -19,7 +19,7 @@ impl Tables {
     }
 
     /// Removes at most `limit` calls that are old, or more than are kept.
-    pub(super) fn prune_hook_calls(&mut self, horizon: Horizon, limit: u32) -> u64 {
+    pub(super) fn prune_hook_calls(&mut self, horizon: RetentionHorizon, limit: u32) -> u64 {
         let oldest_kept = usize::try_from(horizon.most_hook_calls.saturating_sub(1)).unwrap_or(usize::MAX);
         let from_then_on = HookCallId::new(horizon.finished, [0; 10]);
         let end = self.hook_calls.keys().rev().nth(oldest_kept).map_or(from_then_on, |id| from_then_on.max(*id));

@@ -30,14 +30,14 @@ impl Tables {
 
     /// What waits for a stopped endpoint is paused.
     fn shown_state(&self, delivery: &Delivery) -> DeliveryState {
-        let is_stopped = |kept: &crate::memory::Kept| !kept.endpoint.state.is_enabled();
+        let is_stopped = |kept: &crate::memory::StoredEndpoint| !kept.endpoint.state.is_enabled();
         let is_stopped = self.endpoints.get(&delivery.endpoint).is_some_and(is_stopped);
         if is_stopped && lane::is_pending(delivery.state) { DeliveryState::Paused } else { delivery.state }
     }
 
     fn is_wanted(&self, delivery: &Delivery, query: &DeliveryQuery) -> bool {
         let made_at = delivery.id.made_at();
-        let latest = delivery.tries.iter().max_by_key(|attempt| (attempt.number, attempt.started_at));
+        let latest = delivery.attempt_records.iter().max_by_key(|attempt| (attempt.number, attempt.started_at));
         let outcome = latest.map(|attempt| attempt.outcome);
         let has_status = |statuses: &std::ops::RangeInclusive<u16>| {
             outcome.and_then(|outcome| outcome.status()).is_some_and(|status| statuses.contains(&status))
@@ -56,7 +56,7 @@ impl Tables {
 
     fn record_of(&self, delivery: &Delivery) -> DeliveryRecord {
         let state = self.shown_state(delivery);
-        let mut attempts = delivery.tries.clone();
+        let mut attempts = delivery.attempt_records.clone();
         attempts.sort_by_key(|attempt| Reverse((attempt.number, attempt.started_at)));
         attempts.truncate(MAX_ATTEMPTS_SHOWN);
         attempts.sort_by_key(|attempt| (attempt.started_at, attempt.number));

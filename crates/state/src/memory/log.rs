@@ -19,7 +19,7 @@ const WINDOW: u32 = 5_000;
 
 /// An event as it was committed; `upload` is `None` for news that is not of one.
 #[derive(Debug, Clone)]
-pub(super) struct Logged {
+pub(super) struct LogEntry {
     pub(super) id: EventId,
     pub(super) tenant: TenantId,
     pub(super) upload: Option<UploadId>,
@@ -29,7 +29,7 @@ pub(super) struct Logged {
     pub(super) body: Bytes,
 }
 
-impl Logged {
+impl LogEntry {
     fn of_upload(&self, position: EventPosition) -> Option<LoggedEvent> {
         Some(LoggedEvent {
             position,
@@ -45,7 +45,7 @@ impl Logged {
 
 impl Tables {
     /// Writes what is new about an upload.
-    pub(super) fn append_news(&mut self, upload: &Upload, events: Vec<NewEvent>) {
+    pub(super) fn append_events(&mut self, upload: &Upload, events: Vec<NewEvent>) {
         let metadata = &upload.record().metadata;
         let own = self.present().filter(|kept| kept.endpoint.tenant == upload.tenant());
         let interested = own.filter(|kept| kept.endpoint.terms.wants_upload(metadata));
@@ -53,7 +53,7 @@ impl Tables {
         for NewEvent { id, kind, at, sequence, body } in events {
             self.supersede_progress(upload.id(), at);
             let tenant = upload.tenant();
-            let logged = Logged { id, tenant, upload: Some(upload.id()), sequence, kind, at, body };
+            let logged = LogEntry { id, tenant, upload: Some(upload.id()), sequence, kind, at, body };
             let position = self.append(logged);
             for endpoint in &interested {
                 if self.endpoints.get(endpoint).is_some_and(|kept| kept.endpoint.terms.filter.wants(kind)) {
@@ -64,7 +64,7 @@ impl Tables {
     }
 
     /// Adds an event to the end of the log.
-    pub(super) fn append(&mut self, event: Logged) -> EventPosition {
+    pub(super) fn append(&mut self, event: LogEntry) -> EventPosition {
         // Never the same again, also when the newest event was removed: readers keep it as a bookmark.
         self.last_position += 1;
         let position = EventPosition(self.last_position);
@@ -112,7 +112,7 @@ impl Tables {
     /// to deliver them, and of what was asked.
     pub(super) fn expunge(&mut self, scope: TenantScope, upload: UploadId) -> u64 {
         let mut changed = 0;
-        let is_meant = |event: &&mut Logged| event.upload == Some(upload) && scope.covers(event.tenant);
+        let is_meant = |event: &&mut LogEntry| event.upload == Some(upload) && scope.covers(event.tenant);
         for event in self.log.values_mut().filter(is_meant) {
             let (kind, at, sequence) = (event.kind, event.at, event.sequence);
             let stored = StoredEvent { kind, at, upload, sequence, body: &event.body };
@@ -121,7 +121,7 @@ impl Tables {
         }
         for id in self.of_upload.get(&upload).into_iter().flatten() {
             let delivery = self.deliveries.get_mut(id).filter(|delivery| scope.covers(delivery.tenant));
-            for attempt in delivery.into_iter().flat_map(|delivery| &mut delivery.tries) {
+            for attempt in delivery.into_iter().flat_map(|delivery| &mut delivery.attempt_records) {
                 (attempt.response_body, attempt.response_headers, attempt.note) = (Vec::new(), Vec::new(), None);
             }
         }

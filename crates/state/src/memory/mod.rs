@@ -1,9 +1,9 @@
 //! The state in memory: for tests of what stands on it, and for a server that keeps nothing.
 //!
 //! It keeps the ports to the letter and passes the conformance suite. It needs no thread and never waits, so
-//! a run on a paused clock is the same every time; nothing in it is random. [`Memory`] is the medium: it
-//! outlives the stores opened on it, as a database file outlives a process. Every change is a transaction of
-//! its own.
+//! a run on a paused clock is the same every time; nothing in it is random. [`MemoryDatabase`] is the medium:
+//! it outlives the stores opened on it, as a database file outlives a process. Every change is a transaction
+//! of its own.
 //!
 //! What happens to deliveries is decided in [`domain::lane`]. What a database finds by an index is found here
 //! by walking, so it is for as many deliveries as fit into memory and a patient caller.
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::lock::lock;
-use crate::{Bodies, Error, Result};
+use crate::{Error, EventBodies, Result};
 use domain::endpoint::EndpointId;
 use domain::hook::HookCall;
 use domain::id::{DeliveryId, HookCallId, InstanceId, ReplayId, UploadId};
@@ -40,33 +40,33 @@ mod sending;
 mod tests;
 mod uploads;
 
-use backlog::{Job, JobNumber};
-use deliveries::{Delivery, Queue};
-use endpoints::Kept;
-use log::Logged;
+use backlog::{BacklogJob, JobNumber};
+use deliveries::{Delivery, EndpointQueue};
+use endpoints::StoredEndpoint;
+use log::LogEntry;
 
 /// What is written, for as long as anyone holds it.
 #[derive(Debug, Clone)]
-pub struct Memory(Arc<Mutex<Tables>>);
+pub struct MemoryDatabase(Arc<Mutex<Tables>>);
 
 #[derive(Debug)]
 struct Tables {
     /// What the clock of the store said when it last turned to them.
     now: Timestamp,
-    bodies: Bodies,
+    bodies: EventBodies,
     uploads: BTreeMap<UploadId, Record>,
     /// When each node ceases to count as alive; `None` for one that leaves of its own accord.
     nodes: BTreeMap<InstanceId, Option<Timestamp>>,
     /// In the order of their commits.
-    log: BTreeMap<EventPosition, Logged>,
+    log: BTreeMap<EventPosition, LogEntry>,
     last_position: i64,
-    endpoints: BTreeMap<EndpointId, Kept>,
+    endpoints: BTreeMap<EndpointId, StoredEndpoint>,
     deliveries: BTreeMap<DeliveryId, Delivery>,
     /// Every delivery about an upload, whatever its state.
     of_upload: BTreeMap<UploadId, BTreeSet<DeliveryId>>,
     /// The unfinished deliveries of each endpoint.
-    queues: BTreeMap<EndpointId, Queue>,
-    jobs: BTreeMap<JobNumber, Job>,
+    queues: BTreeMap<EndpointId, EndpointQueue>,
+    jobs: BTreeMap<JobNumber, BacklogJob>,
     last_job: JobNumber,
     replays: BTreeMap<ReplayId, ReplayJob>,
     hook_calls: BTreeMap<HookCallId, HookCall>,
@@ -79,8 +79,8 @@ struct Tables {
     bells: Vec<Weak<Notify>>,
 }
 
-impl Memory {
-    pub fn new(bodies: Bodies) -> Self {
+impl MemoryDatabase {
+    pub fn new(bodies: EventBodies) -> Self {
         Self(Arc::new(Mutex::new(Tables {
             now: Timestamp::from_unix_ms(0),
             bodies,
@@ -145,7 +145,7 @@ impl Tables {
 /// The state as one process has it open.
 #[derive(Debug)]
 pub struct MemoryState {
-    memory: Memory,
+    memory: MemoryDatabase,
     clock: Clock,
     is_closed: AtomicBool,
     bell: Arc<Notify>,

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 
 use crate::memory::MemoryState;
 use crate::{
-    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Horizon, Notices, Replays, Result, Retention,
-    SettlementBatch,
+    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Notices, Replays, Result, Retention,
+    RetentionHorizon, SettlementBatch,
 };
 use domain::delivery::{Backlog, DeliveryRecord, ReplayOutcome};
 use domain::endpoint::{Endpoint, EndpointId};
@@ -117,7 +117,7 @@ impl Deliveries for MemoryState {
 #[async_trait]
 impl Notices for MemoryState {
     async fn announce(&self, tenant: TenantId, notice: Notice, now: Timestamp) -> Result<()> {
-        self.write("record news of the sending", |tables| tables.announce(tenant, &notice, now))
+        self.write("record a notice", |tables| tables.announce(tenant, &notice, now))
     }
 }
 
@@ -146,12 +146,12 @@ impl Retention for MemoryState {
         self.write("give up what waited too long", |tables| tables.expire(begun_before, limit, now))
     }
 
-    async fn shed(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>> {
-        let dropped = self.write("drop what exceeds a backlog", |tables| tables.shed(limits, limit, now))?;
+    async fn drop_excess(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>> {
+        let dropped = self.write("drop what exceeds a backlog", |tables| tables.drop_excess(limits, limit, now))?;
         Ok(dropped.into_iter().collect())
     }
 
-    async fn prune(&self, horizon: Horizon, limit: u32) -> Result<u64> {
+    async fn prune(&self, horizon: RetentionHorizon, limit: u32) -> Result<u64> {
         self.write("remove what is old", |tables| tables.prune(horizon, limit))
     }
 

@@ -1,9 +1,9 @@
 //! Sending again: one delivery, or all of a time range by a job that keeps its place.
 
 use crate::memory::Tables;
-use crate::memory::backlog::{Kind, is_cancelling};
+use crate::memory::backlog::{BacklogJobKind, is_cancelling};
 use crate::memory::deliveries::NewDelivery;
-use crate::memory::log::Logged;
+use crate::memory::log::LogEntry;
 use domain::delivery::{AttemptTrigger, Backlog, ReplayOutcome, ReplaySelection};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, ReplayId};
@@ -40,7 +40,7 @@ impl Tables {
             job.queued = waiting + ready + paused;
             (job.state, job.finished_at) = (ReplayState::Done, Some(job.created_at));
             if self.has_endpoint(own, &job.endpoint) {
-                self.begin_job(&job.endpoint, Kind::Hasten, job.created_at);
+                self.begin_job(&job.endpoint, BacklogJobKind::Hasten, job.created_at);
             }
         }
         self.replays.insert(job.id, job.clone());
@@ -84,7 +84,7 @@ impl Tables {
         let is_there = kept.is_some_and(|kept| kept.is_present && kept.endpoint.tenant == job.tenant);
         let behind =
             self.log.range(job.cursor..).filter(|(position, event)| **position > job.cursor && event.upload.is_some());
-        let piece: Vec<(EventPosition, Logged)> = behind
+        let piece: Vec<(EventPosition, LogEntry)> = behind
             .take(ReplayJob::MOST_LOOKED_AT as usize)
             .map(|(position, event)| (*position, event.clone()))
             .collect();
@@ -114,7 +114,7 @@ impl Tables {
     }
 
     /// Queues an event, if it is one to be sent again. Says whether it was.
-    fn queue(&mut self, job: &ReplayJob, position: EventPosition, event: &Logged, now: Timestamp) -> bool {
+    fn queue(&mut self, job: &ReplayJob, position: EventPosition, event: &LogEntry, now: Timestamp) -> bool {
         let of_upload = event.upload.and_then(|upload| self.of_upload.get(&upload)).into_iter().flatten();
         let mut deliveries = of_upload.filter_map(|id| self.deliveries.get(id));
         let found = deliveries.find(|delivery| delivery.endpoint == job.endpoint && delivery.position == position);
@@ -129,7 +129,7 @@ impl Tables {
         }
     }
 
-    fn wants(&self, job: &ReplayJob, event: &Logged) -> bool {
+    fn wants(&self, job: &ReplayJob, event: &LogEntry) -> bool {
         let Some(kept) = self.endpoints.get(&job.endpoint) else { return false };
         let terms = &kept.endpoint.terms;
         let record = event.upload.and_then(|upload| self.uploads.get(&upload));

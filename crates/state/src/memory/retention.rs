@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use crate::memory::Tables;
 use crate::memory::deliveries::Delivery;
-use crate::memory::log::Logged;
-use crate::{BacklogLimits, Horizon};
+use crate::memory::log::LogEntry;
+use crate::{BacklogLimits, RetentionHorizon};
 use domain::delivery::{DeliveryClass, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
@@ -16,7 +16,7 @@ use domain::log::EventPosition;
 use domain::notice::Notice;
 use domain::replay::ReplayState;
 use domain::time::Timestamp;
-use domain::upload::{Bytes, Record};
+use domain::upload::{Record, StoredBytes};
 
 /// How many of the latest replays are kept.
 const REPLAYS: usize = 1_000;
@@ -24,8 +24,8 @@ const REPLAYS: usize = 1_000;
 impl Tables {
     /// Gives up what began before then and has waited ever since.
     pub(super) fn expire(&mut self, begun_before: Timestamp, limit: u32, now: Timestamp) -> u64 {
-        let giving_up = self.present().filter(|kept| self.availability(kept).expires_deliveries(begun_before));
-        let waiting = giving_up.flat_map(|kept| self.pending(&kept.endpoint.id));
+        let expiring = self.present().filter(|kept| self.availability(kept).expires_deliveries(begun_before));
+        let waiting = expiring.flat_map(|kept| self.pending(&kept.endpoint.id));
         let old = waiting.filter(|delivery| delivery.begun_at < begun_before);
         let old: Vec<Delivery> = old.take(limit as usize).cloned().collect();
         for delivery in &old {
@@ -37,7 +37,7 @@ impl Tables {
             }
         }
         // Only now, so that nothing is made ready which this piece ends.
-        self.go_on_behind(&old, now);
+        self.release_next_behind(&old, now);
         old.len() as u64
     }
 
@@ -45,7 +45,7 @@ impl Tables {
         self.unfinished_of(endpoint).filter(|delivery| lane::is_pending(delivery.state))
     }
 
-    fn go_on_behind(&mut self, ended: &[Delivery], now: Timestamp) {
+    fn release_next_behind(&mut self, ended: &[Delivery], now: Timestamp) {
         let lanes: BTreeSet<_> = ended.iter().map(|delivery| (delivery.endpoint.clone(), delivery.upload)).collect();
         for (endpoint, upload) in lanes {
             self.release_next(&endpoint, upload, now);
@@ -53,7 +53,12 @@ impl Tables {
     }
 
     /// Drops what waits beyond the limits of a backlog, of one endpoint, oldest first.
-    pub(super) fn shed(&mut self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Option<(EndpointId, u64)> {
+    pub(super) fn drop_excess(
+        &mut self,
+        limits: BacklogLimits,
+        limit: u32,
+        now: Timestamp,
+    ) -> Option<(EndpointId, u64)> {
         let ids: Vec<EndpointId> = self.endpoints.keys().cloned().collect();
         let (endpoint, excess) = ids.into_iter().find_map(|id| {
             let excess = self.excess(&id, limits, limit as usize);
@@ -62,7 +67,7 @@ impl Tables {
         for delivery in &excess {
             self.end(delivery.id, DeliveryState::Cancelled, now);
         }
-        self.go_on_behind(&excess, now);
+        self.release_next_behind(&excess, now);
         Some((endpoint, excess.len() as u64))
     }
 
@@ -83,7 +88,7 @@ impl Tables {
     }
 
     /// Removes about `limit` of each kind of thing that is old.
-    pub(super) fn prune(&mut self, horizon: Horizon, limit: u32) -> u64 {
+    pub(super) fn prune(&mut self, horizon: RetentionHorizon, limit: u32) -> u64 {
         let most = limit.max(1) as usize;
         let mut gone = self.prune_deliveries(horizon, most);
         gone += self.cancel_abandoned(horizon, most);
@@ -94,7 +99,7 @@ impl Tables {
     }
 
     /// Removes deliveries that ended long enough ago. Those of an event go together, and with them the event.
-    fn prune_deliveries(&mut self, horizon: Horizon, most: usize) -> usize {
+    fn prune_deliveries(&mut self, horizon: RetentionHorizon, most: usize) -> usize {
         let old = self.deliveries.values().filter(|old| old.id.made_at() < horizon.finished && !stays(old, horizon));
         let going =
             old.filter(|old| old.kind == EventKind::Progress || !self.siblings(old).any(|it| stays(it, horizon)));
@@ -120,7 +125,7 @@ impl Tables {
         of_upload.filter_map(|id| self.deliveries.get(id)).filter(move |other| other.position == position)
     }
 
-    fn has_deliveries(&self, position: EventPosition, event: &Logged) -> bool {
+    fn has_deliveries(&self, position: EventPosition, event: &LogEntry) -> bool {
         let is_of_it = |delivery: &Delivery| delivery.position == position;
         match event.upload {
             Some(upload) => {
@@ -132,13 +137,13 @@ impl Tables {
     }
 
     /// Forgets an old event that nothing is to be delivered of. Says whether it was one.
-    fn forget_event(&mut self, position: EventPosition, horizon: Horizon) -> bool {
+    fn forget_event(&mut self, position: EventPosition, horizon: RetentionHorizon) -> bool {
         let event = self.log.get(&position).filter(|event| event.at < horizon.finished);
         let is_old = event.is_some_and(|event| !self.has_deliveries(position, event));
         is_old && self.log.remove(&position).is_some()
     }
 
-    fn prune_events(&mut self, horizon: Horizon, most: usize) -> usize {
+    fn prune_events(&mut self, horizon: RetentionHorizon, most: usize) -> usize {
         let old = self.log.iter().filter(|(_, event)| event.at < horizon.finished);
         let old = old.filter(|(position, event)| !self.has_deliveries(**position, event));
         let old: Vec<EventPosition> = old.map(|(position, _)| *position).take(most).collect();
@@ -147,7 +152,7 @@ impl Tables {
     }
 
     /// Cancels what waits for endpoints that the configuration no longer names.
-    fn cancel_abandoned(&mut self, horizon: Horizon, most: usize) -> usize {
+    fn cancel_abandoned(&mut self, horizon: RetentionHorizon, most: usize) -> usize {
         let forgotten = self.endpoints.values().filter(|kept| !kept.is_present);
         let waiting = forgotten.flat_map(|kept| self.pending(&kept.endpoint.id));
         let abandoned = waiting.filter(|delivery| delivery.begun_at < horizon.abandoned);
@@ -156,7 +161,7 @@ impl Tables {
         abandoned.len()
     }
 
-    fn prune_replays(&mut self, horizon: Horizon, most: usize) -> usize {
+    fn prune_replays(&mut self, horizon: RetentionHorizon, most: usize) -> usize {
         let from_then_on = ReplayId::new(horizon.finished, [0; 10]);
         let end = self.replays.keys().rev().nth(REPLAYS - 1).map_or(from_then_on, |id| from_then_on.max(*id));
         let old = self.replays.range(..end).filter(|(_, job)| job.state != ReplayState::Running);
@@ -167,8 +172,9 @@ impl Tables {
 
     /// Removes records without bytes, with their events and deliveries, once nothing of them is to be
     /// delivered any more.
-    fn prune_uploads(&mut self, horizon: Horizon, most: usize) -> usize {
-        let is_old = |record: &&Record| record.bytes == Bytes::Removed && record.updated_at < horizon.ended_uploads;
+    fn prune_uploads(&mut self, horizon: RetentionHorizon, most: usize) -> usize {
+        let is_old =
+            |record: &&Record| record.bytes == StoredBytes::Removed && record.updated_at < horizon.ended_uploads;
         let is_kept = |record: &&Record| {
             let of_upload = self.of_upload.get(&record.id).into_iter().flatten();
             let mut deliveries = of_upload.filter_map(|id| self.deliveries.get(id));
@@ -193,7 +199,7 @@ impl Tables {
 }
 
 /// Whether a delivery is not old enough to be forgotten.
-fn stays(delivery: &Delivery, horizon: Horizon) -> bool {
+fn stays(delivery: &Delivery, horizon: RetentionHorizon) -> bool {
     delivery
         .finished_at
         .is_none_or(|at| at >= horizon.finished || (delivery.state == DeliveryState::Dead && at >= horizon.dead))

@@ -35,7 +35,8 @@ impl Tables {
             let run_out = queue.leased.iter().take(*slots as usize).map(|(_, id)| id);
             let found = ready.chain(run_out).filter_map(|id| self.deliveries.get(id));
             let due = found.filter(|it| lane::is_due(it.state, it.next_at, it.lease_until, now));
-            let mut due: Vec<(ClaimOrder, DeliveryId)> = due.map(|delivery| (delivery.turn(), delivery.id)).collect();
+            let mut due: Vec<(ClaimOrder, DeliveryId)> =
+                due.map(|delivery| (delivery.claim_order(), delivery.id)).collect();
             due.sort_unstable();
             for (_, id) in due.into_iter().take(*slots as usize) {
                 claims.extend(self.lease(node, id, now.plus(lease)));
@@ -152,8 +153,8 @@ impl Tables {
     fn record(&mut self, id: DeliveryId, attempt: Attempt) {
         let Some(delivery) = self.deliveries.get_mut(&id) else { return };
         let same = |known: &Attempt| (known.number, known.started_at) == (attempt.number, attempt.started_at);
-        if !delivery.tries.iter().any(same) {
-            delivery.tries.push(attempt);
+        if !delivery.attempt_records.iter().any(same) {
+            delivery.attempt_records.push(attempt);
         }
     }
 
@@ -168,10 +169,11 @@ impl Tables {
     }
 
     pub(super) fn restart_waits(&mut self, now: Timestamp) -> u64 {
-        let ready = self.queues.values().flat_map(|queue| &queue.ready).filter(|(turn, _)| turn.next_at > now);
+        let ready =
+            self.queues.values().flat_map(|queue| &queue.ready).filter(|(claim_order, _)| claim_order.next_at > now);
         let waiting = ready.filter_map(|(_, id)| self.deliveries.get(id));
         let ahead = waiting.filter(|delivery| {
-            let latest = delivery.tries.iter().map(|attempt| attempt.started_at).max();
+            let latest = delivery.attempt_records.iter().map(|attempt| attempt.started_at).max();
             lane::was_planned_by_fast_clock(delivery.attempts, delivery.begun_at, latest, now)
         });
         let ahead: Vec<DeliveryId> = ahead.map(|delivery| delivery.id).collect();
@@ -187,7 +189,7 @@ impl Tables {
         let open = kept.filter(|kept| self.availability(kept).takes_claims());
         let queues = open.filter_map(|kept| self.queues.get(&kept.endpoint.id));
         let due = queues.flat_map(|queue| {
-            let ready = queue.ready.first().map(|(turn, _)| turn.next_at);
+            let ready = queue.ready.first().map(|(claim_order, _)| claim_order.next_at);
             ready.into_iter().chain(queue.leased.first().map(|(until, _)| *until))
         });
         due.min()

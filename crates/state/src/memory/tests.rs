@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock::{Clock, Reading};
-use crate::conformance::{NOW, Place, bodies, leases};
-use crate::memory::{Memory, MemoryState};
+use crate::clock::{Clock, ClockReading};
+use crate::conformance::{NOW, StateFixture, bodies, leases};
+use crate::memory::{MemoryDatabase, MemoryState};
 use crate::{Leases, Membership, conformance_suite};
 
-impl Place for Memory {
+impl StateFixture for MemoryDatabase {
     type Store = MemoryState;
 
     fn new() -> Self {
@@ -25,7 +25,7 @@ impl Place for Memory {
     }
 }
 
-conformance_suite!(Memory);
+conformance_suite!(MemoryDatabase);
 
 /// And by no other, so that it is the same for all, and time can be made to pass.
 #[tokio::test]
@@ -34,9 +34,9 @@ async fn whether_a_node_is_alive_is_judged_by_the_clock_of_the_state() {
     let passed = Arc::clone(&seconds);
     let clock = Clock::new(move || {
         let running = Duration::from_secs(passed.load(Ordering::Relaxed));
-        Reading { time_of_day: NOW.plus(running), running }
+        ClockReading { time_of_day: NOW.plus(running), running }
     });
-    let store = Memory::new(bodies()).open_by(clock);
+    let store = MemoryDatabase::new(bodies()).open_by(clock);
     let node = leases::node(1);
     store.join(&node, Membership::Others, Some(Duration::from_secs(10))).await.unwrap();
     seconds.store(9, Ordering::Relaxed);

@@ -16,7 +16,7 @@ use domain::principal::TenantScope;
 use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use domain::stage::Stage;
 use domain::time::Timestamp;
-use domain::upload::{Bytes, Record, Role, Upload};
+use domain::upload::{Record, Role, StoredBytes, Upload};
 
 /// The largest metadata value that can be searched for.
 const MAX_INDEXED_BYTES: usize = 1024;
@@ -133,7 +133,7 @@ impl Store for MemoryState {
 impl super::Tables {
     /// Writes an upload and its news.
     pub(super) fn put(&mut self, upload: Upload, events: Vec<NewEvent>) -> Upload {
-        self.append_news(&upload, events);
+        self.append_events(&upload, events);
         let committed = upload.committed();
         self.uploads.insert(committed.id(), committed.record().clone());
         committed
@@ -193,7 +193,7 @@ fn is_due(record: &Record, selection: SweepSelection) -> bool {
         SweepSelection::Silent { since } => record.stage == Stage::Receiving && record.updated_at < since,
         SweepSelection::Removable => {
             let is_over = matches!(record.stage, Stage::Ended(_)) || record.removed.is_some();
-            is_over && record.bytes == Bytes::Kept
+            is_over && record.bytes == StoredBytes::Kept
         }
         SweepSelection::Outdated { completed_before } => {
             let has_file = record.stage == Stage::Completed && record.removed.is_none();

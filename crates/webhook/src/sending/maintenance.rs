@@ -21,7 +21,7 @@ use domain::endpoint::EndpointId;
 use domain::principal::TenantScope;
 use domain::replay::{ReplayJob, ReplayState};
 use state::clock::Clock;
-use state::{BacklogLimits, Horizon, Outbox};
+use state::{BacklogLimits, Outbox, RetentionHorizon};
 
 /// How often to look for replays that nobody rang for: those of before the start.
 const POLL_REPLAYS_EVERY: Duration = Duration::from_secs(30);
@@ -199,7 +199,7 @@ impl Maintenance {
             let now = self.clock.now();
             let begun_before = self.clock.ago(self.settings.max_backlog_age);
             let limits = BacklogLimits { begun_before, most: self.settings.max_backlog };
-            let pause = match self.outbox.shed(limits, PRUNE_PIECE, now).await {
+            let pause = match self.outbox.drop_excess(limits, PRUNE_PIECE, now).await {
                 Ok(piece) if piece.is_empty() => {
                     outage.over();
                     for (endpoint, deliveries) in std::mem::take(&mut dropped) {
@@ -229,7 +229,7 @@ impl Maintenance {
         let mut outage = StoreOutage::none("remove old deliveries");
         sleep(PRUNE_FIRST).await;
         loop {
-            let horizon = Horizon {
+            let horizon = RetentionHorizon {
                 finished: self.clock.ago(self.settings.keep_finished),
                 dead: self.clock.ago(self.settings.keep_dead),
                 ended_uploads: self.clock.ago(self.settings.keep_ended_uploads),

@@ -17,21 +17,21 @@ use domain::time::milliseconds;
 use state::{Error, Result};
 
 /// How old an answer may be where nothing is written.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Presence {
-    database: Watched,
-    log: Watched,
+pub(super) struct FileWatch {
+    database: WatchedFile,
+    log: WatchedFile,
     gone: AtomicBool,
     since: Instant,
     /// When the files were last looked up, in milliseconds after `since`.
-    looked_at_ms: AtomicU64,
+    checked_at_ms: AtomicU64,
 }
 
 /// A file, and which one it was when it was first there.
 #[derive(Debug)]
-struct Watched {
+struct WatchedFile {
     path: PathBuf,
     first: Mutex<Option<Identity>>,
 }
@@ -39,28 +39,28 @@ struct Watched {
 /// The file system and the number of a file.
 type Identity = (u64, u64);
 
-impl Presence {
+impl FileWatch {
     /// Watches the database at `path`, which is open.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let log = PathBuf::from(format!("{}-wal", path.display()));
-        let presence = Self {
-            database: Watched::new(path.to_owned()),
-            log: Watched::new(log),
+        let file_watch = Self {
+            database: WatchedFile::new(path.to_owned()),
+            log: WatchedFile::new(log),
             gone: AtomicBool::new(false),
             since: Instant::now(),
-            looked_at_ms: AtomicU64::new(0),
+            checked_at_ms: AtomicU64::new(0),
         };
-        presence.database.is_the_same()?;
-        presence.log.is_the_same()?;
-        Ok(presence)
+        file_watch.database.is_the_same()?;
+        file_watch.log.is_the_same()?;
+        Ok(file_watch)
     }
 
     /// An error if the files are gone, as far as that is known or was not looked up lately.
-    pub(super) fn check_lately(&self, operation: &'static str) -> Result<()> {
+    pub(super) fn check_cached(&self, operation: &'static str) -> Result<()> {
         let now_ms = milliseconds(self.since.elapsed());
-        let due_ms = milliseconds(LOOK_EVERY);
-        if now_ms.saturating_sub(self.looked_at_ms.load(Ordering::Relaxed)) >= due_ms {
-            self.looked_at_ms.store(now_ms, Ordering::Relaxed);
+        let due_ms = milliseconds(CHECK_EVERY);
+        if now_ms.saturating_sub(self.checked_at_ms.load(Ordering::Relaxed)) >= due_ms {
+            self.checked_at_ms.store(now_ms, Ordering::Relaxed);
             return self.check(operation);
         }
         if self.gone.load(Ordering::Relaxed) { Err(Error::Gone { operation }) } else { Ok(()) }
@@ -93,7 +93,7 @@ impl Presence {
     }
 }
 
-impl Watched {
+impl WatchedFile {
     fn new(path: PathBuf) -> Self {
         Self { path, first: Mutex::default() }
     }
@@ -126,19 +126,19 @@ mod tests {
                 let place = tempfile::tempdir()?;
                 let path = place.path().join("state.db");
                 std::fs::write(&path, "")?;
-                let presence = Presence::of(&path)?;
-                assert!(presence.check("test").is_ok(), "a log that was never there is not missed");
+                let file_watch = FileWatch::of(&path)?;
+                assert!(file_watch.check("test").is_ok(), "a log that was never there is not missed");
                 std::fs::write(place.path().join("state.db-wal"), "")?;
-                assert!(presence.check("test").is_ok());
+                assert!(file_watch.check("test").is_ok());
                 let (lost, aside) = (place.path().join(name), place.path().join("aside"));
                 std::fs::rename(&lost, &aside)?;
                 if replaced {
                     std::fs::write(&lost, "")?;
                 }
-                assert!(matches!(presence.check("test"), Err(Error::Gone { .. })), "{name}, replaced: {replaced}");
+                assert!(matches!(file_watch.check("test"), Err(Error::Gone { .. })), "{name}, replaced: {replaced}");
                 std::fs::rename(&aside, &lost)?;
-                assert!(presence.check_lately("test").is_err(), "not looked up again so soon");
-                assert!(presence.check("test").is_ok() && presence.check_lately("test").is_ok());
+                assert!(file_watch.check_cached("test").is_err(), "not looked up again so soon");
+                assert!(file_watch.check("test").is_ok() && file_watch.check_cached("test").is_ok());
             }
         }
         Ok(())

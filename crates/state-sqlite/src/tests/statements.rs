@@ -14,18 +14,18 @@ static STATEMENTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Listens to one store until it is dropped.
-pub(super) struct Listener {
+pub(super) struct StatementTrace {
     _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
-impl Listener {
+impl StatementTrace {
     /// Listens to a store with one connection of each kind.
     pub(super) async fn of(store: &SqliteStore) -> Self {
         let turn = TURN.lock().await;
         STATEMENTS.lock().unwrap().clear();
-        store.writer.write(Listen).await.unwrap();
-        store.readers.read("listen", |connection| listen(connection)).await.unwrap();
-        store.readers.look_up("listen", |connection| listen(connection)).await.unwrap();
+        store.writer.write(StartTrace).await.unwrap();
+        store.readers.read("listen", |connection| trace(connection)).await.unwrap();
+        store.readers.look_up("listen", |connection| trace(connection)).await.unwrap();
         Self { _turn: turn }
     }
 
@@ -37,7 +37,7 @@ impl Listener {
     }
 }
 
-fn listen(connection: &Connection) -> rusqlite::Result<()> {
+fn trace(connection: &Connection) -> rusqlite::Result<()> {
     connection.trace_v2(
         TraceEventCodes::SQLITE_TRACE_STMT,
         Some(|event| {
@@ -49,13 +49,13 @@ fn listen(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-struct Listen;
+struct StartTrace;
 
-impl writer::Work for Listen {
+impl writer::Work for StartTrace {
     const OPERATION: &'static str = "listen";
     type Output = ();
 
     fn run(&self, tx: &mut writer::WriteTransaction) -> rusqlite::Result<()> {
-        listen(&tx.connection)
+        trace(&tx.connection)
     }
 }

@@ -3,7 +3,7 @@
 /// Implements [`EventLog`](crate::EventLog), [`HookCalls`](crate::HookCalls) and [`Store`](crate::Store) by
 /// handing every call on to the store in a field.
 #[macro_export]
-macro_rules! hand_on {
+macro_rules! delegate_store {
     ($store:ty, $inner:ident) => {
         #[deny(clippy::missing_trait_methods)]
         #[async_trait::async_trait]

@@ -12,16 +12,16 @@ use domain::upload::Upload;
 
 /// A commit, as it is known again by the record it has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Signed {
+pub struct CommitIdentity {
     upload: UploadId,
     commit: Option<CommitId>,
     version: u64,
     epoch: Epoch,
 }
 
-impl Signed {
+impl CommitIdentity {
     /// What committing this upload will have written.
-    pub fn commit_of(upload: &Upload) -> Self {
+    pub fn of(upload: &Upload) -> Self {
         let record = upload.record();
         Self { upload: record.id, commit: record.commit_id, version: record.version + 1, epoch: record.lease.epoch }
     }
@@ -29,7 +29,11 @@ impl Signed {
 
 /// Gives an outcome as it is, but for one that never came: then it is read from the record what it was. If
 /// the commit was not done, that is the error, and nobody else has changed anything.
-pub async fn recognise(store: &dyn UploadStore, commit: Signed, outcome: Result<Upload>) -> Result<Upload> {
+pub async fn resolve_lost_answer(
+    store: &dyn UploadStore,
+    commit: CommitIdentity,
+    outcome: Result<Upload>,
+) -> Result<Upload> {
     let Err(Error::Unanswered { operation }) = outcome else { return outcome };
     let Some(found) = store.find(TenantScope::All, commit.upload).await? else {
         return Err(Error::Unanswered { operation });

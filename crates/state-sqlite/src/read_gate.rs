@@ -11,24 +11,24 @@ use std::sync::{Condvar, Mutex};
 use crate::lock::{lock, wait};
 
 #[derive(Default)]
-pub(super) struct Gate {
+pub(super) struct ReadGate {
     is_closed: AtomicBool,
     /// Taken to change `is_closed`, so that nobody misses that it was opened.
     changing: Mutex<()>,
     opened: Condvar,
 }
 
-impl fmt::Debug for Gate {
+impl fmt::Debug for ReadGate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate").field("is_closed", &self.is_closed()).finish_non_exhaustive()
     }
 }
 
-impl Gate {
+impl ReadGate {
     /// Closes the gate until what this gives is dropped.
     pub(super) fn close(&self) -> impl Drop + '_ {
         self.set(true);
-        Closed(self)
+        ClosedGate(self)
     }
 
     /// Waits until the gate is open.
@@ -50,9 +50,9 @@ impl Gate {
     }
 }
 
-struct Closed<'a>(&'a Gate);
+struct ClosedGate<'a>(&'a ReadGate);
 
-impl Drop for Closed<'_> {
+impl Drop for ClosedGate<'_> {
     fn drop(&mut self) {
         self.0.set(false);
     }

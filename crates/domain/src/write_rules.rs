@@ -22,7 +22,7 @@ crate::named! {
 
 /// Both, as the protocol of its creation sets them for good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Filling {
+pub struct WriteRules {
     pub order: WriteOrder,
     pub completion: Completion,
 }
