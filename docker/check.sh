@@ -3,7 +3,8 @@
 #
 #   docker/check.sh [PROGRAM]      PROGRAM: a built longshore. If omitted, this builds a release.
 #
-# 1. make-root.sh creates the root folder. It must contain the program, its libraries and four small files, nothing else.
+# 1. make-root.sh creates the root folder. It must contain the program, its libraries and four small files, and nothing
+#    else.
 # 2. The server runs inside that folder as user 10001, with the environment of the image, on a free port:
 #    - With that environment alone it exits, and its message names auth.token_file, auth.open and auth.hosts.
 #    - With the variables of compose.yaml it serves this machine and no other host.
