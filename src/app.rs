@@ -77,8 +77,8 @@ pub enum StopOutcome {
 pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let version = env!("CARGO_PKG_VERSION");
     match &config.file {
-        Some(file) => tracing::info!(version, "longshore starts with the configuration file {}", file.display()),
-        None => tracing::info!(version, "longshore starts without a configuration file"),
+        Some(file) => tracing::info!(version, "starting longshore with the configuration file {}", file.display()),
+        None => tracing::info!(version, "starting longshore without a configuration file"),
     }
     let memory_limit = memory::MemoryLimit::find();
     memory::fit(&mut config, memory_limit);
@@ -98,13 +98,13 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let state = open_state(&config, data_dir).await?;
     let clock = state.clock();
     let node = node::begin(&config.server, clock.now());
-    tracing::info!(node = %node.name, instance = %node.instance, "this is a new node");
+    tracing::info!(node = %node.name, instance = %node.instance, "started a node");
     // The folder belongs to this process, and with it the database.
-    state.join(&node, Membership::Alone, None).await.context("could not record that this node is at work")?;
+    state.join(&node, Membership::Alone, None).await.context("could not register this node")?;
 
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
-    let upload_threads = UploadThreads::start(&config).context("could not start the threads for uploads")?;
+    let upload_threads = UploadThreads::start(&config).context("could not start the upload threads")?;
     let rules = egress_rules(&config);
     let parts = webhook::SenderParts {
         node: node.instance,
@@ -114,7 +114,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
         settings: config.webhooks.sending.clone(),
     };
     let configured = configured_endpoints(&config.webhooks.endpoints, &rules, clock.now())?;
-    let sender = webhook::Sender::open(parts, configured).await.context("could not open the sender of webhooks")?;
+    let sender = webhook::Sender::open(parts, configured).await.context("could not start the webhook sender")?;
     let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
 
     let status_root = dialects::uploads::status_root(public_url(&config));
@@ -259,11 +259,11 @@ impl RunningServer {
         let url = format!("{scheme}://{address}");
         let data_dir = &self.config.server.data_dir;
         let shown = data_dir.canonicalize().unwrap_or_else(|_| data_dir.clone());
-        tracing::info!("uploads go to {url}/files, their status is at {url}/api/v1/uploads");
-        tracing::info!("data lives in {}", shown.display());
+        tracing::info!("accepting uploads at {url}/files; their status is at {url}/api/v1/uploads");
+        tracing::info!("storing data in {}", shown.display());
         match self.endpoints.as_slice() {
-            [] => tracing::info!("webhooks go nowhere: there is no endpoint"),
-            endpoints => tracing::info!("webhooks go to {}", endpoints.join(", ")),
+            [] => tracing::info!("sending no webhooks: no endpoint is configured"),
+            endpoints => tracing::info!("sending webhooks to {}", endpoints.join(", ")),
         }
         let token = if self.config.auth.token.is_some() { " -H 'Authorization: Bearer TOKEN'" } else { "" };
         tracing::info!(
@@ -277,7 +277,7 @@ impl RunningServer {
         let mut out = io::stdout().lock();
         let mut lines = format!("listening on {url}\n");
         if let Some(address) = self.read_address() {
-            tracing::info!("reading apart from uploads is at {scheme}://{address}");
+            tracing::info!("serving reads on a separate listener at {scheme}://{address}");
             lines.push_str(&format!("reading on {scheme}://{address}\n"));
         }
         out.write_all(lines.as_bytes()).and_then(|()| out.flush()).context("could not write to standard output")
@@ -286,9 +286,9 @@ impl RunningServer {
     /// Reads again what can change while the server runs: the certificate.
     pub fn reload(&self) {
         if self.listeners.reload_certificate() {
-            tracing::info!("reloading the TLS certificate; other changes of the configuration need a restart");
+            tracing::info!("reloading the TLS certificate; other configuration changes require a restart");
         } else {
-            tracing::info!("there is nothing to reload: TLS is off, and changes of the configuration need a restart");
+            tracing::info!("nothing to reload: TLS is off, and configuration changes require a restart");
         }
     }
 
@@ -308,7 +308,7 @@ impl RunningServer {
         }
         let leaving = async {
             if let Err(error) = self.state.leave(self.node).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "could not record that this node has ended");
+                tracing::warn!(error = &error as &dyn std::error::Error, "could not unregister this node");
             }
             self.state.close().await;
         };

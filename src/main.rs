@@ -29,7 +29,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
 /// Serves until the first signal that asks for an end, then stops in
 /// order; a second one ends everything at once.
 async fn serve_until_stopped(config: Config) -> anyhow::Result<()> {
-    let mut signals = Signals::take().context("could not take over signals")?;
+    let mut signals = Signals::take().context("could not install the signal handlers")?;
     let running = tokio::select! {
         started = app::start(config) => started?,
         // What could be reloaded is being read.
@@ -41,10 +41,10 @@ async fn serve_until_stopped(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         stopped = running.stop() => match stopped {
             StopOutcome::Clean => tracing::info!("stopped"),
-            StopOutcome::TimedOut => tracing::warn!("stopped before everything begun had ended; the next start finishes it"),
+            StopOutcome::TimedOut => tracing::warn!("stopped before all work was finished; the next start completes it"),
         },
         () = signals.until_stop(|| {}) => {
-            tracing::warn!("stopped immediately; the next start finishes what was begun");
+            tracing::warn!("stopped immediately; the next start completes unfinished work");
             std::process::exit(1);
         }
     }

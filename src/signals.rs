@@ -55,5 +55,8 @@ impl Signals {
 }
 
 fn ignored(signal: &'static str) {
-    tracing::info!(signal, "ignored a signal that has no meaning here; the log goes to stderr and is not rotated");
+    tracing::info!(
+        signal,
+        "ignored a signal that has no effect; the log goes to stderr and is not rotated by the server"
+    );
 }

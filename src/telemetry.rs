@@ -22,13 +22,13 @@ use crate::terminal::{escaped, escaped_lines};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("could not understand log.level {level:?}")]
+    #[error("log.level {level:?} is invalid")]
     Level {
         level: String,
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
-    #[error("could not start logging, it was started before")]
+    #[error("could not start logging: it has already been started")]
     Started(#[from] tracing::dispatcher::SetGlobalDefaultError),
 }
 
@@ -303,6 +303,6 @@ mod tests {
         assert_eq!(logged("warn,longshore::telemetry=info", LogFormat::Text, Colors::None).lines().count(), 1);
         let log = LogConfig { level: "a=b=c".to_owned(), format: LogFormat::Text };
         let error = dispatch(&log, io::sink, Colors::None).unwrap_err();
-        assert_eq!(error.to_string(), "could not understand log.level \"a=b=c\"");
+        assert_eq!(error.to_string(), "log.level \"a=b=c\" is invalid");
     }
 }

@@ -22,20 +22,21 @@ pub struct DataFolder {
 /// Why a data folder cannot be had, for the person who has to do something about it.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
-    #[error("could not make the data folder {path}: make it by hand, or choose another place")]
+    #[error("could not create the data folder {path}: create it manually, or choose another folder (data_dir)")]
     NotMade { path: PathBuf, source: io::Error },
-    #[error("{path} is not a folder: move away what has that name, or choose another data folder")]
+    #[error("{path} is not a folder: rename the file, or choose another data folder (data_dir)")]
     NotAFolder { path: PathBuf },
     #[error(
-        "the data folder {path} cannot be written to: see who owns it, its permissions, \
-         whether its disk is full or mounted read-only"
+        "the data folder {path} is not writable: check its owner and permissions, and whether its disk is full or \
+         mounted read-only"
     )]
     NotWritable { path: PathBuf, source: io::Error },
     #[error(
-        "the data folder {path} is in use by another running server: stop that one, or give this one its own folder"
+        "the data folder {path} is in use by another running server: stop that server, or set another data_dir for \
+         this one"
     )]
     InUse { path: PathBuf },
-    #[error("could not lock the data folder {path}: its file system may not know locks")]
+    #[error("could not lock the data folder {path}: its file system may not support locks")]
     NotLocked { path: PathBuf, source: io::Error },
 }
 

@@ -68,15 +68,15 @@ impl DescriptorFit {
         let Some(Lowered { limit, needed, wanted, fits, was_set }) = self.lowered else { return };
         let reads = match wanted.read_connections {
             0 => String::new(),
-            wanted => format!("limits.max_read_connections {} instead of {wanted}, ", fits.read_connections),
+            wanted => format!("limits.max_read_connections to {} from {wanted}, ", fits.read_connections),
         };
         if was_set || fits.connections.min(fits.uploads) < PLENTY {
             tracing::warn!(
                 limit,
                 needed,
-                "the limit of open files is {limit}, too low for what is configured: limits.max_connections is {} now \
-                 instead of {}, {reads}limits.max_active_uploads {} instead of {}, limits.max_downloads {} instead of {}; \
-                 raise the limit (ulimit -n, or LimitNOFILE= of the service), or lower these keys",
+                "the limit of open files ({limit}) is too low for the configuration; reduced limits.max_connections to \
+                 {} from {}, {reads}limits.max_active_uploads to {} from {}, limits.max_downloads to {} from {}; raise \
+                 the limit (ulimit -n, or LimitNOFILE= of the service), or lower these keys",
                 fits.connections,
                 wanted.connections,
                 fits.uploads,
@@ -87,7 +87,7 @@ impl DescriptorFit {
         } else {
             tracing::info!(
                 limit,
-                "at most {} connections, {} uploads and {} downloads at once, as the limit of open files allows; for more, \
+                "the limit of open files allows at most {} connections, {} uploads and {} downloads; to serve more, \
                  raise it (ulimit -n, or LimitNOFILE= of the service)",
                 fits.connections,
                 fits.uploads,

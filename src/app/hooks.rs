@@ -30,8 +30,7 @@ pub(super) fn application(
     rules: &Arc<outbound::address::EgressRules>,
 ) -> anyhow::Result<Option<(Arc<dyn Hooks>, hooks::HookMetrics)>> {
     let Some(settings) = &config.calls else { return Ok(None) };
-    let hooks =
-        hooks::HookClient::new(settings.clone(), Arc::clone(rules)).context("could not prepare to call hooks")?;
+    let hooks = hooks::HookClient::new(settings.clone(), Arc::clone(rules)).context("could not set up hooks")?;
     let metrics = hooks.metrics().clone();
     Ok(Some((Arc::new(HookAdapter(hooks)), metrics)))
 }

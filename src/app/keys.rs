@@ -59,7 +59,7 @@ fn write(data_dir: &Path, text: &[u8]) -> io::Result<()> {
 fn warn_if_open_to_others(path: &Path) -> io::Result<()> {
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 {
-        tracing::warn!("others on this machine may read or change {}; run chmod 600 on it", path.display());
+        tracing::warn!("other users of this machine can read or change {}; run chmod 600 on it", path.display());
     }
     Ok(())
 }
@@ -91,7 +91,7 @@ mod tests {
         fs::write(&path, "").unwrap();
         let error = open(&crate::config::Config::default().auth, folder.path()).unwrap_err();
         let said = format!("{error:#}");
-        assert!(said.starts_with("could not use ") && said.ends_with("on a line of its own"), "{said}");
+        assert!(said.starts_with("could not use ") && said.ends_with("on a separate line"), "{said}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
     }
 }

@@ -71,7 +71,7 @@ fn serve(server: Server) -> ServerHandle {
     let handle = server.handle();
     tokio::spawn(async move {
         if let Err(error) = server.await {
-            tracing::error!(error = %error, "a listener ended");
+            tracing::error!(error = %error, "a listener failed");
         }
     });
     handle
@@ -157,7 +157,7 @@ fn check_memory(config: &Config) -> anyhow::Result<()> {
     let mib = |bytes: u64| bytes / (1024 * 1024);
     anyhow::ensure!(
         config.http2.memory_bytes <= memory,
-        "could not allow so much for HTTP/2: http2.memory = {}MiB, and this machine has {}MiB; lower it",
+        "http2.memory = {}MiB exceeds the memory of this machine ({}MiB); lower it",
         mib(config.http2.memory_bytes),
         mib(memory),
     );

@@ -126,8 +126,8 @@ impl MemoryBudgets {
         tracing::info!("memory: at most {sum}MiB of the {limit}: {parts}");
         if self.sum() > limit.bytes {
             tracing::warn!(
-                "the budgets for memory come to {sum}MiB, more than the {limit}: under load the system may kill this \
-                 process; lower them ({parts}), or leave them at their defaults"
+                "the memory budgets add up to {sum}MiB, more than the {limit}; under load the system may kill this \
+                 process. Lower the budgets ({parts}), or leave them at their defaults"
             );
         }
     }

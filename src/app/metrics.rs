@@ -26,7 +26,7 @@ pub(super) fn registry(register: impl FnOnce(&mut Registry)) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(ProcessMetrics::new()));
     let own = registry.sub_registry_with_prefix(PREFIX);
-    own.register("build", "The running program", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+    own.register("build", "Version of the running program", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
     register(own);
     registry
 }
@@ -65,12 +65,12 @@ impl MemoryMetrics {
 impl Collector for MemoryMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let gauge = |bytes: u64| ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
-        let help = "Memory in use of a budget, by the key that sets it.";
+        let help = "Memory in use, by budget (the configuration key that sets it), in bytes.";
         let mut used = encoder.encode_descriptor("memory_used", help, Some(&Unit::Bytes), MetricType::Gauge)?;
         for (budget, bytes, _) in self.budgets() {
             gauge(bytes).encode(used.encode_family(&[("budget", budget)])?)?;
         }
-        let help = "The size of a budget of memory, by the key that sets it.";
+        let help = "Size of each memory budget, by the configuration key that sets it, in bytes.";
         let mut limits = encoder.encode_descriptor("memory_limit", help, Some(&Unit::Bytes), MetricType::Gauge)?;
         for (budget, _, bytes) in self.budgets() {
             gauge(bytes).encode(limits.encode_family(&[("budget", budget)])?)?;
@@ -86,17 +86,17 @@ pub(super) struct DatabaseMetrics(pub(super) Arc<SqliteStore>);
 impl Collector for DatabaseMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Self(state) = self;
-        let help = "Write transactions of the database; concurrent writes share one.";
+        let help = "Database write transactions; concurrent writes share one.";
         let transactions = encoder.encode_descriptor("database_transactions", help, None, MetricType::Counter)?;
         ConstCounter::new(state.transactions()).encode(transactions)?;
-        let help = "Writes committed in those transactions.";
+        let help = "Writes committed in database transactions.";
         ConstCounter::new(state.writes()).encode(encoder.encode_descriptor(
             "database_writes",
             help,
             None,
             MetricType::Counter,
         )?)?;
-        let help = "The size of the write-ahead log.";
+        let help = "Size of the database's write-ahead log, in bytes.";
         let log_bytes = i64::try_from(state.log_bytes()).unwrap_or(i64::MAX);
         ConstGauge::new(log_bytes).encode(encoder.encode_descriptor(
             "database_wal",

@@ -75,20 +75,25 @@ impl Collector for ProcessMetrics {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
         let float = |value: i64| value as f64;
         let max_files = getrlimit(Resource::Nofile).current.and_then(|limit| i64::try_from(limit).ok());
-        gauge("process_open_fds", "Open file descriptors.", None, open_files().map(float))?;
-        gauge("process_max_fds", "The limit of open file descriptors.", None, max_files.map(float))?;
+        gauge("process_open_fds", "Number of open file descriptors.", None, open_files().map(float))?;
+        gauge("process_max_fds", "Maximum number of open file descriptors.", None, max_files.map(float))?;
         let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Stat::parse) else {
             return Ok(());
         };
         let page_bytes = i64::try_from(rustix::param::page_size()).unwrap_or_default();
         let resident = float(stat.resident_pages.saturating_mul(page_bytes));
-        gauge("process_resident_memory", "Resident memory.", Some(&Unit::Bytes), Some(resident))?;
+        gauge("process_resident_memory", "Resident memory, in bytes.", Some(&Unit::Bytes), Some(resident))?;
         let mapped = float(stat.virtual_bytes);
-        gauge("process_virtual_memory", "Virtual memory.", Some(&Unit::Bytes), Some(mapped))?;
-        gauge("process_threads", "Threads.", None, Some(float(stat.threads)))?;
+        gauge("process_virtual_memory", "Virtual memory, in bytes.", Some(&Unit::Bytes), Some(mapped))?;
+        gauge("process_threads", "Number of threads.", None, Some(float(stat.threads)))?;
         let started = self.booted_at.map(|booted| booted + seconds(stat.start_ticks));
-        gauge("process_start_time", "Start of the process, since 1970.", Some(&Unit::Seconds), started)?;
-        let help = "Processor time, of the user and of the system.";
+        gauge(
+            "process_start_time",
+            "Start time of the process since the Unix epoch, in seconds.",
+            Some(&Unit::Seconds),
+            started,
+        )?;
+        let help = "User and system CPU time, in seconds.";
         let cpu = encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
         ConstCounter::new(seconds(stat.cpu_ticks)).encode(cpu)
     }

@@ -12,9 +12,9 @@ pub(super) fn command() -> Command {
     let defaults = Arg::new("defaults")
         .long("defaults")
         .action(ArgAction::SetTrue)
-        .help("Print the commented default file instead, to read or to start from");
+        .help("Print the commented default file instead, as a reference or a starting point");
     Command::new("config")
-        .about("Check the configuration and print what is in force, with secrets hidden")
+        .about("Check the configuration and print the values in force, with secrets hidden")
         .arg(defaults)
         .args(settings::all_flags())
         .after_help(settings::AFTER_HELP)

@@ -24,7 +24,7 @@ pub(super) fn command() -> Command {
     let needed = ["listen", "tls.certificate_file"];
     let flags = keys().iter().filter(|key| needed.contains(&key.name.as_str())).map(settings::flag);
     Command::new("health")
-        .about("Ask the server whether it is ready; exit 0 if it is, else 1 and say why")
+        .about("Check whether the server is ready: exit 0 if it is, otherwise print the reason and exit 1")
         .args(flags)
         .arg(settings::config_flag())
 }
@@ -39,17 +39,17 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
 /// Asks `GET /readyz` of the server reached there; else the reason, in one line.
 pub(super) fn check(target: HealthTarget, timeout: Duration) -> Result<(), String> {
     if target.listen.port() == 0 {
-        return Err("port 0 is a different one at each start; name the one in use with --listen".to_owned());
+        return Err("port 0 picks another port at each start; set the port in use with --listen".to_owned());
     }
     let at = reachable(target.listen);
     let line = status_line(at, target.tls, Instant::now() + timeout).map_err(|why| match why.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no answer from {at} within {timeout:?}"),
-        _ => format!("could not ask {at}: {why}"),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no response from {at} within {timeout:?}"),
+        _ => format!("could not query {at}: {why}"),
     })?;
     match line.strip_prefix("HTTP/1.1 ") {
         Some(status) if status.starts_with("200") => Ok(()),
-        Some(status) => Err(format!("{at} answers {status}")),
-        None => Err(format!("{at} does not answer as this server would")),
+        Some(status) => Err(format!("{at} returned {status}")),
+        None => Err(format!("{at} did not respond like a Longshore server")),
     }
 }
 

@@ -30,14 +30,14 @@ const ABOUT: &str = "A dedicated server for very large, resumable uploads";
 
 const EXAMPLES: &str = "\
 Examples:
-  longshore serve                                 on 127.0.0.1:8080, with everything in ./data
+  longshore serve                                 on 127.0.0.1:8080, with all data in ./data
   longshore config --defaults > longshore.toml    a commented file to start from
   longshore serve --config longshore.toml
   longshore serve --listen 0.0.0.0:8080 --auth-token-file /run/secrets/token
-  longshore config --config longshore.toml        what is in force, and from where
+  longshore config --config longshore.toml        values in force and their sources
   longshore health                                exit 0 if the server is ready, else 1
-  longshore admin-key                             a key for managing webhooks, and its line for the file
-  longshore uploads list --stage receiving        what is being received
+  longshore admin-key                             make a key for managing webhooks
+  longshore uploads list --stage receiving        uploads that are receiving bytes
   longshore webhooks listen                       receive events here, verify and print them";
 
 /// Everything that can be typed.

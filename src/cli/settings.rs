@@ -10,8 +10,9 @@ use toml::Value;
 use crate::config::{CONFIG_VARIABLE, Config, ConfigErrors, ConfigKey, Inputs, keys};
 
 pub(super) const AFTER_HELP: &str = "\
-Every flag is also a key of the file and a variable: --limits-idle-timeout is idle_timeout in [limits], and \
-LONGSHORE_LIMITS_IDLE_TIMEOUT. Flags win over variables, and those over the file.
+Every flag is also a key of the configuration file and an environment variable: --limits-idle-timeout is \
+idle_timeout in [limits] and LONGSHORE_LIMITS_IDLE_TIMEOUT. Flags take precedence over variables, and variables over \
+the file.
 
 `longshore config --defaults` explains every setting.";
 
@@ -51,7 +52,7 @@ pub(super) fn config_flag() -> Arg {
         .long("config")
         .value_name("FILE")
         .value_parser(clap::value_parser!(PathBuf))
-        .help("A TOML file with settings; LONGSHORE_CONFIG names it too")
+        .help("TOML file with settings [default: the file named by LONGSHORE_CONFIG, if any]")
 }
 
 pub(super) fn flag(key: &'static ConfigKey) -> Arg {

@@ -162,9 +162,9 @@ fn plain(listen: SocketAddr) -> HealthTarget {
 #[test]
 fn health_says_in_one_line_why_not() {
     for (answer, reason) in [
-        ("HTTP/1.1 503 Service Unavailable\r\n\r\n", "{} answers 503 Service Unavailable"),
-        ("SSH-2.0-OpenSSH_9.2\r\n", "{} does not answer as this server would"),
-        ("", "{} does not answer as this server would"),
+        ("HTTP/1.1 503 Service Unavailable\r\n\r\n", "{} returned 503 Service Unavailable"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "{} did not respond like a Longshore server"),
+        ("", "{} did not respond like a Longshore server"),
     ] {
         let (at, served) = answering(answer);
         let expected = reason.replace("{}", &at.to_string());
@@ -177,10 +177,10 @@ fn health_says_in_one_line_why_not() {
 fn health_gives_up_on_a_server_that_is_gone_or_silent() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = silent.local_addr().unwrap();
-    assert_eq!(health::check(plain(at), Duration::from_millis(50)), Err(format!("no answer from {at} within 50ms")));
+    assert_eq!(health::check(plain(at), Duration::from_millis(50)), Err(format!("no response from {at} within 50ms")));
     drop(silent);
     let gone = health::check(plain(at), Duration::from_secs(3));
-    assert_eq!(gone, Err(format!("could not ask {at}: Connection refused (os error 111)")));
+    assert_eq!(gone, Err(format!("could not query {at}: Connection refused (os error 111)")));
     let unknown = health::check(plain(SocketAddr::new([127, 0, 0, 1].into(), 0)), Duration::from_secs(3));
     assert!(unknown.is_err_and(|why| why.contains("--listen")));
 }

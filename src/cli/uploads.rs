@@ -13,10 +13,10 @@ use api::upload::{UploadList, UploadStatus};
 
 const EXAMPLES: &str = "\
 Examples:
-  longshore uploads list                              the newest 20
+  longshore uploads list                              the 20 newest
   longshore uploads list --stage receiving,stalled --metadata user=7
   longshore uploads show 01a20076-a45e-71b5-8f30-24cfa8d21251
-  longshore uploads delete 01a20076-a45e-71b5-8f30-24cfa8d21251   whatever its protocol and stage";
+  longshore uploads delete 01a20076-a45e-71b5-8f30-24cfa8d21251   in any protocol and stage";
 
 /// Where the API has uploads.
 const AREA: &str = "uploads";
@@ -36,21 +36,24 @@ pub(super) fn command() -> Command {
         .subcommand(
             Command::new("list")
                 .about("List uploads, newest first")
-                .arg(flag("stage", "A,B,...", "Only in these stages: receiving, completed, failed, ..."))
-                .arg(flag("from", "TIME", "Only those created from then on, such as 2026-11-21T00:00:00Z"))
-                .arg(flag("before", "TIME", "Only those created before then"))
+                .arg(flag("stage", "A,B,...", "Only uploads in these stages: receiving, completed, failed, ..."))
+                .arg(flag("from", "TIME", "Only uploads created at or after this time, such as 2026-11-21T00:00:00Z"))
+                .arg(flag("before", "TIME", "Only uploads created before this time"))
                 .arg(
-                    flag("metadata", "KEY=VALUE", "Only those with this metadata; may be given several times")
+                    flag("metadata", "KEY=VALUE", "Only uploads with this metadata; can be repeated")
                         .action(ArgAction::Append),
                 )
-                .arg(flag("limit", "NUMBER", "How many [default: 20]").value_parser(clap::value_parser!(u32)))
+                .arg(
+                    flag("limit", "NUMBER", "Maximum number of uploads [default: 20]")
+                        .value_parser(clap::value_parser!(u32)),
+                )
                 .arg(flag("cursor", "CURSOR", "Cursor printed at the end of the previous page")),
         )
-        .subcommand(Command::new("show").about("Show the status of one upload").arg(id("The upload")))
+        .subcommand(Command::new("show").about("Show the status of one upload").arg(id("ID of the upload")))
         .subcommand(
             Command::new("delete")
-                .about("Delete uploads; of completed ones the file is removed and the record stays for a while")
-                .arg(id("The uploads").num_args(1..)),
+                .about("Delete uploads; of a completed upload, the record is kept for retention.ended_uploads")
+                .arg(id("IDs of the uploads").num_args(1..)),
         )
 }
 
@@ -89,7 +92,7 @@ fn query(typed: &ArgMatches) -> Result<Vec<(String, String)>, Failure> {
     for pair in typed.get_many::<String>("metadata").into_iter().flatten() {
         let (key, value) = pair
             .split_once('=')
-            .ok_or_else(|| Failure::NotUnderstood(format!("--metadata {pair}: write a key, = and a value")))?;
+            .ok_or_else(|| Failure::NotUnderstood(format!("--metadata {pair}: write KEY=VALUE")))?;
         query.push((format!("metadata.{key}"), value.to_owned()));
     }
     Ok(query)

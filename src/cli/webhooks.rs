@@ -33,9 +33,9 @@ pub(super) const TOKEN_VARIABLE: &str = "LONGSHORE_TOKEN";
 const EXAMPLES: &str = "\
 Examples:
   longshore webhooks listen                      receive events here, verify and print them
-  longshore webhooks endpoints                   who is notified, and how they are doing
+  longshore webhooks endpoints                   endpoints and their health
   longshore webhooks endpoints add https://app.example.com/hooks --name app
-  longshore webhooks test app                    send a signed test event, show the answer
+  longshore webhooks test app                    send a signed test event and show the response
   longshore webhooks deliveries --state dead     failed deliveries, with every attempt
   longshore webhooks deliveries --status 5xx --from 2026-11-20T00:00:00Z
   longshore webhooks replay 01a2025f-b3f5-7a58-a3bf-c2fa230bfed2
@@ -44,7 +44,7 @@ Examples:
 
 pub(super) fn command() -> Command {
     Command::new("webhooks")
-        .about("Manage the endpoints that are notified of events, and their deliveries; receive events to look at")
+        .about("Manage webhook endpoints and deliveries; receive events for inspection")
         .after_help(EXAMPLES)
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -55,116 +55,139 @@ pub(super) fn command() -> Command {
         .subcommand(replay::command())
         .subcommand(
             Command::new("test")
-                .about("Send a signed test event to an endpoint and show what came back; exit 1 if it failed")
-                .arg(Arg::new("endpoint").required(true).value_name("NAME").help("The endpoint")),
+                .about("Send a signed test event to an endpoint and show the response; exit 1 if the attempt fails")
+                .arg(Arg::new("endpoint").required(true).value_name("NAME").help("Name of the endpoint")),
         )
         .subcommand(listen::command())
 }
 
 pub(super) fn connection_flags() -> [Arg; 5] {
     [
-        flag("server", "URL", "Where the server is [default: http://127.0.0.1:8080, or LONGSHORE_SERVER]").global(true),
-        flag("key-file", "FILE", "A file with the admin key; LONGSHORE_ADMIN_KEY may hold the key itself")
+        flag("server", "URL", "URL of the server [default: LONGSHORE_SERVER, or http://127.0.0.1:8080]").global(true),
+        flag("key-file", "FILE", "File with the admin key; or set LONGSHORE_ADMIN_KEY to the key")
             .value_parser(clap::value_parser!(PathBuf))
             .global(true),
         flag(
             "token-file",
             "FILE",
-            "A file with the token that clients share, where no admin key is set; or LONGSHORE_TOKEN",
+            "File with the token of auth.token, for a server without admin keys; or set LONGSHORE_TOKEN to the token",
         )
         .value_parser(clap::value_parser!(PathBuf))
         .conflicts_with("key-file")
         .global(true),
-        flag("server-ca-file", "FILE", "CA certificates that the server's certificate is checked against (PEM)")
-            .value_parser(clap::value_parser!(PathBuf))
-            .global(true),
-        switch("json", "Print the server's answer as it is").global(true),
+        flag(
+            "server-ca-file",
+            "FILE",
+            "PEM file with the CA certificates that the server's certificate is checked against",
+        )
+        .value_parser(clap::value_parser!(PathBuf))
+        .global(true),
+        switch("json", "Print the JSON response of the server").global(true),
     ]
 }
 
 fn endpoints() -> Command {
-    let name = || Arg::new("name").required(true).value_name("NAME").help("The endpoint");
+    let name = || Arg::new("name").required(true).value_name("NAME").help("Name of the endpoint");
     Command::new("endpoints")
-        .about("List endpoints, or change them")
-        .subcommand(Command::new("show").about("Show everything about one").arg(name()))
+        .about("List or change endpoints")
+        .subcommand(Command::new("show").about("Show all details of an endpoint").arg(name()))
         .subcommand(
             Command::new("add")
-                .about("Make an endpoint; its secret is shown once")
-                .arg(Arg::new("url").required(true).value_name("URL").help("Where to send events"))
-                .arg(flag("name", "NAME", "Its name, which stays [default: made up]"))
+                .about("Create an endpoint; its secret is shown only once")
+                .arg(Arg::new("url").required(true).value_name("URL").help("URL to which events are sent"))
+                .arg(flag("name", "NAME", "Name of the endpoint, which cannot be changed later [default: generated]"))
                 .args(term_flags()),
         )
         .subcommand(
             Command::new("set")
-                .about("Change an endpoint; a secret that a new --signing needs is made and shown once")
+                .about("Change an endpoint; if --signing requires a new secret, it is generated and shown only once")
                 .arg(name())
-                .arg(flag("url", "URL", "Where to send events"))
+                .arg(flag("url", "URL", "URL to which events are sent"))
                 .args(term_flags()),
         )
         .subcommand(Command::new("remove").about("Remove an endpoint and cancel its pending deliveries").arg(name()))
-        .subcommand(Command::new("pause").about("Send nothing until it is resumed; nothing is lost").arg(name()))
+        .subcommand(
+            Command::new("pause").about("Pause an endpoint: its deliveries wait until it is resumed").arg(name()),
+        )
         .subcommand(
             Command::new("resume")
-                .about("Send again, first what has waited")
+                .about("Resume an endpoint; waiting deliveries are sent first")
                 .arg(name())
-                .arg(switch("drop-waiting", "Cancel what has waited instead of sending it")),
+                .arg(switch("drop-waiting", "Cancel the waiting deliveries instead of sending them")),
         )
         .subcommand(
             Command::new("rotate")
-                .about("Make a new secret, shown once; the old one goes on signing for a while")
+                .about("Generate a new secret, which is shown only once; the old secret also signs for some time")
                 .arg(name())
-                .arg(duration_flag("overlap", "How long the old one goes on signing, from 0s to 7d [default: 24h]")),
+                .arg(duration_flag(
+                    "overlap",
+                    "Time for which the old secret also signs, from 0s to 7d [default: 24h]",
+                )),
         )
 }
 
 /// What may be said of an endpoint.
 fn term_flags() -> Vec<Arg> {
     vec![
-        flag("events", "A,B,...", "Which events: names, upload.* or * [default: all of uploads but progress]"),
-        flag("description", "TEXT", "For people"),
-        flag("metadata", "KEY=VALUE", "Only uploads with this metadata; may be given several times")
+        flag(
+            "events",
+            "A,B,...",
+            "Events to send: names, upload.* or * [default: all upload events except upload.progress]",
+        ),
+        flag("description", "TEXT", "Description of the endpoint, for people"),
+        flag("metadata", "KEY=VALUE", "Only events of uploads with this metadata; can be repeated")
             .action(ArgAction::Append),
-        flag("ordering", "ORDER", "per_upload, strict or none [default: per_upload]"),
-        flag("payload", "PAYLOAD", "full or thin [default: full]"),
-        flag("signing", "KIND", "hmac, ed25519 or both [default: hmac]"),
-        count_flag("max-in-flight", "How many deliveries may be on their way at once"),
-        count_flag("max-per-second", "How many attempts may begin in a second"),
-        duration_flag("timeout", "For a whole attempt, from 1s to 30s"),
-        flag("retry-schedule", "A,B,...", "The wait after each failure, such as 5s,5m,1h"),
-        flag("header", "NAME: VALUE", "Sent with every delivery; may be given several times").action(ArgAction::Append),
-        flag("auto-disable", "true|false", "Whether to stop it when everything has failed for days")
-            .value_parser(clap::value_parser!(bool)),
+        flag("ordering", "ORDER", "Order of deliveries: per_upload, strict or none [default: per_upload]"),
+        flag("payload", "PAYLOAD", "Payload of deliveries: full or thin [default: full]"),
+        flag("signing", "KIND", "Signature: hmac, ed25519 or both [default: hmac]"),
+        count_flag("max-in-flight", "Maximum number of concurrent attempts"),
+        count_flag("max-per-second", "Maximum number of attempts started per second"),
+        duration_flag("timeout", "Time limit for an attempt, from 1s to 30s"),
+        flag("retry-schedule", "A,B,...", "Wait after each failed attempt, such as 5s,5m,1h"),
+        flag("header", "NAME: VALUE", "Header to send with every delivery; can be repeated").action(ArgAction::Append),
+        flag(
+            "auto-disable",
+            "true|false",
+            "Disable the endpoint after webhooks.disable_after of uninterrupted failure",
+        )
+        .value_parser(clap::value_parser!(bool)),
         flag(
             "ca-file",
             "FILE",
-            "CA certificates that the receiver's certificate is checked against (PEM); empty for those of the server's machine",
+            "PEM file with the CA certificates that the receiver's certificate is checked against; empty: those of the \
+             server's system",
         ),
     ]
 }
 
 fn deliveries() -> Command {
     Command::new("deliveries")
-        .about("List deliveries, newest first, with their attempts")
+        .about("List deliveries with their attempts, newest first")
         .args([
-            flag("endpoint", "NAME", "Only to this endpoint"),
-            flag("upload", "ID", "Only of this upload"),
-            flag("event", "TYPE", "Only events of this type"),
-            flag("state", "STATE", "Only in this state: ready, waiting, leased, succeeded, dead, paused, ..."),
-            flag("status", "STATUS", "Only those last answered with this status, such as 5xx or 503"),
+            flag("endpoint", "NAME", "Only deliveries to this endpoint"),
+            flag("upload", "ID", "Only deliveries of this upload"),
+            flag("event", "TYPE", "Only deliveries of events of this type"),
+            flag(
+                "state",
+                "STATE",
+                "Only deliveries in this state: ready, waiting, leased, succeeded, dead, paused, ...",
+            ),
+            flag("status", "STATUS", "Only deliveries whose last response had this status, such as 5xx or 503"),
             flag(
                 "error",
                 "ERROR",
-                "Only those whose last attempt had no answer: timeout, refused, reset, dns, tls, ...",
+                "Only deliveries whose last attempt got no response, for this reason: timeout, refused, reset, dns, \
+                 tls, ...",
             ),
-            flag("from", "TIME", "Only those made from then on, such as 2026-11-21T00:00:00Z"),
-            flag("before", "TIME", "Only those made before then"),
-            count_flag("limit", "How many [default: 20]"),
-            flag("cursor", "CURSOR", "The cursor printed at the end of the previous page"),
+            flag("from", "TIME", "Only deliveries created at or after this time, such as 2026-11-21T00:00:00Z"),
+            flag("before", "TIME", "Only deliveries created before this time"),
+            count_flag("limit", "Maximum number of deliveries [default: 20]"),
+            flag("cursor", "CURSOR", "Cursor printed at the end of the previous page"),
         ])
         .subcommand(
             Command::new("show")
-                .about("Show one delivery with all of its attempts")
-                .arg(Arg::new("id").required(true).value_name("ID").help("The delivery")),
+                .about("Show a delivery with all its attempts")
+                .arg(Arg::new("id").required(true).value_name("ID").help("ID of the delivery")),
         )
 }
 
@@ -294,7 +317,7 @@ fn pairs(typed: &ArgMatches, flag: &str, separator: char) -> Result<Option<BTree
         Some((key.trim().to_owned(), value.trim().to_owned()))
     };
     let pairs: Option<BTreeMap<_, _>> = pairs.map(split).collect();
-    pairs.map(Some).ok_or_else(|| not_understood(&format!("--{flag}: write a name, {separator} and a value")))
+    pairs.map(Some).ok_or_else(|| not_understood(&format!("--{flag}: write NAME{separator}VALUE")))
 }
 
 fn run_deliveries(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {

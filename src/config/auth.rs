@@ -72,20 +72,21 @@ impl AuthConfig {
         let anyone = self.token.is_none();
         if let Some(key) = server.reached_from_elsewhere() {
             from.require(!anyone || self.open, &[key, credential[0], credential[1], "auth.open"], |_| {
-                "reaches beyond this machine, and no token is set; set auth.token_file (or auth.token) to the token that \
-                 clients send, or set auth.open = true and auth.hosts to let everyone who reaches it upload, read and delete"
+                "can be reached from other machines, and no token is set; set auth.token_file (or auth.token) to the \
+                 token that clients send, or set auth.open = true and auth.hosts to let everyone who reaches it \
+                 upload, read and delete"
                     .to_owned()
             });
             let named = !anyone || !self.open || !self.hosts.is_empty();
             from.require(named, &["auth.open", "auth.hosts", key, credential[0], credential[1]], |_| {
-                "needs auth.hosts as well: the hosts in the addresses that clients use, such as uploads.example.com; with \
-                 those alone no web page elsewhere can pass for one of this server"
+                "requires auth.hosts: the hosts in the URLs that clients use, such as uploads.example.com; requests \
+                 for other hosts are rejected, so that no other web page can pass for a page of this server"
                     .to_owned()
             });
         }
         let meant = !anyone || self.open || !cors.allow_origins.admit_everyone();
         from.require(meant, &["cors.allow_origins", "auth.open", credential[0], credential[1]], |_| {
-            "lets every web page that somebody on this machine opens read and delete uploads, and no token is set; write \
+            "lets every web page that is opened on this machine read and delete uploads, and no token is set; write \
              \"auto\" or list the origins you trust, set auth.token_file (or auth.token), or set auth.open = true"
                 .to_owned()
         });
@@ -98,7 +99,7 @@ fn optional_token(text: &str) -> Parsed<Option<SecretText>> {
 
 fn check_token(text: &str) -> Parsed<Option<SecretText>> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err("not a token; write letters, digits and punctuation, without spaces".to_owned());
+        return Err("not a valid token; write letters, digits and punctuation characters, without spaces".to_owned());
     }
     match text.len() {
         0..16 => Err("too short; write at least 16 characters".to_owned()),
@@ -139,7 +140,7 @@ pub(super) fn read_secret(path: &str) -> Parsed<String> {
     let file = File::open(path).and_then(|file| file.take(SECRET_FILE_MAX + 1).read_to_string(&mut text));
     match file {
         Err(why) => Err(format!("could not read the file: {why}")),
-        Ok(_) if text.len() > 4096 => Err("the file holds more than a secret: over 4KiB".to_owned()),
+        Ok(_) if text.len() > 4096 => Err("the file is larger than 4KiB; it must contain only the secret".to_owned()),
         Ok(_) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
     }
 }

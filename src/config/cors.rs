@@ -51,10 +51,7 @@ impl CorsConfig {
         let lists = matches!(cors.allow_origins, AllowOrigins::Listed(_)) && !cors.allow_origins.admit_everyone();
         let safe = !cors.allow_credentials || lists;
         from.require(safe, &["cors.allow_credentials", "cors.allow_origins"], |others| {
-            format!(
-                "would let every web page act for its visitors with {}; list the origins you trust",
-                others.join(", ")
-            )
+            format!("lets every web page act for its visitors with {}; list the origins you trust", others.join(", "))
         });
         cors
     }
@@ -65,7 +62,7 @@ fn origins(items: Vec<&str>) -> Parsed<AllowOrigins> {
         ["auto"] => Ok(AllowOrigins::Auto),
         ["*"] => Ok(AllowOrigins::Any),
         items if items.contains(&"auto") => Err("write \"auto\" alone, or leave it out".to_owned()),
-        items if items.contains(&"*") => Err("\"*\" means all; write it alone, or leave it out".to_owned()),
+        items if items.contains(&"*") => Err("\"*\" means all origins; write it alone, or leave it out".to_owned()),
         items => items.iter().map(|item| origin(item)).collect::<Parsed<_>>().map(AllowOrigins::Listed),
     }
 }
@@ -86,13 +83,14 @@ fn origin(text: &str) -> Parsed<String> {
     let url = Url::parse(&with_label).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
     let exact = url.map(|url| url.origin().ascii_serialization());
     match exact.map(|exact| if is_pattern { exact.replacen("://label.", "://*.", 1) } else { exact }) {
-        Some(exact) if exact.matches('*').count() > usize::from(is_pattern) => Err(format!(
-            "{text:?} is not an origin; * stands for the first label of a name, as in https://*.example.com"
-        )),
+        Some(exact) if exact.matches('*').count() > usize::from(is_pattern) => {
+            Err(format!("{text:?} is not an origin; * replaces the first label of a name, as in https://*.example.com"))
+        }
         Some(exact) if exact == text => Ok(exact),
         Some(exact) => Err(format!("{text:?} is not an exact origin; write {exact}")),
         None => Err(format!(
-            "{text:?} is not an origin; write scheme and host, such as https://app.example.com or capacitor://localhost"
+            "{text:?} is not an origin; write a scheme and a host, such as https://app.example.com or \
+             capacitor://localhost"
         )),
     }
 }
@@ -115,7 +113,7 @@ fn header_names(items: Vec<&str>) -> Parsed<Vec<String>> {
     let name = |item: &str| match HeaderName::try_from(item) {
         Ok(_) if item == "*" => Err("* does not cover Authorization; write each name".to_owned()),
         Ok(name) => Ok(name.to_string()),
-        Err(_) => Err(format!("{item:?} is not the name of a header field; write names such as x-tenant")),
+        Err(_) => Err(format!("{item:?} is not a header field name; write names such as x-tenant")),
     };
     items.into_iter().map(name).collect()
 }

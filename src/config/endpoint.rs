@@ -69,7 +69,7 @@ pub(super) fn read_endpoints(from: &mut Reader) -> Vec<EndpointConfig> {
     for (index, (block, endpoint)) in read.iter().enumerate() {
         if let Some((other, _)) = read[..index].iter().find(|(_, other)| other.name == endpoint.name) {
             from.reject_line(format!(
-                "{ENDPOINTS} ({}): another endpoint ({}) is called {} too; give each a name of its own",
+                "{ENDPOINTS} ({}): another endpoint ({}) is also named {}; give each endpoint a unique name",
                 block.source, other.source, endpoint.name
             ));
         }
@@ -152,7 +152,8 @@ impl BlockReader<'_> {
         let (old, old_in_files) = (old?.unwrap_or_default(), old_in_files?.unwrap_or_default());
         if old.len() + old_in_files.len() > MAX_OLD_KEYS {
             return self.reject_block(&format!(
-                "its old_secrets and old_secret_files are more than {MAX_OLD_KEYS}; take out those that no receiver needs"
+                "its old_secrets and old_secret_files have more than {MAX_OLD_KEYS} secrets; remove those that no \
+                 receiver needs"
             ));
         }
         let signing = signing?.unwrap_or(match (&secret, &private_key) {
@@ -217,9 +218,9 @@ fn read_certificates(path: &str) -> Parsed<String> {
 /// A secret in the form of Standard Webhooks.
 pub(super) fn signing_secret(text: &str) -> Parsed<sign::SharedSecret> {
     text.parse().map_err(|why| match why {
-        InvalidSecret::Length(bytes) => format!("of {bytes} bytes; it must have 24 to 64"),
+        InvalidSecret::Length(bytes) => format!("{bytes} bytes long; it must have 24 to 64 bytes"),
         InvalidSecret::Prefix | InvalidSecret::Encoding => {
-            "not a signing secret; write whsec_ and then 24 to 64 bytes in standard base64".to_owned()
+            "not a signing secret; write whsec_ followed by 24 to 64 bytes in standard base64".to_owned()
         }
     })
 }
@@ -227,12 +228,12 @@ pub(super) fn signing_secret(text: &str) -> Parsed<sign::SharedSecret> {
 fn private_key(text: &str) -> Parsed<PrivateKey> {
     text.parse().map_err(|why| match why {
         InvalidPrivateKey::Length(bytes) => {
-            format!("of {bytes} bytes; it must have 32, or 64 with the public key behind them")
+            format!("{bytes} bytes long; it must have 32 bytes, or 64 with the public key at the end")
         }
         InvalidPrivateKey::Prefix | InvalidPrivateKey::Encoding => {
-            "not a private key; write whsk_ and then 32 or 64 bytes in standard base64".to_owned()
+            "not a private key; write whsk_ followed by 32 or 64 bytes in standard base64".to_owned()
         }
-        InvalidPrivateKey::Mismatch => "not one key; the public key behind the seed belongs to another".to_owned(),
+        InvalidPrivateKey::Mismatch => "inconsistent; the public key after the seed does not match the seed".to_owned(),
     })
 }
 
@@ -255,19 +256,19 @@ fn old_secrets(texts: Vec<&str>) -> Parsed<Vec<sign::SharedSecret>> {
 fn pairs(value: &Value) -> Parsed<Vec<(String, String)>> {
     let pair = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
     let found = value.as_table().and_then(|table| table.iter().map(pair).collect());
-    found.ok_or_else(|| "not a table of texts; write such as { tenant = \"a\" }".to_owned())
+    found.ok_or_else(|| "not a table of strings; write a table such as { tenant = \"a\" }".to_owned())
 }
 
 fn headers(value: &Value) -> Parsed<Vec<(String, SecretText)>> {
     let header = |(name, value): (String, String)| {
         if HeaderName::from_bytes(name.as_bytes()).is_err() {
-            return Err(format!("no headers: {name:?} is not the name of one"));
+            return Err(format!("invalid; {name:?} is not a header name"));
         }
         if is_reserved_header(&name) {
-            return Err(format!("not all to be set: {name} is set by the server itself"));
+            return Err(format!("invalid; {name} is set by the server and cannot be changed"));
         }
         if !is_header_value(&value) {
-            return Err(format!("not all headers: the value of {name} has characters a header cannot have"));
+            return Err(format!("invalid; the value of {name} has characters that are not allowed in a header"));
         }
         Ok((name, SecretText::new(value)))
     };
@@ -287,10 +288,10 @@ fn without_user(url: &Url) -> String {
 
 fn events(patterns: Vec<&str>) -> Parsed<EventFilter> {
     if patterns.is_empty() {
-        return Err("empty, so nothing would be sent; leave it out for all events but upload.progress".to_owned());
+        return Err("empty, so nothing would be sent; leave it out for all events except upload.progress".to_owned());
     }
     let filter = EventFilter::new(patterns.into_iter().map(str::to_owned).collect());
-    filter.map_err(|why| format!("{why}; write names such as upload.completed, or upload.* for all"))
+    filter.map_err(|why| format!("{why}; write names such as upload.completed, or upload.* for all upload events"))
 }
 
 fn name(text: &str) -> Parsed<EndpointId> {

@@ -68,7 +68,7 @@ fn digests(names: Vec<&str>) -> Parsed<Vec<Algorithm>> {
             return Err(format!("{name:?} is not a digest; write any of crc32, md5, sha1, sha256 and sha512"));
         };
         if digests.contains(&algorithm) {
-            return Err(format!("{name:?} is there twice; write each digest once"));
+            return Err(format!("{name:?} is listed twice; list each digest once"));
         }
         digests.push(algorithm);
     }

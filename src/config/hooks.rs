@@ -36,7 +36,7 @@ impl HooksConfig {
         let secret = read_either(from);
         for (_, key) in KEYS.iter().filter(|(hook, _)| urls.iter().any(|(asked, _)| asked == hook)) {
             from.require(secret.is_some(), &[key, "hooks.secret", "hooks.secret_file"], |_| {
-                "needs a secret to sign with; set hooks.secret or, better, hooks.secret_file".to_owned()
+                "requires a secret to sign requests; set hooks.secret or, better, hooks.secret_file".to_owned()
             });
         }
         let timeout = from.duration("hooks.timeout", secs(1)..=secs(15));
@@ -90,21 +90,21 @@ fn optional_url(text: &str) -> Parsed<Option<Url>> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let url = url.ok_or("not an absolute http or https URL; write one such as http://127.0.0.1:9000/hooks")?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("carries a user or a password; leave them out, questions are signed with hooks.secret".to_owned());
+        return Err("contains a user or a password; leave them out, requests are signed with hooks.secret".to_owned());
     }
     if url.fragment().is_some() {
-        return Err("has a part behind #, which is never sent; leave it out".to_owned());
+        return Err("has a fragment (#), which is never sent; leave it out".to_owned());
     }
     Ok(Some(url))
 }
 
 fn fail_open(items: Vec<&str>) -> Parsed<Vec<Hook>> {
-    let hint = |item: &str| format!("{item:?} is no hook; write pre_create, pre_finish or pre_terminate");
+    let hint = |item: &str| format!("{item:?} is not a hook; write pre_create, pre_finish or pre_terminate");
     items.into_iter().map(|item| Hook::by_name(item).ok_or_else(|| hint(item))).collect()
 }
 
 fn forward_headers(items: Vec<&str>) -> Parsed<Vec<String>> {
-    let hint = |item: &str| format!("{item:?} is not the name of a header field; write names such as authorization");
+    let hint = |item: &str| format!("{item:?} is not a header field name; write names such as authorization");
     let name = |item: &str| HeaderName::try_from(item).map(|name| name.to_string()).map_err(|_| hint(item));
     items.into_iter().map(name).collect()
 }
@@ -112,7 +112,7 @@ fn forward_headers(items: Vec<&str>) -> Parsed<Vec<String>> {
 fn reject_statuses(items: Vec<&str>) -> Parsed<Vec<u16>> {
     let allowed = REJECTION_STATUSES.map(|(_, status)| status.to_string()).join(", ");
     let hint =
-        |item: &str| format!("{item:?} is no status that every client takes for the end; write any of {allowed}");
+        |item: &str| format!("{item:?} is not a status that every client treats as final; write any of {allowed}");
     let status = |item: &str| {
         let status = item.parse().ok().filter(|status| rejection_of(*status).is_some());
         status.ok_or_else(|| hint(item))

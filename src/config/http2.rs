@@ -30,7 +30,7 @@ impl Http2Config {
         from.require(
             http2.memory_bytes >= http2.first_windows_bytes(),
             &["http2.memory", "http2.max_connections"],
-            |others| format!("too little; each connection needs 1MiB of it, and there are {}", others.join(", ")),
+            |others| format!("too small; it must hold 1MiB for each connection of {}", others.join(", ")),
         );
         http2
     }

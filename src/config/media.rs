@@ -33,14 +33,14 @@ pub(super) fn read(from: &mut Reader) -> Option<MediaSettings> {
     ];
     for (key, unused) in judged {
         from.require(enabled || unused, &[key, "media.enabled"], |others| {
-            format!("needs the bytes to be looked into; it has no use with {}", others.join(", "))
+            format!("requires media detection; it has no effect with {}", others.join(", "))
         });
     }
     let ContentPolicy { max_duration, max_durations, requires_duration, .. } = &media.policy;
     let is_limited = max_duration.is_some() || max_durations.iter().any(|(_, max)| max.is_some());
     let keys = ["media.require_duration", "media.max_duration", "media.max_durations"];
     from.require(is_limited || !requires_duration, &keys, |others| {
-        format!("has no use without a longest duration; there is none with {}", others.join(" and "))
+        format!("requires a maximum duration; there is none with {}", others.join(" and "))
     });
     enabled.then_some(media)
 }
@@ -56,7 +56,7 @@ fn patterns(items: Vec<&str>) -> Parsed<Vec<TypePattern>> {
 
 fn pattern(item: &str) -> Parsed<TypePattern> {
     TypePattern::new(item)
-        .ok_or_else(|| format!("{item:?} is not a media type; write one such as video/mp4, or video/*"))
+        .ok_or_else(|| format!("{item:?} is not a media type; write a type such as video/mp4, or video/*"))
 }
 
 fn durations(items: Vec<&str>) -> Parsed<Vec<(TypePattern, Option<Duration>)>> {

@@ -116,7 +116,7 @@ impl Config {
         let smallest = config.engine.max_active_uploads as u64 * 4 * units::KIB;
         let keys = ["storage.buffer_memory", "limits.max_active_uploads"];
         reader.require(config.engine.writer.buffer_bytes >= smallest, &keys, |others| {
-            format!("too little; it must hold 4KiB for each upload of {}", others.join(", "))
+            format!("too small; it must hold 4KiB for each upload of {}", others.join(", "))
         });
         config
     }

@@ -21,6 +21,6 @@ pub(super) fn read(from: &mut Reader, ranges: &RangeSettings) -> Protocols {
 
 fn versions(items: Vec<&str>) -> Parsed<Vec<u32>> {
     let hint =
-        |item: &str| format!("{item:?} is not the interop number of a draft; write whole numbers, such as \"8\"");
+        |item: &str| format!("{item:?} is not an interop version of a draft; write whole numbers, such as \"8\"");
     items.into_iter().map(|item| item.parse().map_err(|_| hint(item))).collect()
 }

@@ -132,12 +132,12 @@ fn rejection(label: &str, setting: &Setting, why: &str) -> String {
 }
 
 pub(super) fn text(value: &Value) -> Parsed<&str> {
-    value.as_str().ok_or_else(|| "write text in quotes".to_owned())
+    value.as_str().ok_or_else(|| "write a string in quotes".to_owned())
 }
 
 pub(super) fn list(value: &Value) -> Parsed<Vec<&str>> {
     let items = value.as_array().and_then(|items| items.iter().map(Value::as_str).collect());
-    items.ok_or_else(|| "not a list; write texts in brackets, such as [\"a\", \"b\"]".to_owned())
+    items.ok_or_else(|| "not a list; write strings in brackets, such as [\"a\", \"b\"]".to_owned())
 }
 
 fn duration(value: &Value, range: &RangeInclusive<Duration>, range_text: &str) -> Parsed<Duration> {

@@ -120,9 +120,6 @@ fn proxy_field(text: &str) -> Parsed<ProxyField> {
     match text {
         _ if text.eq_ignore_ascii_case("x-forwarded-for") => Ok(ProxyField::XForwardedFor),
         _ if text.eq_ignore_ascii_case("forwarded") => Ok(ProxyField::Forwarded),
-        _ => {
-            Err("not a field that proxies are known to report clients in; write x-forwarded-for or forwarded"
-                .to_owned())
-        }
+        _ => Err("not a supported header field; write x-forwarded-for or forwarded".to_owned()),
     }
 }

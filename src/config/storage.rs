@@ -41,7 +41,7 @@ fn read_local(from: &mut Reader) -> LocalStoreSettings {
 fn kind(name: &str) -> Parsed<StorageKind> {
     match name {
         "local" => Ok(StorageKind::Local),
-        _ => Err("write local, the only kind of storage there is".to_owned()),
+        _ => Err("write local, the only supported kind of storage".to_owned()),
     }
 }
 

@@ -288,11 +288,11 @@ fn each_wrong_value_says_what_to_write() {
                https://uploads.example.com";
     let level = "not a level; write error, warn, info, debug or trace, or levels for parts such as \
                  info,longshore_webhook=debug";
-    let list = "not a list; write texts in brackets, such as [\"a\", \"b\"]";
+    let list = "not a list; write strings in brackets, such as [\"a\", \"b\"]";
     for (line, why) in [
         ("listen = \"localhost:8080\"", address),
         ("listen = \":8080\"", address),
-        ("listen = 8080", "write text in quotes"),
+        ("listen = 8080", "write a string in quotes"),
         ("workers = 1025", "out of range; write a value from 0 to 512"),
         ("workers = -1", "out of range; write a value from 0 to 512"),
         ("workers = 1.5", "not a number; write a whole number, from 0 to 512"),
@@ -313,9 +313,9 @@ fn each_wrong_value_says_what_to_write() {
             "storage.digests = [\"sha-256\"]",
             "\"sha-256\" is not a digest; write any of crc32, md5, sha1, sha256 and sha512",
         ),
-        ("storage.digests = [\"md5\", \"MD5\"]", "\"MD5\" is there twice; write each digest once"),
+        ("storage.digests = [\"md5\", \"MD5\"]", "\"MD5\" is listed twice; list each digest once"),
         ("media.read_limit = \"1KiB\"", "out of range; write a value from 64KiB to 1GiB"),
-        ("media.allowed_types = [\"mp4\"]", "\"mp4\" is not a media type; write one such as video/mp4, or video/*"),
+        ("media.allowed_types = [\"mp4\"]", "\"mp4\" is not a media type; write a type such as video/mp4, or video/*"),
         ("media.max_sizes = [\"video/*\"]", "\"video/*\" is not a type and a size; write them such as video/*=10GiB"),
         (
             "media.max_durations = [\"video/*\"]",
@@ -323,12 +323,12 @@ fn each_wrong_value_says_what_to_write() {
         ),
         (
             "media.max_durations = [\"video=2h\"]",
-            "\"video\" is not a media type; write one such as video/mp4, or video/*",
+            "\"video\" is not a media type; write a type such as video/mp4, or video/*",
         ),
         ("media.max_durations = [\"video/*=366d\"]", "\"366d\" is out of range; write a value from 0s to 365d"),
         (
             "media.max_sizes = [\"video=10GiB\"]",
-            "\"video\" is not a media type; write one such as video/mp4, or video/*",
+            "\"video\" is not a media type; write a type such as video/mp4, or video/*",
         ),
         ("webhooks.retry_schedule = []", "empty; write at least one wait, such as 5s"),
         ("webhooks.retry_schedule = [\"5s\", \"8d\"]", "\"8d\" is out of range; write a value from 1s to 7d"),
@@ -342,28 +342,31 @@ fn each_wrong_value_says_what_to_write() {
         ),
         (
             "hooks.pre_finish = \"http://a:b@example.com/\"",
-            "carries a user or a password; leave them out, questions are signed with hooks.secret",
+            "contains a user or a password; leave them out, requests are signed with hooks.secret",
         ),
         (
             "hooks.pre_terminate = \"http://example.com/\"",
-            "needs a secret to sign with; set hooks.secret or, better, hooks.secret_file",
+            "requires a secret to sign requests; set hooks.secret or, better, hooks.secret_file",
         ),
         ("hooks.timeout = \"16s\"", "out of range; write a value from 1s to 15s"),
         (
             "hooks.fail_open = [\"pre-create\"]",
-            "\"pre-create\" is no hook; write pre_create, pre_finish or pre_terminate",
+            "\"pre-create\" is not a hook; write pre_create, pre_finish or pre_terminate",
         ),
         (
             "hooks.forward_headers = [\"Authorization: Bearer\"]",
-            "\"Authorization: Bearer\" is not the name of a header field; write names such as authorization",
+            "\"Authorization: Bearer\" is not a header field name; write names such as authorization",
         ),
         (
             "hooks.reject_statuses = [\"409\"]",
-            "\"409\" is no status that every client takes for the end; write any of 400, 401, 402, 403, 404, 406, 410, \
+            "\"409\" is not a status that every client treats as final; write any of 400, 401, 402, 403, 404, 406, 410, \
              413, 415, 422, 451",
         ),
         ("cors.allow_credentials = \"yes\"", "write true or false"),
-        ("cors.allow_origins = [\"*\", \"https://a.example\"]", "\"*\" means all; write it alone, or leave it out"),
+        (
+            "cors.allow_origins = [\"*\", \"https://a.example\"]",
+            "\"*\" means all origins; write it alone, or leave it out",
+        ),
         (
             "cors.allow_origins = [\"https://a.example/\"]",
             "\"https://a.example/\" is not an exact origin; write https://a.example",
@@ -374,23 +377,23 @@ fn each_wrong_value_says_what_to_write() {
         ),
         (
             "cors.allow_origins = [\"a.example\"]",
-            "\"a.example\" is not an origin; write scheme and host, such as https://app.example.com or \
+            "\"a.example\" is not an origin; write a scheme and a host, such as https://app.example.com or \
              capacitor://localhost",
         ),
         (
             "cors.allow_origins = [\"file:///index.html\"]",
-            "\"file:///index.html\" is not an origin; write scheme and host, such as https://app.example.com or \
+            "\"file:///index.html\" is not an origin; write a scheme and a host, such as https://app.example.com or \
              capacitor://localhost",
         ),
         (
             "cors.allow_headers = [\"x tenant\"]",
-            "\"x tenant\" is not the name of a header field; write names such as x-tenant",
+            "\"x tenant\" is not a header field name; write names such as x-tenant",
         ),
         ("cors.allow_headers = [\"*\"]", "* does not cover Authorization; write each name"),
         ("cors.allow_origins = [\"auto\", \"https://a.example\"]", "write \"auto\" alone, or leave it out"),
         (
             "cors.allow_origins = [\"https://a.*.example\"]",
-            "\"https://a.*.example\" is not an origin; * stands for the first label of a name, as in https://*.example.com",
+            "\"https://a.*.example\" is not an origin; * replaces the first label of a name, as in https://*.example.com",
         ),
         (
             "cors.allow_origins = [\"https://*.A.example:443\"]",
@@ -464,44 +467,44 @@ fn values_that_do_not_fit_together_are_told_with_both_sources() {
     assert!(Config::read(&env(&[("LONGSHORE_WEBHOOKS_LEASE", "20s")])).is_ok());
     assert_eq!(
         file_error("[webhooks]\ntimeout = \"4s\""),
-        "webhooks.connect_timeout = \"5s\" (default): too much; it cannot be more than webhooks.timeout = \"4s\" (from \
+        "webhooks.connect_timeout = \"5s\" (default): too large; it cannot be more than webhooks.timeout = \"4s\" (from \
          longshore.toml, line 2)"
     );
     assert_eq!(
         file_error("webhooks.max_in_flight = 8"),
-        "webhooks.max_in_flight_per_endpoint = 16 (default): too much; it cannot be more than webhooks.max_in_flight = \
+        "webhooks.max_in_flight_per_endpoint = 16 (default): too large; it cannot be more than webhooks.max_in_flight = \
          8 (from longshore.toml, line 1)"
     );
     assert_eq!(
         file_error("webhooks.response_limit = \"1KiB\""),
-        "webhooks.response_kept = \"4KiB\" (default): too much; it cannot be more than webhooks.response_limit = \
+        "webhooks.response_kept = \"4KiB\" (default): too large; it cannot be more than webhooks.response_limit = \
          \"1KiB\" (from longshore.toml, line 1)"
     );
     assert_eq!(
         file_error("tls.certificate_file = \"a.pem\""),
-        "tls.certificate_file = \"a.pem\" (from longshore.toml, line 1): one is useless without the other: \
+        "tls.certificate_file = \"a.pem\" (from longshore.toml, line 1): requires both files: \
          tls.private_key_file = \"\" (default); set both, or leave both empty"
     );
     assert_eq!(
         file_error("http2.memory = \"63MiB\""),
-        "http2.memory = \"63MiB\" (from longshore.toml, line 1): too little; each connection needs 1MiB of it, and there \
-         are http2.max_connections = 64 (default)"
+        "http2.memory = \"63MiB\" (from longshore.toml, line 1): too small; it must hold 1MiB for each \
+         connection of http2.max_connections = 64 (default)"
     );
     assert_eq!(
         file_error("[media]\nenabled = false\nmax_duration = \"1h\""),
-        "media.max_duration = \"1h\" (from longshore.toml, line 3): needs the bytes to be looked into; it has no \
-         use with media.enabled = false (from longshore.toml, line 2)"
+        "media.max_duration = \"1h\" (from longshore.toml, line 3): requires media detection; it has no \
+         effect with media.enabled = false (from longshore.toml, line 2)"
     );
     assert_eq!(
         file_error("[media]\nmax_durations = [\"video/*=0s\"]\nrequire_duration = true"),
-        "media.require_duration = true (from longshore.toml, line 3): has no use without a longest duration; there is \
+        "media.require_duration = true (from longshore.toml, line 3): requires a maximum duration; there is \
          none with media.max_duration = \"0s\" (default) and media.max_durations = [\"video/*=0s\"] (from \
          longshore.toml, line 2)"
     );
     assert_eq!(
         file_error("cors.allow_credentials = true"),
-        "cors.allow_credentials = true (from longshore.toml, line 1): would let every web page act for its visitors \
-         with cors.allow_origins = [\"auto\"] (default); list the origins you trust"
+        "cors.allow_credentials = true (from longshore.toml, line 1): lets every web page act for its visitors \
+         together with cors.allow_origins = [\"auto\"] (default); list the origins you trust"
     );
 }
 
@@ -629,8 +632,11 @@ fn a_token_can_come_from_a_file_but_not_from_two_places() {
     for (content, why) in [
         ("short\n", "its token is too short; write at least 16 characters"),
         ("", "its token is too short; write at least 16 characters"),
-        ("sixteen and more", "its token is not a token; write letters, digits and punctuation, without spaces"),
-        (&"x".repeat(5_000), "the file holds more than a secret: over 4KiB"),
+        (
+            "sixteen and more",
+            "its token is not a valid token; write letters, digits and punctuation characters, without spaces",
+        ),
+        (&"x".repeat(5_000), "the file is larger than 4KiB; it must contain only the secret"),
     ] {
         fs::write(path, content).unwrap();
         let lines = errors(&env(&[("LONGSHORE_AUTH_TOKEN_FILE", path)]));
@@ -653,11 +659,11 @@ fn admin_keys_are_hashes_and_never_shown() {
     for (list, why) in [
         (
             format!("{hash},lsk_secret"),
-            "item 2 is an API key itself; write its hash, which `longshore admin-key` prints beside a key",
+            "item 2 is the admin key itself; write its hash, which `longshore admin-key` prints with the key",
         ),
         (
             "secret".to_owned(),
-            "item 1 is not the hash of an API key; `longshore admin-key` prints one, as sha256: and 64 hexadecimal digits",
+            "item 1 is not the hash of an admin key; `longshore admin-key` prints one, as sha256: and 64 hexadecimal digits",
         ),
         (too_many, "too many; give at most 100"),
     ] {
@@ -708,14 +714,18 @@ fn a_signing_secret_can_come_from_a_file() {
     let text = endpoint(&format!("secret_file = {:?}", path.to_str().unwrap()));
     assert_eq!(Config::read(&file(&text)).unwrap().webhooks.endpoints[0].secrets, [SECRET.parse().unwrap()]);
     fs::write(&path, "whsec_AAAA").unwrap();
-    assert!(file_error(&text).ends_with("its secret is of 3 bytes; it must have 24 to 64"), "{}", file_error(&text));
+    assert!(
+        file_error(&text).ends_with("its secret is 3 bytes long; it must have 24 to 64 bytes"),
+        "{}",
+        file_error(&text)
+    );
 }
 
 #[test]
 fn each_wrong_field_of_an_endpoint_says_what_to_write() {
     let good = format!("secret = \"{SECRET}\"");
     let hidden = "webhooks.endpoints#1.secret = \"(hidden)\" (from longshore.toml, line 3)";
-    let not_secret = "not a signing secret; write whsec_ and then 24 to 64 bytes in standard base64";
+    let not_secret = "not a signing secret; write whsec_ followed by 24 to 64 bytes in standard base64";
     let bytes = |count: usize| format!("secret = \"whsec_{}\"", "AAAA".repeat(count / 3));
     for (fields, message) in [
         (
@@ -732,8 +742,8 @@ fn each_wrong_field_of_an_endpoint_says_what_to_write() {
         ("secret = \"swordfish\"".to_owned(), format!("{hidden}: {not_secret}")),
         (good.replace('+', "-"), format!("{hidden}: {not_secret}")),
         (good.replace("oD\"", "o\""), format!("{hidden}: {not_secret}")),
-        (bytes(21), format!("{hidden}: of 21 bytes; it must have 24 to 64")),
-        (bytes(66), format!("{hidden}: of 66 bytes; it must have 24 to 64")),
+        (bytes(21), format!("{hidden}: 21 bytes long; it must have 24 to 64 bytes")),
+        (bytes(66), format!("{hidden}: 66 bytes long; it must have 24 to 64 bytes")),
         (
             format!("{good}\nname = \"my backend\""),
             "webhooks.endpoints#1.name = \"my backend\" (from longshore.toml, line 4): not a name; write 1 to 64 \
@@ -742,14 +752,14 @@ fn each_wrong_field_of_an_endpoint_says_what_to_write() {
         ),
         (
             format!("{good}\nevents = [\"upload.complete\"]"),
-            "webhooks.endpoints#1.events = [\"upload.complete\"] (from longshore.toml, line 4): no event is called \
-             \"upload.complete\"; write names such as upload.completed, or upload.* for all"
+            "webhooks.endpoints#1.events = [\"upload.complete\"] (from longshore.toml, line 4): there is no event \
+             \"upload.complete\"; write names such as upload.completed, or upload.* for all upload events"
                 .to_owned(),
         ),
         (
             format!("{good}\nevents = []"),
             "webhooks.endpoints#1.events = [] (from longshore.toml, line 4): empty, so nothing would be sent; leave it \
-             out for all events but upload.progress"
+             out for all upload events except upload.progress"
                 .to_owned(),
         ),
         (
@@ -819,19 +829,19 @@ fn each_wrong_term_of_an_endpoint_says_what_to_write() {
         ("signing = \"md5\"", "unknown; write one of hmac, ed25519, both"),
         ("ordering = \"fifo\"", "unknown; write one of per_upload, strict, none"),
         ("payload = \"tiny\"", "unknown; write one of full, thin"),
-        ("private_key = \"whsk_AAAA\"", "of 3 bytes; it must have 32"),
+        ("private_key = \"whsk_AAAA\"", "3 bytes long; it must have 32"),
         (
             &format!("private_key = \"whsk_{}==\"", "A".repeat(86)),
-            "not one key; the public key behind the seed belongs to another",
+            "inconsistent; the public key after the seed does not match the seed",
         ),
         ("old_secrets = [\"x\"]", "one of them is not a signing secret"),
         ("old_secret_files = [\"/none\"]", "\"/none\": could not read the file"),
         ("colour = \"blue\"", "no such key; an endpoint has name, url, secret, secret_file, old_secrets,"),
-        ("metadata = { a = 1 }", "not a table of texts"),
-        ("headers = { \"a b\" = \"x\" }", "\"a b\" is not the name of one"),
-        ("headers = { Host = \"x\" }", "Host is set by the server itself"),
-        ("headers = { webhook-id = \"x\" }", "webhook-id is set by the server itself"),
-        ("headers = { x = \"a\\nb\" }", "characters a header cannot have"),
+        ("metadata = { a = 1 }", "not a table of strings"),
+        ("headers = { \"a b\" = \"x\" }", "\"a b\" is not a header name"),
+        ("headers = { Host = \"x\" }", "Host is set by the server and cannot be changed"),
+        ("headers = { webhook-id = \"x\" }", "webhook-id is set by the server and cannot be changed"),
+        ("headers = { x = \"a\\nb\" }", "characters that are not allowed in a header"),
         ("timeout = \"31s\"", "out of range; write a value from 1s to 30s"),
         ("retry_schedule = []", "empty; write at least one wait"),
         ("max_per_second = 0", "out of range; write a value from 1 to 10000"),
@@ -842,7 +852,7 @@ fn each_wrong_term_of_an_endpoint_says_what_to_write() {
         assert!(line.contains(told), "{line}");
     }
     let short = format!("[webhooks]\nlease = \"20s\"\ntimeout = \"15s\"\n{}timeout = \"16s\"", endpoint(&good));
-    assert!(file_error(&short).contains("its timeout can be 15s at most; webhooks.lease must exceed it by 5s"));
+    assert!(file_error(&short).contains("its timeout can be at most 15s; webhooks.lease must exceed it by 5s"));
     assert!(file_error("webhooks.allow_networks = [\"10.0.0.1/8\"]").contains("the network is 10.0.0.0/8"));
     assert!(file_error("webhooks.keep_dead = \"1d\"").contains("too short; it cannot be less than"));
 }
@@ -860,10 +870,10 @@ fn old_secrets_can_be_files_and_both_count() {
     assert_eq!(resolved.config.webhooks.endpoints[0].secrets, vec![SECRET.parse().unwrap(); 3]);
     assert!(!resolved.to_toml().contains(SECRET));
     let line = file_error(&endpoint(&fields(6, 5)));
-    assert!(line.contains("its old_secrets and old_secret_files are more than 10"), "{line}");
+    assert!(line.contains("its old_secrets and old_secret_files have more than 10"), "{line}");
     std::fs::write(&path, "whsec_AAAA").unwrap();
     let line = file_error(&endpoint(&fields(1, 0)));
-    assert!(line.contains("its secret is of 3 bytes") && !line.contains("AAAA"), "{line}");
+    assert!(line.contains("its secret is 3 bytes") && !line.contains("AAAA"), "{line}");
 }
 
 #[test]
@@ -871,8 +881,8 @@ fn endpoints_are_told_apart_by_name() {
     let good = endpoint(&format!("secret = \"{SECRET}\""));
     assert_eq!(
         file_error(&format!("{good}{good}")),
-        "webhooks.endpoints (from longshore.toml, line 4): another endpoint (from longshore.toml, line 1) is called \
-         ep-8378f65a too; give each a name of its own"
+        "webhooks.endpoints (from longshore.toml, line 4): another endpoint (from longshore.toml, line 1) is also named \
+         ep-8378f65a; give each endpoint a unique name"
     );
     let named = format!("{good}name = \"other\"\n");
     assert_eq!(Config::read(&file(&format!("{good}{named}"))).unwrap().webhooks.endpoints.len(), 2);

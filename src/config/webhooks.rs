@@ -39,7 +39,7 @@ impl WebhooksConfig {
         let margin = duration_text(LEASE_MARGIN);
         let exceeds =
             |others: &[String]| format!("too short; it must exceed {} by at least {margin}", others.join(", "));
-        let at_most = |others: &[String]| format!("too much; it cannot be more than {}", others.join(", "));
+        let at_most = |others: &[String]| format!("too large; it cannot be more than {}", others.join(", "));
         let lasts = sending.timeout <= sending.longest_timeout();
         from.require(lasts, &["webhooks.lease", "webhooks.timeout"], exceeds);
         let connects = sending.connect_timeout <= sending.timeout;
@@ -58,7 +58,7 @@ impl WebhooksConfig {
             if terms.timeout.is_some_and(|timeout| timeout > sending.longest_timeout()) {
                 let most = duration_text(sending.longest_timeout());
                 from.reject_line(format!(
-                    "endpoint {name}: its timeout can be {most} at most; webhooks.lease must exceed it by {margin}"
+                    "endpoint {name}: its timeout can be at most {most}; webhooks.lease must exceed it by {margin}"
                 ));
             }
             if !sending.allows_in_flight(terms.max_in_flight) {

@@ -144,7 +144,7 @@ impl DialectSwitch {
 
     fn unknown_patch(&self) -> Problem {
         let types = self.accept_patch.to_str().unwrap_or_default();
-        let detail = format!("a PATCH has one of the content types {types}");
+        let detail = format!("a PATCH must have one of the content types {types}");
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong-content-type", detail)
             .with(ACCEPT_PATCH, types)
             .with(header::CACHE_CONTROL, "no-store")
@@ -175,7 +175,8 @@ fn target(path: &str) -> RequestTarget {
 fn mixed() -> Problem {
     Problem::bad_request(
         "mixed-dialects",
-        "the request carries the marks of two upload protocols (Tus-Resumable, Upload-Complete, Content-Range); send those of one",
+        "the request has header fields of two upload protocols (Tus-Resumable, Upload-Complete, Content-Range); send \
+         those of one protocol",
     )
 }
 

@@ -308,7 +308,7 @@ impl Stream {
                 let most_bytes = BATCH as usize * self.shared.most_event_bytes();
                 let mut memory = self.shared.answers.reserve_with(None, most_bytes).await.ok()?;
                 if let Err(error) = self.gather().await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "an event stream broke off");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "an event stream failed");
                     return None;
                 }
                 memory.shrink_to(self.ready.iter().map(Bytes::len).sum());

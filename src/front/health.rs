@@ -80,7 +80,7 @@ impl Readiness {
             }
             let outcome = probe.await.map_err(|error| {
                 tracing::warn!(error = &error as &dyn std::error::Error, "not ready");
-                format!("uploads cannot be taken now: {error}")
+                format!("uploads cannot be accepted at the moment: {error}")
             });
             *last = Some(ProbeOutcome { at: Instant::now(), outcome: outcome.clone() });
             outcome

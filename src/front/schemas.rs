@@ -68,7 +68,7 @@ pub(super) async fn one(call: RoutedRequest, _: Arc<UploadApi>) -> Result<HttpRe
     match SCHEMAS.iter().find(|(known, _)| *known == name) {
         Some((_, text)) => Ok(serve(call.request.headers(), "application/schema+json", text)),
         None => {
-            let detail = "no event is of this type; /api/v1/webhooks/schemas lists them";
+            let detail = "there is no event of this type; /api/v1/webhooks/schemas lists all types";
             Err(Problem::new(actix_web::http::StatusCode::NOT_FOUND, "no-such-type", detail))
         }
     }

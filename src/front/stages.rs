@@ -38,12 +38,12 @@ pub(super) async fn report(call: RoutedRequest, shared: Arc<UploadApi>) -> Resul
 fn read(body: &[u8]) -> Result<NewReport, Problem> {
     let form = r#"write JSON such as {"name": "transcoding", "percent": 40, "message": "720p"}"#;
     let Said { name, percent, message } = serde_json::from_slice(body)
-        .map_err(|why| Problem::bad_request("bad-report", format!("the body is not a report: {why}; {form}")))?;
+        .map_err(|why| Problem::bad_request("bad-report", format!("the body is not a valid report: {why}; {form}")))?;
     NewReport::new(name, percent, message).map_err(|why| Problem::bad_request("bad-report", why.to_string()))
 }
 
 fn too_large() -> Problem {
-    let detail = format!("a report has at most {MAX_BODY_BYTES} bytes; shorten its message");
+    let detail = format!("a report may have at most {MAX_BODY_BYTES} bytes; shorten its message");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "report-too-large", detail)
 }
 

@@ -178,7 +178,7 @@ fn list_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Result<Up
                     }
                 }
                 if wanted.types.len() > MAX_CONDITIONS {
-                    return Err(query::bad(name, value, &format!("at most {MAX_CONDITIONS} of these are taken")));
+                    return Err(query::bad(name, value, &format!("at most {MAX_CONDITIONS} values are allowed")));
                 }
             }
             "min_width" => wanted.width.least = Some(query::number(name, value)?),
@@ -193,7 +193,7 @@ fn list_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Result<Up
             "limit" => wanted.limit = query::limit(value, max_page)?,
             _ => match name.strip_prefix("metadata.") {
                 Some(_) if wanted.metadata.len() >= MAX_CONDITIONS => {
-                    return Err(query::bad(name, value, &format!("at most {MAX_CONDITIONS} of these are taken")));
+                    return Err(query::bad(name, value, &format!("at most {MAX_CONDITIONS} values are allowed")));
                 }
                 Some(key) => wanted.metadata.push((key.to_owned(), value.as_bytes().to_vec())),
                 None => {

@@ -32,7 +32,7 @@ pub(crate) fn check_reach(end: u64, highest: u64) -> io::Result<()> {
     if end <= highest {
         return Ok(());
     }
-    let beyond = format!("the blob is to end at byte {end}, but nothing was written beyond byte {highest}");
+    let beyond = format!("the blob cannot end at byte {end}, because nothing was written beyond byte {highest}");
     Err(io::Error::new(io::ErrorKind::InvalidInput, beyond))
 }
 
@@ -41,12 +41,12 @@ pub(crate) fn check_size(end: u64, size_bytes: u64) -> io::Result<()> {
     if end == size_bytes {
         return Ok(());
     }
-    let differs = format!("it is to have {size_bytes} bytes, but {end} are durable");
+    let differs = format!("it cannot be finished with {size_bytes} bytes, because {end} are durable");
     Err(io::Error::new(io::ErrorKind::InvalidInput, differs))
 }
 
 fn garbage() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the resume token is not one of this store")
+    io::Error::new(io::ErrorKind::InvalidData, "the resume token does not belong to this store")
 }
 
 #[cfg(test)]

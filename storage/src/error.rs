@@ -24,7 +24,7 @@ pub struct Error {
 
 /// An open blob of a store that reads only sealed ones was to be read.
 #[derive(Debug, thiserror::Error)]
-#[error("it is open; it can be read once it is sealed")]
+#[error("it is open; it can be read after it is sealed")]
 pub(crate) struct Unsealed;
 
 /// What a caller may want to tell apart.

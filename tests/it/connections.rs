@@ -86,8 +86,8 @@ async fn twenty_thousand_connections_meet_a_limit_of_1024_files() {
     let folder = TempDir::new().unwrap();
     let process = start_with_descriptors(&folder, 1024, &["--limits-header-timeout", "5m"]);
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
-    assert!(log.contains("the limit of open files is 1024, too low for what is configured"), "{log}");
-    assert!(log.contains("limits.max_connections is ") && log.contains("now instead of 20000"), "{log}");
+    assert!(log.contains("the limit of open files (1024) is too low for the configuration"), "{log}");
+    assert!(log.contains("limits.max_connections to ") && log.contains(" from 20000"), "{log}");
     assert!(log.contains("ulimit -n") && log.contains("LimitNOFILE="), "{log}");
 
     let address = process.address();

@@ -265,7 +265,7 @@ async fn the_command_line_lists_shows_and_deletes_uploads() {
     let listed = said("uploads list");
     assert!(listed.contains("completed, removed") && listed.contains("terminated"), "{listed}");
     let one = said("uploads list --limit 1");
-    assert!(one.contains("older ones: --cursor uploads_"), "{one}");
+    assert!(one.contains("next page: --cursor uploads_"), "{one}");
     for line in [&["uploads", "delete", "what"][..], &["uploads", "list", "--stage", "what"]] {
         let wrong = run(&[line, &["--server", &url]].concat());
         assert_eq!(wrong.code, Some(1), "{wrong:?}");

@@ -54,8 +54,10 @@ async fn check_trouble(app: &TestApp, cause: impl FnOnce(&Path), end: impl FnOnc
     let answer = readiness(&mut client, 503).await;
     assert_eq!(answer.problem(), "not-ready");
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-    let said =
-        ["uploads cannot be taken now: could not ", "uploads cannot be taken now: the database of the server is gone"];
+    let said = [
+        "uploads cannot be accepted at the moment: could not ",
+        "uploads cannot be accepted at the moment: the database of the server is gone",
+    ];
     assert!(said.iter().any(|said| detail.starts_with(said)), "{detail}");
     assert_eq!(client.get("/healthz").await.status, 200, "a restart would not help");
     end(app.data_dir());
@@ -116,7 +118,10 @@ async fn why_it_is_not_ready_is_for_those_with_a_credential() {
     let bare = readiness(&mut client, 503).await;
     assert_eq!(bare.json()["detail"], "not ready");
     let told = client.request("GET", "/readyz", &[("Authorization", "Bearer the-shared-token")], b"").await;
-    assert!(told.json()["detail"].as_str().unwrap().starts_with("uploads cannot be taken now: "), "{told:?}");
+    assert!(
+        told.json()["detail"].as_str().unwrap().starts_with("uploads cannot be accepted at the moment: "),
+        "{told:?}"
+    );
 }
 
 /// What would be committed to a database without a name is lost at the next start.
@@ -316,7 +321,7 @@ async fn rejected_requests_are_in_the_log_and_a_flood_of_them_is_summarised() {
     assert!(!lines.iter().any(|line| of_it(&line)), "an upload that is not there is nothing to report");
     let rejected = lines.iter().filter(|line| line["code"] == "unauthorized" && line["status"] == 401).count();
     assert!((2..150).contains(&rejected), "{rejected} of 301");
-    let bounded = "further rejections for this reason are only counted for up to a minute";
+    let bounded = "further rejections for this reason are counted but not logged for up to a minute";
     assert!(lines.iter().any(|line| line["message"] == bounded), "the rest is only counted");
     assert!(lines.iter().all(|line| !line.to_string().contains("sesame")), "no token, query or name of a file");
 }
@@ -342,8 +347,8 @@ async fn a_start_says_what_runs_where() {
         file.to_str().unwrap(),
         data.to_str().unwrap(),
         &format!("http://{address}/files"),
-        "reading apart from uploads is at http://127.0.0.1:",
-        "webhooks go to audit, backend",
+        "serving reads on a separate listener at http://127.0.0.1:",
+        "sending webhooks to audit, backend",
         "try: curl -i -X POST http://",
         "-H 'Authorization: Bearer TOKEN'",
     ] {

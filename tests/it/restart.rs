@@ -359,7 +359,7 @@ fn a_data_folder_that_is_a_file_is_refused() {
     refused(&ran, &["is not a folder", file.to_str().unwrap()]);
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     let below = Program::serve(&file.join("deeper"), &[]).ran();
-    refused(&below, &["could not make the data folder", file.to_str().unwrap()]);
+    refused(&below, &["could not create the data folder", file.to_str().unwrap()]);
 }
 
 #[test]

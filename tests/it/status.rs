@@ -215,7 +215,7 @@ async fn an_upload_that_is_not_what_its_client_promised_has_failed() {
     let status = status(&mut client, &path).await;
     assert_eq!(stages(&status), ["created", "receiving", "received", "failed"]);
     let error = json!({
-        "code": "digest-mismatch", "message": "the sha256 digest promised by the client does not match",
+        "code": "digest-mismatch", "message": "the upload does not match the sha256 digest that the client declared",
     });
     assert_eq!(status["error"], error);
     assert_eq!(status["digests"]["crc32c"], "c99465aa", "what the bytes really had");

@@ -116,7 +116,7 @@ async fn the_program_says_https_is_healthy_and_takes_a_new_certificate_when_hung
     fs::write(&files.private_key, &first.key_pem).unwrap();
     program.signal("HUP");
     until("the log says what is wrong", async || {
-        program.stderr().contains("the key does not belong to the certificate").then_some(())
+        program.stderr().contains("the private key does not match the certificate").then_some(())
     })
     .await;
     connect(&connector, address).await.unwrap();
@@ -140,11 +140,16 @@ async fn files_that_cannot_be_used_are_told_by_key() {
     let cases = [
         (Some(good.pem.as_str()), None, "tls.private_key_file", "No such file or directory"),
         (None, Some(good.key_pem.as_str()), "tls.certificate_file", "No such file or directory"),
-        (Some(""), Some(&good.key_pem), "tls.certificate_file", "there is no certificate in PEM form in the file"),
+        (Some(""), Some(&good.key_pem), "tls.certificate_file", "the file contains no PEM certificate"),
         (Some(&good.key_pem), Some(&good.key_pem), "tls.certificate_file", "there is no certificate in PEM form"),
-        (Some(&good.pem), Some(&good.pem), "tls.private_key_file", "there is no private key in PEM form in the file"),
-        (Some(&good.pem), Some(&other.key_pem), "tls.private_key_file", "the key does not belong to the certificate"),
-        (Some(&good.pem[..200]), Some(&good.key_pem), "tls.certificate_file", "the file is not proper PEM"),
+        (Some(&good.pem), Some(&good.pem), "tls.private_key_file", "the file contains no PEM private key"),
+        (
+            Some(&good.pem),
+            Some(&other.key_pem),
+            "tls.private_key_file",
+            "the private key does not match the certificate",
+        ),
+        (Some(&good.pem[..200]), Some(&good.key_pem), "tls.certificate_file", "the file is not valid PEM"),
     ];
     for (certificate, private_key, key, why) in cases {
         let folder = TempDir::new().unwrap();
@@ -170,7 +175,7 @@ async fn more_http_2_than_the_machine_has_memory_for_is_refused() {
     config.http2.memory_bytes = 1 << 40;
     config.unset.remove("http2.memory");
     let error = app::start(config).await.expect_err("it cannot start").to_string();
-    assert!(error.contains("http2.memory = 1048576MiB, and this machine has "), "{error}");
+    assert!(error.contains("http2.memory = 1048576MiB exceeds the memory of this machine ("), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

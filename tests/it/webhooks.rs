@@ -499,7 +499,7 @@ async fn a_receiver_that_hangs_or_drips_its_head_times_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_is_read_within_bounds() {
     for (reply, note) in
-        [(Reply::DripBody, Value::from("the body of the answer did not end in time")), (Reply::Gigabyte, Value::Null)]
+        [(Reply::DripBody, Value::from("the body of the response did not end in time")), (Reply::Gigabyte, Value::Null)]
     {
         let receiver = Scripted::start(SECRET).await;
         receiver.always(reply.clone());

@@ -614,7 +614,7 @@ async fn a_listener_verifies_with_a_public_key() {
     let private = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
     let public = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
     let other = "whpk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-    for (key, line) in [(public, "upload.created"), (other, "REFUSED  POST /: no signature fits")] {
+    for (key, line) in [(public, "upload.created"), (other, "REJECTED  POST /: no signature verifies")] {
         let listener = Program::start(&["webhooks", "listen", "--listen", "127.0.0.1:0", "--public-key", key]);
         let told = printed(&listener, "Ctrl-C").await;
         let url = told.split_whitespace().find(|word| word.starts_with("http://")).expect("it says where it listens");
@@ -654,7 +654,7 @@ async fn the_command_line_manages_all_of_it() {
     let (code, said, wrong) = run("test cli");
     assert_eq!(code, Some(1), "nobody listens there: {wrong}");
     assert!(said.contains("result: refused in "), "{said}");
-    assert!(wrong.starts_with("longshore: the test failed: there was no answer (refused)"), "{wrong}");
+    assert!(wrong.starts_with("longshore: the test failed: there was no response (refused)"), "{wrong}");
 
     let receiver = Scripted::start(secret).await;
     assert_eq!(run(&format!("endpoints set cli --url {}", url_of(&receiver))).0, Some(0));
@@ -699,7 +699,7 @@ async fn the_command_line_manages_all_of_it() {
     let (second, _) = ids(&format!("--limit 2 --cursor {}", next.as_str().unwrap()));
     assert_eq!([first, second].concat(), all);
     let page = run("deliveries --limit 2").1;
-    assert!(page.ends_with(&format!("older ones: --cursor {}\n", next.as_str().unwrap())), "{page}");
+    assert!(page.ends_with(&format!("next page: --cursor {}\n", next.as_str().unwrap())), "{page}");
     assert_eq!(run("deliveries --status dead").0, Some(1));
     assert_eq!(run("endpoints pause cli").0, Some(0));
     assert!(run("endpoints").1.contains("paused"));
@@ -710,7 +710,7 @@ async fn the_command_line_manages_all_of_it() {
     let (code, _, wrong) = run("endpoints show cli");
     assert_eq!(
         (code, wrong.as_str()),
-        (Some(1), "longshore: the server rejects the request (404): there is no endpoint cli\n")
+        (Some(1), "longshore: the server rejected the request (404): there is no endpoint cli\n")
     );
 }
 

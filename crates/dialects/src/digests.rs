@@ -32,9 +32,9 @@ pub(crate) const ANSWER_FIELDS: [&str; 2] = ["Content-Digest", "Repr-Digest"];
 pub(crate) enum BadDigests {
     #[error(transparent)]
     Unreadable(#[from] BadField),
-    #[error("{field} has only digests of algorithms this server does not know; it knows {}", KNOWN.join(", "))]
+    #[error("{field} has only digests of unsupported algorithms; supported are {}", KNOWN.join(", "))]
     Unsupported { field: &'static str, algorithms: Vec<String> },
-    #[error("{field} has a value for {} that is not a digest of {} bytes", token(*algorithm), algorithm.digest_bytes())]
+    #[error("{field}: the value for {} is not a digest of {} bytes", token(*algorithm), algorithm.digest_bytes())]
     Invalid { field: &'static str, algorithm: Algorithm },
 }
 
@@ -72,7 +72,8 @@ fn byte_sequence(value: &[u8]) -> String {
 }
 
 fn read(fields: &dyn Fields, field: &'static str) -> Result<Vec<Digest>, BadDigests> {
-    let members = dictionary(fields, field).map_err(|_| BadField::new(field, "is not a list of algorithm=:base64:"))?;
+    let members =
+        dictionary(fields, field).map_err(|_| BadField::new(field, "must be a list of ALGORITHM=:BASE64:"))?;
     let members = members.unwrap_or_default();
     let mut digests = Vec::new();
     for (name, entry) in &members {

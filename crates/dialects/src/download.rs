@@ -62,7 +62,11 @@ pub(crate) async fn serve(
                 .finish());
         }
         Condition::Failed => {
-            let problem = Problem::new(StatusCode::PRECONDITION_FAILED, "changed", "the upload is not the one named");
+            let problem = Problem::new(
+                StatusCode::PRECONDITION_FAILED,
+                "changed",
+                "the upload does not match the condition of the request (If-Match or If-Unmodified-Since)",
+            );
             return Ok(problem.respond(request));
         }
     }
@@ -76,7 +80,7 @@ pub(crate) async fn serve(
         Wanted::All => (0, size),
         Wanted::Range(first, last) => (first, last + 1),
         Wanted::OutOfReach => {
-            let detail = format!("the upload has {size} bytes; the range asked for is not among them");
+            let detail = format!("the upload has {size} bytes; the requested range is outside of them");
             let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", detail);
             return Ok(problem.with(header::CONTENT_RANGE, format!("bytes */{size}")).respond(request));
         }
@@ -103,7 +107,7 @@ pub(crate) async fn serve(
     }
     let bytes = download.read(first..end).await?;
     let bytes = bytes.map_err(|error| {
-        tracing::error!(error = &error as &dyn std::error::Error, "a download broke off");
+        tracing::error!(error = &error as &dyn std::error::Error, "a download failed");
         Box::<dyn std::error::Error>::from(error)
     });
     let metrics = metrics.clone();

@@ -35,9 +35,9 @@ pub(crate) fn parse_metadata(text: &str) -> Result<Metadata, BadField> {
             continue;
         }
         if key.contains('\t') {
-            return Err(bad("has a tab in a key"));
+            return Err(bad("has a key that contains a tab"));
         }
-        let value = LENIENT_BASE64.decode(value).map_err(|_| bad("has a value that is not base64"))?;
+        let value = LENIENT_BASE64.decode(value).map_err(|_| bad("has a value that is not valid base64"))?;
         pairs.push((key.to_owned(), value));
     }
     Metadata::new(pairs).map_err(|problem| BadField::new("upload-metadata", problem.to_string()))

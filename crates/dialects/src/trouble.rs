@@ -31,7 +31,8 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Reje
             Problem::try_again(code, why.to_string(), after)
         }
         EngineError::NoSpace => {
-            let detail = "there is not enough disk space for this data right now; what was stored before is kept";
+            let detail = "there is not enough disk space for this data at the moment; bytes that were stored before \
+                          are kept";
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, "no-space", detail).with(header::RETRY_AFTER, "30")
         }
         EngineError::Failed { .. } => {
@@ -41,7 +42,7 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Reje
             Problem::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
-                "the server could not do this; the log has the reason under this request id",
+                "the server could not process the request; the log has the cause under this request id",
             )
             .with(header::RETRY_AFTER, "5")
         }

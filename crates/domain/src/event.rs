@@ -84,7 +84,7 @@ impl Details {
 pub struct EventFilter(Vec<String>);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no event is called {0:?}")]
+#[error("there is no event {0:?}")]
 pub struct NoSuchEvent(String);
 
 impl EventFilter {

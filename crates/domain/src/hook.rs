@@ -15,7 +15,7 @@ use crate::upload::Upload;
 pub const REJECTED: &str = "rejected-by-application";
 
 /// What is said where the application gives no reason.
-pub const NO_REASON: &str = "the application has refused this upload";
+pub const NO_REASON: &str = "the application rejected this upload";
 
 crate::named! {
     /// A question the application may want to be asked.

@@ -11,7 +11,7 @@ pub const MAX_PAIRS: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadMetadata {
-    #[error("a name stands in it twice")]
+    #[error("it has a key twice")]
     RepeatedName,
     #[error("it has more than {MAX_PAIRS} pairs")]
     TooManyPairs,

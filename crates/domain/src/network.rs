@@ -16,7 +16,7 @@ pub struct Network {
 pub enum InvalidNetwork {
     #[error("not a network such as 10.0.0.0/8 or fd00::/8")]
     Form,
-    #[error("not a network: bits are set behind its prefix; the network is {0}")]
+    #[error("not a network: bits after the prefix are set; the network is {0}")]
     HostBits(Network),
 }
 

@@ -51,19 +51,19 @@ impl ContentPolicy {
     pub fn failure_of(&self, facts: &Facts, size_bytes: u64) -> Option<Failure> {
         let content_type = &facts.content_type;
         if !self.allowed_types.is_empty() && !self.allowed_types.iter().any(|pattern| pattern.fits(content_type)) {
-            let message = format!("by its content the upload is {content_type}, which is not accepted here");
+            let message = format!("uploads of the detected type {content_type} are not accepted by this server");
             return Some(refused("type-not-allowed", message, RejectionKind::WrongType));
         }
         let limit = self.max_sizes.iter().find(|(pattern, _)| pattern.fits(content_type));
         if let Some((_, limit)) = limit.filter(|(_, limit)| size_bytes > *limit) {
-            let message = format!("an upload of type {content_type} may have at most {limit} bytes here");
+            let message = format!("an upload of the type {content_type} may have at most {limit} bytes on this server");
             return Some(refused("too-large-for-type", message, RejectionKind::TooLarge));
         }
         let (max, is_named) = self.max_duration_of(content_type)?;
-        let accepted = format!("at most {} s of {content_type} are accepted here", max.as_secs());
+        let accepted = format!("this server accepts at most {} s of {content_type}", max.as_secs());
         match facts.content_duration() {
             ContentDuration::Milliseconds(ms) if Duration::from_millis(ms) > max => {
-                let message = format!("it lasts {} s, and {accepted}", seconds(Duration::from_millis(ms)));
+                let message = format!("the duration is {} s, but {accepted}", seconds(Duration::from_millis(ms)));
                 Some(refused("media-too-long", message, RejectionKind::Unprocessable))
             }
             // What the operator has named lasts, unless it is known to be a still.
@@ -85,11 +85,7 @@ impl ContentPolicy {
 }
 
 fn unknown(accepted: &str) -> Failure {
-    refused(
-        "duration-unknown",
-        format!("it does not say how long it lasts, and {accepted}"),
-        RejectionKind::Unprocessable,
-    )
+    refused("duration-unknown", format!("the duration is unknown, but {accepted}"), RejectionKind::Unprocessable)
 }
 
 fn refused(code: &str, message: String, kind: RejectionKind) -> Failure {
@@ -198,10 +194,7 @@ mod tests {
             (failure.code.as_str(), failure.rejection),
             ("duration-unknown", Some(RejectionKind::Unprocessable))
         );
-        assert_eq!(
-            failure.message,
-            "it does not say how long it lasts, and at most 120 s of video/mp4 are accepted here"
-        );
+        assert_eq!(failure.message, "the duration is unknown, but this server accepts at most 120 s of video/mp4");
         assert_eq!(
             ContentPolicy { requires_duration: true, ..ContentPolicy::default() }.failure_of(&unread("video/mp4"), 1),
             None,

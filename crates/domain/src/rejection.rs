@@ -21,54 +21,54 @@ pub enum Rejection {
     BytesMissing,
     #[error("the upload is at offset {ours}, not {theirs}")]
     WrongOffset { ours: Offset, theirs: Offset },
-    #[error("the upload is complete with {0} bytes and takes no more")]
+    #[error("the upload is complete with {0} bytes and accepts no more")]
     AlreadyComplete(Length),
-    #[error("the data would go beyond the declared length of {0} bytes")]
+    #[error("the data exceeds the declared length of {0} bytes")]
     BeyondLength(Length),
-    #[error("an upload may have at most {0} bytes here")]
+    #[error("an upload may have at most {0} bytes on this server")]
     OverLimit(u64),
-    #[error("the length was declared as {ours} bytes and cannot become {theirs}")]
+    #[error("the length was declared as {ours} bytes and cannot be changed to {theirs}")]
     LengthChanged { ours: Length, theirs: Length },
-    #[error("the upload already has {offset} bytes, more than the length {length} now declared")]
+    #[error("the upload already has {offset} bytes, more than the declared length of {length}")]
     LengthBelowOffset { offset: Offset, length: Length },
-    #[error("the upload has {length} bytes, and with this request it would end at {end}")]
+    #[error("the upload has a length of {length} bytes, but this request would end it at {end}")]
     EndsElsewhere { length: Length, end: Offset },
-    #[error("the upload was created in the dialect {}; go on in the same", .0.name())]
+    #[error("the upload was created with the protocol {}; continue it with the same protocol", .0.name())]
     OtherDialect(Dialect),
     #[error(
-        "the storage of this server takes the bytes of an upload in order only; create it in the dialect tus or ietf"
+        "the storage of this server accepts the bytes of an upload only in order; create the upload with the protocol \
+         tus or ietf"
     )]
     InOrderOnly,
-    #[error("the upload has other bytes than these at {at}; what came first is kept")]
+    #[error("the bytes at {at} differ from those received before; the earlier bytes are kept")]
     DifferentBytes { at: u64 },
-    #[error("more data arrived than the range up to {end} holds")]
+    #[error("the request has more data than its range, which ends at {end}")]
     BeyondRange { end: u64 },
     #[error(
-        "a range begins and ends at a multiple of {alignment} bytes, at the end of the upload, or beside bytes that are there"
+        "a range must begin and end at a multiple of {alignment} bytes, at the end of the upload, or at the edge of \
+         received bytes"
     )]
     Misaligned { alignment: u64 },
     #[error("the upload would have more than {0} separate ranges (limits.max_ranges); fill gaps first")]
     TooManyRanges(u32),
-    #[error(
-        "the data would replace more than {0} bytes that differ (limits.max_replaced_size); send it in smaller ranges"
-    )]
+    #[error("the data would replace more than {0} differing bytes (limits.max_replaced_size); send smaller ranges")]
     TooMuchToReplace(u64),
-    #[error("the {} digest of the data does not match the one sent with it", .0.name())]
+    #[error("the data does not match the {} digest that was sent with it", .0.name())]
     ChecksumMismatch(Algorithm),
-    #[error("the upload has failed: its {} digest is not the one promised at its creation", .0.name())]
+    #[error("the upload has failed: it does not match the {} digest that was declared at its creation", .0.name())]
     BrokenPromise(Algorithm),
     /// A policy, or the application, has said no, and why.
     #[error("{}", .0.message)]
     Refused(Failure),
-    #[error("a final upload is made of its parts and takes no data")]
+    #[error("a final upload is assembled from its parts and accepts no data")]
     IsFinal,
-    #[error("upload {0} in the list is not there")]
+    #[error("upload {0} in the list does not exist")]
     PartMissing(usize),
-    #[error("upload {again} in the list is the same as upload {first}; name each once")]
+    #[error("upload {again} in the list is the same as upload {first}; list each upload once")]
     PartTwice { first: usize, again: usize },
     #[error("upload {0} in the list was not created as a partial upload")]
     NotPartial(usize),
-    #[error("upload {0} in the list is not finished")]
+    #[error("upload {0} in the list is not complete")]
     PartUnfinished(usize),
 }
 

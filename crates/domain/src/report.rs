@@ -40,22 +40,22 @@ pub struct NewReport {
 /// Why that cannot be reported. Says what to write instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReport {
-    #[error("a stage is named by 1 to {MAX_NAME_LENGTH} of a-z, 0-9, `_`, `.` and `-`")]
+    #[error("the name of a stage must have 1 to {MAX_NAME_LENGTH} characters: a-z, 0-9, `_`, `.` and `-`")]
     Name,
-    #[error("percent is a whole number from 0 to 100")]
+    #[error("percent must be a whole number from 0 to 100")]
     Percent,
-    #[error("a message has 1 to {MAX_MESSAGE_CHARS} characters, none of them a control character")]
+    #[error("a message must have 1 to {MAX_MESSAGE_CHARS} characters, none of them a control character")]
     Message,
 }
 
 /// Why an upload takes no report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReportRejected {
-    #[error("this upload has {}; there is nothing more to report of it", .0.past())]
+    #[error("this upload has {} and accepts no more reports", .0.past())]
     Ended(Ended),
-    #[error("this upload is {}; stages can be reported once every byte is there", .0.name())]
+    #[error("this upload is {}; stages can be reported after all its bytes are received", .0.name())]
     TooEarly(Stage),
-    #[error("{MAX_STAGES} stages have been reported of this upload already; go on with one of those")]
+    #[error("{MAX_STAGES} stages of this upload have been reported, which is the limit; report one of these stages")]
     TooMany,
 }
 

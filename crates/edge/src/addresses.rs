@@ -57,8 +57,8 @@ impl Addresses {
             return Ok(String::new());
         }
         let host = host_of(request).filter(|host| !host.is_empty());
-        let host = host.ok_or(BadField::new("host", "is missing, and the address of a session is made of it"))?;
-        Host::of_authority(host).ok_or(BadField::new("host", "is not one"))?;
+        let host = host.ok_or(BadField::new("host", "is missing; the URL of a session is built from it"))?;
+        Host::of_authority(host).ok_or(BadField::new("host", "is not a valid host"))?;
         let port = LocalAddress::by(request)
             .filter(|_| self.is_direct(request))
             .and_then(|local_address| left_out(host, local_address));

@@ -93,7 +93,7 @@ impl AnswerMemory {
             AnswerReservation { memory: self.pool.reserve(bytes).await, _slot: slot }
         };
         tokio::time::timeout(self.patience, waiting).await.map_err(|_| {
-            let detail = "too many answers wait for their clients to read them; come back in a moment";
+            let detail = "too many responses are waiting to be read by their clients; retry in a moment";
             Problem::try_again("too-many-answers", detail, Duration::from_secs(5))
         })
     }

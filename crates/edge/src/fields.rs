@@ -40,7 +40,7 @@ pub fn single<'a>(fields: &'a dyn Fields, field: &'static str) -> Result<Option<
     let mut values = fields.values(field);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(BadField::new(field, "is there more than once"));
+        return Err(BadField::new(field, "must not be sent more than once"));
     }
     text(field, value).map(Some)
 }
@@ -61,7 +61,7 @@ fn text<'a>(field: &'static str, value: &'a [u8]) -> Result<&'a str, BadField> {
     let printable = value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
     match std::str::from_utf8(value) {
         Ok(text) if printable => Ok(text.trim_matches([' ', '\t'])),
-        _ => Err(BadField::new(field, "has characters other than printable ASCII")),
+        _ => Err(BadField::new(field, "must contain only printable ASCII characters")),
     }
 }
 
@@ -93,13 +93,13 @@ mod tests {
             (&[b"5"], Ok(Some("5"))),
             (&[b" \t5 \t"], Ok(Some("5"))),
             (&[b""], Ok(Some(""))),
-            (&[b"5", b"5"], Err("is there more than once")),
-            (&[b"5", b""], Err("is there more than once")),
-            (&[b"\xc3\xbc"], Err("has characters other than printable ASCII")),
-            (&[b"\xff"], Err("has characters other than printable ASCII")),
-            (&[b"a\0b"], Err("has characters other than printable ASCII")),
-            (&[b"a\x7f"], Err("has characters other than printable ASCII")),
-            (&[b"a\r\nb"], Err("has characters other than printable ASCII")),
+            (&[b"5", b"5"], Err("must not be sent more than once")),
+            (&[b"5", b""], Err("must not be sent more than once")),
+            (&[b"\xc3\xbc"], Err("must contain only printable ASCII characters")),
+            (&[b"\xff"], Err("must contain only printable ASCII characters")),
+            (&[b"a\0b"], Err("must contain only printable ASCII characters")),
+            (&[b"a\x7f"], Err("must contain only printable ASCII characters")),
+            (&[b"a\r\nb"], Err("must contain only printable ASCII characters")),
         ];
         for (values, expected) in cases {
             let fields = Raw(values);
@@ -129,6 +129,6 @@ mod tests {
     #[test]
     fn a_bad_field_says_which_and_why() {
         let error = single(&Raw(&[b"a", b"b"]), "upload-offset").unwrap_err();
-        assert_eq!(error.to_string(), "upload-offset: is there more than once");
+        assert_eq!(error.to_string(), "upload-offset: must not be sent more than once");
     }
 }

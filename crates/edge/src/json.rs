@@ -17,7 +17,7 @@ pub fn is_not(request: &HttpRequest) -> Option<Problem> {
         return None;
     }
     (media_type::essence(named.to_str().unwrap_or_default()) != "application/json").then(|| {
-        let detail = "the body of this request is JSON; send Content-Type: application/json";
+        let detail = "the body of this request must be JSON; send Content-Type: application/json";
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", detail)
     })
 }

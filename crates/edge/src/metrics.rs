@@ -105,7 +105,7 @@ impl EdgeMetrics {
 
 impl Collector for EdgeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "Requests answered, by method, route and class of status.";
+        let help = "Requests answered, by method, route and status class.";
         let mut family = encoder.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
         for (labels, count) in self.0.requests.get().into_iter().flat_map(Requests::by_labels) {
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
@@ -115,14 +115,14 @@ impl Collector for EdgeMetrics {
         for ((_, listener), open) in LISTENERS.iter().zip(&self.0.connections) {
             gauge(open).encode(family.encode_family(&[("listener", *listener)])?)?;
         }
-        let help = "Event streams and long polls that wait for news.";
+        let help = "Open event streams and waiting long polls.";
         gauge(&self.0.streams).encode(encoder.encode_descriptor(
             "http_event_streams",
             help,
             None,
             MetricType::Gauge,
         )?)?;
-        let help = "Bytes of downloads handed to their connections.";
+        let help = "Bytes of downloads passed to client connections.";
         let sent = ConstCounter::new(self.0.sent_bytes.load(Ordering::Relaxed));
         sent.encode(encoder.encode_descriptor("download_bytes_sent", help, None, MetricType::Counter)?)
     }

@@ -58,7 +58,7 @@ pub(crate) async fn serve(edge: &Edge, role: ListenerRole, mut request: ServiceR
         answer = from_framework(error, &http);
     }
     if request_body.is_broken() {
-        let detail = "the chunked framing of the body is broken; what came before that is kept";
+        let detail = "the chunked encoding of the body is invalid; the bytes before the error are kept";
         answer = Problem::bad_request("broken-framing", detail).respond(&http);
     }
     answer = edge.answers.hold(&http, answer).await;
@@ -148,8 +148,7 @@ fn take_slot(
     }
     edge.uploads.take(client).map_err(|LimitReached| {
         edge.refusals.note(Reason::Uploads, client, request.path());
-        let detail =
-            "clients at this address are sending as many uploads as are allowed at once; come back in a moment";
+        let detail = "the limit of concurrent uploads from this client address is reached; retry in a moment";
         Problem::try_again("too-many-uploads", detail, Duration::from_secs(5))
     })
 }
@@ -166,7 +165,7 @@ fn from_framework(error: &Error, request: &HttpRequest) -> HttpResponse {
     let status = error.as_response_error().status_code();
     if status.is_server_error() {
         tracing::error!(error = %error, "the HTTP layer could not serve a request");
-        return Problem::new(status, "internal", "the server could not do this").respond(request);
+        return Problem::new(status, "internal", "the server could not process the request").respond(request);
     }
     Problem::new(status, "bad-request", "the request could not be read").respond(request)
 }

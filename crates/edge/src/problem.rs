@@ -63,12 +63,12 @@ impl Problem {
     }
 
     pub fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this address")
+        Self::new(StatusCode::NOT_FOUND, "not-found", "there is no resource at this URL")
     }
 
     pub fn method_not_allowed(allow: impl Into<String>) -> Self {
         let allow = allow.into();
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", format!("this address takes {allow}"))
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", format!("this URL supports only {allow}"))
             .with(header::ALLOW, allow)
     }
 
@@ -76,10 +76,10 @@ impl Problem {
     pub fn not_complete(upload: &Upload) -> Self {
         let (received, length) = (upload.received_bytes(), upload.length());
         let detail = match (upload.is_partial(), length) {
-            (true, _) => "a partial upload is material for a final one and cannot be downloaded".to_owned(),
-            (false, Some(length)) => format!("the upload is not complete: {received} of {length} bytes have arrived"),
+            (true, _) => "a partial upload is a part of a final upload and cannot be downloaded".to_owned(),
+            (false, Some(length)) => format!("the upload is not complete: {received} of {length} bytes are received"),
             (false, None) => {
-                format!("the upload is not complete: {received} bytes have arrived, and its length is not known yet")
+                format!("the upload is not complete: {received} bytes are received, and its length is not known yet")
             }
         };
         Self::new(StatusCode::CONFLICT, "not-complete", detail)

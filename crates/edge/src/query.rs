@@ -34,17 +34,17 @@ fn decode(text: &str) -> Result<String, Problem> {
     let decoded = percent_decode_str(&spaced).decode_utf8();
     decoded
         .map(std::borrow::Cow::into_owned)
-        .map_err(|_| Problem::bad_request("bad-query", "the query is not UTF-8 text"))
+        .map_err(|_| Problem::bad_request("bad-query", "the query must be UTF-8 text"))
 }
 
 pub fn bad(name: &str, value: &str, allowed: &str) -> Problem {
     let shown: String = value.chars().take(100).collect();
-    Problem::bad_request("bad-query", format!("{name}={shown} is not understood: {allowed}"))
+    Problem::bad_request("bad-query", format!("{name}={shown} is invalid: {allowed}"))
 }
 
 pub fn unknown(name: &str, known: &str) -> Problem {
     let shown: String = name.chars().take(100).collect();
-    Problem::bad_request("bad-query", format!("there is no parameter {shown}; known are {known}"))
+    Problem::bad_request("bad-query", format!("there is no parameter {shown}; supported are {known}"))
 }
 
 pub fn upload_id(name: &str, value: &str) -> Result<UploadId, Problem> {

@@ -59,7 +59,7 @@ struct Label {
 
 impl Refusals {
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Connections and requests refused or ended before they were served, by reason";
+        let help = "Connections and requests that were rejected, shed or ended before they were served, by reason";
         registry.register("refusals", help, self.0.counts.clone());
         for reason in Reason::ALL {
             self.counter(reason);
@@ -75,10 +75,10 @@ impl Refusals {
         let Some(Sampled { left_out, .. }) = admitted else { return };
         let name = reason.name();
         if left_out > 0 {
-            tracing::info!(reason = name, left_out, "more refusals of this kind were counted than logged");
+            tracing::info!(reason = name, left_out, "some rejections for this reason were counted but not logged");
         }
         let client = client.map(tracing::field::display);
-        tracing::info!(reason = name, client, detail = %detail.escape_debug(), "refused a client");
+        tracing::info!(reason = name, client, detail = %detail.escape_debug(), "rejected a connection or request");
     }
 
     fn counter(&self, reason: Reason) -> impl std::ops::Deref<Target = Counter> {

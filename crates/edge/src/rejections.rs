@@ -68,13 +68,20 @@ impl Rejections {
         let Some(Sampled { left_out, is_last }) = admitted else { return };
         let RejectedRequest { status, method, route, client, request } = *rejected;
         if left_out > 0 {
-            tracing::info!(code = &*code, left_out, "more requests were rejected for this reason than logged");
+            tracing::info!(
+                code = &*code,
+                left_out,
+                "some requests rejected for this reason were counted but not logged"
+            );
         }
         let client = client.map(tracing::field::display);
         let status = status.as_u16();
         tracing::info!(code = &*code, status, method, route, client, request, "rejected a request");
         if is_last {
-            tracing::info!(code = &*code, "further rejections for this reason are only counted for up to a minute");
+            tracing::info!(
+                code = &*code,
+                "further rejections for this reason are counted but not logged for up to a minute"
+            );
         }
     }
 
@@ -99,7 +106,7 @@ fn is_rejection(status: StatusCode) -> bool {
 impl Collector for Rejections {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = lock(&self.0);
-        let help = "Requests answered with a problem, by its code.";
+        let help = "Requests answered with a problem, by problem code.";
         let mut family = encoder.encode_descriptor("http_problems", help, None, MetricType::Counter)?;
         for (code, noted) in all.iter().filter(|(_, noted)| noted.count > 0) {
             ConstCounter::new(noted.count).encode(family.encode_family(&[("code", &**code)])?)?;

@@ -42,12 +42,13 @@ impl StreamSlots {
         let of_address = self.of_address.take(client).map_err(|LimitReached| {
             self.refusals.note(Reason::Streams, client, request.path());
             let most = self.of_address.limit().unwrap_or_default();
-            let detail = format!("clients at this address are waiting for events {most} times, as often as is allowed");
+            let detail =
+                format!("the limit of {most} event streams and long polls from this client address is reached");
             Problem::try_again("too-many-streams", detail, TRY_AGAIN)
         })?;
         let slot = StreamSlot { taken: Arc::clone(&self.taken), _of_address: of_address };
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.limit {
-            let detail = format!("{} clients are waiting for events, as many as are allowed", self.limit);
+            let detail = format!("the limit of {} event streams and long polls is reached", self.limit);
             return Err(Problem::try_again("too-many-streams", detail, TRY_AGAIN));
         }
         Ok(slot)

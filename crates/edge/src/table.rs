@@ -257,8 +257,10 @@ impl RoutePath {
             return None;
         }
         let allowed = if is_read { "GET, HEAD, OPTIONS" } else { "OPTIONS" };
-        let detail =
-            format!("this address only serves reading and takes {allowed}; send uploads and changes to the other");
+        let detail = format!(
+            "this listener serves only reads and supports only {allowed}; send uploads and changes to the other \
+             listener"
+        );
         Some(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "read-only", detail).with(header::ALLOW, allowed))
     }
 }

@@ -183,7 +183,7 @@ pub enum EngineError {
     /// Not now; the same request may work later.
     #[error(transparent)]
     Unavailable(Unavailable),
-    #[error("there is not enough room on the storage")]
+    #[error("there is not enough space on the storage")]
     NoSpace,
     /// Trouble below, to be logged once and not shown.
     #[error("could not {operation}")]
@@ -199,23 +199,23 @@ pub enum EngineError {
 pub enum Unavailable {
     #[error("the server is shutting down")]
     ShuttingDown,
-    #[error("too many uploads are receiving data right now")]
+    #[error("too many uploads are receiving data at the moment")]
     Busy,
-    #[error("too many complete uploads are being read right now")]
+    #[error("too many complete uploads are being read at the moment")]
     TooManyReaders,
-    #[error("too many bytes wait to replace others right now")]
+    #[error("the memory for bytes that replace others is used up at the moment")]
     Full,
     #[error("a newer request has taken over this upload")]
     Superseded,
-    #[error("another request is still being finished for this upload")]
+    #[error("another request for this upload is still being processed")]
     Held,
-    #[error("all data is here and is being put in its place")]
+    #[error("all data is received and is being stored")]
     Settling,
-    #[error("the application could not be asked whether this may be done")]
+    #[error("the application did not answer the hook that has to approve this request")]
     Undecided,
-    #[error("the client sent nothing for too long")]
+    #[error("the client sent no data for too long")]
     Idle,
-    #[error("the database of the server is gone; nothing is accepted until its operator has restored it")]
+    #[error("the database files of the server are missing; it accepts nothing until the operator has restored them")]
     DatabaseGone,
 }
 
@@ -223,22 +223,22 @@ impl EngineError {
     pub(crate) fn storage(source: storage::Error) -> Self {
         match source.kind {
             storage::ErrorKind::NoSpace => {
-                tracing::warn!(blob = source.key, operation = source.operation, "no room left on the storage");
+                tracing::warn!(blob = source.key, operation = source.operation, "no space left on the storage");
                 Self::NoSpace
             }
             storage::ErrorKind::Busy => {
-                tracing::warn!(blob = source.key, operation = source.operation, "no descriptor left for a file");
+                tracing::warn!(blob = source.key, operation = source.operation, "no file descriptor left");
                 Self::Unavailable(Unavailable::Busy)
             }
             storage::ErrorKind::Fenced => {
-                tracing::warn!(blob = source.key, error = %source.source, "another process has taken over an upload");
+                tracing::warn!(blob = source.key, error = %source.source, "another node has taken over an upload");
                 Self::Unavailable(Unavailable::Superseded)
             }
             storage::ErrorKind::NotFound
             | storage::ErrorKind::Incomplete
             | storage::ErrorKind::Finished
             | storage::ErrorKind::Unsealed
-            | storage::ErrorKind::Other => Self::Failed { operation: "use the storage", source: Arc::new(source) },
+            | storage::ErrorKind::Other => Self::Failed { operation: "access the storage", source: Arc::new(source) },
         }
     }
 
@@ -249,7 +249,7 @@ impl EngineError {
 
     /// What the application has chosen for an upload cannot be.
     pub(crate) fn chosen_badly(source: impl Error + Send + Sync + 'static) -> Self {
-        Self::Failed { operation: "create an upload as the application wants it", source: Arc::new(source) }
+        Self::Failed { operation: "create an upload with the values set by the application", source: Arc::new(source) }
     }
 
     pub(crate) fn task_died(source: tokio::task::JoinError) -> Self {
@@ -268,7 +268,9 @@ impl From<state::Error> for EngineError {
             state::Error::EndpointConflict(_)
             | state::Error::TooNew { .. }
             | state::Error::Unanswered { .. }
-            | state::Error::Failed { .. } => Self::Failed { operation: "use the database", source: Arc::new(source) },
+            | state::Error::Failed { .. } => {
+                Self::Failed { operation: "access the database", source: Arc::new(source) }
+            }
         }
     }
 }

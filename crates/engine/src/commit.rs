@@ -330,7 +330,7 @@ impl Committer {
     /// Ends without committing more.
     pub(super) async fn abandon(&mut self) {
         if let Err(Broken(error)) = self.await_commit_under_way().await {
-            tracing::warn!(upload = %self.upload.id(), error = %error, "the last checkpoint of an append that ended was not committed");
+            tracing::warn!(upload = %self.upload.id(), error = %error, "could not commit the last checkpoint of an append");
         }
         self.pending = None;
         self.close().await;
@@ -346,7 +346,8 @@ impl Committer {
     /// Gives the room of uncommitted bytes back at once, not only when the upload goes on.
     pub(super) async fn drop_leftovers(&mut self) {
         if let Err(error) = self.cut_to_committed().await {
-            tracing::debug!(upload = %self.upload.id(), error = %error, "could not drop uncommitted bytes; the next append will");
+            tracing::debug!(upload = %self.upload.id(), error = %error, "could not truncate uncommitted bytes; the \
+                                                                         next append will do it");
         }
     }
 

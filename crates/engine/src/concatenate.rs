@@ -191,7 +191,7 @@ impl Inner {
             };
             if let Err(error) = noted {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(upload = %part.id(), error, "could not note that the bytes of a part are missing");
+                tracing::warn!(upload = %part.id(), error, "could not record that the bytes of a part are missing");
             }
         }
         EngineError::storage(error)
@@ -227,7 +227,7 @@ impl Inner {
             Ok(upload) => drop(self.remove_bytes(upload).await),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(upload = %id, error, "could not take back a concatenation whose parts were removed");
+                tracing::warn!(upload = %id, error, "could not undo a concatenation whose parts were removed");
             }
         }
     }
@@ -237,7 +237,8 @@ impl Inner {
     pub(super) async fn undo_final(&self, mut upload: Upload) -> bool {
         let failure = Failure {
             code: "concatenation-failed".to_owned(),
-            message: "joining the partial uploads did not finish; they are unchanged, and it can be asked for again"
+            message: "the partial uploads were not joined; they are unchanged, and the concatenation can be requested \
+                      again"
                 .to_owned(),
             rejection: None,
         };
@@ -247,7 +248,7 @@ impl Inner {
             Ok(failed) => self.remove_bytes(failed).await,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(upload = %id, error, "could not note that a concatenation failed; will try again");
+                tracing::warn!(upload = %id, error, "could not record that a concatenation failed; will retry");
                 false
             }
         }

@@ -97,7 +97,7 @@ fn tell(before: DiskState, now: DiskState, capacity: Capacity, settings: &Settin
             "the disk is full: new uploads are rejected (507) until uploads are deleted or other files removed"
         ),
         (DiskState::Full, DiskState::Low) => {
-            tracing::warn!(free_bytes, size_bytes, min_free_bytes, "uploads are taken again, but disk space is low");
+            tracing::warn!(free_bytes, size_bytes, min_free_bytes, "uploads are accepted again, but disk space is low");
         }
         (DiskState::Enough | DiskState::Low, DiskState::Low) => {
             tracing::warn!(free_bytes, size_bytes, min_free_bytes, "disk space is low");

@@ -59,7 +59,7 @@ impl Inner {
         let _turn = self.examiners.acquire().await;
         let headers = self.read_headers(upload, sniffed, window);
         tokio::time::timeout(media.timeout, headers).await.unwrap_or_else(|_| {
-            tracing::warn!(upload = %upload.id(), "the headers of a media file could not be read in time");
+            tracing::warn!(upload = %upload.id(), "reading the headers of a media file timed out");
             Ok(typed(sniffed))
         })
     }

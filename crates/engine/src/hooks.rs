@@ -40,7 +40,7 @@ pub(super) enum OnBehalfOf {
 
 /// The application has given a new upload the identifier of another.
 #[derive(Debug, thiserror::Error)]
-#[error("the identifier that the application has chosen is that of another upload")]
+#[error("the id chosen by the application belongs to another upload")]
 pub(super) struct IdIsTaken;
 
 impl Engine {
@@ -127,7 +127,7 @@ impl Inner {
         match verdict {
             Some(Verdict::Accepted(wishes)) => Ok(wishes),
             Some(Verdict::Rejected(failure)) => {
-                tracing::info!(upload = %upload.id(), hook = hook.name(), rejection = failure.rejection.map(RejectionKind::name), "the application has said no");
+                tracing::info!(upload = %upload.id(), hook = hook.name(), rejection = failure.rejection.map(RejectionKind::name), "a hook rejected a request");
                 Err(Rejection::Refused(failure).into())
             }
             None => Err(EngineError::Unavailable(Unavailable::Undecided)),
@@ -140,7 +140,7 @@ impl Inner {
         let (upload, hook) = (call.upload, call.hook.name());
         if let Err(error) = self.uploads.record_hook_call(call).await {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(%upload, hook, error, "could not write down what the application said");
+            tracing::warn!(%upload, hook, error, "could not record a hook call");
         }
     }
 }

@@ -153,7 +153,7 @@ impl Inner {
                 let is_anothers =
                     matches!(error, EngineError::Unavailable(Unavailable::Held | Unavailable::Superseded));
                 let error = &error as &dyn std::error::Error;
-                tracing::debug!(upload = %id, error, "could not note whether bytes are missing");
+                tracing::debug!(upload = %id, error, "could not record whether bytes are missing");
                 Ok(!has_bytes && !is_anothers)
             }
         }

@@ -137,26 +137,27 @@ impl Metrics {
         for stage in UNFINISHED {
             self.unfinished.gauge(stage, Gauge::get);
         }
-        registry.register("upload_bytes_received", "Bytes taken from clients", self.bytes_received.clone());
-        registry.register("upload_events", "Events of uploads, by type", self.events.clone());
+        registry.register("upload_bytes_received", "Bytes received from clients", self.bytes_received.clone());
+        registry.register("upload_events", "Upload events, by type", self.events.clone());
         registry.register("uploads_created", "Uploads created, by protocol", self.created.clone());
-        let ended = "Uploads that completed, failed, expired or were terminated, by protocol";
+        let ended = "Uploads that completed, failed, expired or were terminated, by protocol and stage";
         registry.register("uploads_ended", ended, self.ended.clone());
         let unfinished = "Uploads in progress, by stage";
         registry.register("uploads_in_progress", unfinished, self.unfinished.counts.clone());
-        let booked = "Bytes that unfinished uploads of known length have yet to receive";
+        let booked = "Disk space booked by unfinished uploads of known length for bytes they have yet to receive, in \
+                      bytes";
         registry.register_with_unit("upload_booked", booked, Unit::Bytes, self.booked_bytes.clone());
-        let files = "Stored files that no record of an upload names, as found after the start";
+        let files = "Stored files without an upload record, as found after the start";
         registry.register("storage_files_without_record", files, self.files_without_record.clone());
-        let records = "Records of uploads whose bytes are known to be missing from the storage";
+        let records = "Upload records whose bytes are known to be missing from the storage";
         registry.register("upload_records_without_file", records, self.records_without_file.clone());
-        let free = "Free disk space where uploads are stored, as it was last measured";
+        let free = "Free disk space where uploads are stored, as last measured, in bytes";
         registry.register_with_unit("storage_free", free, Unit::Bytes, self.free_bytes.clone());
-        let size = "Size of the disk where uploads are stored";
+        let size = "Size of the disk where uploads are stored, in bytes";
         registry.register_with_unit("storage_size", size, Unit::Bytes, self.size_bytes.clone());
         let without_space = "Requests rejected (507) for lack of disk space";
         registry.register("storage_no_space", without_space, self.without_space.clone());
-        let commit = "Duration of commits of uploads, with their events and the deliveries of these";
+        let commit = "Time to commit an upload with its events and deliveries, in seconds";
         registry.register_with_unit("upload_commit", commit, Unit::Seconds, self.commit.clone());
     }
 

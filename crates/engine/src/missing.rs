@@ -56,7 +56,7 @@ impl Inner {
         if is_finished {
             // Nobody can say which of the two is right, and trying again would not tell either.
             let error = &error as &dyn Error;
-            tracing::error!(upload = %id, error, "an upload has a finished file and a record that is older than it");
+            tracing::error!(upload = %id, error, "the record of an upload is older than its finished file");
             return Rejection::BytesMissing.into();
         }
         if !needs_file(&upload) {
@@ -64,7 +64,7 @@ impl Inner {
         }
         if let Err(error) = self.note_missing(upload, &error).await {
             let error = &error as &dyn Error;
-            tracing::warn!(upload = %id, error, "could not note that the bytes of an upload are missing");
+            tracing::warn!(upload = %id, error, "could not record that the bytes of an upload are missing");
         }
         Rejection::BytesMissing.into()
     }
@@ -109,7 +109,7 @@ impl Inner {
     pub(super) async fn note_found(&self, mut upload: Upload) -> state::Result<Upload> {
         upload.clear_bytes_missing(self.now());
         let upload = self.try_commit(upload).await?;
-        tracing::info!(upload = %upload.id(), "the bytes of an upload that were missing are there again");
+        tracing::info!(upload = %upload.id(), "the missing bytes of an upload were found again");
         Ok(upload)
     }
 

@@ -46,7 +46,7 @@ impl Inner {
     pub(super) async fn remove_outdated(&self, mut upload: Upload) -> Result<(), EngineError> {
         upload.remove(DeletedBy::Retention, self.now())?;
         let upload = self.commit(upload).await?;
-        tracing::info!(upload = %upload.id(), "removed the file of an upload that was kept for limits.completed_expiry");
+        tracing::info!(upload = %upload.id(), "removed the file of an upload after limits.completed_expiry");
         self.remove_bytes(upload).await;
         Ok(())
     }

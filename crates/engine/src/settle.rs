@@ -157,8 +157,8 @@ impl Inner {
         mut upload: Upload,
         error: impl std::error::Error + Send + 'static,
     ) -> Result<Upload, EngineError> {
-        tracing::error!(upload = %upload.id(), error = &error as &dyn std::error::Error, "the bytes of an upload are gone from the storage");
-        let message = "its bytes are no longer on the storage".to_owned();
+        tracing::error!(upload = %upload.id(), error = &error as &dyn std::error::Error, "an upload failed because its bytes are missing from the storage");
+        let message = "the bytes of the upload are missing from the storage".to_owned();
         upload.fail(Failure { code: "bytes-missing".to_owned(), message, rejection: None }, self.now());
         self.commit(upload).await
     }
@@ -177,7 +177,7 @@ impl Inner {
         };
         if let Err(error) = &noted {
             let error = error as &dyn std::error::Error;
-            tracing::warn!(upload = %id, error, "could not remove the bytes of an upload that is over; will try again");
+            tracing::warn!(upload = %id, error, "could not remove the bytes of an ended upload; will retry");
         }
         noted.is_ok()
     }
@@ -191,7 +191,7 @@ impl Inner {
             Ok(running) if size_bytes == 0 || !record.running_digests.is_empty() => Ok(running),
             Ok(_) | Err(UnreadableState) if !self.abilities.reads_open => Ok(Running::of(&[])),
             Ok(_) | Err(UnreadableState) => {
-                tracing::warn!(upload = %upload.id(), size_bytes, "the digests are computed anew from the stored bytes");
+                tracing::warn!(upload = %upload.id(), size_bytes, "recomputing digests from the stored bytes");
                 self.digest_blob(upload, Running::start(&record.wanted_digests), size_bytes).await
             }
         }

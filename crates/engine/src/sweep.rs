@@ -42,7 +42,7 @@ impl Engine {
         if let Err(error) = self.0.count_unfinished().await {
             tracing::error!(
                 error = &error as &dyn Error,
-                "could not count unfinished uploads and what they have booked of the disk"
+                "could not count unfinished uploads and the disk space they have booked"
             );
         }
         if let Err(error) = self.0.count_missing().await {
@@ -55,7 +55,7 @@ impl Engine {
             found += self.0.sweep(question, &behalf).await;
         }
         if found > 0 {
-            tracing::info!(uploads = found, "finished what the last run left half-done");
+            tracing::info!(uploads = found, "completed work that the last run left unfinished");
         }
     }
 
@@ -132,7 +132,7 @@ impl Inner {
         let renewed = self.sweep(overlong, &OnBehalfOf::Sweeper).await
             + self.sweep(SweepSelection::ChangedAfter { now }, &OnBehalfOf::Sweeper).await;
         if renewed > 0 {
-            tracing::info!(uploads = renewed, "the clock was ahead; unfinished uploads begin their time now");
+            tracing::info!(uploads = renewed, "the clock was ahead; expiry times of unfinished uploads start now");
         }
     }
 
@@ -147,7 +147,7 @@ impl Inner {
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn Error,
-                        "could not look for uploads to tidy up; will try again"
+                        "could not find uploads that are due for cleanup; will retry"
                     );
                     return moved;
                 }
@@ -175,7 +175,7 @@ impl Inner {
             // That the application had no answer was logged where it was asked.
             Err(EngineError::Unavailable(Unavailable::Undecided)) => false,
             Err(error) => {
-                tracing::warn!(upload = %id, error = &error as &dyn Error, "could not tidy up an upload; will try again");
+                tracing::warn!(upload = %id, error = &error as &dyn Error, "could not clean up an upload; will retry");
                 false
             }
         }
@@ -237,7 +237,7 @@ impl Inner {
         if !upload.awaits_seal() || upload.is_past_set_expiry(self.now()) {
             return Ok(false);
         }
-        tracing::warn!(upload = %upload.id(), "every byte of an upload is there and nobody was finishing it");
+        tracing::warn!(upload = %upload.id(), "all bytes of an upload are received, but it was not sealed; sealing it");
         // What the kept state does not tell is computed from the bytes.
         let digests = Sums::committed(&upload);
         self.seal(&mut upload, digests, self.now()).await?;

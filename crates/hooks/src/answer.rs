@@ -78,20 +78,20 @@ fn reply(hook: Hook, response: &HookResponse, requested_at: Timestamp) -> Result
         return Ok(Verdict::Accepted(UploadOverrides::default()));
     }
     let reply: HookReply =
-        serde_json::from_slice(&response.body).map_err(|error| format!("not the JSON expected: {error}"))?;
+        serde_json::from_slice(&response.body).map_err(|error| format!("not the expected JSON: {error}"))?;
     let sets =
         reply.id.is_some() || reply.metadata.is_some() || reply.max_size.is_some() || reply.expires_after.is_some();
     match reply.reject {
-        Some(_) if sets => Err("it says no, and sets something nevertheless".to_owned()),
+        Some(_) if sets => Err("it both rejects the upload and sets values".to_owned()),
         Some(RejectReply { status, message }) => {
             let kind = status.map_or(Ok(DEFAULT_REJECTION), |status| {
                 let known = REJECTION_STATUSES.map(|(_, status)| status);
                 rejection_of(status)
-                    .ok_or_else(|| format!("{status} cannot be the status of a refusal; it is one of {known:?}"))
+                    .ok_or_else(|| format!("{status} cannot be the status of a rejection; use one of {known:?}"))
             });
             Ok(Verdict::Rejected(rejection(kind?, message)))
         }
-        None if sets && hook != Hook::PreCreate => Err("only pre_create can set anything".to_owned()),
+        None if sets && hook != Hook::PreCreate => Err("only pre_create can set values".to_owned()),
         None => overrides(reply, requested_at).map(Verdict::Accepted),
     }
 }
@@ -122,11 +122,11 @@ fn chosen_id(text: &str, requested_at: Timestamp) -> Result<UploadId, String> {
 fn chosen_metadata(pairs: Map<String, Value>) -> Result<Metadata, String> {
     let bytes = |(name, value): (String, Value)| match value_bytes(&value) {
         Some(bytes) if !name.is_empty() => Ok((name, bytes)),
-        Some(_) => Err("a name in metadata is empty".to_owned()),
-        None => Err("a value in metadata must be text, or {\"base64\": \"...\"}".to_owned()),
+        Some(_) => Err("metadata has an empty key".to_owned()),
+        None => Err("a metadata value must be a string, or {\"base64\": \"...\"}".to_owned()),
     };
     let pairs = pairs.into_iter().map(bytes).collect::<Result<_, _>>()?;
-    Metadata::new(pairs).map_err(|error| format!("metadata cannot be taken: {error}"))
+    Metadata::new(pairs).map_err(|error| format!("metadata is invalid: {error}"))
 }
 
 fn value_bytes(value: &Value) -> Option<Vec<u8>> {
@@ -227,29 +227,29 @@ mod tests {
             assert_eq!(interpreted(Hook::PreCreate, status, ""), Interpretation::BadStatus, "{status}");
         }
         for (body, why) in [
-            ("ok", "not the JSON"),
-            ("null", "not the JSON"),
-            ("[]", "not the JSON"),
-            ("true", "not the JSON"),
-            ("{}{}", "not the JSON"),
+            ("ok", "not the expected JSON"),
+            ("null", "not the expected JSON"),
+            ("[]", "not the expected JSON"),
+            ("true", "not the expected JSON"),
+            ("{}{}", "not the expected JSON"),
             (r#"{"maxsize": 5}"#, "unknown field `maxsize`"),
-            (r#"{"reject": true}"#, "not the JSON"),
+            (r#"{"reject": true}"#, "not the expected JSON"),
             (r#"{"reject": {"code": 403}}"#, "unknown field `code`"),
             (r#"{"reject": {"status": 200}}"#, "cannot be the status"),
             (r#"{"reject": {"status": 409}}"#, "cannot be the status"),
             (r#"{"reject": {"status": 503}}"#, "cannot be the status"),
-            (r#"{"reject": {}, "max_size": 5}"#, "sets something"),
+            (r#"{"reject": {}, "max_size": 5}"#, "sets values"),
             (r#"{"id": "7"}"#, "id must be"),
             (r#"{"id": "9b2e1c54-8f0a-4d53-9c6f-0f6a5d3f2b11"}"#, "id must be"),
-            (r#"{"metadata": {"a": 5}}"#, "must be text"),
-            (r#"{"metadata": {"a": null}}"#, "must be text"),
-            (r#"{"metadata": {"": "x"}}"#, "is empty"),
-            (r#"{"metadata": {"a": {"base64": "!"}}}"#, "must be text"),
+            (r#"{"metadata": {"a": 5}}"#, "must be a string"),
+            (r#"{"metadata": {"a": null}}"#, "must be a string"),
+            (r#"{"metadata": {"": "x"}}"#, "an empty key"),
+            (r#"{"metadata": {"a": {"base64": "!"}}}"#, "must be a string"),
             (r#"{"max_size": 0}"#, "max_size must be from 1"),
-            (r#"{"max_size": -1}"#, "not the JSON"),
+            (r#"{"max_size": -1}"#, "not the expected JSON"),
             (r#"{"max_size": 9223372036854775808}"#, "max_size must be from 1"),
             (r#"{"expires_after": 0}"#, "expires_after must be from 1"),
-            (r#"{"expires_after": 1e18}"#, "not the JSON"),
+            (r#"{"expires_after": 1e18}"#, "not the expected JSON"),
         ] {
             let Interpretation::BadAnswer(reply) = interpreted(Hook::PreCreate, 200, body) else { panic!("{body}") };
             assert!(reply.contains(why), "{body}: {reply}");

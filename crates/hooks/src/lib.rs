@@ -58,7 +58,7 @@ pub struct HookSettings {
 pub enum InvalidHookSettings {
     #[error("hooks.{hook} cannot be used: {why}")]
     Url { hook: &'static str, why: RejectedUrl },
-    #[error("could not set up the client for hooks")]
+    #[error("could not set up the HTTP client for hooks")]
     Client(#[from] reqwest::Error),
 }
 
@@ -154,7 +154,7 @@ impl HookClient {
         let is_silent = call.as_ref().is_none_or(has_no_response);
         let open = verdict.is_none() && is_silent && self.settings.fail_open.contains(&request.hook);
         if open {
-            tracing::warn!(hook = request.hook.name(), upload = %request.upload.id(), "went on without a verdict, as hooks.fail_open says");
+            tracing::warn!(hook = request.hook.name(), upload = %request.upload.id(), "continued without a verdict, as hooks.fail_open allows");
         }
         HookResult { verdict: verdict.or(open.then(|| Verdict::Accepted(UploadOverrides::default()))), call }
     }
@@ -206,7 +206,7 @@ impl HookClient {
             Ok(response) => response,
             Err(TransportError::Timeout) => {
                 call.outcome = CallOutcome::Timeout;
-                call.message = Some(format!("no whole answer within {:?}", self.settings.timeout));
+                call.message = Some(format!("no complete answer within {:?}", self.settings.timeout));
                 return (None, call);
             }
             Err(TransportError::Unreachable(why)) => {
@@ -225,7 +225,7 @@ impl HookClient {
             }
             Interpretation::BadStatus => {
                 call.outcome = CallOutcome::BadStatus;
-                call.message = Some(format!("{} is neither a yes nor a no", response.status));
+                call.message = Some(format!("status {} neither accepts nor rejects", response.status));
                 (None, call)
             }
             Interpretation::BadAnswer(why) => {
@@ -329,7 +329,7 @@ mod tests {
         let blocked = (CallOutcome::Unreachable, true);
         for addresses in [["169.254.169.254"], ["fd00:ec2::254"]] {
             let (outcome, why) = outcome(&by_name, &[], leads_to(&addresses)).await;
-            assert_eq!((outcome, why.unwrap().contains("secrets")), blocked, "{addresses:?}");
+            assert_eq!((outcome, why.unwrap().contains("metadata service")), blocked, "{addresses:?}");
         }
         // It is this server, by whatever name.
         for url in [by_name.clone(), receiver.url()] {

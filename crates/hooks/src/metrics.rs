@@ -58,10 +58,10 @@ impl HookMetrics {
             drop(self.duration.get_or_create(&HookLabel { hook }));
             drop(self.breaker_open.get_or_create(&HookLabel { hook }));
         }
-        registry.register("hook_calls", "Questions to the application, by what came of them", self.calls.clone());
-        let duration = "Duration of questions to the application";
+        registry.register("hook_calls", "Hook calls, by hook and outcome", self.calls.clone());
+        let duration = "Duration of hook calls, in seconds";
         registry.register_with_unit("hook_duration", duration, Unit::Seconds, self.duration.clone());
-        let open = "1 while a hook is not called because it has failed several times in a row";
+        let open = "1 while the circuit breaker of a hook is open, else 0";
         registry.register("hook_breaker_open", open, self.breaker_open.clone());
     }
 

@@ -46,7 +46,7 @@ pub(super) enum TransportError {
 }
 
 /// What an operator is told of a place that no hook may be at.
-const BLOCKED: &str = "its address is this server's own or where clouds keep the secrets of machines";
+const BLOCKED: &str = "its address is an address of this server or that of a cloud metadata service";
 
 #[derive(Debug)]
 pub(super) struct HookTransport {

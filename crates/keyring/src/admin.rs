@@ -25,9 +25,9 @@ pub struct AdminKeyHash([u8; 32]);
 /// Why a text is not the hash of a key. Says nothing of what was given: it may be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHash {
-    #[error("an API key itself; write its hash, which `longshore admin-key` prints beside a key")]
+    #[error("the admin key itself; write its hash, which `longshore admin-key` prints with the key")]
     IsKey,
-    #[error("not the hash of an API key; `longshore admin-key` prints one, as sha256: and 64 hexadecimal digits")]
+    #[error("not the hash of an admin key; `longshore admin-key` prints one, as sha256: and 64 hexadecimal digits")]
     Form,
 }
 

@@ -18,8 +18,9 @@ const MAX_KEYS: usize = 16;
 const MAX_ID_LENGTH: usize = 32;
 
 const HEADING: &str = "\
-# The keys of this server. Secrets of webhooks are encrypted under them: keep this file, and a copy of it.
-# One key on each line, as ID:BASE64 (32 bytes). The first is used for what is new, all of them for what is there.
+# The keys of this server. They encrypt the secrets of webhooks and sign tokens: back this file up.
+# One key on each line, as ID:BASE64 (32 bytes). The first is used for new secrets and tokens, all of them for
+# existing ones.
 ";
 
 /// The keys of this server, newest first. There is always one.
@@ -43,17 +44,17 @@ struct Key {
 /// Why a text holds no keys. Says where, and nothing of what is there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeys {
-    #[error("it holds no key; write one as ID:BASE64 on a line of its own")]
+    #[error("it contains no key; write one as ID:BASE64 on a separate line")]
     None,
-    #[error("it holds more than {MAX_KEYS} keys")]
+    #[error("it contains more than {MAX_KEYS} keys")]
     TooMany,
     #[error("line {0} is not ID:BASE64")]
     Form(usize),
-    #[error("line {0} has a wrong id; write 1 to {MAX_ID_LENGTH} lower-case letters, digits, `-` and `_`")]
+    #[error("line {0} has an invalid id; write 1 to {MAX_ID_LENGTH} lower-case letters, digits, `-` and `_`")]
     Id(usize),
-    #[error("line {0} does not hold {KEY_BYTES} bytes in standard base64")]
+    #[error("line {0} does not contain {KEY_BYTES} bytes in standard base64")]
     Bytes(usize),
-    #[error("line {0} has the id of a key above it; each needs its own")]
+    #[error("line {0} repeats the id of a key above it; ids must be unique")]
     Twice(usize),
 }
 

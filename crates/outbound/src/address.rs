@@ -68,19 +68,21 @@ const fn v6(first: [u16; 8], prefix: u8) -> Network {
 pub enum RejectedUrl {
     #[error("it is not a URL")]
     NotAUrl,
-    #[error("it must begin with http:// or https:// and name a host")]
+    #[error("it must begin with http:// or https:// and contain a host")]
     Scheme,
-    #[error("it carries a user or a password; send credentials in a custom header instead")]
+    #[error("it contains a user or a password; send credentials in a custom header instead")]
     Credentials,
-    #[error("it must begin with https://; webhooks.https_only and webhooks.allow_networks say where http:// may go")]
+    #[error(
+        "it must begin with https://; webhooks.https_only and webhooks.allow_networks control where http:// is allowed"
+    )]
     NotHttps,
-    #[error("its address is not a public one; webhooks.allow_networks opens private networks")]
+    #[error("its address is not public; webhooks.allow_networks allows private networks")]
     Private,
-    #[error("its address is where clouds keep the secrets of machines")]
+    #[error("its address is that of a cloud metadata service")]
     Metadata,
-    #[error("it is the address of this server")]
+    #[error("it is an address of this server")]
     Own,
-    #[error("port {0} is not one for receivers; use 80, 443, or one from 1024 on that no well-known service has")]
+    #[error("port {0} is not allowed; use 80, 443, or a port from 1024 that no well-known service uses")]
     Port(u16),
 }
 

@@ -26,13 +26,13 @@ pub struct PrivateKey {
 /// Why a text is not a private key. Says what is allowed and nothing of what was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPrivateKey {
-    #[error("a private key begins with `whsk_`")]
+    #[error("a private key must begin with `whsk_`")]
     Prefix,
-    #[error("a private key is `whsk_` and then standard base64 with its padding (not the URL-safe alphabet)")]
+    #[error("a private key is `whsk_` followed by standard base64 with padding (not the URL-safe alphabet)")]
     Encoding,
-    #[error("a private key is a seed of 32 bytes, or 64 with its public key behind it, not {0} bytes")]
+    #[error("a private key has 32 bytes (a seed) or 64 bytes (a seed followed by its public key), not {0}")]
     Length(usize),
-    #[error("the public key behind the seed is not the one that belongs to it")]
+    #[error("the public key after the seed does not match the seed")]
     Mismatch,
 }
 
@@ -90,7 +90,7 @@ pub struct PublicKey([u8; SEED]);
 
 /// Why a text is not a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a public key is `whpk_` and then 32 bytes in standard base64 with its padding")]
+#[error("a public key is `whpk_` followed by 32 bytes in standard base64 with padding")]
 pub struct InvalidPublicKey;
 
 impl FromStr for PublicKey {

@@ -44,15 +44,15 @@ pub enum InvalidKey {
     Secret(#[from] InvalidSecret),
     #[error(transparent)]
     PrivateKey(#[from] InvalidPrivateKey),
-    #[error("a key begins with `whsec_` (hmac) or `whsk_` (ed25519)")]
+    #[error("a key must begin with `whsec_` (hmac) or `whsk_` (ed25519)")]
     Kind,
-    #[error("it is a key already")]
+    #[error("it is already a key of this endpoint")]
     Known,
     #[error("there is no {} key to sign with", .0.name())]
     Missing(KeyKind),
-    #[error("an old key may go on signing for 7 days at most")]
+    #[error("an old key may continue to sign for at most 7 days")]
     Overlap,
-    #[error("{MAX_OLD_KEYS} old keys go on signing already; wait for one to end, or let the current one end at once")]
+    #[error("{MAX_OLD_KEYS} old keys still sign; wait until one of them ends, or rotate without an overlap")]
     TooMany,
 }
 

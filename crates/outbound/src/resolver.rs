@@ -37,7 +37,9 @@ pub fn system_lookup() -> Lookup {
 
 /// None of the addresses may be called. It does not say which they were (webhooks S10).
 #[derive(Debug, thiserror::Error)]
-#[error("no address of this host may be called; webhooks.allow_networks and webhooks.https_only say which may")]
+#[error(
+    "no address of this host is allowed; webhooks.allow_networks and webhooks.https_only control which addresses are"
+)]
 pub struct BlockedAddress;
 
 tokio::task_local! {

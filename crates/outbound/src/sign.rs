@@ -20,11 +20,11 @@ pub struct SharedSecret(Vec<u8>);
 /// Why a text is not a secret. Says what is allowed and nothing of what was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecret {
-    #[error("a webhook secret begins with `whsec_`")]
+    #[error("a webhook secret must begin with `whsec_`")]
     Prefix,
-    #[error("a webhook secret is `whsec_` and then standard base64 with its padding (not the URL-safe alphabet)")]
+    #[error("a webhook secret is `whsec_` followed by standard base64 with padding (not the URL-safe alphabet)")]
     Encoding,
-    #[error("a webhook secret is 24 to 64 bytes long before it is encoded, not {0}")]
+    #[error("a webhook secret has 24 to 64 bytes before encoding, not {0}")]
     Length(usize),
 }
 

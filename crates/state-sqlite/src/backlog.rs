@@ -80,7 +80,7 @@ pub(super) fn begin(
 impl SqliteStore {
     pub(super) async fn advance_backlog_job(&self, limit: u32, now: Timestamp) -> Result<bool> {
         let oldest = |connection: &mut Connection| connection.prepare_cached(OLDEST)?.query_one([], job).optional();
-        match self.readers.look_up("find a backlog to work on", oldest).await? {
+        match self.readers.look_up("find a backlog to process", oldest).await? {
             Some(job) => self.writer.write(Advance { number: job.number, limit, now }).await.map(|()| true),
             None => Ok(false),
         }
@@ -107,7 +107,7 @@ struct Advance {
 }
 
 impl Work for Advance {
-    const OPERATION: &'static str = "carry on with a backlog";
+    const OPERATION: &'static str = "continue with a backlog";
     type Output = ();
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {

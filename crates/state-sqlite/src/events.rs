@@ -179,7 +179,7 @@ impl SqliteStore {
         limit: u32,
     ) -> Result<Option<u32>> {
         let (least, most) = tenants(scope);
-        let count = self.readers.read("count the events behind a place", move |connection| {
+        let count = self.readers.read("count the events after a position", move |connection| {
             let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
             if after.0 > newest {
                 return Ok(None);

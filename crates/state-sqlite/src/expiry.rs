@@ -66,7 +66,7 @@ struct Expire {
 }
 
 impl Work for Expire {
-    const OPERATION: &'static str = "give up what waited too long";
+    const OPERATION: &'static str = "expire deliveries";
     type Output = u64;
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<u64> {
@@ -154,7 +154,7 @@ impl SqliteStore {
         now: Timestamp,
     ) -> Result<Vec<(EndpointId, u64)>> {
         let find = move |connection: &mut Connection| find_excess(connection, limits, limit);
-        let excess = self.readers.read("find what exceeds a backlog", find).await?;
+        let excess = self.readers.read("find deliveries beyond the backlog limits", find).await?;
         if excess.is_empty() {
             return Ok(Vec::new());
         }
@@ -213,7 +213,7 @@ struct DropExcess {
 }
 
 impl Work for DropExcess {
-    const OPERATION: &'static str = "drop what exceeds a backlog";
+    const OPERATION: &'static str = "cancel deliveries beyond the backlog limits";
     type Output = Vec<(EndpointId, u64)>;
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Self::Output> {

@@ -75,9 +75,9 @@ impl FileWatch {
                 if !was_gone {
                     tracing::error!(
                         path = %lost.path.display(),
-                        "a file of the database was removed or replaced while the server runs; everything that needs it is \
-                         answered with 503 from now on. Restore the files, from a backup or from /proc/{}/fd, and restart \
-                         the server",
+                        "a database file was removed or replaced while the server was running; requests that need the \
+                         database now get 503. Restore the files from a backup or from /proc/{}/fd, and restart the \
+                         server",
                         std::process::id(),
                     );
                 }
@@ -85,7 +85,7 @@ impl FileWatch {
             }
             None => {
                 if was_gone {
-                    tracing::info!("the files of the database are back");
+                    tracing::info!("the database files are back");
                 }
                 Ok(())
             }

@@ -60,7 +60,7 @@ struct Join {
 }
 
 impl Work for Join {
-    const OPERATION: &'static str = "record that a node is at work";
+    const OPERATION: &'static str = "register a node";
     type Output = ();
 
     /// A server must be able to start on a disk that is all but full, to delete.
@@ -87,7 +87,7 @@ struct Renew {
 }
 
 impl Work for Renew {
-    const OPERATION: &'static str = "record that a node lives";
+    const OPERATION: &'static str = "renew the heartbeat of a node";
     type Output = bool;
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
@@ -105,7 +105,7 @@ impl Work for Renew {
 struct Leave(InstanceId);
 
 impl Work for Leave {
-    const OPERATION: &'static str = "record that a node has ended";
+    const OPERATION: &'static str = "unregister a node";
     type Output = ();
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {

@@ -191,7 +191,7 @@ impl SqliteStore {
         let Some(connection) = connection else { return };
         let closed = tokio::task::spawn_blocking(move || close(connection)).await;
         if !matches!(closed, Ok(Ok(()))) {
-            tracing::warn!(?closed, "the database was not closed tidily; nothing is lost");
+            tracing::warn!(?closed, "the database was not closed cleanly; no data is lost");
         }
     }
 }

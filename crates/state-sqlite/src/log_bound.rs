@@ -51,21 +51,24 @@ impl LogBound {
         drop(closed);
         match reset {
             Ok(true) => {
-                tracing::debug!(size_bytes, "reset the log of the database, which had outgrown its bound");
+                tracing::debug!(
+                    size_bytes,
+                    "reset the write-ahead log of the database, which had exceeded database.max_wal_size"
+                );
                 self.failed = None;
             }
             Ok(false) => {
                 if self.failed.is_none() {
                     tracing::warn!(
                         size_bytes,
-                        "the log of the database is larger than database.max_wal_size, and another program reads \
-                         the database all the time; it can shrink when that ends"
+                        "the write-ahead log of the database exceeds database.max_wal_size, because another program \
+                         reads the database continuously; it can shrink when that program stops"
                     );
                 }
                 self.failed = Some(Instant::now());
             }
             Err(error) => {
-                tracing::warn!(size_bytes, %error, "could not reset the log of the database; will try again");
+                tracing::warn!(size_bytes, %error, "could not reset the write-ahead log of the database; will retry");
                 self.failed = Some(Instant::now());
             }
         }

@@ -53,7 +53,7 @@ pub(super) fn run(connection: &mut Connection) -> Result<()> {
         tracing::info!(
             from_version = had,
             to_version = known(),
-            "the database is brought up to date; with many uploads that may take minutes"
+            "migrating the database; with many uploads this may take minutes"
         );
     }
     for (number, sql) in (1..).zip(MIGRATIONS) {

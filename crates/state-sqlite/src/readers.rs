@@ -154,7 +154,7 @@ impl ReaderPool {
         let threads = std::mem::take(&mut *lock(&self.threads));
         let ended = tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(thread::JoinHandle::join));
         if !matches!(ended.await, Ok(Ok(()))) {
-            tracing::warn!("a thread that reads the database ended with a panic");
+            tracing::warn!("a database reader thread panicked");
         }
     }
 }

@@ -161,7 +161,7 @@ pub(super) struct AdvanceReplay {
 }
 
 impl Work for AdvanceReplay {
-    const OPERATION: &'static str = "carry on a replay";
+    const OPERATION: &'static str = "continue a replay";
     type Output = Option<ReplayJob>;
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Option<ReplayJob>> {

@@ -44,7 +44,7 @@ impl DiskReserve {
             // One of an earlier start is of no use any more.
             reserve.remove();
         } else if let Err(error) = reserve.allocate() {
-            tracing::warn!(%error, "no disk space can be kept for deleting uploads when the disk is full");
+            tracing::warn!(%error, "could not reserve disk space for deleting uploads when the disk is full");
             reserve.state = ReserveState::Missing(Instant::now());
         }
         reserve
@@ -59,7 +59,7 @@ impl DiskReserve {
             ReserveState::Spent(_) | ReserveState::Missing(_) => match (self.allocate(), self.state) {
                 (Ok(()), state) => {
                     if matches!(state, ReserveState::Spent(_)) {
-                        tracing::info!("there is disk space again; everything is committed as before");
+                        tracing::info!("disk space is available again; all changes are committed again");
                     }
                     self.state = ReserveState::Held;
                     false
@@ -81,7 +81,7 @@ impl DiskReserve {
         if self.state != ReserveState::Held || self.size_bytes == 0 {
             return false;
         }
-        tracing::warn!("the disk is full; until there is space, nothing is committed but what frees space");
+        tracing::warn!("the disk is full; until space is available, only changes that free space are committed");
         self.remove();
         self.state = ReserveState::Spent(Some(Instant::now()));
         true
@@ -106,7 +106,7 @@ impl DiskReserve {
     fn remove(&self) {
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "could not remove the file that keeps disk space");
+                tracing::warn!(%error, "could not remove the file that reserves disk space");
             }
             Ok(()) | Err(_) => {}
         }

@@ -113,7 +113,7 @@ impl SqliteStore {
         loop {
             let from = places.clone();
             let find = move |connection: &mut Connection| find_old(connection, horizon, &from, limit);
-            let (old, next) = self.readers.read("find what is old", find).await?;
+            let (old, next) = self.readers.read("find records to remove", find).await?;
             *places = next;
             let gone = if old.is_empty() { 0 } else { self.writer.write(Prune { old, horizon, limit }).await? };
             if gone > 0 {
@@ -293,7 +293,7 @@ struct Prune {
 }
 
 impl Work for Prune {
-    const OPERATION: &'static str = "remove what is old";
+    const OPERATION: &'static str = "remove old records";
     type Output = u64;
 
     fn frees_space(&self) -> bool {

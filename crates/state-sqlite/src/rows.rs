@@ -67,7 +67,7 @@ pub(super) fn one_of_uploads(row: &Row<'_>) -> rusqlite::Result<(UploadId, Optio
         Ok(upload) => Ok((id, Some(upload))),
         Err(error @ rusqlite::Error::FromSqlConversionFailure(..)) => {
             let error = &error as &dyn std::error::Error;
-            tracing::error!(upload = %id, error, "the record of an upload cannot be read and is passed over");
+            tracing::error!(upload = %id, error, "the record of an upload cannot be read and is skipped");
             Ok((id, None))
         }
         Err(error) => Err(error),
@@ -94,7 +94,7 @@ pub(super) fn read<R: state_rows::Row>(row: &Row<'_>) -> rusqlite::Result<R> {
 
 /// A column holds what this program does not write.
 #[derive(Debug, thiserror::Error)]
-#[error("column {0} holds something unknown")]
+#[error("column {0} has an unknown value")]
 struct UnreadableRow(String);
 
 fn unreadable(row: &Row<'_>, column: &str) -> rusqlite::Error {

@@ -88,11 +88,11 @@ impl Clock {
             None => {}
             Some(ClockStep::Ahead(by)) => tracing::warn!(
                 ahead_s = by.as_secs(),
-                "the clock went ahead of the time that passed; what waited or was kept until then is given that time"
+                "the system clock jumped ahead; deadlines set before the jump are extended by it"
             ),
             Some(ClockStep::Back(by)) => tracing::warn!(
                 back_s = by.as_secs(),
-                "the clock was set back; what was to wait by the clock that was ahead begins to wait now"
+                "the system clock was set back; waits set while it was ahead start now"
             ),
         }
         now

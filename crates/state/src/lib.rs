@@ -53,24 +53,27 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The upload was changed by someone else since it was read, or another node has taken it over. Nothing
     /// was written.
-    #[error("upload {0} was changed in the meantime")]
+    #[error("upload {0} was changed concurrently")]
     Conflict(UploadId),
     /// The database is of another, newer version of this program.
-    #[error("the database was written by a newer version: it has migration {found}, this program knows up to {known}")]
+    #[error(
+        "the database was written by a newer version: it has migration {found}, this program supports up to \
+             {known}"
+    )]
     TooNew { found: i64, known: i64 },
     /// The endpoint was changed by someone else since it was read, or one of
     /// this name is there. Nothing was written.
-    #[error("endpoint {0} was changed in the meantime")]
+    #[error("endpoint {0} was changed concurrently")]
     EndpointConflict(EndpointId),
     /// The database was removed or replaced while it was open. Nothing can be relied on until a restart.
-    #[error("the database is gone: could not {operation}")]
+    #[error("the database files are missing: could not {operation}")]
     Gone { operation: &'static str },
     /// It was asked for, and no answer came: it may have been done.
     /// [`resolve_lost_answer`] finds out for a commit of an upload.
-    #[error("no answer whether it was possible to {operation}")]
+    #[error("could not determine whether it was possible to {operation}")]
     Unanswered { operation: &'static str },
     /// No room for the commit; it may come back.
-    #[error("no room left to {operation}")]
+    #[error("no space left to {operation}")]
     NoSpace { operation: &'static str },
     #[error("could not {operation}")]
     Failed {

@@ -89,36 +89,36 @@ impl WebhookMetrics {
         }
         self.show_queue(&Backlog::default());
         self.show_endpoints(["enabled", "open", "paused", "disabled"].map(|state| (state, 0)));
-        registry.register("webhook_attempts", "Attempts to deliver, by how they ended", self.attempts.clone());
-        registry.register("webhook_deliveries_settled", "Settled claims of deliveries", self.settled.clone());
+        registry.register("webhook_attempts", "Delivery attempts, by outcome", self.attempts.clone());
+        registry.register("webhook_deliveries_settled", "Settled delivery claims, by verdict", self.settled.clone());
         registry.register_with_unit(
             "webhook_attempt_duration",
-            "How long attempts took",
+            "Duration of delivery attempts, in seconds",
             Unit::Seconds,
             self.duration.clone(),
         );
-        registry.register("webhook_in_flight", "Deliveries being sent now", self.in_flight.clone());
-        let first = "From the event to the beginning of the first attempt";
+        registry.register("webhook_in_flight", "Deliveries that are being sent", self.in_flight.clone());
+        let first = "Time from an event to the start of its first attempt, in seconds";
         registry.register_with_unit("webhook_first_attempt_delay", first, Unit::Seconds, self.first_attempt.clone());
-        let whole = "From the event to the answer that took it";
+        let whole = "Time from an event to its successful response, in seconds";
         registry.register_with_unit("webhook_end_to_end", whole, Unit::Seconds, self.end_to_end.clone());
-        let queue = "Unfinished deliveries by state, counted now and then, and no further than 100000";
+        let queue = "Unfinished deliveries, by state, counted at intervals, up to 100000";
         registry.register("webhook_queue", queue, self.queue.clone());
-        let oldest = "How long the oldest delivery has been due that could be sent, looked at now and then";
+        let oldest = "Time for which the oldest sendable delivery has been due, measured at intervals, in seconds";
         registry.register_with_unit("webhook_oldest_due", oldest, Unit::Seconds, self.oldest_due.clone());
-        let endpoints = "Endpoints by state; those whose circuit breaker is open count as open";
+        let endpoints = "Endpoints, by state; an endpoint whose circuit breaker is open counts as open";
         registry.register("webhook_endpoints", endpoints, self.endpoints.clone());
-        let expired = "Claims of deliveries whose sender before had let its lease run out";
+        let expired = "Delivery claims after the lease of the previous sender had expired";
         registry.register("webhook_leases_expired", expired, self.leases_expired.clone());
-        let opened = "Circuit breakers that opened";
+        let opened = "Circuit breakers of endpoints that opened";
         registry.register("webhook_breakers_opened", opened, self.breakers_opened.clone());
-        let given_up = "Deliveries that were given up because they had waited too long";
+        let given_up = "Deliveries that expired after webhooks.delivery_expiry";
         registry.register("webhook_deliveries_expired", given_up, self.expired.clone());
-        let dropped = "Deliveries that were cancelled because too much waited for their endpoint, or for too long";
+        let dropped = "Deliveries cancelled beyond webhooks.max_backlog or webhooks.max_backlog_age";
         registry.register("webhook_deliveries_dropped", dropped, self.dropped.clone());
-        let superseded = "Deliveries of progress that were dropped, most of them for later news, counted now and then";
+        let superseded = "Progress deliveries that were dropped, mostly superseded by newer ones, counted at intervals";
         registry.register("webhook_superseded", superseded, self.superseded.clone());
-        let write = "How long it took to write down results, waiting for a database that fails included";
+        let write = "Time to record results of attempts, including waits for a failing database, in seconds";
         registry.register_with_unit("webhook_outbox_write", write, Unit::Seconds, self.outbox_write.clone());
     }
 

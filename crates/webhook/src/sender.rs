@@ -36,11 +36,11 @@ const WAITING_TESTS: usize = 16;
 pub enum SenderError {
     #[error(transparent)]
     Settings(#[from] InvalidWebhookSettings),
-    #[error("two endpoints are called {0}")]
+    #[error("two endpoints are named {0}")]
     TwoOfOneName(EndpointId),
-    #[error("an endpoint of the configuration is called {0}, and one made by API is too")]
+    #[error("an endpoint in the configuration and one created through the API are both named {0}")]
     NameTaken(EndpointId),
-    #[error("could not set up the client for webhooks")]
+    #[error("could not set up the HTTP client for webhooks")]
     Client(#[source] reqwest::Error),
     #[error("could not set up TLS for webhooks: {0}")]
     Tls(String),
@@ -249,7 +249,7 @@ async fn open_sealed(
     let secrets = match vault.open(&id, &stored.sealed) {
         Ok(secrets) => secrets,
         Err(why) => {
-            tracing::error!(endpoint = %id, "nothing is sent to an endpoint whose secrets cannot be read: {why}");
+            tracing::error!(endpoint = %id, "no deliveries are sent to an endpoint whose secrets cannot be read: {why}");
             return Ok(None);
         }
     };
@@ -257,7 +257,7 @@ async fn open_sealed(
         stored
     } else {
         let sealed = vault.seal(&id, &secrets, clock.now());
-        tracing::info!(endpoint = %id, "its secrets are encrypted under the newest server key from now on");
+        tracing::info!(endpoint = %id, "encrypted the secrets of an endpoint with the newest server key");
         outbox.put_endpoint(Stored { sealed, ..stored }, clock.now()).await?
     };
     Ok(SendableEndpoint::new(stored, secrets).ok())

@@ -84,11 +84,11 @@ impl Default for WebhookSettings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidWebhookSettings {
     #[error(
-        "the lease of a delivery ({lease:?}) must be longer than the timeout of an exchange ({timeout:?}) \
-         by at least {LEASE_MARGIN:?}, or a delivery could be sent twice at the same time"
+        "the lease of a delivery ({lease:?}) must exceed the timeout of an attempt ({timeout:?}) by at least \
+         {LEASE_MARGIN:?}, or a delivery could be sent twice at the same time"
     )]
     ShortLease { lease: Duration, timeout: Duration },
-    #[error("the retry jitter is at most {max} per cent, not {0}", max = retry::MAX_JITTER_PERCENT)]
+    #[error("the retry jitter can be at most {max} percent, not {0}", max = retry::MAX_JITTER_PERCENT)]
     Jitter(u8),
     #[error("at least one delivery must be allowed in flight")]
     NothingInFlight,

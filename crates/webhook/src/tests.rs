@@ -1163,7 +1163,7 @@ async fn an_attempt_has_a_span() {
     let expected = format!("webhook_attempt delivery={id} event={event} endpoint=app attempt=1");
     let seen = spans.0.lock().unwrap();
     assert_eq!(seen.iter().filter(|line| **line == expected).count(), 1, "{seen:?}");
-    assert!(seen.contains(&"in webhook_attempt: could not deliver".to_owned()), "{seen:?}");
+    assert!(seen.contains(&"in webhook_attempt: a delivery attempt failed".to_owned()), "{seen:?}");
 }
 
 /// Notes each span with its fields, and each message that is in one.

@@ -62,23 +62,22 @@ impl ServerRejection {
     fn advice(&self) -> String {
         match self.code.as_str() {
             "unauthorized" if self.had_credential => {
-                "the server does not know this key; check --key-file or --token-file (LONGSHORE_ADMIN_KEY, LONGSHORE_TOKEN)"
+                "the server rejected this key; check --key-file or --token-file (LONGSHORE_ADMIN_KEY, LONGSHORE_TOKEN)"
                     .to_owned()
             }
-            "unauthorized" => "the server wants a key: name a file with an admin key (--key-file, or LONGSHORE_ADMIN_KEY); \
-                 where none is set, one with the token of auth.token (--token-file, or LONGSHORE_TOKEN)"
+            "unauthorized" => "the server requires a key: give an admin key (--key-file, or LONGSHORE_ADMIN_KEY), or, \
+                               if the server has no admin keys, the token of auth.token (--token-file, or \
+                               LONGSHORE_TOKEN)"
                 .to_owned(),
-            "admin-key-needed" => {
-                "the token that clients share does not open this; name a file with an admin key (--key-file, or \
+            "admin-key-needed" => "the shared token does not grant access to this; give an admin key (--key-file, or \
                  LONGSHORE_ADMIN_KEY)"
-                    .to_owned()
-            }
+                .to_owned(),
             "has-succeeded" => "this delivery has succeeded; to send it again anyway, use --force".to_owned(),
-            "needs-force" => "--what everything also sends again what has succeeded; to do so, use --force".to_owned(),
+            "needs-force" => "--what everything also resends successful deliveries; to confirm, use --force".to_owned(),
             "takes-no-range" => {
-                "--what pending takes neither --from nor --before: everything that waits is sent".to_owned()
+                "--what pending takes neither --from nor --before: it sends all pending deliveries".to_owned()
             }
-            _ => format!("the server rejects the request ({}): {}", self.status, self.detail),
+            _ => format!("the server rejected the request ({}): {}", self.status, self.detail),
         }
     }
 }
@@ -95,7 +94,7 @@ impl Api {
         let server = server.map_or(DEFAULT_SERVER, String::as_str);
         let base = Url::parse(server).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let base = base.ok_or_else(|| {
-            Failure::NotUnderstood(format!("{server} is not the URL of a server; write one such as {DEFAULT_SERVER}"))
+            Failure::NotUnderstood(format!("{server} is not the URL of a server; write a URL such as {DEFAULT_SERVER}"))
         })?;
         install_tls_provider();
         let client = reqwest::Client::builder()
@@ -109,9 +108,9 @@ impl Api {
             // The certificates of the system are looked for only where they are needed.
             _ => client.tls_certs_only([]),
         };
-        let client = client.build().context("could not set up the client").map_err(Failure::Serving)?;
+        let client = client.build().context("could not set up the HTTP client").map_err(Failure::Serving)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.context("could not start a runtime").map_err(Failure::Serving)?;
+        let runtime = runtime.context("could not start the async runtime").map_err(Failure::Serving)?;
         Ok(Self { base, area: "webhooks", credential: credential(typed, env)?, client, runtime })
     }
 
@@ -205,16 +204,15 @@ impl Api {
         };
         let (status, answer) = self.runtime.block_on(exchange).map_err(|error| unreached(&server, error))?;
         let foreign =
-            |_| Failure::Serving(anyhow!("{server} answers {status} without JSON; is it a Longshore server?"));
+            |_| Failure::Serving(anyhow!("{server} returned {status} without JSON; is it a Longshore server?"));
         let answer = if answer.is_empty() { b"null" } else { &answer[..] };
         let raw: Value = serde_json::from_slice(answer).map_err(foreign)?;
         if status.is_success() {
-            let unknown =
-                |why| Failure::Serving(anyhow!("{server} answers in a way that this program does not know: {why}"));
+            let unknown = |why| Failure::Serving(anyhow!("{server} returned an unexpected response: {why}"));
             return Ok(Ok(Answer { read: T::deserialize(&raw).map_err(unknown)?, raw }));
         }
         let problem = Problem::deserialize(&raw).unwrap_or_default();
-        let detail = if problem.detail.is_empty() { "it does not say why" } else { &*problem.detail };
+        let detail = if problem.detail.is_empty() { "no reason given" } else { &*problem.detail };
         Ok(Err(ServerRejection {
             status: status.as_u16(),
             code: problem.code().to_owned(),
@@ -244,7 +242,7 @@ fn authorities(path: &PathBuf) -> Result<Vec<Certificate>, Failure> {
     let wrong = |why: String| Failure::NotUnderstood(format!("--server-ca-file {}: {why}", path.display()));
     let pem = fs::read(path).map_err(|error| wrong(error.to_string()))?;
     let found = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(error.to_string()))?;
-    if found.is_empty() { Err(wrong("it holds no certificate in PEM form".to_owned())) } else { Ok(found) }
+    if found.is_empty() { Err(wrong("the file contains no PEM certificate".to_owned())) } else { Ok(found) }
 }
 
 /// Why there was no answer.
@@ -261,18 +259,18 @@ fn unreached(server: &str, error: reqwest::Error) -> Failure {
 fn distrust(cause: &str) -> Option<&'static str> {
     if cause.contains("CaUsedAsEndEntity") {
         return Some(
-            "it is that of an authority, which no server may show; make a self-signed one for a server with `openssl req \
-             -x509 … -addext basicConstraints=critical,CA:FALSE`, and name it with --server-ca-file",
+            "it is a CA certificate, which a server must not present; make a self-signed server certificate with \
+             `openssl req -x509 … -addext basicConstraints=critical,CA:FALSE`, and pass it with --server-ca-file",
         );
     }
     if cause.contains("UnknownIssuer") {
         return Some(
-            "this machine does not know who has issued it; name the certificate of its issuer, or the certificate itself \
-             if it is self-signed, with --server-ca-file",
+            "its issuer is unknown on this machine; pass the certificate of the issuer, or the certificate itself if \
+             it is self-signed, with --server-ca-file",
         );
     }
     if cause.contains("NotValidForName") {
-        return Some("it is for another name; ask for the server by a name that its certificate has (--server)");
+        return Some("it is for another name; use a name from the certificate in --server");
     }
     None
 }

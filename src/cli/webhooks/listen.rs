@@ -36,22 +36,23 @@ pub(super) fn command() -> Command {
                 .value_name("ADDR:PORT")
                 .default_value("127.0.0.1:9000")
                 .value_parser(clap::value_parser!(SocketAddr))
-                .help("Where to receive"),
+                .help("Address and port to listen on"),
         )
         .arg(flag(
             "secret",
             "SECRET",
-            "What messages are signed with by v1 [default: a new one, printed at the start, if no public key is given]",
+            "Secret that verifies v1 (hmac) signatures [default: generated and printed at the start, if no public key \
+             is given]",
         ))
-        .arg(flag("public-key", "KEY", "What messages signed by v1a (ed25519) are verified with: whpk_ and base64"))
-        .arg(switch("body", "Print whole bodies"))
+        .arg(flag("public-key", "KEY", "Public key that verifies v1a (ed25519) signatures: whpk_ and base64"))
+        .arg(switch("body", "Print the complete bodies"))
         .arg(
             Arg::new("answer")
                 .long("answer")
                 .value_name("STATUS")
                 .default_value("204")
                 .value_parser(clap::value_parser!(u16).range(200..=599))
-                .help("What to answer to events that verify; 500 shows how retries look"),
+                .help("Status to return for events whose signature is valid; 500 shows how retries work"),
         )
 }
 
@@ -100,7 +101,7 @@ pub(super) fn run(typed: &ArgMatches) -> Result<(), Failure> {
         let server = server.with_context(|| format!("could not listen on {address}"))?;
         let at = server.addrs().first().copied().unwrap_or(address);
         print(&introduction(at, secret.as_deref()));
-        server.run().await.context("could not go on listening")
+        server.run().await.context("the listener failed")
     };
     actix_web::rt::System::new().block_on(serve).map_err(Failure::Serving)
 }
@@ -108,7 +109,10 @@ pub(super) fn run(typed: &ArgMatches) -> Result<(), Failure> {
 /// With a secret, all that a server needs to send here.
 fn introduction(at: SocketAddr, secret: Option<&str>) -> String {
     let Some(secret) = secret else {
-        return format!("listening on http://{at} for what fits the public key.\n\nCtrl-C ends it.\n");
+        return format!(
+            "listening on http://{at} for events that verify with the public key.\n\nPress Ctrl-C to \
+                        stop.\n"
+        );
     };
     format!(
         "listening on http://{at}; put this into the server's configuration file and start it:\n\n\
@@ -130,7 +134,7 @@ async fn receive(request: HttpRequest, body: web::Bytes, listener: web::Data<Lis
         body: &body,
     };
     if let Err(why) = message.verify(&listener.keys, unix_seconds()) {
-        print(&format!("REFUSED  {} {}: {why}", request.method(), request.path()));
+        print(&format!("REJECTED  {} {}: {why}", request.method(), request.path()));
         return HttpResponse::BadRequest().body(why);
     }
     let event: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -152,16 +156,17 @@ struct ReceivedMessage<'a> {
 impl ReceivedMessage<'_> {
     /// As Standard Webhooks says: recent, and one of the signatures fits.
     fn verify(&self, keys: &Keys, now: i64) -> Result<(), &'static str> {
-        let sent: i64 = self.timestamp.parse().map_err(|_| "it has no webhook-timestamp, so it is no webhook")?;
+        let sent: i64 =
+            self.timestamp.parse().map_err(|_| "it has no webhook-timestamp header, so it is not a webhook")?;
         if now.abs_diff(sent) > TOLERANCE.as_secs() {
-            return Err("its timestamp is more than five minutes off; is a clock wrong?");
+            return Err("its timestamp differs from the clock of this machine by more than five minutes");
         }
         let expected = keys.secret.as_ref().map(|secret| sign(secret, self.id, sent, self.body));
         let fits = self.signatures.split(' ').any(|one| {
             expected.as_ref().is_some_and(|expected| constant_time_eq(one.as_bytes(), expected.as_bytes()))
                 || keys.public.is_some_and(|key| key.verifies(one, self.id, sent, self.body))
         });
-        if fits { Ok(()) } else { Err("no signature fits what this listener was given (--secret, --public-key)") }
+        if fits { Ok(()) } else { Err("no signature verifies with the keys of this listener (--secret, --public-key)") }
     }
 }
 

@@ -19,27 +19,27 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(super) fn command() -> Command {
     Command::new("replay")
-        .about("Send a delivery again, the deliveries of an event or an upload, or many as a job of the server")
+        .about("Send one delivery again, the deliveries of an event or an upload, or many deliveries as a server job")
         .arg(
             Arg::new("id")
                 .value_name("ID")
-                .help("A delivery, an event (evt_…, the webhook-id) or an upload")
+                .help("ID of a delivery, an event (evt_…, the webhook-id) or an upload")
                 .conflicts_with_all(["endpoint", "jobs", "cancel"]),
         )
-        .arg(switch("force", "Also what has succeeded"))
+        .arg(switch("force", "Also send deliveries that have succeeded"))
         .args([
-            flag("endpoint", "NAME", "Send many again, to this endpoint"),
+            flag("endpoint", "NAME", "Start a job that sends deliveries to this endpoint again"),
             flag(
                 "what",
                 "WHAT",
-                "pending: what waits, now; dead: failed deliveries; missed: those and events never sent to it; everything: \
-                 all [default: dead]",
+                "pending: waiting deliveries, now; dead: failed deliveries; missed: dead ones and events never sent to \
+                 the endpoint; everything: all [default: dead]",
             ),
-            flag("from", "TIME", "Only events from then on, such as 2026-11-21T00:00:00Z"),
-            flag("before", "TIME", "Only events before then [default: now]"),
-            flag("cancel", "JOB", "Stop a job; what it has queued stays queued"),
+            flag("from", "TIME", "Only events at or after this time, such as 2026-11-21T00:00:00Z"),
+            flag("before", "TIME", "Only events before this time [default: now]"),
+            flag("cancel", "JOB", "Stop a job; deliveries that it has queued are still sent"),
         ])
-        .arg(switch("jobs", "List the jobs"))
+        .arg(switch("jobs", "List the replay jobs"))
 }
 
 pub(super) fn run(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
@@ -66,7 +66,9 @@ pub(super) fn run(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
             raw["note"] = hint.into();
             Ok(Printed { raw, text })
         }
-        (None, None) => Err(not_understood("name a delivery, an event or an upload; or an endpoint with --endpoint")),
+        (None, None) => {
+            Err(not_understood("give the ID of a delivery, an event or an upload, or an endpoint with --endpoint"))
+        }
     }
 }
 
@@ -83,8 +85,11 @@ fn replay_one(api: &Api, id: &str, force: bool) -> Result<Printed, Failure> {
             answer => return Ok(Printed::one(answer?)),
         }
     }
-    let nothing =
-        || Failure::Serving(anyhow::anyhow!("there is no delivery, event or upload {id}, or it was removed as old"));
+    let nothing = || {
+        Failure::Serving(anyhow::anyhow!(
+            "there is no delivery, event or upload {id}, or its retention time has passed"
+        ))
+    };
     let found = api.try_get::<Deliveries<'_>>("/deliveries", &query)?.map_err(|_| nothing())?;
     if found.read.deliveries.is_empty() {
         return Err(nothing());
@@ -103,7 +108,9 @@ fn replay_one(api: &Api, id: &str, force: bool) -> Result<Printed, Failure> {
     }
     let hint = match succeeded {
         0 => None,
-        count => Some(format!("{count} have succeeded and were not sent again; to send those too, use --force")),
+        count => {
+            Some(format!("{count} deliveries have succeeded and were not sent again; to send them too, use --force"))
+        }
     };
     let text = show::deliveries(&Deliveries { deliveries: queued, next: None }, hint.as_deref());
     Ok(Printed { raw: json!({ "deliveries": raw, "next": null, "note": hint }), text })

@@ -81,7 +81,7 @@ pub(super) fn replays(jobs: &[Replay]) -> String {
 
 /// How to go on to the next page.
 pub(in crate::cli) fn more(next: Option<&str>) -> String {
-    next.map(|cursor| format!("older ones: --cursor {}\n", escaped(cursor))).unwrap_or_default()
+    next.map(|cursor| format!("next page: --cursor {}\n", escaped(cursor))).unwrap_or_default()
 }
 
 /// One thing as lines of names and values, with a hint of the command line's own.
@@ -121,7 +121,7 @@ pub(super) fn tested(delivery: &Delivery<'_>, attempt: &Attempt<'_>) -> String {
         Text::Encoded { base64 } => word(&json!({ "base64": base64 }).to_string()),
     };
     if !said.is_empty() {
-        lines.push_str(&format!("answer: {said}\n"));
+        lines.push_str(&format!("response: {said}\n"));
     }
     lines
 }
@@ -129,8 +129,8 @@ pub(super) fn tested(delivery: &Delivery<'_>, attempt: &Attempt<'_>) -> String {
 /// Why an attempt failed.
 pub(super) fn failure(attempt: &Attempt<'_>) -> String {
     let why = match (attempt.status, &attempt.error) {
-        (Some(status), _) => format!("the receiver answered {status}"),
-        (None, Some(error)) => format!("there was no answer ({})", escaped(error)),
+        (Some(status), _) => format!("the receiver returned {status}"),
+        (None, Some(error)) => format!("there was no response ({})", escaped(error)),
         (None, None) => "it was not sent".to_owned(),
     };
     match &attempt.note {
@@ -265,7 +265,7 @@ x        disabled (gone)  u            a,b +2    100000+  2026-11-21T22:31:30Z
         let page = |answer: Value| deliveries(&read(answer), None);
         assert_eq!(page(json!({ "deliveries": [] })), "no deliveries\n");
         let text = page(json!({ "deliveries": [{ "id": "d" }], "next": "deliveries_d" }));
-        assert_eq!(text.lines().last(), Some("older ones: --cursor deliveries_d"));
+        assert_eq!(text.lines().last(), Some("next page: --cursor deliveries_d"));
         let text = page(json!({ "deliveries": [{ "id": "d", "created_at": "2026-11-21T22:31:30.123Z" }] }));
         assert!(text.lines().nth(1).unwrap().starts_with("2026-11-21T22:31:30.123Z  d "), "{text}");
     }
@@ -287,10 +287,10 @@ x        disabled (gone)  u            a,b +2    100000+  2026-11-21T22:31:30Z
         let good = json!({ "started_at": "t", "status": 204, "duration_ms": 3, "response_body": "" });
         assert_eq!(tested_with(good), "endpoint: app\nevent: evt_1\nsent: t\nresult: 204 in 3 ms\n");
         let bad = json!({ "started_at": "t", "status": 500, "duration_ms": 3, "response_body": "away\n" });
-        assert!(tested_with(bad.clone()).ends_with("answer: away\\u000a\n"));
-        assert_eq!(failure(&read(bad)), "the receiver answered 500");
+        assert!(tested_with(bad.clone()).ends_with("response: away\\u000a\n"));
+        assert_eq!(failure(&read(bad)), "the receiver returned 500");
         let none = json!({ "status": null, "error": "refused", "note": "nobody listens" });
-        assert_eq!(failure(&read(none)), "there was no answer (refused): nobody listens");
+        assert_eq!(failure(&read(none)), "there was no response (refused): nobody listens");
     }
 
     /// What a receiver answered must not move the cursor of a terminal.

@@ -10,9 +10,9 @@ fn lines(toml: &str) -> Vec<String> {
 
 #[test]
 fn beyond_this_machine_a_server_without_a_token_has_to_be_meant() {
-    let both_ways = "reaches beyond this machine, and no token is set; set auth.token_file (or auth.token) to the token \
-                     that clients send, or set auth.open = true and auth.hosts to let everyone who reaches it upload, \
-                     read and delete";
+    let both_ways = "can be reached from other machines, and no token is set; set auth.token_file (or auth.token) to \
+                     the token that clients send, or set auth.open = true and auth.hosts to let everyone who reaches \
+                     it upload, read and delete";
     for (key, value) in [
         ("listen", "0.0.0.0:8080"),
         ("listen", "[::]:8080"),
@@ -34,7 +34,7 @@ fn beyond_this_machine_a_server_without_a_token_has_to_be_meant() {
             assert_eq!(lines(&format!("{setting}{ending}")), [""; 0], "{setting}{ending}");
         }
         let nameless = lines(&format!("{setting}auth.open = true"));
-        assert!(nameless.len() == 1 && nameless[0].contains("needs auth.hosts as well"), "{nameless:?}");
+        assert!(nameless.len() == 1 && nameless[0].contains("requires auth.hosts"), "{nameless:?}");
     }
     for near in ["listen = \"127.0.0.1:80\"", "listen = \"[::1]:80\"", "public_url = \"http://localhost:3000/up\""] {
         assert_eq!(lines(near), [""; 0], "{near}");

@@ -449,10 +449,10 @@ fn deletion_of_what_a_read_token_opens_is_refused_for_what_is_wrong_with_the_tok
     assert_eq!(delete(&keyed, STATUS, &key(0)), "");
     assert!(delete(&keyed, &format!("{STATUS}?token=x"), &key(0)).contains("token-in-url"));
     assert!(delete(&keyed, STATUS, &read_token(&keyed, -1)).contains("token-expired"));
-    assert!(delete(&keyed, STATUS, &read_token(&keyed, 60)).contains("a read token opens GET and HEAD only"));
+    assert!(delete(&keyed, STATUS, &read_token(&keyed, 60)).contains("a read token allows only GET and HEAD"));
     let local = laptop();
     assert_eq!(delete(&local, STATUS, ""), "", "programs on this machine may");
-    assert!(delete(&local, STATUS, &read_token(&local, 60)).contains("a read token opens GET and HEAD only"));
+    assert!(delete(&local, STATUS, &read_token(&local, 60)).contains("a read token allows only GET and HEAD"));
 }
 
 #[test]

@@ -63,12 +63,12 @@ pub(crate) async fn replay(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
         ReplayOutcome::HasSucceeded => Err(Problem::new(
             StatusCode::CONFLICT,
             "has-succeeded",
-            r#"this delivery has succeeded; to send it again anyway, force it: {"force": true}"#,
+            r#"this delivery has succeeded; to send it again anyway, send {"force": true}"#,
         )),
         ReplayOutcome::NoEndpoint => Err(Problem::new(
             StatusCode::CONFLICT,
             "endpoint-removed",
-            "the endpoint of this delivery is not there any more; make one of its name to send it again",
+            "the endpoint of this delivery was removed; create an endpoint with the same name to send it again",
         )),
     }
 }
@@ -85,7 +85,11 @@ fn parse_id(text: &str) -> Result<DeliveryId, Problem> {
 }
 
 fn no_such_delivery() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no-such-delivery", "there is no such delivery, or it was removed as old")
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no-such-delivery",
+        "there is no such delivery, or its retention time has passed",
+    )
 }
 
 fn delivery_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Result<DeliveryQuery, Problem> {

@@ -30,7 +30,7 @@ pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result
 pub(crate) async fn create(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let RoutedRequest { request, payload, .. } = call;
     let said: api::endpoint::EndpointChange = read(&request, payload, &shared, FORM).await?;
-    let url = said.url.as_deref().ok_or_else(|| bad("url", "it is missing; write where to send events"))?;
+    let url = said.url.as_deref().ok_or_else(|| bad("url", "it is missing; write the URL to which events are sent"))?;
     let name = said.id.as_deref().map(|name| {
         EndpointId::new(name).ok_or_else(|| bad("id", "not a name; write 1 to 64 letters, digits, _ or -"))
     });
@@ -73,10 +73,10 @@ pub(crate) async fn change(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
     let request = &request;
     let said: api::endpoint::EndpointChange = read(request, payload, &shared, FORM).await?;
     if said.id.is_some() {
-        return Err(bad("id", "the name of an endpoint stays; make another"));
+        return Err(bad("id", "the name of an endpoint cannot be changed; create another endpoint"));
     }
     if said.secret.is_some() {
-        return Err(bad("secret", "it is not changed here but by rotating it"));
+        return Err(bad("secret", "it cannot be changed here; rotate it instead"));
     }
     let known = conditions::list(request.headers(), &header::IF_MATCH);
     loop {

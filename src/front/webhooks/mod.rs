@@ -84,11 +84,11 @@ async fn read<T: DeserializeOwned>(
     let body = body.map_err(|cut| problems::cut(cut, request))?.ok_or_else(too_large)?;
     let body = if body.is_empty() { b"{}" } else { &body[..] };
     serde_json::from_slice(body)
-        .map_err(|why| Problem::bad_request("bad-body", format!("the body is not understood: {why}; write {form}")))
+        .map_err(|why| Problem::bad_request("bad-body", format!("the body is invalid: {why}; write {form}")))
 }
 
 fn too_large() -> Problem {
-    let detail = format!("this takes at most {MAX_BODY_BYTES} bytes");
+    let detail = format!("the body of this request may have at most {MAX_BODY_BYTES} bytes");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
 }
 
@@ -99,7 +99,7 @@ fn bad(field: &str, why: &str) -> Problem {
 
 /// What is no name names no endpoint.
 fn endpoint_id(text: &str) -> Result<EndpointId, Problem> {
-    let unknown = || Problem::new(StatusCode::NOT_FOUND, "no-such-endpoint", "there is no endpoint of this name");
+    let unknown = || Problem::new(StatusCode::NOT_FOUND, "no-such-endpoint", "there is no endpoint with this name");
     EndpointId::new(text).ok_or_else(unknown)
 }
 

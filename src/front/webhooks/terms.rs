@@ -58,11 +58,11 @@ pub(super) fn header_pairs(said: &EndpointChange) -> Option<Vec<(String, String)
 
 fn filter(events: &[String]) -> Result<EventFilter, Problem> {
     if events.is_empty() {
-        return Err(bad("events", "nothing would be sent; leave it out for all of uploads but progress"));
+        return Err(bad("events", "nothing would be sent; leave it out for all upload events except upload.progress"));
     }
     EventFilter::new(events.to_vec()).map_err(|why| {
         let known = EventKind::ALL.map(EventKind::name).join(", ");
-        bad("events", &format!("{why}; known are {known}, prefixes such as upload.*, and * for all"))
+        bad("events", &format!("{why}; supported are {known}, prefixes such as upload.*, and * for all"))
     })
 }
 

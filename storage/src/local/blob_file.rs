@@ -243,7 +243,9 @@ impl PendingWrite {
                 // Another write may have been first.
                 Ok(Some(file)) => drop(direct.set(file)),
                 Ok(None) => {}
-                Err(error) => tracing::debug!(%key, %error, "written through the page cache"),
+                Err(error) => {
+                    tracing::debug!(%key, %error, "could not open a file for direct I/O; using the page cache")
+                }
             }
         }
         direct.get().map(|direct| &direct.file)

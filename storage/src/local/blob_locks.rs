@@ -55,7 +55,7 @@ impl BlobLocks {
         let blob = self.blob(key).lock_owned().await;
         self.epochs.admit(key, epoch)?;
         if let Some(file) = blob.file.upgrade() {
-            file.end(io::Error::other("the blob was opened again, finished or removed in the meantime")).await;
+            file.end(io::Error::other("the blob was reopened, finished or removed concurrently")).await;
         }
         Ok(BlobLock(blob))
     }

@@ -49,7 +49,7 @@ impl CancelFlag {
     /// An error once nobody waits for the copy.
     pub(super) fn check(&self) -> io::Result<()> {
         match self.0.load(Ordering::Relaxed) {
-            true => Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for it any more")),
+            true => Err(io::Error::new(io::ErrorKind::Interrupted, "the copy was cancelled")),
             false => Ok(()),
         }
     }

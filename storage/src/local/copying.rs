@@ -28,7 +28,7 @@ pub(super) fn concatenate(
     cancelled: &CancelFlag,
 ) -> io::Result<u64> {
     if parts.iter().any(|part| part.key == *into) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it cannot be a part of itself"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a blob cannot be a part of itself"));
     }
     let plan = OpenPlan { end: 0, has_token: false, laid_out_bytes: None };
     let opened = files::open_for_writing(data, into, plan)?;
@@ -41,7 +41,7 @@ pub(super) fn concatenate(
     if end.is_err()
         && let Err(error) = files::remove(data, into)
     {
-        tracing::debug!(key = %into, %error, "a concatenation that failed was left behind");
+        tracing::debug!(key = %into, %error, "could not remove the blob of a failed concatenation");
     }
     end
 }

@@ -38,7 +38,7 @@ pub(super) struct OpenPlan {
 pub(super) fn open_for_writing(data: &BlobFolder, key: &BlobKey, plan: OpenPlan) -> io::Result<OpenedFile> {
     let OpenPlan { end, has_token, .. } = plan;
     if data.finished(key).try_exists()? {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is finished already"));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is already finished"));
     }
     let path = data.incoming(key);
     let mut options = File::options();
@@ -49,7 +49,7 @@ pub(super) fn open_for_writing(data: &BlobFolder, key: &BlobKey, plan: OpenPlan)
             OpenedFile { file: data.within(parent(&path)?, make)?, named: false }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let gone = format!("its file {} is gone, and {end} durable bytes with it", path.display());
+            let gone = format!("its file {} with {end} durable bytes is missing", path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, gone));
         }
         Err(error) => return Err(error),
@@ -112,7 +112,7 @@ pub(super) fn open_for_reading(data: &BlobFolder, key: &BlobKey, end: u64) -> io
     let file = in_either_place(data, key, |path| File::open(path))?;
     let length = file.metadata()?.len();
     if length < end {
-        let short = format!("it has {length} bytes, and bytes up to {end} are asked for");
+        let short = format!("it has {length} bytes, but bytes up to {end} were requested");
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
     }
     Ok(file)

@@ -26,16 +26,16 @@ use pool::BLOCK_BYTES;
 /// Why a data folder cannot be used, for the person who has to do something about it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("could not make the data folder {path}: make it by hand, or choose another place")]
+    #[error("could not create the data folder {path}: create it manually, or choose another folder (data_dir)")]
     NotMade { path: PathBuf, source: io::Error },
-    #[error("{path} is not a folder: move away what has that name, or choose another data folder")]
+    #[error("{path} is not a folder: rename the file, or choose another data folder (data_dir)")]
     NotAFolder { path: PathBuf },
     #[error(
-        "the data folder {path} cannot be written to: see who owns it, its permissions, \
-         whether its disk is full or mounted read-only"
+        "the data folder {path} is not writable: check its owner and permissions, and whether its disk is full or \
+         mounted read-only"
     )]
     NotWritable { path: PathBuf, source: io::Error },
-    #[error("{incoming} and {files} are on different file systems: finished blobs could not be moved between them")]
+    #[error("{incoming} and {files} are on different file systems, so finished blobs cannot be moved between them")]
     Divided { incoming: PathBuf, files: PathBuf },
 }
 
@@ -127,9 +127,9 @@ impl BlobFolder {
         let tried = File::create(&path).and_then(|_| write_probe_directly(&path));
         let tried = remove_if_there(&path).and(tried);
         match &tried {
-            Ok(()) => tracing::info!("large writes go to the disk directly, not through the page cache"),
+            Ok(()) => tracing::info!("large writes use direct I/O and bypass the page cache"),
             Err(error) => {
-                tracing::info!(%error, "the data folder takes no direct writes: all go through the page cache")
+                tracing::info!(%error, "the data folder does not support direct I/O; all writes use the page cache")
             }
         }
         tried.is_ok()
@@ -249,7 +249,7 @@ impl BlobFolder {
         if identity(&self.root)? != self.root_identity {
             // Moved away, or hidden by a disk mounted over it: what is
             // written here would not be with the rest.
-            return Err(io::Error::other("another folder has taken its place since the start"));
+            return Err(io::Error::other("the folder was replaced after the start"));
         }
         let path = self.root.join("longshore.probe");
         write_probe(&path)?;

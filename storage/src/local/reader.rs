@@ -102,7 +102,7 @@ fn read_exact_at(file: &File, bytes: &mut [u8], start: u64) -> io::Result<()> {
         let at = start + filled as u64;
         match rustix::io::pread(file, &mut bytes[filled..], at) {
             Ok(0) => {
-                let short = format!("it ends at byte {at}, before what was asked for");
+                let short = format!("it ends at byte {at}, before the end of the requested range");
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, short));
             }
             Ok(count) => filled += count,

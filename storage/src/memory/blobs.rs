@@ -83,26 +83,26 @@ impl Blobs {
     /// The blob that this opening may write to.
     pub(super) fn of_turn(&mut self, key: &BlobKey, turn: u64) -> io::Result<&mut Open> {
         let blob = self.open.get_mut(key).filter(|blob| blob.turn == turn);
-        blob.ok_or_else(|| io::Error::other("the blob was opened again, sealed, finished or removed in the meantime"))
+        blob.ok_or_else(|| io::Error::other("the blob was reopened, sealed, finished or removed concurrently"))
     }
 
     pub(super) fn open(&mut self, key: &BlobKey, epoch: Epoch, end: u64, takes_over: bool) -> io::Result<u64> {
         if self.finished.contains_key(key) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is finished already"));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is already finished"));
         }
         let known = self.open.get(key);
         if known.is_some_and(|blob| blob.is_sealed) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is sealed already"));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is already sealed"));
         }
         if let Some(theirs) = known.map(|blob| blob.epoch).filter(|theirs| !takes_over && *theirs != epoch) {
-            let foreign = format!("it is of epoch {theirs}, and cannot be gone on with in epoch {epoch}");
+            let foreign = format!("it belongs to epoch {theirs} and cannot be resumed in epoch {epoch}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, foreign));
         }
         let end = index(end)?;
         let length = known.map(|blob| blob.bytes.len());
         if length.unwrap_or(0) < end {
             let kind = if length.is_none() { io::ErrorKind::NotFound } else { io::ErrorKind::UnexpectedEof };
-            let short = format!("{} bytes are there, but {end} were durable", length.unwrap_or(0));
+            let short = format!("it has {} bytes, but {end} were durable", length.unwrap_or(0));
             return Err(io::Error::new(kind, short));
         }
         self.last_turn += 1;
@@ -122,7 +122,7 @@ impl Blobs {
         reads_open: bool,
     ) -> io::Result<u64> {
         if parts.iter().any(|part| part.key == *into) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it cannot be a part of itself"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a blob cannot be a part of itself"));
         }
         self.open(into, epoch, 0, true)?;
         let joined = self.join(parts, reads_open).inspect_err(|_| {
@@ -139,7 +139,7 @@ impl Blobs {
         let mut joined = Vec::new();
         for part in parts.iter().filter(|part| part.size_bytes > 0) {
             let Some(bytes) = self.bytes(&part.key) else {
-                return Err(io::Error::new(io::ErrorKind::NotFound, format!("part {} is not there", part.key)));
+                return Err(io::Error::new(io::ErrorKind::NotFound, format!("part {} does not exist", part.key)));
             };
             self.check_readable(&part.key, reads_open)?;
             let Some(whole) = bytes.get(..index(part.size_bytes)?) else {

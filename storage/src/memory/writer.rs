@@ -79,10 +79,13 @@ impl Written {
         let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         let start = chunk.start;
         if !abilities.any_order && start != self.end {
-            return refuse(format!("byte {start} was to be written, but {} is next", self.end));
+            return refuse(format!("the write begins at byte {start}, but byte {} is next", self.end));
         }
         if !abilities.overwrites && covered.meet(chunk) {
-            return refuse(format!("bytes between {start} and {} are there for good", chunk.end));
+            return refuse(format!(
+                "bytes between {start} and {} are already written and cannot be overwritten",
+                chunk.end
+            ));
         }
         let follows = self.stretches.reach(start) || covered.reach(start);
         if !start.is_multiple_of(abilities.part_bytes) && !follows {

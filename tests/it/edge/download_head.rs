@@ -112,7 +112,7 @@ async fn what_is_not_complete_tells_its_offset_to_head_and_is_no_download() {
             continue;
         }
         assert_eq!((get.status, get.problem().as_str()), (409, "not-complete"), "{protocol}");
-        assert_eq!(get.json()["detail"], "the upload is not complete: 0 of 10 bytes have arrived", "{protocol}");
+        assert_eq!(get.json()["detail"], "the upload is not complete: 0 of 10 bytes are received", "{protocol}");
         assert_eq!((get.header("upload-offset"), get.header("upload-length")), (Some("0"), Some("10")), "{protocol}");
     }
     let of_unknown_length = deferred(&mut client).await;

@@ -45,7 +45,7 @@ async fn a_no_reaches_the_client_of_every_dialect_and_nothing_is_created() {
     for (reply, status, message) in [
         (json("200 OK", r#"{"reject": {"status": 402, "message": "your plan is\nfull"}}"#), 402, "your plan is full"),
         (json("413 Too Large", r#"{"message": "it is too much"}"#), 413, "it is too much"),
-        (Reply::Status("403 Forbidden"), 403, "the application has refused this upload"),
+        (Reply::Status("403 Forbidden"), 403, "the application rejected this upload"),
     ] {
         application.always(reply);
         for way in ways() {
@@ -228,7 +228,7 @@ async fn parts_and_what_is_made_of_them_are_asked_about() {
     assert_eq!((answer.status, answer.problem()), (413, "over-limit".to_owned()));
     application.always(Reply::Status("403 Forbidden"));
     let answer = client.tus("POST", "/files", &[("Upload-Concat", &joined)], b"").await;
-    is_refused(&answer, 403, "the application has refused this upload", "a final one");
+    is_refused(&answer, 403, "the application rejected this upload", "a final one");
     application.always(Reply::Status("204 No Content"));
     assert_eq!(client.tus("POST", "/files", &[("Upload-Concat", &joined)], b"").await.status, 201);
     let asked = application.heard();
@@ -257,7 +257,7 @@ async fn every_verdict_is_kept_with_what_was_said() {
     let told = |name: &str| kept.iter().map(|call| call[name].clone()).collect::<Vec<_>>();
     assert_eq!(told("outcome"), [json!("bad_status"), json!("rejected"), json!("accepted")]);
     assert_eq!(told("status"), [json!(500), json!(403), json!(200)]);
-    assert_eq!(told("message"), [json!("500 is neither a yes nor a no"), json!("not for you"), json!(null)]);
+    assert_eq!(told("message"), [json!("status 500 neither accepts nor rejects"), json!("not for you"), json!(null)]);
     assert_eq!(kept[0]["response_body"].as_str().unwrap().len(), 4096);
     let ids: Vec<_> = application.heard().iter().rev().map(|request| json!(request.id)).collect();
     assert_eq!(told("decision"), ids);

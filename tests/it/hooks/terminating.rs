@@ -58,7 +58,7 @@ async fn a_no_does_not_end_a_live_writer() {
     let mut client = app.client().await;
     wait_until_live(client.address, &path).await;
     let answer = client.tus("DELETE", &path, &[], b"").await;
-    is_refused(&answer, 403, "the application has refused this upload", "while it is written");
+    is_refused(&answer, 403, "the application rejected this upload", "while it is written");
     writing.send(b"llo").await;
     assert_eq!(writing.answer("PATCH").await.status, 204);
     assert_eq!(client.get(&path).await.body, BYTES);

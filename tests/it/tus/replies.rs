@@ -139,7 +139,7 @@ x-content-type-options: nosniff
 x-frame-options: DENY
 x-request-id: <request>
 
-{"type":"urn:longshore:problem:not-complete","title":"Conflict","status":409,"detail":"the upload is not complete: 6 of 11 bytes have arrived","request_id":"<request>"}
+{"type":"urn:longshore:problem:not-complete","title":"Conflict","status":409,"detail":"the upload is not complete: 6 of 11 bytes are received","request_id":"<request>"}
 ----
 PATCH /files/<id>
 409 Conflict
@@ -174,7 +174,7 @@ x-content-type-options: nosniff
 x-frame-options: DENY
 x-request-id: <request>
 
-{"type":"urn:longshore:problem:checksum-mismatch","title":"Checksum Mismatch","status":460,"detail":"the crc32 digest of the data does not match the one sent with it","request_id":"<request>"}
+{"type":"urn:longshore:problem:checksum-mismatch","title":"Checksum Mismatch","status":460,"detail":"the data does not match the crc32 digest that was sent with it","request_id":"<request>"}
 ----
 PATCH /files/<id>
 204 No Content
@@ -260,7 +260,7 @@ x-content-type-options: nosniff
 x-frame-options: DENY
 x-request-id: <request>
 
-{"type":"urn:longshore:problem:unsupported-version","title":"Precondition Failed","status":412,"detail":"this server speaks tus 1.0.0, and the request names no version","request_id":"<request>"}
+{"type":"urn:longshore:problem:unsupported-version","title":"Precondition Failed","status":412,"detail":"this server supports tus 1.0.0, but the request names no version","request_id":"<request>"}
 ----
 POST /files
 413 Payload Too Large

@@ -28,7 +28,7 @@ pub(crate) fn problem(error: &BadDigests) -> Problem {
 /// not be helped.
 pub(crate) fn mismatched(field: &'static str, provided: &Digest) -> Problem {
     let algorithm = token(provided.algorithm());
-    let detail = format!("{field}: the data does not have the {algorithm} digest sent for it");
+    let detail = format!("{field}: the data does not match the {algorithm} digest that was sent with it");
     let entry = [
         ("algorithm", algorithm.to_owned()),
         ("provided_digest", byte_sequence(provided.value())),

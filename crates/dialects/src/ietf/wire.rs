@@ -22,11 +22,11 @@ pub(super) enum WireError {
     Field(#[from] BadField),
     #[error(transparent)]
     Digests(#[from] BadDigests),
-    #[error("appended data must have the content type {PARTIAL_UPLOAD}")]
+    #[error("an append must have Content-Type: {PARTIAL_UPLOAD}")]
     MediaType,
-    #[error("the file name and types have {size} bytes; at most {limit} are taken (limits.max_metadata_size)")]
+    #[error("the file name and types have {size} bytes; the limit is {limit} (limits.max_metadata_size)")]
     TooLarge { size: usize, limit: usize },
-    #[error("the request has {content} bytes, and the upload {length}")]
+    #[error("the body of the request has {content} bytes, which does not fit the declared upload length of {length}")]
     InconsistentLength { content: u64, length: Length },
 }
 
@@ -96,7 +96,7 @@ pub(super) fn creation(
     let Some(is_end) = is_end(draft, fields) else { return Ok(None) };
     // An upload begins at its beginning.
     if !matches!(natural(fields, "upload-offset"), None | Some(0)) {
-        return Err(BadField::new("upload-offset", "is not 0, where an upload begins").into());
+        return Err(BadField::new("upload-offset", "must be 0 when an upload is created").into());
     }
     let mut length = length(fields)?;
     if let Some(content) = count {
@@ -140,14 +140,14 @@ pub(super) fn completeness_missing(draft: &DraftVersion) -> BadField {
 }
 
 fn missing(field: &'static str) -> BadField {
-    BadField::new(field, "is missing, or is not one value of its type")
+    BadField::new(field, "is missing, repeated or of the wrong type")
 }
 
 /// Refuses a question that carries fields of an upload, where the version wants that.
 pub(super) fn check_query(draft: &DraftVersion, fields: &dyn Fields) -> Result<(), BadField> {
     let own = ["upload-offset", "upload-complete", "upload-incomplete", "upload-length"];
     match own.into_iter().find(|name| fields.has(name)) {
-        Some(name) if draft.strict_queries => Err(BadField::new(name, "must be left out of this request")),
+        Some(name) if draft.strict_queries => Err(BadField::new(name, "must not be sent with this request")),
         _ => Ok(()),
     }
 }

@@ -32,17 +32,17 @@ pub(super) struct ObjectFields<'a> {
 /// Why an upload cannot be described like that.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadCreation {
-    #[error("the body is not the JSON that describes an upload: {0}")]
+    #[error("the body is not a valid JSON description of an upload: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("the name in the query and the one in the JSON differ")]
+    #[error("the name in the query differs from the name in the JSON")]
     TwoNames,
-    #[error("{0} is not a digest in {1}")]
+    #[error("{0} is not a valid digest in {1}")]
     Digest(String, &'static str),
-    #[error("there is no digest called {0:?}; known are crc32c, crc32, md5, sha1, sha256 and sha512")]
+    #[error("{0:?} is not a supported digest; supported are crc32c, crc32, md5, sha1, sha256 and sha512")]
     UnknownDigest(String),
     #[error("the size is larger than 9223372036854775807")]
     Size,
-    #[error("the metadata cannot be taken: {0}")]
+    #[error("the metadata is invalid: {0}")]
     Metadata(#[from] BadMetadata),
     #[error("the metadata has more than {0} bytes (limits.max_metadata_size)")]
     TooLarge(usize),
@@ -162,8 +162,8 @@ mod tests {
             (br#"{"sise": 5}"#, "unknown field `sise`, expected one of `name`, `contentType`, `size`"),
             (br#"{"metadata": {"a": 5}}"#, "JSON"),
             (br#"{"name": "a", "metadata": {"name": "b"}}"#, "twice"),
-            (br#"{"digests": {"sha3": "00"}}"#, "no digest called \"sha3\""),
-            (br#"{"digests": {"crc32c": "AAAAAA=="}}"#, "crc32c is not a digest in hexadecimal"),
+            (br#"{"digests": {"sha3": "00"}}"#, "\"sha3\" is not a supported digest"),
+            (br#"{"digests": {"crc32c": "AAAAAA=="}}"#, "crc32c is not a valid digest in hexadecimal"),
             (br#"{"name": "a name of more than 40 bytes, which is a lot"}"#, "limits.max_metadata_size"),
         ] {
             let text = String::from_utf8_lossy(json);
@@ -187,7 +187,7 @@ mod tests {
             (&br#"{"name": "b.mp4"}"#[..], "differ"),
             (b"not json", "JSON"),
             (br#"{"metadata": {"a": 5}}"#, "JSON"),
-            (br#"{"md5Hash": "AAAAAA=="}"#, "md5Hash is not a digest in base64"),
+            (br#"{"md5Hash": "AAAAAA=="}"#, "md5Hash is not a valid digest in base64"),
             (br#"{"crc32c": "x"}"#, "crc32c is not"),
             (br#"{"metadata": {"bucket": "b"}}"#, "twice"),
         ] {

@@ -77,7 +77,7 @@ fn session_start(fields: &HeaderFields) -> Result<SessionStart, BadField> {
     match single(fields, "x-goog-resumable")? {
         None => Ok(SessionStart::Json),
         Some(word) if word.eq_ignore_ascii_case("start") => Ok(SessionStart::Xml),
-        Some(_) => Err(BadField::new("x-goog-resumable", "is not `start`")),
+        Some(_) => Err(BadField::new("x-goog-resumable", "must be `start`")),
     }
 }
 

@@ -36,15 +36,15 @@ pub(super) struct FormPart {
 /// Why this is no form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadForm {
-    #[error("the content type of a form names its boundary, of 1 to 70 characters")]
+    #[error("the content type of a form must have a boundary of 1 to 70 characters")]
     Boundary,
-    #[error("the form broke off: its last boundary is missing")]
+    #[error("the form is incomplete: its last boundary is missing")]
     BrokenOff,
-    #[error("a boundary in the form is followed by something else than a line break")]
+    #[error("a boundary in the form must be followed by a line break")]
     AfterBoundary,
-    #[error("the head of a part of the form is longer than {MAX_HEAD_BYTES} bytes")]
+    #[error("the header of a part of the form is longer than {MAX_HEAD_BYTES} bytes")]
     LongHead,
-    #[error("a part of the form has no Content-Disposition: form-data with a name, or it cannot be read")]
+    #[error("a part of the form has no valid Content-Disposition: form-data with a name")]
     Disposition,
 }
 

@@ -74,7 +74,8 @@ pub(super) async fn form(
 ) -> Result<HttpResponse, Problem> {
     // It would be of the form with its boundaries, and is not computed of that.
     if request.headers().contains_key(digests::CONTENT_DIGEST) {
-        let of_form = BadField::new(digests::CONTENT_DIGEST, "of a form is not checked; send Repr-Digest of the file");
+        let of_form =
+            BadField::new(digests::CONTENT_DIGEST, "is not supported for forms; send a Repr-Digest of the file");
         return Err(reply::wire_problem(&of_form.into()));
     }
     let max_bytes = shared.engine.settings().max_upload_bytes;
@@ -172,6 +173,6 @@ async fn not_stored(
 async fn discard(request: &HttpRequest, upload: &Upload, shared: &UploadContext) {
     if let Err(error) = shared.engine.discard(&principal(request), upload.id()).await {
         let error = &error as &dyn std::error::Error;
-        tracing::warn!(upload = %upload.id(), error, "could not remove a refused upload; it will expire");
+        tracing::warn!(upload = %upload.id(), error, "could not remove a rejected upload; it will expire");
     }
 }

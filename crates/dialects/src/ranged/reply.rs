@@ -124,7 +124,10 @@ pub(super) fn wire_problem(error: &WireError) -> Problem {
 
 /// A body whose framing ended elsewhere than its `Content-Range` said.
 pub(super) fn other_count(count: u64) -> Problem {
-    Problem::bad_request("other-count", format!("by its content-range the request has {count} bytes, but it has not"))
+    Problem::bad_request(
+        "other-count",
+        format!("the body of the request does not have the {count} bytes that its Content-Range declares"),
+    )
 }
 
 pub(super) fn creation_problem(error: &BadCreation) -> Problem {
@@ -138,16 +141,16 @@ pub(super) fn creation_problem(error: &BadCreation) -> Problem {
 }
 
 pub(super) fn session_too_large(limit: usize) -> Problem {
-    let detail = format!("the JSON of a session has at most {limit} bytes (limits.max_metadata_size)");
+    let detail = format!("the JSON of a session may have at most {limit} bytes (limits.max_metadata_size)");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "metadata-too-large", detail)
 }
 
 pub(super) fn form_problem(fault: FormError, request: &HttpRequest) -> Problem {
     match fault {
         FormError::Bad(bad) => Problem::bad_request("bad-form", bad.to_string()),
-        FormError::NoFile => Problem::bad_request("no-file", "the form has no file in it"),
+        FormError::NoFile => Problem::bad_request("no-file", "the form contains no file"),
         FormError::SeveralFiles => {
-            let detail = "the form has several files in it, and one is taken at a time; none of them was kept";
+            let detail = "the form contains several files, and none of them was kept; send one file with each form";
             Problem::bad_request("several-files", detail)
         }
         FormError::TooLarge(error) => creation_problem(&error),
@@ -156,8 +159,8 @@ pub(super) fn form_problem(fault: FormError, request: &HttpRequest) -> Problem {
 }
 
 pub(super) fn plain_uploads_off() -> Problem {
-    let detail = "this server takes no uploads without a protocol (protocols.plain_uploads is off); speak one of those \
-                  in its documentation";
+    let detail = "this server accepts no uploads without an upload protocol (protocols.plain_uploads is false); use \
+                  one of the protocols in its documentation";
     Problem::new(StatusCode::FORBIDDEN, "plain-uploads-off", detail)
 }
 

@@ -61,13 +61,13 @@ pub(crate) enum WireError {
     Field(#[from] BadField),
     #[error(transparent)]
     Digests(#[from] BadDigests),
-    #[error("the request carries {body} bytes, and by its content-range it has {range}")]
+    #[error("the body of the request has {body} bytes, but its Content-Range declares {range}")]
     OtherCount { body: u64, range: u64 },
-    #[error("a request that only asks (content-range: bytes */…) carries no bytes")]
+    #[error("a request that queries the offset (Content-Range: bytes */…) must not have a body")]
     QuestionWithBody,
-    #[error("the X-Goog-Upload-… commands are another protocol, which this server does not speak")]
+    #[error("the X-Goog-Upload-… commands belong to another protocol, which this server does not support")]
     UploadCommands,
-    #[error("content-range is for uploads that are there; a new one is sent whole, or started as a session first")]
+    #[error("Content-Range requires an existing upload; send a new upload whole, or start a session first")]
     RangeOfNothing,
 }
 
@@ -88,18 +88,18 @@ impl ContentRange {
         let first = parse_bytes(first).and_then(Offset::new).ok_or_else(|| bad(SYNTAX))?;
         let last = number(last).ok_or_else(|| bad(SYNTAX))?.and_then(Offset::new);
         if last.is_some_and(|last| last < first) {
-            return Err(bad("ends before it begins"));
+            return Err(bad("ends before its first byte"));
         }
         let reaches = last.unwrap_or(first);
         if total.is_some_and(|total| reaches.get() >= total.get()) {
-            return Err(bad("goes beyond its own total"));
+            return Err(bad("exceeds its own total length"));
         }
         Ok(Self::Bytes { first, last, total })
     }
 }
 
-const SYNTAX: &str = "is not `bytes FIRST-LAST/TOTAL`; write * for a last byte or total not known yet, \
-                      and `bytes */TOTAL` or `bytes */*` to ask";
+const SYNTAX: &str = "must be `bytes FIRST-LAST/TOTAL`, with * for a last byte or total that is not known yet, or \
+                      `bytes */TOTAL` or `bytes */*` to query the offset";
 
 impl fmt::Display for ContentRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -220,7 +220,7 @@ pub(crate) fn wants_no_308(fields: &dyn Fields) -> bool {
 /// `X-Goog-Hash: crc32c=…,md5=…`, in one line or several: digests of the whole upload.
 pub(crate) fn goog_hashes(fields: &dyn Fields) -> Result<Vec<Digest>, BadField> {
     let Some(list) = joined(fields, "x-goog-hash")? else { return Ok(Vec::new()) };
-    let bad = || BadField::new("x-goog-hash", "is not a list of crc32c=BASE64 and md5=BASE64");
+    let bad = || BadField::new("x-goog-hash", "must be a list of crc32c=BASE64 and md5=BASE64");
     let mut digests = Vec::new();
     for item in list.split(',') {
         let (name, value) = item.trim().split_once('=').ok_or_else(bad)?;
@@ -255,7 +255,7 @@ pub(crate) fn hex_digest(algorithm: Algorithm, value: &str) -> Option<Digest> {
 pub(crate) fn length(fields: &dyn Fields, field: &'static str) -> Result<Option<Length>, BadField> {
     let Some(text) = single(fields, field)? else { return Ok(None) };
     let length = parse_bytes(text).and_then(Length::new);
-    length.map(Some).ok_or(BadField::new(field, "is not a plain number of bytes up to 9223372036854775807"))
+    length.map(Some).ok_or(BadField::new(field, "must be a decimal number of bytes up to 9223372036854775807"))
 }
 
 #[cfg(test)]

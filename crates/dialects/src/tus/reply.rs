@@ -59,7 +59,7 @@ pub(super) fn head(upload: &Upload, asked_with: &Method) -> HttpResponse {
 ///
 /// 423 is what tus clients ask again after; any other 4xx makes them forget the upload and start over.
 pub(super) fn still_open() -> Problem {
-    let detail = "the upload has all its bytes, but the protocol it was created in has not ended it yet";
+    let detail = "the upload has all its bytes, but it has not been completed yet in the protocol that created it";
     Problem::new(StatusCode::LOCKED, "still-open", detail)
 }
 

@@ -75,15 +75,15 @@ pub(crate) enum WireError {
     Field(#[from] BadField),
     #[error(transparent)]
     Digests(#[from] BadDigests),
-    #[error("this server speaks tus {VERSION}, and the request names {}", .0.as_deref().unwrap_or("no version"))]
+    #[error("this server supports tus {VERSION}, but the request names {}", .0.as_deref().unwrap_or("no version"))]
     Version(Option<String>),
-    #[error("upload data must have the content type {OFFSET_OCTET_STREAM}")]
+    #[error("upload data must have Content-Type: {OFFSET_OCTET_STREAM}")]
     MediaType,
-    #[error("{field} has {size} bytes; at most {limit} are taken (limits.max_metadata_size)")]
+    #[error("{field} has {size} bytes; the limit is {limit} (limits.max_metadata_size)")]
     TooLarge { field: &'static str, size: usize, limit: usize },
-    #[error("a final upload is made of its parts and takes no data")]
+    #[error("a final upload is assembled from its parts and accepts no data")]
     FinalWithData,
-    #[error("data was announced with a checksum after it, in a trailer, which this server cannot read")]
+    #[error("a checksum in a trailer is not supported; send it in the header of the request")]
     ChecksumTrailer,
     #[error("{0:?} in the list is not an upload of this server")]
     ForeignPart(String),
@@ -254,12 +254,12 @@ fn creation_kind(fields: &dyn Fields) -> Result<CreationKind, WireError> {
     let deferred = match single(fields, "upload-defer-length")? {
         None => false,
         Some("1") => true,
-        Some(_) => return Err(BadField::new("upload-defer-length", "may only be 1").into()),
+        Some(_) => return Err(BadField::new("upload-defer-length", "must be 1").into()),
     };
     let concat = single(fields, "upload-concat")?;
     if let Some(list) = concat.and_then(|concat| concat.strip_prefix("final;")) {
         if length.is_some() || deferred {
-            return Err(BadField::new("upload-length", "must be left out of a final upload").into());
+            return Err(BadField::new("upload-length", "must not be sent for a final upload").into());
         }
         let as_sent = concat.unwrap_or_default().to_owned();
         return Ok(CreationKind::Final { parts: parse_parts(list)?, as_sent });
@@ -268,16 +268,20 @@ fn creation_kind(fields: &dyn Fields) -> Result<CreationKind, WireError> {
         (Some(length), false) => Some(length),
         (None, true) => None,
         (Some(_), true) => {
-            return Err(BadField::new("upload-defer-length", "stands beside Upload-Length; send one of them").into());
+            return Err(BadField::new(
+                "upload-defer-length",
+                "must not be sent together with Upload-Length; send one of them",
+            )
+            .into());
         }
         (None, false) => {
-            return Err(BadField::new("upload-length", "is missing, and so is Upload-Defer-Length: 1").into());
+            return Err(BadField::new("upload-length", "is missing; send it, or Upload-Defer-Length: 1").into());
         }
     };
     match concat {
         None => Ok(CreationKind::Single(length)),
         Some("partial") => Ok(CreationKind::Partial(length)),
-        Some(_) => Err(BadField::new("upload-concat", "is neither partial nor final;<url> <url>…").into()),
+        Some(_) => Err(BadField::new("upload-concat", "must be partial or final;<url> <url>…").into()),
     }
 }
 
@@ -318,7 +322,7 @@ fn length(fields: &dyn Fields) -> Result<Option<Length>, WireError> {
 fn bytes(fields: &dyn Fields, field: &'static str) -> Result<Option<u64>, BadField> {
     let Some(text) = single(fields, field)? else { return Ok(None) };
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(BadField::new(field, "is not a plain number of bytes"));
+        return Err(BadField::new(field, "must be a decimal number of bytes"));
     }
     parse_bytes(text).map(Some).ok_or(BadField::new(field, TOO_LARGE))
 }
@@ -333,13 +337,13 @@ fn checksum(fields: &dyn Fields) -> Result<Option<Checksum>, WireError> {
 fn own_checksum(fields: &dyn Fields) -> Result<Option<Digest>, WireError> {
     let Some(text) = single(fields, "upload-checksum")? else { return Ok(None) };
     let bad = |problem: Cow<'static, str>| BadField { field: "upload-checksum", problem };
-    let (name, value) = text.split_once(' ').ok_or_else(|| bad("is not an algorithm, a blank and a value".into()))?;
+    let (name, value) = text.split_once(' ').ok_or_else(|| bad("must be an algorithm, a space and a value".into()))?;
     let algorithm = Algorithm::by_name(name)
-        .ok_or_else(|| bad(format!("names none of the algorithms {CHECKSUM_ALGORITHMS}").into()))?;
-    let value = LENIENT_BASE64.decode(value).map_err(|_| bad("has a value that is not base64".into()))?;
+        .ok_or_else(|| bad(format!("must name one of the algorithms {CHECKSUM_ALGORITHMS}").into()))?;
+    let value = LENIENT_BASE64.decode(value).map_err(|_| bad("has a value that is not valid base64".into()))?;
     let digest = Digest::new(algorithm, value).ok_or_else(|| {
         let (name, size) = (algorithm.name(), algorithm.digest_bytes());
-        bad(format!("has a value of the wrong size: {name} has {size} bytes").into())
+        bad(format!("has a value of the wrong size: a {name} digest has {size} bytes").into())
     })?;
     Ok(Some(digest))
 }

@@ -368,7 +368,8 @@ impl Upload {
         match self.broken_promise() {
             None => self.enter(Stage::Verified, EventKind::Verified, now),
             Some(algorithm) => {
-                let message = format!("the {} digest promised by the client does not match", algorithm.name());
+                let message =
+                    format!("the upload does not match the {} digest that the client declared", algorithm.name());
                 self.fail(Failure { code: "digest-mismatch".to_owned(), message, rejection: None }, now);
             }
         }
@@ -396,21 +397,21 @@ impl Upload {
 
     /// Takes note that the application, asked before completion, has said yes.
     pub fn accept(&mut self, now: Timestamp) {
-        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is asked about");
+        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is approved by the application");
         self.record.accepted_at = Some(now);
         self.record.updated_at = now;
     }
 
     /// Takes note of what the bytes are, which `verify` or a refusal then tells.
     pub fn set_facts(&mut self, facts: Facts) {
-        debug_assert!(self.record.stage == Stage::Received, "only a received upload is looked into");
+        debug_assert!(self.record.stage == Stage::Received, "only a received upload is examined");
         self.record.facts = Some(facts);
     }
 
     /// Goes on in a blob of this epoch's own, behind what was committed in
     /// earlier ones. Says whether there was none.
     pub fn begin_generation(&mut self, epoch: Epoch, now: Timestamp) -> bool {
-        debug_assert!(self.record.stage.takes_bytes(), "only an upload that takes bytes goes on");
+        debug_assert!(self.record.stage.takes_bytes(), "only an upload that accepts bytes begins a generation");
         let is_new = self.record.generations.begin(epoch, self.reach().get());
         if is_new {
             self.record.resume = None;
@@ -421,7 +422,7 @@ impl Upload {
 
     /// Takes note that one blob holds all bytes now, with what the storage needs to go on with it.
     pub fn join_generations(&mut self, resume: Vec<u8>, now: Timestamp) {
-        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is put together");
+        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload has its generations joined");
         self.record.generations.join(self.offset().get());
         self.record.resume = Some(resume);
         self.record.updated_at = now;

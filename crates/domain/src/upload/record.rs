@@ -179,15 +179,15 @@ impl PendingDeclarations {
 /// A change that would leave a record which contradicts itself. Its caller is at fault, never a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InconsistentChange {
-    #[error("an upload that is {} takes no bytes", .0.name())]
+    #[error("an upload that is {} accepts no bytes", .0.name())]
     Closed(Stage),
-    #[error("bytes up to {end} lie beyond the length of {length}")]
+    #[error("bytes up to {end} exceed the length of {length}")]
     BeyondLength { end: u64, length: Length },
-    #[error("{offset} bytes are there without a gap, which is not the whole")]
+    #[error("only {offset} bytes are contiguous, which is not the whole upload")]
     NotWhole { offset: Offset, length: Option<Length> },
-    #[error("the bytes from {start} to {end} are to be acknowledged and are not all there")]
+    #[error("the bytes from {start} to {end} are not all received and cannot be acknowledged")]
     NotReceived { start: u64, end: u64 },
-    #[error("every byte of the upload would be there, and nothing would complete it")]
+    #[error("all bytes of the upload would be received without a seal, so nothing would complete it")]
     Unsealed,
 }
 

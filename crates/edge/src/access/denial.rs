@@ -45,8 +45,8 @@ impl LoggedDenials {
         if !self.host.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 host = ?shortened(host),
-                "refused a request (421) for a host that this server does not answer to without a token; if it is yours, \
-                 add it to auth.hosts, or set auth.token; further ones are not logged"
+                "rejected a request (421) for a host that is not allowed without a token; if the host is yours, add it \
+                 to auth.hosts, or set auth.token; further rejections are not logged"
             );
         }
     }
@@ -55,8 +55,8 @@ impl LoggedDenials {
         if !self.page.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 origin = ?shortened(origin),
-                "refused a request (403) of a page elsewhere; if the page is yours, add its origin to cors.allow_origins, \
-                 or set auth.token; further ones are not logged"
+                "rejected a request (403) from a page of another origin; if the page is yours, add its origin to \
+                 cors.allow_origins, or set auth.token; further rejections are not logged"
             );
         }
     }
@@ -79,18 +79,21 @@ impl Denial<'_> {
             }
             Self::TokenInUrl => Problem::bad_request(
                 "token-in-url",
-                "a token must not be in a URL, where logs and histories keep it: send it as Authorization: Bearer. Only a \
-                 read token may be there (?token=), without that header, to GET the status or the events of its upload, \
-                 and only with auth.query_tokens = true",
+                "a token must not be in the URL, because logs and browser histories keep URLs; send it as \
+                 Authorization: Bearer. Only a read token may be in the URL (?token=), without that header, to GET the \
+                 status or the events of its upload, and only with auth.query_tokens = true",
             ),
             Self::AdminKeyNeeded(detail) => admin_key_needed(detail.to_owned()),
             Self::NoAdminKey => {
-                let detail = "without an admin key this is open only to programs on the same machine that ask a loopback \
-                    address themselves; make a key with `longshore admin-key` and set auth.admin_keys";
+                let detail = "without an admin key, this is allowed only for programs on the same machine that connect \
+                              directly to a loopback address; make a key with `longshore admin-key` and set \
+                              auth.admin_keys";
                 Problem::new(StatusCode::FORBIDDEN, "no-admin-key", detail)
             }
             Self::Closed { what, key, credential } => {
-                let detail = format!("{what} is closed to clients ({key}); it takes a key of auth.admin_keys");
+                let detail = format!(
+                    "{what} is not allowed for clients ({key} is false); it requires an admin key (auth.admin_keys)"
+                );
                 match credential {
                     Credential::Nothing => unauthorized(detail),
                     Credential::Stage(_)
@@ -102,16 +105,16 @@ impl Denial<'_> {
             }
             Self::UnclearHost => Problem::bad_request(
                 "bad-host",
-                "the request has no Host, or more than one, or one that differs from its target",
+                "the request must have exactly one Host field, which must match its target",
             ),
             Self::ForeignHost(_) => {
-                let detail = "this server does not answer to the host of this request; without a token it answers to \
-                    localhost, loopback addresses, and what auth.hosts and public_url name";
+                let detail = "this server does not accept the host of this request; without a token it accepts \
+                              localhost, loopback addresses, and the hosts in auth.hosts and public_url";
                 Problem::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", detail)
             }
             Self::CrossSite => {
-                let detail = "a page of another origin is behind this request, and the server does not know it; add its \
-                    origin to cors.allow_origins, or set auth.token";
+                let detail = "the request comes from a page of an origin that is not allowed; add the origin to \
+                              cors.allow_origins, or set auth.token";
                 Problem::new(StatusCode::FORBIDDEN, "cross-site", detail)
             }
         }

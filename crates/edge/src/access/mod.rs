@@ -100,7 +100,7 @@ impl std::fmt::Debug for Token {
 
 /// What is said to whoever was let in without the right that is needed. It is never seen while judgement and
 /// rights agree; should they not one day, the smaller of the two holds.
-const LACKING: &str = "this takes a right that the credential of the request does not give";
+const LACKING: &str = "the credential of this request does not grant the required right";
 
 /// All that a request is judged by.
 #[derive(Debug, Clone, Copy)]
@@ -229,7 +229,7 @@ impl Access {
             {
                 return Ok(());
             }
-            Credential::Read(_) => return Err(Denial::Unauthorized("a read token opens GET and HEAD only")),
+            Credential::Read(_) => return Err(Denial::Unauthorized("a read token allows only GET and HEAD")),
             // The page is to read that of its own request.
             Credential::ExpiredRead if action == RequestAction::Options => return Ok(()),
             Credential::ExpiredRead => return Err(Denial::Expired),
@@ -307,7 +307,9 @@ impl Access {
         let credential = check.credential;
         if !self.admin_keys.is_empty() {
             return Err(if credential == Credential::Shared {
-                Denial::AdminKeyNeeded("this takes a key of auth.admin_keys; the shared token does not open it")
+                Denial::AdminKeyNeeded(
+                    "this requires an admin key (auth.admin_keys); the shared token does not grant access to it",
+                )
             } else {
                 Denial::Unauthorized("send Authorization: Bearer <admin key>")
             });

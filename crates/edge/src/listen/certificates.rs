@@ -37,17 +37,17 @@ pub enum CertificateError {
 pub enum CertificateFileError {
     #[error("could not read the file: {0}")]
     Unreadable(#[from] io::Error),
-    #[error("there is no certificate in PEM form in the file")]
+    #[error("the file contains no PEM certificate")]
     NoCertificate,
-    #[error("there is no private key in PEM form in the file")]
+    #[error("the file contains no PEM private key")]
     NoPrivateKey,
-    #[error("the file is not proper PEM: {0}")]
+    #[error("the file is not valid PEM: {0}")]
     NotPem(pem::Error),
     #[error("the certificate cannot be used: {0}")]
     BadCertificate(rustls::Error),
-    #[error("the key cannot be used: {0}")]
+    #[error("the key is invalid: {0}")]
     BadKey(rustls::Error),
-    #[error("the key does not belong to the certificate")]
+    #[error("the private key does not match the certificate")]
     DoesNotFit,
 }
 
@@ -101,16 +101,16 @@ impl Certificates {
                 certificate = %self.files.certificate.display(),
                 private_key = %self.files.private_key.display(),
                 reason,
-                "the new certificate cannot be used; the old one stays"
+                "the new certificate is invalid; the old one stays in use"
             ),
         }
         found
     }
 
     fn take(&self, new: CertifiedKey) {
-        let mut current = self.current.write().expect("nobody panics while holding it");
+        let mut current = self.current.write().expect("no thread panics while it holds the lock");
         if current.cert != new.cert {
-            tracing::info!(certificate = %self.files.certificate.display(), "took a new certificate");
+            tracing::info!(certificate = %self.files.certificate.display(), "loaded a new certificate");
         }
         *current = Arc::new(new);
     }
@@ -118,7 +118,7 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.read().expect("nobody panics while holding it")))
+        Some(Arc::clone(&self.current.read().expect("no thread panics while it holds the lock")))
     }
 }
 

@@ -111,7 +111,7 @@ impl Connections {
         match agreed {
             Ok(Negotiated::Http1(stream)) => self.serve_http1(Wire::Tls(stream), addresses).await,
             Ok(Negotiated::Http2(stream, _slot)) => Box::pin(self.serve_http2(Wire::Tls(stream), addresses)).await,
-            Err(error) => tracing::debug!(error = %error, "a client and the server did not agree on encryption"),
+            Err(error) => tracing::debug!(error = %error, "a TLS handshake failed"),
         }
     }
 
@@ -142,7 +142,7 @@ impl Connections {
         };
         let spoken = Http1Stream::new(wire, framing, self.readers(), settings.read_ahead.clone()).at(local_address);
         if let Err(error) = self.0.http1.call((spoken, peer)).await {
-            tracing::debug!(error = %error, "a connection ended badly");
+            tracing::debug!(error = %error, "a connection ended with an error");
         }
     }
 
@@ -160,7 +160,7 @@ impl Connections {
         };
         let served = http2::serve(wire, addresses, answers, &settings.http2, waits, stopping.notified());
         if let Err(error) = served.await {
-            tracing::debug!(error = %error, "a connection ended badly");
+            tracing::debug!(error = %error, "a connection ended with an error");
         }
     }
 }

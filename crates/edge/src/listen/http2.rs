@@ -226,7 +226,7 @@ fn begin(
     tokio::task::spawn_local(async move {
         let _underway = underway;
         if let Err(error) = answer(&each, request, has_body, respond).await {
-            tracing::debug!(error = %error, "an answer could not be sent");
+            tracing::debug!(error = %error, "could not send a response");
         }
     });
 }

@@ -123,7 +123,7 @@ impl State {
             stuck.timer.as_mut().reset(stuck.deadline.deadline);
         }
         ready!(stuck.timer.as_mut().poll(cx));
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "its reader has taken nothing for too long"))
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client read nothing of the response for too long"))
     }
 }
 

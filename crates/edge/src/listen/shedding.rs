@@ -34,7 +34,7 @@ pub(super) async fn shed(mut stream: impl AsyncRead + AsyncWrite + Unpin, proble
 
 /// What is told to one connection too many.
 pub(super) fn too_many_connections() -> Problem {
-    let detail = "there are as many connections as are allowed; come back in a moment";
+    let detail = "the limit of open connections is reached; retry in a moment";
     Problem::try_again("too-many-connections", detail, Duration::from_secs(5))
 }
 

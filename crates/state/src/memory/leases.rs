@@ -12,7 +12,7 @@ use domain::node::{Lease, Node};
 #[async_trait]
 impl Leases for MemoryState {
     async fn join(&self, node: &Node, membership: Membership, lasts: Option<Duration>) -> Result<()> {
-        self.write("record that a node is at work", |tables| {
+        self.write("register a node", |tables| {
             if membership == Membership::Alone {
                 tables.nodes.clear();
             }
@@ -22,7 +22,7 @@ impl Leases for MemoryState {
     }
 
     async fn renew(&self, node: InstanceId, lasts: Duration) -> Result<bool> {
-        self.write("record that a node lives", |tables| {
+        self.write("renew the heartbeat of a node", |tables| {
             let is_alive = tables.is_alive(node);
             if is_alive {
                 let end = tables.now.plus(lasts);
@@ -33,7 +33,7 @@ impl Leases for MemoryState {
     }
 
     async fn leave(&self, node: InstanceId) -> Result<()> {
-        self.write("record that a node has ended", |tables| {
+        self.write("unregister a node", |tables| {
             tables.nodes.remove(&node);
         })
     }

@@ -47,7 +47,7 @@ impl Endpoints for MemoryState {
     }
 
     async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool> {
-        self.write("carry on with a backlog", |tables| tables.advance_backlog(limit, now))
+        self.write("continue with a backlog", |tables| tables.advance_backlog(limit, now))
     }
 }
 
@@ -132,7 +132,7 @@ impl Replays for MemoryState {
     }
 
     async fn advance_replay(&self, id: ReplayId, limit: u32, now: Timestamp) -> Result<Option<ReplayJob>> {
-        self.write("carry on a replay", |tables| tables.advance_replay(id, limit, now))
+        self.write("continue a replay", |tables| tables.advance_replay(id, limit, now))
     }
 
     async fn cancel_replay(&self, scope: TenantScope, id: ReplayId, now: Timestamp) -> Result<bool> {
@@ -143,20 +143,21 @@ impl Replays for MemoryState {
 #[async_trait]
 impl Retention for MemoryState {
     async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64> {
-        self.write("give up what waited too long", |tables| tables.expire(begun_before, limit, now))
+        self.write("expire deliveries", |tables| tables.expire(begun_before, limit, now))
     }
 
     async fn drop_excess(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>> {
-        let dropped = self.write("drop what exceeds a backlog", |tables| tables.drop_excess(limits, limit, now))?;
+        let dropped =
+            self.write("cancel deliveries beyond the backlog limits", |tables| tables.drop_excess(limits, limit, now))?;
         Ok(dropped.into_iter().collect())
     }
 
     async fn prune(&self, horizon: RetentionHorizon, limit: u32) -> Result<u64> {
-        self.write("remove what is old", |tables| tables.prune(horizon, limit))
+        self.write("remove old records", |tables| tables.prune(horizon, limit))
     }
 
     async fn expunge(&self, scope: TenantScope, upload: UploadId) -> Result<u64> {
-        self.write("take an upload's words out of its events", |tables| tables.expunge(scope, upload))
+        self.write("remove an upload's metadata from its events", |tables| tables.expunge(scope, upload))
     }
 
     fn superseded(&self) -> u64 {

@@ -98,7 +98,7 @@ impl EventLog for MemoryState {
     }
 
     async fn count_events_behind(&self, scope: TenantScope, after: EventPosition, most: u32) -> Result<Option<u32>> {
-        Ok(self.read("count the events behind a place")?.count_behind(scope, after, most))
+        Ok(self.read("count the events after a position")?.count_behind(scope, after, most))
     }
 }
 

@@ -51,34 +51,34 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum AdminError {
     #[error("there is no endpoint {0}")]
     NoSuchEndpoint(EndpointId),
-    #[error("there is an endpoint {0} already")]
+    #[error("endpoint {0} already exists")]
     Exists(EndpointId),
-    #[error("endpoint {0} was changed in the meantime; read it again")]
+    #[error("endpoint {0} was changed concurrently; read it again")]
     Changed(EndpointId),
     #[error(
         "endpoint {0} is defined in the configuration file; change it there and restart the server (to rotate its secret, \
          put the new one into secret_file and the old one into old_secret_files)"
     )]
     Configured(EndpointId),
-    #[error("there are {0} endpoints already, as many as webhooks.max_endpoints allows")]
+    #[error("there are {0} endpoints, which is the limit (webhooks.max_endpoints)")]
     TooManyEndpoints(usize),
-    #[error("the endpoint cannot be used: {0}")]
+    #[error("the endpoint is invalid: {0}")]
     Invalid(#[from] InvalidEndpoint),
-    #[error("the key cannot be used: {0}")]
+    #[error("the key is invalid: {0}")]
     Key(#[from] InvalidKey),
-    #[error("another endpoint has this secret; give each one of its own, or give none and have one made")]
+    #[error("another endpoint has this secret; use a different secret, or leave it out to have one generated")]
     SecretTaken,
     #[error("the secrets of endpoint {0} cannot be read: {1}")]
     Unreadable(EndpointId, UnreadableSecrets),
-    #[error("no webhooks are being sent now; try again later")]
+    #[error("no webhooks are being sent at the moment; retry later")]
     NotSending,
-    #[error("a replay of everything sends again what has succeeded; it must be forced")]
+    #[error("a replay of everything sends successful deliveries again; set force to confirm it")]
     NeedsForce,
-    #[error("a replay of what is pending takes no range of time: everything that waits is sent")]
+    #[error("a replay of pending deliveries accepts no time range; it sends all of them")]
     TakesNoRange,
-    #[error("the range of time is empty: it ends before it begins")]
+    #[error("the time range is empty: it ends before it begins")]
     EmptyRange,
-    #[error("{MAX_RUNNING_REPLAYS} replays are running already; wait for one, or cancel one")]
+    #[error("{MAX_RUNNING_REPLAYS} replays are running, which is the limit; wait for one to end, or cancel one")]
     TooManyReplays,
     #[error("there is no replay {0}, or it has ended")]
     NoSuchReplay(ReplayId),
@@ -680,7 +680,8 @@ impl Inner {
                     self.registry.put(endpoint);
                 }
             }
-            Err(why) => tracing::error!(endpoint = %written.id, "nothing is sent: its secrets cannot be read: {why}"),
+            Err(why) => tracing::error!(endpoint = %written.id, "no deliveries are sent: the secrets of the endpoint \
+                                                                 cannot be read: {why}"),
         }
     }
 }

@@ -46,31 +46,36 @@ pub struct SendableEndpoint {
 /// Why an endpoint cannot be. Repeats neither the URL nor a header, which may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
-    #[error("its URL cannot be used: {0}")]
+    #[error("its URL is invalid: {0}")]
     Url(#[from] RejectedUrl),
     #[error("its URL is longer than {MAX_URL} bytes")]
     LongUrl,
-    #[error("its keys cannot be used: {0}")]
+    #[error("its keys are invalid: {0}")]
     Key(#[from] InvalidKey),
-    #[error("{0:?} is not the name of a header")]
+    #[error("{0:?} is not a header name")]
     HeaderName(String),
-    #[error("the header {0} is set by the server itself")]
+    #[error("the header {0} is set by the server and cannot be changed")]
     ReservedHeader(String),
-    #[error("the value of the header {0} has characters a header cannot have, or over {MAX_HEADER_VALUE} of them")]
+    #[error(
+        "the value of the header {0} has characters that are not allowed, or more than {MAX_HEADER_VALUE} characters"
+    )]
     HeaderValue(String),
-    #[error("the header {0} is there twice, or its URL carries credentials as well")]
+    #[error("the header {0} is set twice, or the URL contains credentials too")]
     HeaderTwice(String),
     #[error("it has more than {MAX_HEADERS} headers")]
     ManyHeaders,
     #[error("its description is longer than {MAX_DESCRIPTION} characters")]
     Description,
-    #[error("its metadata filter has more than {MAX_METADATA} pairs, or a text of more than {MAX_METADATA_TEXT} bytes")]
+    #[error(
+        "its metadata filter has more than {MAX_METADATA} pairs, or a key or value of more than {MAX_METADATA_TEXT} \
+         bytes"
+    )]
     Metadata,
     #[error("its filter matches no event")]
     NoEvents,
     #[error("its timeout must be from 1 to 30 seconds")]
     Timeout,
-    #[error("its timeout can be {0:?} at most: webhooks.lease has to outlast it by {LEASE_MARGIN:?}")]
+    #[error("its timeout can be at most {0:?}: webhooks.lease must exceed it by {LEASE_MARGIN:?}")]
     OutlastsLease(Duration),
     #[error("its retry schedule must have from 1 to {MAX_RETRY_WAITS} waits, each from 1 second to 7 days")]
     Schedule,
@@ -78,7 +83,7 @@ pub enum InvalidEndpoint {
     InFlight(usize),
     #[error("max_per_second must be from 1 to {max}", max = RATES.end())]
     Rate,
-    #[error("its CA certificates (ca_certificates, ca_file) must be certificates as PEM, {MAX_CA_BYTES} bytes at most")]
+    #[error("its CA certificates (ca_certificates, ca_file) must be PEM certificates of at most {MAX_CA_BYTES} bytes")]
     CaCertificates,
     #[error("it has CA certificates, but its URL does not begin with https")]
     CaWithoutTls,
@@ -392,6 +397,6 @@ mod tests {
         assert_eq!(within(secs(15)), Ok(()));
         let refused = within(Duration::from_millis(15_001)).unwrap_err();
         assert_eq!(refused, InvalidEndpoint::OutlastsLease(secs(15)));
-        assert!(refused.to_string().contains("can be 15s at most"), "{refused}");
+        assert!(refused.to_string().contains("can be at most 15s"), "{refused}");
     }
 }

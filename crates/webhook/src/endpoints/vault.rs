@@ -40,9 +40,9 @@ impl fmt::Debug for EndpointSecrets {
 /// Why sealed secrets cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnreadableSecrets {
-    #[error("they were encrypted with the server key {0:?}, which is not there")]
+    #[error("they were encrypted with the server key {0:?}, which is missing")]
     NoKey(String),
-    #[error("they are damaged, or of another endpoint")]
+    #[error("they are damaged, or belong to another endpoint")]
     Damaged,
 }
 

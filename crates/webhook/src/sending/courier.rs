@@ -124,10 +124,11 @@ impl Courier {
         match came.breaker {
             Some(BreakerChange::Opened { until }) => {
                 self.metrics.breakers_opened.inc();
-                tracing::warn!(%endpoint, %until, "the receiver keeps failing; nothing is sent to it until then");
+                tracing::warn!(%endpoint, %until, "the receiver keeps failing; the circuit breaker of the endpoint is \
+                                                   open");
             }
             Some(BreakerChange::Closed) => {
-                tracing::info!(%endpoint, "the receiver answers; everything is sent to it again")
+                tracing::info!(%endpoint, "the receiver works again; the circuit breaker of the endpoint is closed")
             }
             None => {}
         }
@@ -188,7 +189,7 @@ fn log_attempt(entry: &EndpointEntry, claim: &Claim, answer: &AttemptResponse, d
     let upload = claim.upload.map(tracing::field::display);
     if answer.outcome.is_success() {
         if entry.is_failing.swap(false, Ordering::Relaxed) {
-            tracing::info!(%endpoint, "the receiver answers again");
+            tracing::info!(%endpoint, "deliveries to the receiver succeed again");
         }
         tracing::debug!(%endpoint, %delivery, upload, event, took_ms = answer.took.as_millis(), "delivered");
         return;
@@ -201,16 +202,17 @@ fn log_attempt(entry: &EndpointEntry, claim: &Claim, answer: &AttemptResponse, d
     let note = answer.note.as_deref();
     let next = match disposition {
         Disposition::RetryAt(at) => format!("next attempt at {at}"),
-        Disposition::Dead => "given up".to_owned(),
-        Disposition::Cancelled => "was a test".to_owned(),
+        Disposition::Dead => "none; the delivery is dead".to_owned(),
+        Disposition::Cancelled => "none; it was a test".to_owned(),
         Disposition::Succeeded => "done".to_owned(),
     };
     if entry.is_failing.swap(true, Ordering::Relaxed) {
-        tracing::debug!(%endpoint, %delivery, upload, event, attempt, status, error, note, next, "could not deliver");
+        tracing::debug!(%endpoint, %delivery, upload, event, attempt, status, error, note, next, "a delivery attempt failed");
     } else {
         tracing::warn!(
             %endpoint, %delivery, upload, event, attempt, status, error, note, next,
-            "could not deliver; further failures of this endpoint are logged at debug until it answers again"
+            "a delivery attempt failed; further failures of this endpoint are logged at debug level until an attempt \
+             succeeds"
         );
     }
 }

@@ -232,13 +232,13 @@ impl DispatchLoop {
         let Some(entry) = self.shared.registry.find(&claim.endpoint) else {
             // It was removed a moment ago, and its deliveries with it.
             let (delivery, endpoint) = (claim.delivery, claim.endpoint);
-            tracing::debug!(%delivery, %endpoint, "a delivery was claimed whose endpoint is gone");
+            tracing::debug!(%delivery, %endpoint, "claimed a delivery whose endpoint was removed");
             return;
         };
         // A test may go beyond the slots of all: somebody waits for it, and there is one of it.
         let slot: Option<OwnedSemaphorePermit> = Arc::clone(&self.shared.slots).try_acquire_owned().ok();
         if slot.is_none() && waiting.is_none() {
-            tracing::error!(delivery = %claim.delivery, "was given more deliveries than asked for");
+            tracing::error!(delivery = %claim.delivery, "claimed more deliveries than requested");
             return;
         }
         let courier = Arc::clone(&self.shared.courier);
@@ -260,7 +260,7 @@ impl DispatchLoop {
         };
         if timeout(drain_timeout, finished).await.is_err() {
             let deliveries = self.tasks.len();
-            tracing::warn!(deliveries, "gave up deliveries that were still being sent; they are sent again later");
+            tracing::warn!(deliveries, "aborted deliveries that were still being sent; they will be sent again");
         }
         self.shared.courier.abort.cancel();
         while let Some(ended) = self.tasks.join_next().await {
@@ -275,7 +275,7 @@ impl DispatchLoop {
 
 fn log_if_abnormal(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "sending a delivery ended abnormally; it is sent again when its lease has run out");
+        tracing::error!(%error, "sending a delivery failed unexpectedly; it will be sent again when its lease expires");
     }
 }
 

@@ -206,7 +206,7 @@ impl Egress {
         let client = match self.client_for(endpoint) {
             Ok(client) => client,
             Err(why) => {
-                let note = shortened(&format!("could not prepare TLS: {why}"));
+                let note = shortened(&format!("could not set up TLS: {why}"));
                 return AttemptResponse::without_response(AttemptOutcome::Tls, Some(note), Duration::ZERO);
             }
         };
@@ -234,7 +234,7 @@ impl Egress {
                 outcome => AttemptResponse::without_response(outcome, Some(root_cause(&error)), began.elapsed()),
             },
             Err(_) => {
-                let note = format!("no answer within {timeout:?}");
+                let note = format!("no response within {timeout:?}");
                 AttemptResponse::without_response(AttemptOutcome::Timeout, Some(note), began.elapsed())
             }
         }
@@ -271,8 +271,8 @@ impl Egress {
                 None
             }
             Ok(Ok(BodyOutcome::Limit)) => None,
-            Ok(Err(_)) => Some("the body of the answer broke off".to_owned()),
-            Err(_) => Some("the body of the answer did not end in time".to_owned()),
+            Ok(Err(_)) => Some("the body of the response is incomplete".to_owned()),
+            Err(_) => Some("the body of the response did not end in time".to_owned()),
         };
         AttemptResponse {
             outcome: AttemptOutcome::Status(status.as_u16()),

@@ -25,9 +25,9 @@ struct LivenessState {
 /// Why the sender is unwell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unhealthy {
-    #[error("nobody has looked for webhooks to send for {} seconds", .0.as_secs())]
+    #[error("the webhook sender has not checked for due deliveries for {} seconds", .0.as_secs())]
     Silent(Duration),
-    #[error("a webhook has been due for {} seconds and is not sent", .0.as_secs())]
+    #[error("a delivery has been due for {} seconds and was not sent", .0.as_secs())]
     Late(Duration),
 }
 

@@ -101,7 +101,10 @@ impl Maintenance {
                         outage.over();
                         followed = Some(steps);
                         if count > 0 {
-                            tracing::info!(deliveries = count, "the clock was ahead; what waited by it is due now");
+                            tracing::info!(
+                                deliveries = count,
+                                "the clock was ahead; deliveries that waited by it are due now"
+                            );
                         }
                         CHECK_CLOCK_EVERY
                     }
@@ -113,7 +116,7 @@ impl Maintenance {
     }
 
     async fn replay(&self) {
-        let mut outage = StoreOutage::none("carry on a replay");
+        let mut outage = StoreOutage::none("continue a replay");
         let mut last = None;
         loop {
             let pause = match self.replay_piece(&mut last).await {
@@ -143,14 +146,14 @@ impl Maintenance {
         let limit = rate.div_ceil(4).min(REPLAY_PIECE);
         let after = self.outbox.advance_replay(before.id, limit, self.clock.now()).await?;
         if let Some(job) = after.as_ref().filter(|job| job.state != ReplayState::Running) {
-            tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay has come to its end");
+            tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay finished");
         }
         Ok(Some(pause_after(&before, after.as_ref(), rate)))
     }
 
     /// Carries on with what was decided about all deliveries of an endpoint.
     async fn change_backlogs(&self) {
-        let mut outage = StoreOutage::none("change a backlog of deliveries");
+        let mut outage = StoreOutage::none("process a backlog of deliveries");
         loop {
             let pause = match self.outbox.advance_backlog(BACKLOG_PIECE, self.clock.now()).await {
                 Ok(had_work) => {
@@ -165,7 +168,7 @@ impl Maintenance {
 
     /// Ends what has waited past its time, for whatever (webhooks R13).
     async fn expire_deliveries(&self) {
-        let mut outage = StoreOutage::none("give up old deliveries");
+        let mut outage = StoreOutage::none("expire old deliveries");
         let mut deliveries = 0;
         sleep(EXPIRE_FIRST).await;
         loop {
@@ -174,7 +177,7 @@ impl Maintenance {
                 Ok(0) => {
                     outage.over();
                     if deliveries > 0 {
-                        tracing::warn!(deliveries, "gave up deliveries that had waited for webhooks.delivery_expiry");
+                        tracing::warn!(deliveries, "deliveries expired after webhooks.delivery_expiry");
                     }
                     deliveries = 0;
                     EXPIRE_EVERY
@@ -192,7 +195,7 @@ impl Maintenance {
 
     /// Drops what waits beyond the limits of a backlog, oldest first.
     async fn limit_backlogs(&self) {
-        let mut outage = StoreOutage::none("drop what exceeds a backlog");
+        let mut outage = StoreOutage::none("cancel deliveries beyond the backlog limits");
         let mut dropped = BTreeMap::<EndpointId, u64>::new();
         sleep(PRUNE_FIRST).await;
         loop {
@@ -206,7 +209,7 @@ impl Maintenance {
                         tracing::warn!(
                             %endpoint,
                             deliveries,
-                            "cancelled the oldest deliveries that waited for an endpoint beyond webhooks.max_backlog or \
+                            "cancelled the oldest waiting deliveries of an endpoint, beyond webhooks.max_backlog or \
                              webhooks.max_backlog_age"
                         );
                     }
@@ -251,7 +254,7 @@ impl Maintenance {
 
     /// Shows operators the queue, and notices what is not sent although it could be.
     async fn watch_queue(&self) {
-        let mut outage = StoreOutage::none("look at the queue of webhooks");
+        let mut outage = StoreOutage::none("measure the delivery queue");
         loop {
             let pause = match self.measure_queue().await {
                 Ok(()) => {

@@ -74,7 +74,7 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// Goes on until every sender of results is gone and all results are written.
     pub(crate) async fn run(self, mut results: mpsc::Receiver<DeliveryResult>) {
-        let mut attempts = WriteAttempts { outage: StoreOutage::none("record attempts to deliver"), last: None };
+        let mut attempts = WriteAttempts { outage: StoreOutage::none("record delivery attempts"), last: None };
         let mut batch = Vec::new();
         while results.recv_many(&mut batch, BATCH).await > 0 {
             self.record(std::mem::take(&mut batch), &mut attempts).await;
@@ -98,7 +98,7 @@ impl Recorder {
         let began = Instant::now();
         if !self.until_written(|| self.outbox.settle(settled.clone(), self.clock.now()), attempts).await {
             let deliveries = batch.len();
-            tracing::error!(deliveries, "ended without recording attempts; the deliveries will be sent again");
+            tracing::error!(deliveries, "stopped without recording attempts; the deliveries will be sent again");
             return;
         }
         self.metrics.outbox_write.observe(began.elapsed().as_secs_f64());

@@ -36,7 +36,7 @@ impl StoreOutage {
                 ongoing.pause
             }
             none => {
-                tracing::error!(error, "could not {}; trying again until it works", self.task);
+                tracing::error!(error, "could not {}; retrying until it succeeds", self.task);
                 *none = Some(Ongoing { since: Instant::now(), pause: FIRST_PAUSE });
                 FIRST_PAUSE
             }

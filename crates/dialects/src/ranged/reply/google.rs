@@ -157,7 +157,8 @@ pub(in crate::ranged) fn rejection(
     let soon = Duration::from_secs(1);
     let problem = match error {
         EngineError::NoSpace => {
-            tracing::warn!(request = %request_id(request), "no room for a Google upload right now");
+            tracing::warn!(request = %request_id(request), "not enough disk space for an upload with the Google \
+                                                            protocol");
             Problem::try_again("no-space", EngineError::NoSpace.to_string(), Duration::from_secs(30))
         }
         EngineError::Rejected(Rejection::WrongOffset { ours, theirs }) if theirs > ours => {
@@ -183,12 +184,12 @@ pub(in crate::ranged) fn rejection(
 
 /// A request that should have brought bytes and brought none.
 pub(in crate::ranged) fn nothing_stored() -> Problem {
-    Problem::try_again("nothing-stored", "the request brought no bytes", Duration::from_secs(1))
+    Problem::try_again("nothing-stored", "the request contained no bytes", Duration::from_secs(1))
 }
 
 /// Another way of uploading that Google has at the same address.
 pub(in crate::ranged) fn other_kind() -> Problem {
-    let detail = "this server takes uploadType=resumable only; Google's library for Python sends that for files of \
-                  more than 8 MiB, for streams of unknown size, and from Blob.open(\"wb\")";
+    let detail = "this server supports only uploadType=resumable; Google's Python library uses it for files of more \
+                  than 8 MiB, for streams of unknown size, and from Blob.open(\"wb\")";
     Problem::bad_request("unsupported-upload-type", detail)
 }

@@ -24,19 +24,19 @@ pub(super) enum BodyFraming {
 /// Why a head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadHead {
-    #[error("this is not a request of HTTP/1.1 or HTTP/1.0")]
+    #[error("this is not an HTTP/1.1 or HTTP/1.0 request")]
     NotHttp,
     #[error("every line of the head must end with CR LF")]
     BareLineFeed,
     #[error("the request line or a header field is malformed")]
     Malformed,
-    #[error("the target of the request is not a URI")]
+    #[error("the target of the request is not a valid URI")]
     Target,
-    #[error("HTTP/1.1 needs exactly one Host field")]
+    #[error("an HTTP/1.1 request must have exactly one Host field")]
     Host,
     #[error("Content-Length must be one field with one decimal number")]
     Length,
-    #[error("Transfer-Encoding must be one field that says chunked, in HTTP/1.1 and without Content-Length")]
+    #[error("Transfer-Encoding must be one field with the value chunked, in HTTP/1.1 and without Content-Length")]
     TransferEncoding,
     #[error("the head has more than 128 KiB or more than 96 fields")]
     TooLarge,
