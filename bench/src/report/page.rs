@@ -13,7 +13,7 @@ use crate::subject::Subject;
 use crate::words::figure;
 
 const PREFACE: &str = "# Benchmarks\n\n\
-    *Reference · for operators and for people who change Longshore*\n\n\
+    *Reference · for operators and contributors*\n\n\
     Longshore and other upload servers, measured side by side on one machine by one command, `bench/run`, which writes \
     this page. [bench/README.md](../bench/README.md) says how to run it and how to read the result; \
     [results.json](benchmarks/results.json) has every number, and [performance.md](performance.md) explains some.\n\n\
