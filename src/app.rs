@@ -118,7 +118,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
 
     let status_root = dialects::uploads::status_root(public_url(&config));
-    let settings = engine::Settings { status_root, ..config.engine.clone() };
+    let settings = engine::EngineSettings { status_root, ..config.engine.clone() };
     let engine = {
         // What the engine begins runs on the threads it is made on.
         let _here = upload_threads.enter();
@@ -141,7 +141,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
 
     let application = hooks::application(&config.hooks, &rules)?;
     let (engine, hook_metrics) = match application {
-        Some((application, metrics)) => (engine.asking(application), Some(metrics)),
+        Some((application, metrics)) => (engine.with_hooks(application), Some(metrics)),
         None => (engine, None),
     };
     let memory = listeners::ListenerMemory::of(&config);

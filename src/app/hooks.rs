@@ -7,18 +7,18 @@ use async_trait::async_trait;
 
 use crate::config;
 use domain::hook::{Hook, HookRequest, HookResult};
-use engine::hooks::Hooks;
+use engine::hooks::HookPort;
 
 #[derive(Debug)]
 struct HookAdapter(hooks::HookClient);
 
 #[async_trait]
-impl Hooks for HookAdapter {
+impl HookPort for HookAdapter {
     fn wants(&self, hook: Hook) -> bool {
         self.0.wants(hook)
     }
 
-    async fn ask(&self, question: HookRequest) -> HookResult {
+    async fn call(&self, question: HookRequest) -> HookResult {
         self.0.call(question).await
     }
 }
@@ -28,7 +28,7 @@ impl Hooks for HookAdapter {
 pub(super) fn application(
     config: &config::HooksConfig,
     rules: &Arc<outbound::address::EgressRules>,
-) -> anyhow::Result<Option<(Arc<dyn Hooks>, hooks::HookMetrics)>> {
+) -> anyhow::Result<Option<(Arc<dyn HookPort>, hooks::HookMetrics)>> {
     let Some(settings) = &config.calls else { return Ok(None) };
     let hooks = hooks::HookClient::new(settings.clone(), Arc::clone(rules)).context("could not set up hooks")?;
     let metrics = hooks.metrics().clone();

@@ -64,7 +64,7 @@ fn flags_win_over_variables_and_those_over_the_file_they_name() {
     let config = load(&typed("longshore serve --workers 3 --listen 127.0.0.1:0 --data-dir x"), &env).unwrap();
     assert_eq!(config.server.workers, Some(3));
     assert_eq!(config.limits.bodies.idle_timeout, Duration::from_secs(62));
-    assert_eq!(config.engine.terms.stall_after, Duration::from_secs(7));
+    assert_eq!(config.engine.lifetimes.stall_after, Duration::from_secs(7));
 
     let errors = load(&typed("longshore serve --config /none.toml"), &env).unwrap_err();
     assert_eq!(

@@ -7,15 +7,15 @@ use crate::config::reader::{Parsed, Reader};
 use crate::config::units::{GIB, KIB, MIB, TIB, days, hours, minutes, ms, secs};
 use domain::checksum::Algorithm;
 use domain::upload::ProgressPolicy;
-use engine::{RangeSettings, Settings, SpaceSettings, TermSettings, WriterSettings};
+use engine::{EngineSettings, LifetimeSettings, RangeSettings, SpaceSettings, WriterSettings};
 
 /// A file that is kept for less than this may be removed sooner after a start.
 const FIRST_REMOVAL_AFTER: Duration = minutes(10);
 
 /// What the engine may do. Where the status of uploads is follows from
 /// more than one key, so it is added later.
-pub(super) fn read(from: &mut Reader) -> Settings {
-    Settings {
+pub(super) fn read(from: &mut Reader) -> EngineSettings {
+    EngineSettings {
         // Structured field integers, which announce the limit to clients, end below 10^15.
         max_upload_bytes: from.size("limits.max_upload_size", 1..=900 * TIB),
         max_active_uploads: from.count("limits.max_active_uploads", 1..=1_000_000),
@@ -42,7 +42,7 @@ pub(super) fn read(from: &mut Reader) -> Settings {
             low_free_bytes: from.size("storage.low_space", 0..=900 * TIB),
             max_booked_percent: from.count("storage.max_booked_percent", 0..=100),
         },
-        terms: TermSettings {
+        lifetimes: LifetimeSettings {
             stall_after: from.duration("limits.stall_after", secs(1)..=hours(24)),
             unfinished_expiry: from.duration("limits.unfinished_expiry", secs(1)..=days(365)),
             unfinished_age: from.duration("limits.unfinished_age", secs(1)..=days(3650)),

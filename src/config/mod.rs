@@ -70,7 +70,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub protocols: Protocols,
     pub storage: StorageConfig,
-    pub engine: ::engine::Settings,
+    pub engine: ::engine::EngineSettings,
     pub database: SqliteSettings,
     pub status: StatusConfig,
     pub webhooks: WebhooksConfig,

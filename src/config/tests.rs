@@ -58,7 +58,7 @@ fn the_default_file_read_as_a_file_changes_nothing() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.server.workers, None);
     assert_eq!(config.engine.max_upload_bytes, 64 << 30);
-    assert_eq!(config.engine.terms.unfinished_expiry, Duration::from_secs(86_400));
+    assert_eq!(config.engine.lifetimes.unfinished_expiry, Duration::from_secs(86_400));
     assert_eq!(config.engine.writer.digests, []);
     assert_eq!(
         config.webhooks.sending.retry_schedule.iter().map(Duration::as_secs).sum::<u64>(),
@@ -187,7 +187,7 @@ fn flags_win_over_variables_over_the_file_over_the_defaults() {
     assert_eq!(idle(&inputs), 62);
     inputs.flags = pairs(&[("limits.idle_timeout", "63s")]);
     assert_eq!(idle(&inputs), 63);
-    assert_eq!(Config::read(&inputs).unwrap().engine.terms.stall_after, Duration::from_secs(7), "other keys stay");
+    assert_eq!(Config::read(&inputs).unwrap().engine.lifetimes.stall_after, Duration::from_secs(7), "other keys stay");
 }
 
 #[test]

@@ -31,7 +31,7 @@ use edge::query::Query;
 use edge::stream_slots::StreamSlot;
 use edge::table::RoutedRequest;
 use engine::command::EngineError;
-use engine::read::Bell;
+use engine::read::UploadBell;
 use keyring::{CursorScope, Listing};
 
 /// How many events are held for a client at a time.
@@ -233,7 +233,7 @@ struct Stream {
     shared: Arc<UploadApi>,
     principal: Principal,
     source: StreamSource,
-    bell: Bell,
+    bell: UploadBell,
     ready: VecDeque<Bytes>,
     /// For what is ready.
     memory: Option<AnswerReservation>,

@@ -29,7 +29,7 @@ use edge::table::RoutedRequest;
 use edge::{conditions, query};
 use engine::Engine;
 use engine::command::EngineError;
-use engine::read::Status;
+use engine::read::UploadStatus;
 
 /// While bytes arrive, a waiting client is told of progress no more often than this.
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -87,7 +87,7 @@ async fn wait_for_change(
     id: UploadId,
     known: Option<&str>,
     wait: Duration,
-) -> Result<Status, EngineError> {
+) -> Result<UploadStatus, EngineError> {
     let deadline = Instant::now() + wait;
     // Armed before looking, so that nothing between looking and waiting is missed.
     let mut bell = engine.bell(id);
@@ -110,7 +110,7 @@ async fn wait_for_change(
 }
 
 /// Waits until a running append has taken in more than the status says. No row is read for that.
-async fn more_bytes(engine: &Engine, id: UploadId, status: &Status) {
+async fn more_bytes(engine: &Engine, id: UploadId, status: &UploadStatus) {
     let received = status.live.map(|live| live.received_bytes);
     loop {
         tokio::time::sleep(PROGRESS_EVERY).await;
@@ -208,18 +208,18 @@ fn list_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Result<Up
 }
 
 /// Changes with every commit, and with every byte a running append takes in.
-fn etag(status: &Status) -> String {
+fn etag(status: &UploadStatus) -> String {
     let expired = if status.expired { EXPIRED } else { "" };
     format!("W/\"{}-{}{expired}\"", status.upload.record().version, received(status))
 }
 
-fn received(status: &Status) -> u64 {
+fn received(status: &UploadStatus) -> u64 {
     status.live.map_or(0, |live| live.received_bytes)
 }
 
 /// Whether a status differs from those that a client knows, and is not behind one of them. Where readings do
 /// not lag, fewer bytes are news: some that had come were dropped.
-fn is_new(status: &Status, known: &str, readings_may_lag: bool) -> bool {
+fn is_new(status: &UploadStatus, known: &str, readings_may_lag: bool) -> bool {
     let is_behind =
         readings_may_lag && !status.expired && knows_more(known, status.upload.record().version, received(status));
     !is_behind && !conditions::names(known, &etag(status))
@@ -243,7 +243,7 @@ pub(super) fn text(value: &impl Serialize) -> String {
 }
 
 /// The status of an upload, as pages and programs read it.
-pub(super) fn shown<'a>(status: &'a Status, shared: &UploadApi, viewer: Viewer) -> Shown<'a> {
+pub(super) fn shown<'a>(status: &'a UploadStatus, shared: &UploadApi, viewer: Viewer) -> Shown<'a> {
     let record = status.upload.record();
     let stage = if status.expired { Stage::Ended(Ended::Expired) } else { record.stage };
     let offset = status.upload.offset().get();

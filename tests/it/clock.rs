@@ -6,7 +6,7 @@ use domain::id::UploadId;
 use domain::principal::Principal;
 use domain::time::Timestamp;
 use domain::upload::Upload;
-use engine::Settings;
+use engine::EngineSettings;
 use storage::faults::{Calls, Cause, Operation};
 
 use crate::support::patience::until;
@@ -68,7 +68,7 @@ async fn a_clock_set_ahead_expires_and_stalls_nothing_that_was_there() {
 async fn an_upload_created_after_a_step_lives_exactly_as_long_as_it_says() {
     for ahead in [true, false] {
         let world = World::on_disk();
-        let life = world.live_with(|settings| settings.terms.unfinished_expiry = HOUR).await;
+        let life = world.live_with(|settings| settings.lifetimes.unfinished_expiry = HOUR).await;
         life.create(2).await;
         if ahead {
             world.step_ahead(10 * HOUR)
@@ -138,7 +138,7 @@ async fn an_upload_of_a_clock_that_was_ahead_begins_its_time_when_that_is_set_ba
     }
 }
 
-fn quick_to_stall(settings: &mut Settings) {
-    settings.terms.stall_after = Duration::from_secs(30);
-    settings.terms.unfinished_expiry = EXPIRY;
+fn quick_to_stall(settings: &mut EngineSettings) {
+    settings.lifetimes.stall_after = Duration::from_secs(30);
+    settings.lifetimes.unfinished_expiry = EXPIRY;
 }

@@ -174,7 +174,7 @@ async fn events_tell_the_path_only_where_that_is_wanted() {
 }
 
 fn keeping_files_shortly(config: &mut Config) {
-    config.engine.terms.completed_expiry = Some(Duration::from_secs(1));
+    config.engine.lifetimes.completed_expiry = Some(Duration::from_secs(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,7 +226,7 @@ async fn without_an_expiry_files_stay() {
 async fn a_clock_set_ahead_removes_no_file() {
     let world = World::on_disk();
     let day = Duration::from_hours(24);
-    let life = world.live_with(|settings| settings.terms.completed_expiry = Some(day)).await;
+    let life = world.live_with(|settings| settings.lifetimes.completed_expiry = Some(day)).await;
     let kept = life.create(2).await;
     life.append(kept, 0, b"xy").await.unwrap();
     life.engine.start_sweeping();

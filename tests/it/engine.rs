@@ -16,7 +16,7 @@ use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Stage;
 use domain::upload::{Record, Role, Upload};
-use engine::command::{Append, BodyEnd, EngineError, Place, Unavailable};
+use engine::command::{Append, BodyEnd, EngineError, Unavailable, WritePosition};
 use engine::concatenate::Concatenate;
 use state::Uploads;
 use storage::faults::{Calls, Cause, Effect, Operation};
@@ -674,7 +674,7 @@ async fn a_death_while_an_upload_is_terminated_leaves_no_bytes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_upload_loses_its_bytes_and_a_live_one_does_not() {
     let world = World::on_disk();
-    let life = world.live_with(|settings| settings.terms.unfinished_expiry = Duration::from_secs(60)).await;
+    let life = world.live_with(|settings| settings.lifetimes.unfinished_expiry = Duration::from_secs(60)).await;
     let (live, abandoned) = (life.create(100).await, life.create(100).await);
     life.append(abandoned, 0, b"abandoned").await.unwrap();
     let mut feed = life.begin(live, 0).await.unwrap();
@@ -698,8 +698,8 @@ async fn neither_activity_nor_a_connected_client_outlasts_the_age_of_an_upload()
     let world = World::on_disk();
     let life = world
         .live_with(|settings| {
-            settings.terms.unfinished_expiry = HOUR;
-            settings.terms.unfinished_age = 5 * HOUR / 2;
+            settings.lifetimes.unfinished_expiry = HOUR;
+            settings.lifetimes.unfinished_age = 5 * HOUR / 2;
             settings.writer.checkpoint_every = Duration::from_millis(50);
         })
         .await;
@@ -834,7 +834,7 @@ async fn stopping_keeps_what_arrived_and_answers() {
     let mut staged = life.engine.append(command).await.unwrap();
     feed_all(&mut staged, &source[..100_000]).await;
     until("all of it was taken", async || {
-        let taken = |status: engine::read::Status| status.live.is_some_and(|live| live.received_bytes == 100_000);
+        let taken = |status: engine::read::UploadStatus| status.live.is_some_and(|live| live.received_bytes == 100_000);
         let both = taken(life.engine.status(&Principal::server(), id).await.unwrap())
             && taken(life.engine.status(&Principal::server(), checksummed).await.unwrap());
         both.then_some(())
@@ -958,7 +958,7 @@ async fn no_more_uploads_are_kept_open_than_there_is_room_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_silent_request_has_declared_is_not_committed_without_it() {
     let world = World::on_disk();
-    let life = world.live_with(|settings| settings.terms.stall_after = Duration::from_millis(20)).await;
+    let life = world.live_with(|settings| settings.lifetimes.stall_after = Duration::from_millis(20)).await;
     let create = engine::command::Create { length: None, ..new_upload(Role::Single, 0) };
     let id = life.engine.create(create).await.unwrap().id();
     life.append(id, 0, b"hello").await.unwrap();
@@ -994,9 +994,12 @@ async fn a_full_upload_that_nobody_sealed_is_finished_by_the_start_and_by_the_sw
                 let source = source(100_000);
                 let create = new_upload_of(dialect, Role::Single, 200_000);
                 let id = life.engine.create(create).await.unwrap().id();
-                let place =
-                    if dialect == Dialect::named("tus") { Place::At(offset(0)) } else { Place::Anywhere(offset(0)) };
-                let command = Append { dialect, place, ..Append::at(Principal::server(), id, offset(0), None) };
+                let position = if dialect == Dialect::named("tus") {
+                    WritePosition::At(offset(0))
+                } else {
+                    WritePosition::Anywhere(offset(0))
+                };
+                let command = Append { dialect, position, ..Append::at(Principal::server(), id, offset(0), None) };
                 let mut feed = life.engine.append(command).await.unwrap();
                 feed_all(&mut feed, &source).await;
                 feed.finish(BodyEnd::Complete).await.unwrap();
@@ -1095,12 +1098,12 @@ async fn digests_whose_state_cannot_be_read_are_computed_from_the_stored_bytes()
             let create = engine::command::Create { wanted_digests, ..new };
             let id = life.engine.create(create).await.unwrap().id();
             for (start, end) in [(0, 60_000), (60_000, 100_000)] {
-                let place = if dialect == Dialect::named("tus") {
-                    Place::At(offset(start))
+                let position = if dialect == Dialect::named("tus") {
+                    WritePosition::At(offset(start))
                 } else {
-                    Place::Anywhere(offset(start))
+                    WritePosition::Anywhere(offset(start))
                 };
-                let command = Append { dialect, place, ..Append::at(Principal::server(), id, offset(start), None) };
+                let command = Append { dialect, position, ..Append::at(Principal::server(), id, offset(start), None) };
                 let mut feed = life.engine.append(command).await.unwrap();
                 feed_all(&mut feed, &source[start..end]).await;
                 feed.finish(BodyEnd::Complete).await.unwrap();

@@ -149,7 +149,7 @@ async fn a_reconnect_goes_on_without_gap_or_repeat() {
 /// A client that is cut off again and again, at every event, while the upload goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn reconnects_while_events_happen_miss_nothing() {
-    let app = TestApp::from_file("", |config| config.engine.terms.sweep_every = Duration::from_millis(20)).await;
+    let app = TestApp::from_file("", |config| config.engine.lifetimes.sweep_every = Duration::from_millis(20)).await;
     let address = app.address();
     let uploading = tokio::spawn(async move {
         let mut client = Client::connect(address).await;
@@ -218,7 +218,7 @@ async fn the_stream_of_everything_is_in_the_order_of_commits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_missed_too_much_gets_a_new_snapshot() {
-    let mut app = TestApp::with(|config| config.engine.terms.sweep_every = Duration::from_secs(3_600)).await;
+    let mut app = TestApp::with(|config| config.engine.lifetimes.sweep_every = Duration::from_secs(3_600)).await;
     app.stop().await;
     let id = busy_upload(&app, 300).await;
     app.start_again().await;

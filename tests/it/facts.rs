@@ -6,7 +6,7 @@ use domain::id::UploadId;
 use domain::policy::{ContentPolicy, TypePattern};
 use domain::rejection::Rejection;
 use engine::command::EngineError;
-use engine::{MediaSettings, Settings};
+use engine::{EngineSettings, MediaSettings};
 use longshore::config::Config;
 use serde_json::{Value, json};
 use storage::faults::{Calls, Cause, Effect, Operation};
@@ -379,7 +379,7 @@ async fn a_refusal_is_the_same_after_a_restart() {
     assert_eq!(after.json()["detail"], before.json()["detail"]);
 }
 
-fn looking(settings: &mut Settings) {
+fn looking(settings: &mut EngineSettings) {
     settings.media = Some(MediaSettings {
         read_limit_bytes: 16 << 20,
         timeout: Duration::from_secs(60),
@@ -504,7 +504,7 @@ async fn a_slow_look_does_not_delay_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_take_too_long_are_not_waited_for() {
     let world = World::on_disk();
-    let quick = |settings: &mut Settings| {
+    let quick = |settings: &mut EngineSettings| {
         looking(settings);
         settings.media.as_mut().unwrap().timeout = Duration::from_millis(100);
     };

@@ -9,9 +9,9 @@ use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Ended;
 use domain::upload::{Role, Upload};
-use engine::command::{Append, BodyEnd, Create, Ends, EngineError, Place, Unavailable};
+use engine::command::{Append, BodyEnd, CompletesUpload, Create, EngineError, Unavailable, WritePosition};
 use engine::feed::Feed;
-use engine::{RangeSettings, Settings};
+use engine::{EngineSettings, RangeSettings};
 use storage::faults::{Calls, Cause, Effect, Operation};
 
 use crate::support::patience::until;
@@ -28,7 +28,7 @@ async fn create(life: &Life, length: usize) -> UploadId {
 fn range(id: UploadId, start: usize, count: usize) -> Append {
     Append {
         dialect: Dialect::named("ranged"),
-        place: Place::Anywhere(offset(start)),
+        position: WritePosition::Anywhere(offset(start)),
         ..Append::at(Principal::server(), id, offset(start), Some(count as u64))
     }
 }
@@ -265,7 +265,7 @@ async fn a_newer_request_for_the_same_places_ends_the_older() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_out_of_order_is_refused_and_changes_nothing() {
     let world = World::on_disk();
-    let narrow = |settings: &mut Settings| {
+    let narrow = |settings: &mut EngineSettings| {
         settings.ranges =
             RangeSettings { alignment_bytes: 4096, max_ranges: 3, max_parallel: 2, max_replaced_bytes: 0 };
     };
@@ -322,7 +322,7 @@ async fn a_length_may_come_at_the_end() {
     // Or with a request that says it is all there is.
     let command = Create { length: None, ..new_upload_of(Dialect::named("ranged"), Role::Single, 0) };
     let id = life.engine.create(command).await.unwrap().id();
-    let all = Append { ends: Ends::Here, count: None, ..range(id, 0, 0) };
+    let all = Append { ends: CompletesUpload::Here, count: None, ..range(id, 0, 0) };
     assert_eq!(send(&life, all, &source).await.unwrap().stage().name(), "completed");
     is_complete(&life, id, &source).await;
 }
@@ -559,7 +559,7 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
         let mut random = Seeded::new(1_000 + seed);
         let source = random.bytes(20 * KIB + random.clone().below(300 * KIB));
         // The disk may be busy with other tests.
-        let patient = |settings: &mut Settings| {
+        let patient = |settings: &mut EngineSettings| {
             settings.takeover_timeout = std::time::Duration::from_secs(60);
             settings.cross_dialects = true;
         };
@@ -779,7 +779,7 @@ async fn a_length_below_bytes_that_no_commit_has_yet_is_refused() {
         let short = Append { length: Some(length), ..range(id, 0, 0) };
         let refusal = Rejection::LengthBelowOffset { offset: offset(8000), length };
         assert_eq!(rejected(send(&life, short, &[]).await), refusal);
-        let whole = Append { ends: Ends::Here, ..range(id, 5000, 100) };
+        let whole = Append { ends: CompletesUpload::Here, ..range(id, 5000, 100) };
         let refusal = Rejection::LengthBelowOffset { offset: offset(8000), length: Length::new(5100).unwrap() };
         assert_eq!(rejected(send(&life, whole, &source[5000..5100]).await), refusal);
         feed_all(&mut open, &source[8000..]).await;
@@ -796,7 +796,8 @@ async fn an_end_that_comes_before_bytes_that_no_commit_has_yet_is_refused() {
     let id = create_endless(&life).await;
     let mut open = life.engine.append(Append { count: None, ..range(id, 4 * KIB, 0) }).await.unwrap();
     // It does not say how much it brings, only that its last byte is the last.
-    let mut whole = life.engine.append(Append { ends: Ends::Here, count: None, ..range(id, 0, 0) }).await.unwrap();
+    let mut whole =
+        life.engine.append(Append { ends: CompletesUpload::Here, count: None, ..range(id, 0, 0) }).await.unwrap();
     feed_all(&mut open, &source[4 * KIB..]).await;
     taken(&life, id, 4 * KIB).await;
     feed_all(&mut whole, &source[..KIB]).await;
@@ -820,7 +821,7 @@ async fn bytes_that_never_counted_are_no_part_of_the_file() {
         assert_eq!(rejected(outcome), Rejection::ChecksumMismatch(Algorithm::Crc32c));
         put(&life, id, 0, &source[..20_000]).await.unwrap();
         feed_all(&mut last, &source[20_000..]).await;
-        let end = Append { ends: Ends::Here, ..range(id, 50_000, 0) };
+        let end = Append { ends: CompletesUpload::Here, ..range(id, 50_000, 0) };
         let (ended, last) = tokio::join!(send(&life, end, &[]), last.finish(BodyEnd::Complete));
         assert_eq!([ended, last].map(|upload| upload.unwrap().stage().name()), ["completed", "completed"]);
         is_complete(&life, id, &source).await;
@@ -978,7 +979,7 @@ async fn bytes_that_wait_to_replace_others_have_half_of_the_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_is_not_replaced_than_there_is_ever_memory_for() {
     let world = World::on_disk();
-    let small = |settings: &mut Settings| {
+    let small = |settings: &mut EngineSettings| {
         settings.writer.buffer_bytes = 0;
         settings.ranges.max_replaced_bytes = 16 << 20;
     };

@@ -224,7 +224,7 @@ async fn an_upload_that_is_not_what_its_client_promised_has_failed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_has_expired() {
-    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = Duration::from_millis(500)).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = Duration::from_millis(500)).await;
     let mut client = app.client().await;
     let path = client.create(11).await;
     client.patch(&path, 0, b"hello").await;
@@ -267,7 +267,7 @@ async fn an_upload_of_yet_unknown_length() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_upload_and_the_parts_of_a_whole() {
-    let app = TestApp::with(|config| config.engine.terms.stall_after = Duration::from_millis(200)).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.stall_after = Duration::from_millis(200)).await;
     let mut client = app.client().await;
     let path = client.create(11).await;
     client.patch(&path, 0, b"hello").await;

@@ -12,7 +12,7 @@ use domain::size::Length;
 use domain::stage::Stage;
 use domain::upload::{Role, Upload};
 use engine::MediaSettings;
-use engine::command::{Append, BodyEnd, Create, EngineError, Place};
+use engine::command::{Append, BodyEnd, Create, EngineError, WritePosition};
 use engine::concatenate::Concatenate;
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
@@ -185,10 +185,10 @@ fn any_order(length: usize) -> Create {
 }
 
 async fn put(life: &Life, id: UploadId, at: usize, bytes: &[u8]) -> Result<Upload, EngineError> {
-    let place = Place::Anywhere(offset(at));
+    let position = WritePosition::Anywhere(offset(at));
     let command = Append {
         dialect: Dialect::named("ranged"),
-        place,
+        position,
         ..Append::at(Principal::server(), id, offset(at), Some(bytes.len() as u64))
     };
     let mut feed = life.engine.append(command).await?;

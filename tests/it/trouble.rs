@@ -62,7 +62,7 @@ async fn until_closed(client: &mut Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_on_an_open_connection_is_stalled_too() {
-    let app = TestApp::with(|config| config.engine.terms.stall_after = Duration::from_millis(200)).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.stall_after = Duration::from_millis(200)).await;
     let path = app.client().await.create(6).await;
     let mut silent = app.client().await;
     silent.begin_patch(&path, 0, 6).await;
@@ -79,7 +79,7 @@ async fn a_client_that_hangs_on_an_open_connection_is_stalled_too() {
 async fn an_upload_that_is_silent_is_stalled_and_then_resumed() {
     let receiver = Receiver::start().await;
     let app = TestApp::from_file(&receiver.endpoint("['*']"), |config| {
-        config.engine.terms.stall_after = Duration::from_millis(200);
+        config.engine.lifetimes.stall_after = Duration::from_millis(200);
         config.engine.progress.every = Duration::from_secs(3600);
     })
     .await;
@@ -116,7 +116,7 @@ async fn an_upload_that_is_silent_is_stalled_and_then_resumed() {
 async fn an_unfinished_upload_expires_and_its_bytes_are_swept() {
     let receiver = Receiver::start().await;
     let app = TestApp::from_file(&receiver.endpoint("['upload.expired']"), |config| {
-        config.engine.terms.unfinished_expiry = Duration::from_secs(1);
+        config.engine.lifetimes.unfinished_expiry = Duration::from_secs(1);
     })
     .await;
     let source = Seeded::new(2).bytes(10_000);

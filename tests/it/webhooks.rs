@@ -73,8 +73,8 @@ async fn tried(client: &mut Client) -> Value {
 async fn every_arrow_of_the_stage_diagram_is_told() {
     let receiver = Scripted::start(SECRET).await;
     let app = TestApp::from_file(&receiver.endpoint("all", "['upload.*']"), |config| {
-        config.engine.terms.stall_after = Duration::from_millis(300);
-        config.engine.terms.unfinished_expiry = Duration::from_secs(2);
+        config.engine.lifetimes.stall_after = Duration::from_millis(300);
+        config.engine.lifetimes.unfinished_expiry = Duration::from_secs(2);
         config.engine.progress.every = Duration::ZERO;
         config.engine.progress.min_bytes = 1;
     })
@@ -170,8 +170,8 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
 async fn nothing_is_told_of_what_has_ended() {
     let receiver = Scripted::start(SECRET).await;
     let app = TestApp::from_file(&receiver.endpoint("all", "['upload.*']"), |config| {
-        config.engine.terms.stall_after = Duration::from_millis(300);
-        config.engine.terms.unfinished_expiry = Duration::from_secs(1);
+        config.engine.lifetimes.stall_after = Duration::from_millis(300);
+        config.engine.lifetimes.unfinished_expiry = Duration::from_secs(1);
     })
     .await;
     let mut client = app.client().await;

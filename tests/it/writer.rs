@@ -10,7 +10,7 @@ use domain::rejection::Rejection;
 use domain::size::Length;
 use domain::stage::Ended;
 use domain::upload::{Role, Upload};
-use engine::command::{Append, BodyEnd, Create, EngineError, Place, Unavailable};
+use engine::command::{Append, BodyEnd, Create, EngineError, Unavailable, WritePosition};
 use storage::faults::{Effect, Operation};
 
 use crate::support::seeded::Seeded;
@@ -25,8 +25,9 @@ async fn create(life: &Life, dialect: Dialect, size: usize) -> UploadId {
 /// Bytes for the end of what is there, as each order says it.
 fn appending(id: UploadId, dialect: Dialect, start: usize, count: usize) -> Append {
     let start = offset(start);
-    let place = if dialect == Dialect::named("ranged") { Place::Anywhere(start) } else { Place::At(start) };
-    Append { dialect, place, ..Append::at(Principal::server(), id, start, Some(count as u64)) }
+    let position =
+        if dialect == Dialect::named("ranged") { WritePosition::Anywhere(start) } else { WritePosition::At(start) };
+    Append { dialect, position, ..Append::at(Principal::server(), id, start, Some(count as u64)) }
 }
 
 async fn send(life: &Life, command: Append, bytes: &[u8]) -> Result<Upload, EngineError> {
@@ -73,8 +74,10 @@ async fn what_a_request_may_repeat_is_passed_over() {
         let source = Seeded::new(72).bytes(50_000);
         let id = create(&life, dialect, source.len()).await;
         send(&life, appending(id, dialect, 0, 20_000), &source[..20_000]).await.unwrap();
-        let from =
-            Append { place: Place::From(offset(5_000)), ..appending(id, Dialect::named("google"), 5_000, 25_000) };
+        let from = Append {
+            position: WritePosition::From(offset(5_000)),
+            ..appending(id, Dialect::named("google"), 5_000, 25_000)
+        };
         let upload = send(&life, from, &source[5_000..30_000]).await.unwrap();
         assert_eq!(upload.record().received.pairs(), [(0, 30_000)], "{dialect:?}");
         send(&life, appending(id, dialect, 30_000, 20_000), &source[30_000..]).await.unwrap();
@@ -94,13 +97,13 @@ async fn an_upload_kept_open_takes_the_next_request_however_it_names_its_place()
             .await;
         let source = Seeded::new(73).bytes(40_000);
         let id = create(&life, dialect, source.len()).await;
-        for (place, start) in [
-            (Place::Anywhere(offset(0)), 0),
-            (Place::At(offset(10_000)), 10_000),
-            (Place::From(offset(20_000)), 20_000),
-            (Place::Anywhere(offset(30_000)), 30_000),
+        for (position, start) in [
+            (WritePosition::Anywhere(offset(0)), 0),
+            (WritePosition::At(offset(10_000)), 10_000),
+            (WritePosition::From(offset(20_000)), 20_000),
+            (WritePosition::Anywhere(offset(30_000)), 30_000),
         ] {
-            let command = Append { place, ..appending(id, dialect, start, 10_000) };
+            let command = Append { position, ..appending(id, dialect, start, 10_000) };
             let upload = send(&life, command, &source[start..start + 10_000]).await.unwrap();
             assert_eq!(upload.offset(), offset(start + 10_000), "{dialect:?}");
         }
@@ -117,7 +120,8 @@ async fn a_request_for_any_place_takes_over_an_upload_in_order() {
     let id = create(&life, Dialect::named("tus"), source.len()).await;
     let mut first = life.engine.append(appending(id, Dialect::named("tus"), 0, 20_000)).await.unwrap();
     feed_all(&mut first, b"stale").await;
-    let newer = Append { place: Place::Anywhere(offset(0)), ..appending(id, Dialect::named("ranged"), 0, 20_000) };
+    let newer =
+        Append { position: WritePosition::Anywhere(offset(0)), ..appending(id, Dialect::named("ranged"), 0, 20_000) };
     let upload = send(&life, newer, &source).await.unwrap();
     assert_eq!(upload.stage().name(), "completed");
     let ended = first.finish(BodyEnd::Cut).await;
@@ -148,7 +152,8 @@ async fn a_request_that_begins_below_what_is_there_goes_on_wherever_that_ends() 
     let source = Seeded::new(4).bytes(300_000);
     let google = Dialect::named("google");
     let id = create(&life, google, source.len()).await;
-    let from_the_start = || Append { place: Place::From(offset(0)), ..appending(id, google, 0, source.len()) };
+    let from_the_start =
+        || Append { position: WritePosition::From(offset(0)), ..appending(id, google, 0, source.len()) };
     let mut cut = life.engine.append(from_the_start()).await.unwrap();
     life.records.hold(Effect::Nothing);
     feed_all(&mut cut, &source[..100_000]).await;

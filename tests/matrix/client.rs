@@ -10,7 +10,7 @@ use domain::principal::Principal;
 use domain::size::{Length, Offset};
 use domain::upload::{Role, Upload};
 use engine::Engine;
-use engine::command::{Append, BodyEnd, Cancel, Create, Ends, EngineError, Overflow, Place};
+use engine::command::{Append, BodyEnd, Cancel, CompletesUpload, Create, EngineError, Overflow, WritePosition};
 use engine::concatenate::Concatenate;
 use engine::feed::Feed;
 use sha2::Digest as _;
@@ -200,17 +200,17 @@ fn command_of(known: &Known, body: &Body, range: std::ops::Range<u64>, bytes: &[
         principal: Principal::server(),
         id: known.id,
         dialect,
-        place: match dialect.name() {
-            "google" => Place::From(at),
-            "ranged" => Place::Anywhere(at),
-            _ => Place::At(at),
+        position: match dialect.name() {
+            "google" => WritePosition::From(at),
+            "ranged" => WritePosition::Anywhere(at),
+            _ => WritePosition::At(at),
         },
         count: body.says_size.then_some(range.end - range.start),
         length: body.length.map(length),
         ends: match (body.last, dialect.name()) {
-            (true, _) => Ends::Here,
-            (false, "ietf" | "google") => Ends::Later,
-            (false, _) => Ends::WhenFull,
+            (true, _) => CompletesUpload::Here,
+            (false, "ietf" | "google") => CompletesUpload::Later,
+            (false, _) => CompletesUpload::WhenFull,
         },
         checksum: match body.checksum {
             Checksum::None => None,

@@ -5,7 +5,7 @@ use domain::size::Offset;
 use domain::stage::Stage;
 use domain::upload::Upload;
 use domain::write_rules::Completion;
-use engine::command::{Append, BodyEnd, Ends, EngineError, Place};
+use engine::command::{Append, BodyEnd, CompletesUpload, EngineError, WritePosition};
 
 use crate::client::{Clients, RETRY_AFTER, length};
 use crate::model::{Promised, places};
@@ -108,13 +108,13 @@ async fn send(
     let ends_here = upload.completion() == Completion::WhenSaid;
     let command = Append {
         dialect: upload.dialect(),
-        place: match upload.dialect().name() {
-            "google" => Place::From(at),
-            "ranged" => Place::Anywhere(at),
-            _ => Place::At(at),
+        position: match upload.dialect().name() {
+            "google" => WritePosition::From(at),
+            "ranged" => WritePosition::Anywhere(at),
+            _ => WritePosition::At(at),
         },
         length: Some(length(target)),
-        ends: if ends_here { Ends::Here } else { Ends::WhenFull },
+        ends: if ends_here { CompletesUpload::Here } else { CompletesUpload::WhenFull },
         ..Append::at(Principal::server(), upload.id(), at, Some(end - start))
     };
     let mut feed = clients.engine.append(command).await?;

@@ -15,7 +15,7 @@ use domain::node::{Node, NodeName};
 use domain::policy::ContentPolicy;
 use domain::time::Timestamp;
 use domain::upload::ProgressPolicy;
-use engine::{Engine, MediaSettings, Ports, Settings};
+use engine::{Engine, EngineSettings, MediaSettings, Ports};
 use longshore::config::Config;
 use state::clock::{Clock, ClockReading};
 use state::memory::MemoryDatabase;
@@ -301,7 +301,7 @@ fn keeps_files(tuning: &Tuning) -> Option<Duration> {
     tuning.keeps_files_ms.map(Duration::from_millis)
 }
 
-fn settings(tuning: &Tuning) -> Settings {
+fn settings(tuning: &Tuning) -> EngineSettings {
     let mut settings = Config::default().engine;
     settings.max_upload_bytes = MOST_UPLOAD_BYTES;
     settings.max_active_uploads = 16;
@@ -321,12 +321,12 @@ fn settings(tuning: &Tuning) -> Settings {
     settings.space.min_free_bytes = 0;
     settings.space.low_free_bytes = 0;
     settings.space.max_booked_percent = 90;
-    settings.terms.stall_after = STALL_AFTER;
-    settings.terms.unfinished_expiry = EXPIRY;
-    settings.terms.unfinished_age = AGE;
-    settings.terms.completed_expiry = keeps_files(tuning);
-    settings.terms.first_removal_after = Duration::ZERO;
-    settings.terms.sweep_every = SWEEP_EVERY;
+    settings.lifetimes.stall_after = STALL_AFTER;
+    settings.lifetimes.unfinished_expiry = EXPIRY;
+    settings.lifetimes.unfinished_age = AGE;
+    settings.lifetimes.completed_expiry = keeps_files(tuning);
+    settings.lifetimes.first_removal_after = Duration::ZERO;
+    settings.lifetimes.sweep_every = SWEEP_EVERY;
     settings.ranges.alignment_bytes = 1;
     settings.ranges.max_ranges = tuning.max_ranges;
     settings.ranges.max_parallel = tuning.max_parallel;

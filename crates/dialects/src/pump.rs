@@ -16,7 +16,7 @@ use domain::upload::Upload;
 use edge::body;
 use edge::body::{Pauses, ReadLimit};
 use engine::command::{BodyEnd, EngineError};
-use engine::feed::{Ended, Feed};
+use engine::feed::{Feed, FeedEnded};
 
 /// The most that is read of a connection before its bytes are taken.
 const READ_AHEAD_BYTES: usize = 128 * 1024;
@@ -69,7 +69,7 @@ pub(crate) async fn pump_with_progress(
 }
 
 /// Hands bytes on. While that has to wait, other requests of the connection may have to, too.
-async fn push(feed: &mut Feed, chunk: &[u8], pauses: Option<&Pauses>) -> Result<(), Ended> {
+async fn push(feed: &mut Feed, chunk: &[u8], pauses: Option<&Pauses>) -> Result<(), FeedEnded> {
     let mut pushing = pin!(feed.push(chunk));
     let Some(pauses) = pauses else { return pushing.await };
     match futures::poll!(pushing.as_mut()) {

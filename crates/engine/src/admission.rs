@@ -1,7 +1,7 @@
 //! Which requests with bytes are in order, by what they say of themselves.
 
 use crate::Inner;
-use crate::command::{Append, Ends, Place};
+use crate::command::{Append, CompletesUpload, WritePosition};
 use domain::ranges::ReceivedRanges;
 use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
@@ -32,13 +32,12 @@ impl Inner {
     ) -> Result<Admitted, Rejection> {
         command.check_reach(&upload)?;
         let (now, max_bytes) = (self.now(), self.settings.max_upload_bytes);
-        let (ours, theirs) = (upload.offset(), command.place.offset());
-        let (goes_anywhere, passes_over) = match (upload.write_order(), command.place) {
-            (WriteOrder::Any, Place::Anywhere(_)) => (true, false),
-            (WriteOrder::InOrder | WriteOrder::Any, Place::At(_)) => (false, false),
-            (WriteOrder::InOrder | WriteOrder::Any, Place::From(_)) | (WriteOrder::InOrder, Place::Anywhere(_)) => {
-                (false, theirs <= ours)
-            }
+        let (ours, theirs) = (upload.offset(), command.position.offset());
+        let (goes_anywhere, passes_over) = match (upload.write_order(), command.position) {
+            (WriteOrder::Any, WritePosition::Anywhere(_)) => (true, false),
+            (WriteOrder::InOrder | WriteOrder::Any, WritePosition::At(_)) => (false, false),
+            (WriteOrder::InOrder | WriteOrder::Any, WritePosition::From(_))
+            | (WriteOrder::InOrder, WritePosition::Anywhere(_)) => (false, theirs <= ours),
         };
         let at = if passes_over { ours } else { theirs };
         let known_bytes = at.get() - theirs.get();
@@ -65,8 +64,8 @@ impl Inner {
         if let Some(length) = command.length {
             upload.declare_length(length, self.settings.max_upload_bytes, taken)?;
         }
-        if let (Ends::Here, Some(count)) = (command.ends, command.count) {
-            self.check_end(upload, command.place.offset().plus(count), taken)?;
+        if let (CompletesUpload::Here, Some(count)) = (command.ends, command.count) {
+            self.check_end(upload, command.position.offset().plus(count), taken)?;
         }
         upload.declare_digests(&command.promised_digests);
         Ok(())
@@ -99,7 +98,8 @@ impl Inner {
         let alignment = ranges.alignment_bytes;
         let end = count.map(|count| start.saturating_add(count));
         let last = upload.length().map(Length::get);
-        let fits = |place: u64| place.is_multiple_of(alignment) || Some(place) == last || there.touches(place);
+        let fits =
+            |position: u64| position.is_multiple_of(alignment) || Some(position) == last || there.touches(position);
         if !fits(start) || end.is_some_and(|end| !fits(end)) {
             return Err(Rejection::Misaligned { alignment });
         }

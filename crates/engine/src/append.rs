@@ -4,10 +4,10 @@
 use tokio::time::Instant;
 
 use crate::Engine;
-use crate::command::{Append, EngineError, Place, Unavailable};
+use crate::command::{Append, EngineError, Unavailable, WritePosition};
 use crate::feed::Feed;
-use crate::orders::NotJoined;
 use crate::writer::Writer;
+use crate::writer_requests::NotJoined;
 use domain::rejection::Rejection;
 use domain::write_rules::WriteOrder;
 
@@ -21,9 +21,9 @@ impl Engine {
 
     async fn begin(&self, mut command: Append) -> Result<Feed, EngineError> {
         let inner = &self.0;
-        inner.check_open_for_business()?;
+        inner.check_running()?;
         // One that takes over a live upload adds none.
-        let one_more = inner.leases.live(command.id).is_none();
+        let one_more = inner.leases.holder(command.id).is_none();
         if one_more && inner.leases.count() >= inner.settings.max_active_uploads {
             return Err(EngineError::Unavailable(Unavailable::Busy));
         }
@@ -33,8 +33,8 @@ impl Engine {
             if let Some(held) = inner.leases.try_take(command.id) {
                 break held;
             }
-            let Some(live) = inner.leases.live(command.id) else { continue };
-            if !live.is_parked() && !matches!(command.place, Place::Anywhere(_)) {
+            let Some(holder) = inner.leases.holder(command.id) else { continue };
+            if !holder.is_parked() && !matches!(command.position, WritePosition::Anywhere(_)) {
                 // A request that would be refused anyway disturbs nobody.
                 let found = inner.find(command.principal.scope(), command.id).await?;
                 if command.repeats(&found) {
@@ -46,17 +46,17 @@ impl Engine {
                     let taken = inner.leases.take(command.id, Some(at), patience).await;
                     // One that may begin below what is there goes on wherever that ends by now.
                     let has_moved = matches!(taken, Err(EngineError::Rejected(Rejection::WrongOffset { .. })));
-                    if has_moved && matches!(command.place, Place::From(_)) && Instant::now() < deadline {
+                    if has_moved && matches!(command.position, WritePosition::From(_)) && Instant::now() < deadline {
                         continue;
                     }
                     break taken?;
                 }
             }
-            let joined = tokio::time::timeout_at(deadline, live.join(command.clone())).await;
+            let joined = tokio::time::timeout_at(deadline, holder.join(command.clone())).await;
             match joined.map_err(|_| EngineError::Unavailable(Unavailable::Held))? {
                 Some(Ok(feed)) => return Ok(feed),
                 Some(Err(NotJoined::Refused(error))) => return Err(error),
-                Some(Err(NotJoined::InOrder)) => command.place = command.place.in_order(),
+                Some(Err(NotJoined::InOrder)) => command.position = command.position.in_order(),
                 None => {}
             }
         };

@@ -128,7 +128,7 @@ impl Inner {
     }
 
     /// Puts the blobs of a verified upload together, if there are several.
-    pub(super) async fn join_generations(&self, mut upload: Upload) -> Result<Upload, Unjoined> {
+    pub(super) async fn join_generations(&self, mut upload: Upload) -> Result<Upload, GenerationsNotJoined> {
         if upload.generations().is_single() {
             return Ok(upload);
         }
@@ -141,9 +141,9 @@ impl Inner {
         match joined {
             Ok(resume) => {
                 upload.join_generations(resume.into_bytes(), self.now());
-                self.commit(upload).await.map_err(Unjoined::Record)
+                self.commit(upload).await.map_err(GenerationsNotJoined::Record)
             }
-            Err(error) => Err(Unjoined::Blobs(Box::new(upload), error)),
+            Err(error) => Err(GenerationsNotJoined::Blobs(Box::new(upload), error)),
         }
     }
 
@@ -175,7 +175,7 @@ impl Inner {
 }
 
 /// Why the blobs of an upload were not put together.
-pub(super) enum Unjoined {
+pub(super) enum GenerationsNotJoined {
     Blobs(Box<Upload>, storage::Error),
     Record(EngineError),
 }

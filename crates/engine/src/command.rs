@@ -54,12 +54,12 @@ pub struct Append {
     pub id: UploadId,
     /// What the request is said in.
     pub dialect: Dialect,
-    pub place: Place,
+    pub position: WritePosition,
     /// How many bytes the request says it carries, if it says so.
     pub count: Option<u64>,
     /// The length of the upload, when declared with this request.
     pub length: Option<Length>,
-    pub ends: Ends,
+    pub ends: CompletesUpload,
     /// The digest of this request's bytes: they count only if it matches, and only all together.
     pub checksum: Option<Digest>,
     /// Digests the whole upload must turn out to have, when promised with this request.
@@ -76,10 +76,10 @@ impl Append {
             principal,
             id,
             dialect: Dialect::named("tus"),
-            place: Place::At(at),
+            position: WritePosition::At(at),
             count,
             length: None,
-            ends: Ends::WhenFull,
+            ends: CompletesUpload::WhenFull,
             checksum: None,
             promised_digests: Vec::new(),
             overflow: Overflow::Refused,
@@ -98,12 +98,12 @@ impl Append {
     /// Returns whether the request can only repeat stored bytes or carry none: the upload has all its bytes,
     /// and the request does not announce any to add at the end.
     pub(crate) fn repeats(&self, upload: &Upload) -> bool {
-        let may_repeat = match (self.place, self.count) {
+        let may_repeat = match (self.position, self.count) {
             (_, Some(0)) => false,
             // A body of unknown size may turn out to be empty: some clients open it before they know whether
             // data is left.
-            (Place::At(_), count) => count.is_none(),
-            (Place::From(_) | Place::Anywhere(_), _) => true,
+            (WritePosition::At(_), count) => count.is_none(),
+            (WritePosition::From(_) | WritePosition::Anywhere(_), _) => true,
         };
         may_repeat && !upload.stage().takes_bytes()
     }
@@ -111,7 +111,7 @@ impl Append {
 
 /// Where the first byte of a request goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum WritePosition {
     /// At the offset of the upload and nowhere else.
     At(Offset),
     /// At the offset or before it; what is there already is passed over.
@@ -120,7 +120,7 @@ pub enum Place {
     Anywhere(Offset),
 }
 
-impl Place {
+impl WritePosition {
     /// The same place, of an upload that turns out to take bytes in order only.
     pub(crate) const fn in_order(self) -> Self {
         match self {
@@ -138,7 +138,7 @@ impl Place {
 
 /// When a request completes its upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ends {
+pub enum CompletesUpload {
     /// Once all of the declared length is there.
     WhenFull,
     /// With its last byte, which tells the length too if nothing has before.

@@ -4,9 +4,9 @@
 //! and the one checkpoint that may be on its way. What is to be covered is said by the
 //! `ledger`.
 //!
-//! Three rules hold. A failure here is `Broken`: it ends the writer for every request that stands on it. An
-//! upload is sealed only if its record, with the bytes of that very commit, is full. And no other commit
-//! makes a record full of an upload that then would complete: nobody would be left to seal it.
+//! Three rules hold. A failure here is `WriterBroken`: it ends the writer for every request that stands on
+//! it. An upload is sealed only if its record, with the bytes of that very commit, is full. And no other
+//! commit makes a record full of an upload that then would complete: nobody would be left to seal it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +19,9 @@ use tokio::sync::oneshot;
 use crate::Inner;
 use crate::blobs::{current_key, current_resume, epoch_of};
 use crate::command::{EngineError, Unavailable};
-use crate::lease::HeldLease;
-use crate::orders::Order;
+use crate::lease::LeaseGuard;
 use crate::progress::{RateMeter, WriterProgress};
+use crate::writer_requests::WriterRequest;
 use domain::checksum::Digest;
 use domain::failure::Failure;
 use domain::principal::TenantScope;
@@ -33,9 +33,9 @@ use domain::upload::{DurableBytes, InconsistentChange, PendingDeclarations, Uplo
 
 /// A writer that can make nothing more durable or true. Whatever it has not committed is lost.
 #[derive(Debug, Clone)]
-pub(super) struct Broken(EngineError);
+pub(super) struct WriterBroken(EngineError);
 
-impl Broken {
+impl WriterBroken {
     pub(super) fn storage(source: storage::Error) -> Self {
         Self(EngineError::storage(source))
     }
@@ -45,21 +45,21 @@ impl Broken {
     }
 }
 
-impl From<EngineError> for Broken {
+impl From<EngineError> for WriterBroken {
     fn from(error: EngineError) -> Self {
         Self(error)
     }
 }
 
-impl From<Broken> for EngineError {
-    fn from(broken: Broken) -> Self {
+impl From<WriterBroken> for EngineError {
+    fn from(broken: WriterBroken) -> Self {
         broken.0
     }
 }
 
 pub(super) struct Committer {
     pub(super) inner: Arc<Inner>,
-    held: HeldLease<Order>,
+    held: LeaseGuard<WriterRequest>,
     /// As committed.
     pub(super) upload: Upload,
     /// What the requests under way have declared besides. It becomes true with the next bytes that are
@@ -69,21 +69,21 @@ pub(super) struct Committer {
     blob: Option<Box<dyn BlobWriter>>,
     /// Which place of the upload is the beginning of that blob.
     base: u64,
-    pending: Option<Pending>,
+    pending: Option<PendingCheckpoint>,
     meter: RateMeter,
     /// Who asked for what is there to be committed, and waits.
     inspectors: Vec<oneshot::Sender<()>>,
 }
 
 /// A checkpoint on its way: first durable, then committed.
-struct Pending {
+struct PendingCheckpoint {
     commit: BoxFuture<'static, Result<Upload, EngineError>>,
     /// Set once the commit is handed to the state store and can no longer be called back.
     committing: Arc<AtomicBool>,
 }
 
 /// What a checkpoint is to cover, beside all that is written.
-pub(super) struct Covering {
+pub(super) struct CheckpointScope {
     /// The bytes that count from now on, as `(start, end)`, end excluded.
     pub(super) ranges: Vec<(u64, u64)>,
     /// The state of the digests with them.
@@ -94,14 +94,14 @@ pub(super) struct Covering {
 
 /// What happens to a writer by itself.
 #[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
-pub(super) enum Call {
-    Order(Order),
+pub(super) enum WriterWakeup {
+    Request(WriterRequest),
     Stop,
     Committed(Result<Upload, EngineError>),
 }
 
 impl Committer {
-    pub(super) fn new(inner: Arc<Inner>, held: HeldLease<Order>, upload: Upload) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, held: LeaseGuard<WriterRequest>, upload: Upload) -> Self {
         held.progress.accept(upload.received_bytes());
         let meter = RateMeter::start(upload.received_bytes());
         let declared = PendingDeclarations::default();
@@ -130,7 +130,7 @@ impl Committer {
 
     /// Waits for an order, for the end of all work, or for the checkpoint under way. May be dropped and asked
     /// again.
-    pub(super) async fn call(&mut self) -> Call {
+    pub(super) async fn next_wakeup(&mut self) -> WriterWakeup {
         let Self { inner, held, pending, .. } = self;
         let committed = async {
             match pending {
@@ -140,9 +140,9 @@ impl Committer {
         };
         tokio::select! {
             biased;
-            Some(order) = held.orders.recv() => Call::Order(order),
-            () = inner.stop.cancelled() => Call::Stop,
-            committed = committed => Call::Committed(committed),
+            Some(request) = held.requests.recv() => WriterWakeup::Request(request),
+            () = inner.stop.cancelled() => WriterWakeup::Stop,
+            committed = committed => WriterWakeup::Committed(committed),
         }
     }
 
@@ -150,17 +150,17 @@ impl Committer {
         self.pending.is_some()
     }
 
-    pub(super) async fn write(&mut self, at: u64, bytes: Bytes) -> Result<(), Broken> {
+    pub(super) async fn write(&mut self, at: u64, bytes: Bytes) -> Result<(), WriterBroken> {
         let (blob, base) = self.blob().await?;
-        blob.write(at - base, bytes).await.map_err(Broken::storage)
+        blob.write(at - base, bytes).await.map_err(WriterBroken::storage)
     }
 
     /// Waits until everything written so far can be read back. It counts no more than before.
-    pub(super) async fn land(&mut self) -> Result<(), Broken> {
+    pub(super) async fn land(&mut self) -> Result<(), WriterBroken> {
         let end = self.upload.reach().get();
         let (blob, base) = self.blob().await?;
-        let promise = blob.checkpoint(end - base).await.map_err(Broken::storage)?;
-        promise.await.map(drop).map_err(Broken::storage)
+        let promise = blob.checkpoint(end - base).await.map_err(WriterBroken::storage)?;
+        promise.await.map(drop).map_err(WriterBroken::storage)
     }
 
     /// Tells how many bytes were taken from clients in all, for those who watch.
@@ -187,55 +187,55 @@ impl Committer {
     }
 
     /// The open blob, and which place of the upload is its beginning.
-    async fn blob(&mut self) -> Result<(&mut Box<dyn BlobWriter>, u64), Broken> {
+    async fn blob(&mut self) -> Result<(&mut Box<dyn BlobWriter>, u64), WriterBroken> {
         if self.blob.is_none() {
             if !self.inner.abilities.takes_over {
                 // Boxed: few stores need it.
                 Box::pin(self.begin_generation()).await?;
             }
-            let opened = open_blob(&self.inner, &self.upload, self.length()).await.map_err(Broken)?;
+            let opened = open_blob(&self.inner, &self.upload, self.length()).await.map_err(WriterBroken)?;
             self.base = self.upload.generations().start();
             self.blob = Some(opened);
         }
         Ok((self.blob.as_mut().expect("it was opened just now"), self.base))
     }
 
-    async fn begin_generation(&mut self) -> Result<(), Broken> {
+    async fn begin_generation(&mut self) -> Result<(), WriterBroken> {
         self.await_pending().await?;
         self.upload = self.inner.begin_generation(self.upload.clone()).await?;
         Ok(())
     }
 
     /// Begins a checkpoint; if `goes_on`, in the middle of things.
-    pub(super) async fn begin(&mut self, covering: Covering, goes_on: bool) -> Result<(), Broken> {
+    pub(super) async fn begin(&mut self, scope: CheckpointScope, goes_on: bool) -> Result<(), WriterBroken> {
         // The room that must be kept is for the database too: stop while this can still be written down. What
         // has arrived is kept in any case.
         if goes_on {
-            self.inner.check_room_to_go_on(&self.upload).await.map_err(Broken)?;
+            self.inner.check_space_to_resume(&self.upload).await.map_err(WriterBroken)?;
         }
-        self.pending = Some(self.checkpoint(covering).await?);
+        self.pending = Some(self.checkpoint(scope).await?);
         Ok(())
     }
 
     /// Makes a last checkpoint and waits for it.
-    pub(super) async fn commit_last(&mut self, covering: Covering) -> Result<(), Broken> {
-        let last = self.checkpoint(covering).await?;
+    pub(super) async fn commit_last(&mut self, scope: CheckpointScope) -> Result<(), WriterBroken> {
+        let last = self.checkpoint(scope).await?;
         let committed = last.commit.await;
         self.on_committed(committed)
     }
 
     /// Makes everything written so far durable, and commits what it covers.
-    async fn checkpoint(&mut self, covering: Covering) -> Result<Pending, Broken> {
+    async fn checkpoint(&mut self, scope: CheckpointScope) -> Result<PendingCheckpoint, WriterBroken> {
         // A client that goes on sending must not outlast the time its upload was given.
-        if self.inner.has_outlived(&self.upload) {
-            return Err(Broken(Rejection::Gone(Ended::Expired).into()));
+        if self.inner.is_past_lifetime(&self.upload) {
+            return Err(WriterBroken(Rejection::Gone(Ended::Expired).into()));
         }
         let reach = self.upload.reach().get();
-        let durable = match covering.ranges.iter().map(|(_, end)| *end).max() {
+        let durable = match scope.ranges.iter().map(|(_, end)| *end).max() {
             None => None,
             Some(end) => {
                 let (blob, base) = self.blob().await?;
-                Some(blob.checkpoint(end.max(reach) - base).await.map_err(Broken::storage)?)
+                Some(blob.checkpoint(end.max(reach) - base).await.map_err(WriterBroken::storage)?)
             }
         };
         let mut next = self.declared_upload();
@@ -243,7 +243,7 @@ impl Committer {
         let committing = Arc::new(AtomicBool::new(false));
         let handed_over = Arc::clone(&committing);
         let commit = Box::pin(async move {
-            let Covering { ranges, running_digests, seal } = covering;
+            let CheckpointScope { ranges, running_digests, seal } = scope;
             let resume = match durable {
                 Some(durable) => Some(durable.await.map_err(EngineError::storage)?.into_bytes()),
                 None => None,
@@ -265,7 +265,7 @@ impl Committer {
             }
             inner.commit(next).await
         });
-        Ok(Pending { commit, committing })
+        Ok(PendingCheckpoint { commit, committing })
     }
 
     /// Begins to commit that nothing is known of the digests, without a byte or a word more than is
@@ -285,12 +285,12 @@ impl Committer {
         change(&mut next, self.inner.now());
         let inner = Arc::clone(&self.inner);
         let commit = Box::pin(async move { inner.commit(next).await });
-        self.pending = Some(Pending { commit, committing: Arc::new(AtomicBool::new(true)) });
+        self.pending = Some(PendingCheckpoint { commit, committing: Arc::new(AtomicBool::new(true)) });
     }
 
-    pub(super) fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), Broken> {
+    pub(super) fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), WriterBroken> {
         self.pending = None;
-        self.upload = committed.map_err(Broken)?;
+        self.upload = committed.map_err(WriterBroken)?;
         self.declared.forget(&self.upload);
         self.held.progress.commit(self.upload.offset().get());
         for inspector in self.inspectors.drain(..) {
@@ -310,7 +310,7 @@ impl Committer {
     }
 
     /// Waits for the checkpoint under way, if there is one.
-    pub(super) async fn await_pending(&mut self) -> Result<(), Broken> {
+    pub(super) async fn await_pending(&mut self) -> Result<(), WriterBroken> {
         if let Some(pending) = self.pending.take() {
             let committed = pending.commit.await;
             self.on_committed(committed)?;
@@ -319,7 +319,7 @@ impl Committer {
     }
 
     /// Waits for a commit that can no longer be called back. One that still waits for the disk is left alone.
-    pub(super) async fn await_commit_under_way(&mut self) -> Result<(), Broken> {
+    pub(super) async fn await_commit_under_way(&mut self) -> Result<(), WriterBroken> {
         if let Some(pending) = self.pending.take_if(|pending| pending.committing.load(Ordering::Relaxed)) {
             let committed = pending.commit.await;
             self.on_committed(committed)?;
@@ -329,7 +329,7 @@ impl Committer {
 
     /// Ends without committing more.
     pub(super) async fn abandon(&mut self) {
-        if let Err(Broken(error)) = self.await_commit_under_way().await {
+        if let Err(WriterBroken(error)) = self.await_commit_under_way().await {
             tracing::warn!(upload = %self.upload.id(), error = %error, "could not commit the last checkpoint of an append");
         }
         self.pending = None;
@@ -379,7 +379,7 @@ impl Committer {
     }
 
     /// Gives up the writer, but not yet the lease.
-    pub(super) fn into_parts(self) -> (Arc<Inner>, HeldLease<Order>, Upload) {
+    pub(super) fn into_parts(self) -> (Arc<Inner>, LeaseGuard<WriterRequest>, Upload) {
         (self.inner, self.held, self.upload)
     }
 }

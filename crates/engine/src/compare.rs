@@ -10,9 +10,9 @@ use std::sync::Arc;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use crate::command::{Append, BodyEnd, Ends, EngineError, Place, Unavailable};
+use crate::command::{Append, BodyEnd, CompletesUpload, EngineError, Unavailable, WritePosition};
 use crate::digest::Hasher;
-use crate::feed::{Fed, Feed, Intake};
+use crate::feed::{Feed, FeedItem, FeedReceiver};
 use crate::{Engine, Inner};
 use domain::checksum::Digest;
 use domain::rejection::Rejection;
@@ -21,14 +21,14 @@ use domain::stage::Stage;
 use domain::upload::Upload;
 
 /// What is left to come of a request to a complete upload.
-pub(super) struct Repeated {
+pub(super) struct RepeatedRequest {
     upload: Upload,
     length: Length,
     /// Where its next byte belongs.
     at: u64,
     /// Where it is to end, where it said so. Excluded.
     end: Option<u64>,
-    ends: Ends,
+    ends: CompletesUpload,
     /// The rejection of bytes beyond the end of the upload.
     beyond: Rejection,
     checksum: Option<(Digest, Hasher)>,
@@ -41,7 +41,7 @@ impl Engine {
         let inner = &self.0;
         let upload = inner.find_settled(command.principal.scope(), command.id).await?;
         let repeated = inner.repeated(upload, command)?;
-        let turn = inner.turn_to_read()?;
+        let turn = inner.acquire_read_permit()?;
         let (feed, intake) = Feed::new(inner.pool.clone(), repeated.at, command.count, Arc::default());
         let inner = Arc::clone(inner);
         self.spawn(async move {
@@ -54,11 +54,11 @@ impl Engine {
 
 impl Inner {
     /// Whether a request can be a repetition, by what it says of itself.
-    fn repeated(&self, mut upload: Upload, command: &Append) -> Result<Repeated, Rejection> {
+    fn repeated(&self, mut upload: Upload, command: &Append) -> Result<RepeatedRequest, Rejection> {
         if let Some(why) = upload.gone(self.now()) {
             return Err(why);
         }
-        if upload.is_final() && matches!(command.place, Place::At(_)) {
+        if upload.is_final() && matches!(command.position, WritePosition::At(_)) {
             return Err(Rejection::IsFinal);
         }
         let is_whole = upload.stage() == Stage::Completed || upload.is_partial();
@@ -67,13 +67,13 @@ impl Inner {
             return Err(upload.length().map_or(Rejection::IsFinal, Rejection::AlreadyComplete));
         };
         let committed = upload.clone();
-        let start = command.place.offset();
-        let beyond = match command.place {
-            Place::At(_) if start != committed.offset() => {
+        let start = command.position.offset();
+        let beyond = match command.position {
+            WritePosition::At(_) if start != committed.offset() => {
                 return Err(Rejection::WrongOffset { ours: committed.offset(), theirs: start });
             }
-            Place::At(_) => Rejection::AlreadyComplete(length),
-            Place::From(_) | Place::Anywhere(_) => Rejection::BeyondLength(length),
+            WritePosition::At(_) => Rejection::AlreadyComplete(length),
+            WritePosition::From(_) | WritePosition::Anywhere(_) => Rejection::BeyondLength(length),
         };
         self.declare(&mut upload, command, committed.offset())?;
         if command.count.is_some_and(|count| start.plus(count).is_none_or(|end| !length.admits(end))) {
@@ -87,7 +87,7 @@ impl Inner {
         }
         let end = command.count.map(|count| start.get().saturating_add(count));
         let checksum = command.checksum.clone().map(Hasher::towards);
-        Ok(Repeated { upload: committed, length, at: start.get(), end, ends: command.ends, beyond, checksum })
+        Ok(RepeatedRequest { upload: committed, length, at: start.get(), end, ends: command.ends, beyond, checksum })
     }
 
     /// The first place, from `start` on, where the stored bytes of an upload differ from `bytes`.
@@ -114,15 +114,15 @@ impl Inner {
     }
 }
 
-impl Repeated {
+impl RepeatedRequest {
     /// The rest of a request without a checksum, whose upload was completed by another meanwhile.
-    pub(super) fn rest_of(upload: Upload, length: Length, at: u64, end: Option<u64>, ends: Ends) -> Self {
+    pub(super) fn rest_of(upload: Upload, length: Length, at: u64, end: Option<u64>, ends: CompletesUpload) -> Self {
         Self { upload, length, at, end, ends, beyond: Rejection::BeyondLength(length), checksum: None }
     }
 
     /// Compares all that comes, and tells its client what came of it.
-    pub(super) async fn answer(self, inner: &Inner, intake: Intake) {
-        let Intake { pieces, outcome } = intake;
+    pub(super) async fn answer(self, inner: &Inner, intake: FeedReceiver) {
+        let FeedReceiver { pieces, outcome } = intake;
         let compared = tokio::select! {
             biased;
             compared = self.compare_all(inner, pieces) => compared,
@@ -132,11 +132,11 @@ impl Repeated {
         let _ = outcome.send(compared);
     }
 
-    async fn compare_all(mut self, inner: &Inner, mut fed: mpsc::Receiver<Fed>) -> Result<Upload, EngineError> {
+    async fn compare_all(mut self, inner: &Inner, mut fed: mpsc::Receiver<FeedItem>) -> Result<Upload, EngineError> {
         loop {
             match fed.recv().await {
-                Some(Fed::Piece(piece)) => self.compare(inner, &piece).await?,
-                Some(Fed::End) => return Ok(self.conclude(BodyEnd::Complete)?),
+                Some(FeedItem::Piece(piece)) => self.compare(inner, &piece).await?,
+                Some(FeedItem::End) => return Ok(self.conclude(BodyEnd::Complete)?),
                 None => return Ok(self.conclude(BodyEnd::Cut)?),
             }
         }
@@ -171,7 +171,7 @@ impl Repeated {
                 return Err(Rejection::ChecksumMismatch(expected.algorithm()));
             }
         }
-        if self.ends == Ends::Here && self.at != self.length.get() {
+        if self.ends == CompletesUpload::Here && self.at != self.length.get() {
             let end = Offset::new(self.at).unwrap_or_default();
             return Err(Rejection::EndsElsewhere { length: self.length, end });
         }

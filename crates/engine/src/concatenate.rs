@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::{current_key, epoch_of, parts_of};
 use crate::command::{Create, EngineError, Unavailable};
-use crate::digest::Running;
-use crate::hooks::{IdIsTaken, OnBehalfOf};
-use crate::settle::unless_failed;
+use crate::completion::unless_failed;
+use crate::digest::RunningDigests;
+use crate::hooks::{IdIsTaken, Initiator};
 use crate::{Engine, Inner, digest};
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
@@ -55,13 +55,13 @@ impl Engine {
     /// Makes a final upload out of finished partial ones. A caller that goes away while they are joined
     /// cancels it; what is joined by then is completed.
     pub async fn concatenate(&self, command: Concatenate) -> Result<Upload, EngineError> {
-        self.0.check_open_for_business()?;
+        self.0.check_running()?;
         let parts = self.0.finished_parts(command.principal.scope(), &command.parts).await?;
         let total = parts.iter().try_fold(Offset::ZERO, |total, part| total.plus(part.offset().get()));
         let max_bytes = self.0.settings.max_upload_bytes;
         let total = total.filter(|total| total.get() <= max_bytes).ok_or(Rejection::OverLimit(max_bytes))?;
         if !self.0.abilities.joins_without_copying {
-            self.0.check_room(total.get()).await?;
+            self.0.check_space(total.get()).await?;
         }
         let engine = self.clone();
         let unwanted = self.0.stop.child_token();
@@ -79,7 +79,7 @@ impl Inner {
                 return Err(Rejection::PartTwice { first: first + 1, again: index + 1 }.into());
             }
             let part = self.uploads.find(scope, *id).await?.ok_or(Rejection::PartMissing(index + 1))?;
-            let part = self.look_again(self.extended(part)).await?;
+            let part = self.recheck_bytes(self.extended(part)).await?;
             if !part.is_partial() {
                 return Err(Rejection::NotPartial(index + 1).into());
             }
@@ -144,7 +144,7 @@ impl Inner {
             Err(error) => Err(error),
         };
         let settled = match joined {
-            Ok(joined) => self.settle(joined, &OnBehalfOf::Client(caller)).await.and_then(unless_failed),
+            Ok(joined) => self.drive_to_completion(joined, &Initiator::Client(caller)).await.and_then(unless_failed),
             // A part that was there a moment ago may be what is missing:
             // then nothing has failed, it was removed.
             Err(error) => match self.finished_parts(principal.scope(), &ids).await {
@@ -174,7 +174,7 @@ impl Inner {
             Some(crc) if upload.record().wanted_digests.is_empty() => vec![crc],
             known if !self.abilities.reads_open => known.into_iter().collect(),
             _ => {
-                let digests = Running::start(&upload.record().wanted_digests);
+                let digests = RunningDigests::start(&upload.record().wanted_digests);
                 self.digest_blob(upload, digests, total.get()).await?.finish()
             }
         };

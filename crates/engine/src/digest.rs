@@ -11,7 +11,7 @@ use domain::checksum::{Algorithm, Digest};
 
 /// The running digests of an upload: CRC-32C always, others as wanted.
 #[derive(Debug, Clone)]
-pub(super) struct Running(Vec<Hasher>);
+pub(super) struct RunningDigests(Vec<Hasher>);
 
 /// One digest being computed.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub(super) enum Hasher {
 #[error("the kept state of the running digests cannot be read")]
 pub(super) struct UnreadableState;
 
-impl Running {
+impl RunningDigests {
     pub(super) fn start(wanted: &[Algorithm]) -> Self {
         Self(algorithms(wanted).map(Hasher::start).collect())
     }
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn digests_of_a_known_text() {
-        let mut running = Running::start(&Algorithm::ALL);
+        let mut running = RunningDigests::start(&Algorithm::ALL);
         running.update(b"123456789");
         let hex: Vec<_> = running.finish().iter().map(|digest| format!("{digest:?}")).collect();
         assert_eq!(
@@ -185,23 +185,23 @@ mod tests {
 
     #[test]
     fn a_state_of_other_digests_is_not_taken() {
-        let state = Running::start(&[Algorithm::Sha256]).state();
-        assert!(Running::resume(&[Algorithm::Sha256], &state).is_ok());
+        let state = RunningDigests::start(&[Algorithm::Sha256]).state();
+        assert!(RunningDigests::resume(&[Algorithm::Sha256], &state).is_ok());
         for wanted in [&[][..], &[Algorithm::Md5], &[Algorithm::Sha256, Algorithm::Sha512]] {
-            assert!(Running::resume(wanted, &state).is_err(), "{wanted:?}");
+            assert!(RunningDigests::resume(wanted, &state).is_err(), "{wanted:?}");
         }
-        assert!(Running::resume(&[Algorithm::Sha256], &state[1..]).is_err());
+        assert!(RunningDigests::resume(&[Algorithm::Sha256], &state[1..]).is_err());
     }
 
     proptest! {
         #[test]
         fn a_restart_anywhere_changes_nothing(bytes in prop::collection::vec(any::<u8>(), 0..600), cut in 0_usize..600) {
             let cut = cut.min(bytes.len());
-            let mut straight = Running::start(&Algorithm::ALL);
+            let mut straight = RunningDigests::start(&Algorithm::ALL);
             straight.update(&bytes);
-            let mut before = Running::start(&Algorithm::ALL);
+            let mut before = RunningDigests::start(&Algorithm::ALL);
             before.update(&bytes[..cut]);
-            let mut after = Running::resume(&Algorithm::ALL, &before.state()).unwrap();
+            let mut after = RunningDigests::resume(&Algorithm::ALL, &before.state()).unwrap();
             after.update(&bytes[cut..]);
             prop_assert_eq!(after.finish(), straight.finish());
             let joined = crc32c_joined(crc32c::crc32c(&bytes[..cut]), crc32c::crc32c(&bytes[cut..]), (bytes.len() - cut) as u64);

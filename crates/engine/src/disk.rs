@@ -10,7 +10,7 @@ use storage::Capacity;
 
 use crate::command::EngineError;
 use crate::lock::lock;
-use crate::{Engine, Inner, Settings};
+use crate::{Engine, EngineSettings, Inner};
 
 domain::named! {
     /// What the free disk space means.
@@ -47,7 +47,7 @@ struct Thresholds {
 }
 
 impl Thresholds {
-    fn of(settings: &Settings) -> Self {
+    fn of(settings: &EngineSettings) -> Self {
         // A disk without a free byte is full, whatever uploads must leave.
         let full_below = settings.space.min_free_bytes.max(1);
         Self { full_below, low_below: full_below.saturating_add(settings.space.low_free_bytes) }
@@ -56,37 +56,37 @@ impl Thresholds {
 
 /// The disk as it was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Disk {
+pub struct DiskUsage {
     pub state: DiskState,
     pub capacity: Capacity,
 }
 
 /// The state that was logged last.
 #[derive(Debug, Default)]
-pub(super) struct Logged(Mutex<DiskState>);
+pub(super) struct LoggedDiskState(Mutex<DiskState>);
 
 impl Engine {
     /// Measures the disk. `None` where the storage does not know its size.
-    pub fn disk(&self) -> Result<Option<Disk>, EngineError> {
+    pub fn disk(&self) -> Result<Option<DiskUsage>, EngineError> {
         self.0.measure_disk()
     }
 }
 
 impl Inner {
-    pub(super) fn measure_disk(&self) -> Result<Option<Disk>, EngineError> {
+    pub(super) fn measure_disk(&self) -> Result<Option<DiskUsage>, EngineError> {
         let Some(capacity) = self.blobs.capacity().map_err(EngineError::storage)? else { return Ok(None) };
         self.metrics.disk(capacity);
         let mut logged = lock(&self.disk.0);
         let state = logged.at(capacity.free_bytes, Thresholds::of(&self.settings));
         if state != *logged {
-            tell(*logged, state, capacity, &self.settings);
+            log_change(*logged, state, capacity, &self.settings);
             *logged = state;
         }
-        Ok(Some(Disk { state, capacity }))
+        Ok(Some(DiskUsage { state, capacity }))
     }
 }
 
-fn tell(before: DiskState, now: DiskState, capacity: Capacity, settings: &Settings) {
+fn log_change(before: DiskState, now: DiskState, capacity: Capacity, settings: &EngineSettings) {
     let Capacity { free_bytes, size_bytes } = capacity;
     let min_free_bytes = settings.space.min_free_bytes;
     match (before, now) {

@@ -33,7 +33,7 @@ const STEP: usize = 4;
 /// Where the bytes of one request go. Dropping it means that the request was cut; what arrived is handed on.
 #[derive(Debug)]
 pub struct Feed {
-    pieces: Option<mpsc::Sender<Fed>>,
+    pieces: Option<mpsc::Sender<FeedItem>>,
     outcome: oneshot::Receiver<Result<Upload, EngineError>>,
     pool: Pool,
     filling: Option<Filling>,
@@ -55,29 +55,29 @@ struct Filling {
     wanted_bytes: usize,
     since: Instant,
     /// The place it will take on its way, so that handing on never waits.
-    place: OwnedPermit<Fed>,
+    place: OwnedPermit<FeedItem>,
 }
 
 #[derive(Debug)]
-pub(super) enum Fed {
+pub(super) enum FeedItem {
     Piece(Bytes),
     End,
 }
 
 /// The other end of a [`Feed`].
 #[derive(Debug)]
-pub(super) struct Intake {
-    pub(super) pieces: mpsc::Receiver<Fed>,
+pub(super) struct FeedReceiver {
+    pub(super) pieces: mpsc::Receiver<FeedItem>,
     pub(super) outcome: oneshot::Sender<Result<Upload, EngineError>>,
 }
 
 /// The append has ended by itself; [`Feed::finish`] says how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended;
+pub struct FeedEnded;
 
 impl Feed {
     /// A feed for bytes from the offset `at`, `count` of them if that is known.
-    pub(super) fn new(pool: Pool, at: u64, count: Option<u64>, progress: Arc<WriterProgress>) -> (Self, Intake) {
+    pub(super) fn new(pool: Pool, at: u64, count: Option<u64>, progress: Arc<WriterProgress>) -> (Self, FeedReceiver) {
         let (pieces, received_pieces) = mpsc::channel(DEPTH);
         let (told, outcome) = oneshot::channel();
         let feed = Self {
@@ -91,7 +91,7 @@ impl Feed {
             left: count,
             buffer_bytes: None,
         };
-        (feed, Intake { pieces: received_pieces, outcome: told })
+        (feed, FeedReceiver { pieces: received_pieces, outcome: told })
     }
 
     /// The same, but for so many bytes at the beginning, which the upload has already.
@@ -107,7 +107,7 @@ impl Feed {
     }
 
     /// Takes bytes in order; waits while there is no memory for them or the engine has enough to do.
-    pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), Ended> {
+    pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), FeedEnded> {
         if self.known_bytes > 0 {
             let known = bytes.len().min(usize::try_from(self.known_bytes).unwrap_or(usize::MAX));
             self.known_bytes -= known as u64;
@@ -150,7 +150,7 @@ impl Feed {
     pub fn flush(&mut self) {
         let Some(Filling { buffer, wanted_bytes, since, place }) = self.filling.take() else { return };
         self.buffer_bytes = Some(next_size(wanted_bytes, &buffer, since.elapsed()));
-        place.send(Fed::Piece(buffer.freeze()));
+        place.send(FeedItem::Piece(buffer.freeze()));
     }
 
     /// Waits until the append takes no more: it has failed, a newer request has taken over, or the engine is
@@ -167,22 +167,22 @@ impl Feed {
         self.flush();
         if let (Some(pieces), BodyEnd::Complete) = (self.pieces.take(), end) {
             // A task that has ended by itself does not mind.
-            let _ = pieces.send(Fed::End).await;
+            let _ = pieces.send(FeedItem::End).await;
         }
         let died = |source| EngineError::Failed { operation: "finish an append", source: Arc::new(source) };
         (&mut self.outcome).await.map_err(died)?
     }
 
     /// `ready_bytes` are there already.
-    async fn begin(&self, ready_bytes: usize) -> Result<Filling, Ended> {
-        let pieces = self.pieces.as_ref().ok_or(Ended)?;
-        let place = pieces.clone().reserve_owned().await.map_err(|_| Ended)?;
+    async fn begin(&self, ready_bytes: usize) -> Result<Filling, FeedEnded> {
+        let pieces = self.pieces.as_ref().ok_or(FeedEnded)?;
+        let place = pieces.clone().reserve_owned().await.map_err(|_| FeedEnded)?;
         let wanted_bytes = self.buffer_bytes.unwrap_or_else(|| first_size(ready_bytes));
         let left = self.left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
         let buffer = tokio::select! {
             biased;
             buffer = self.pool.take(self.at, wanted_bytes.min(left)) => buffer,
-            () = pieces.closed() => return Err(Ended),
+            () = pieces.closed() => return Err(FeedEnded),
         };
         Ok(Filling { buffer, wanted_bytes, since: Instant::now(), place })
     }
@@ -221,15 +221,15 @@ mod tests {
     const KIB: usize = 1 << 10;
     const MIB: usize = 1 << 20;
 
-    fn feed(pool: &Pool, count: Option<u64>) -> (Feed, Intake) {
+    fn feed(pool: &Pool, count: Option<u64>) -> (Feed, FeedReceiver) {
         Feed::new(pool.clone(), 0, count, Arc::default())
     }
 
     /// The pieces that wait to be taken.
-    fn waiting(intake: &mut Intake) -> Vec<Bytes> {
+    fn waiting(intake: &mut FeedReceiver) -> Vec<Bytes> {
         let piece = |fed| match fed {
-            Fed::Piece(piece) => piece,
-            Fed::End => Bytes::from_static(b"the end"),
+            FeedItem::Piece(piece) => piece,
+            FeedItem::End => Bytes::from_static(b"the end"),
         };
         std::iter::from_fn(|| intake.pieces.try_recv().ok()).map(piece).collect()
     }
@@ -242,7 +242,7 @@ mod tests {
 
     /// The size of the buffer that the next byte goes to. It is handed on
     /// at once, so that the size stays as it is.
-    async fn next_buffer_bytes(feed: &mut Feed, intake: &mut Intake) -> usize {
+    async fn next_buffer_bytes(feed: &mut Feed, intake: &mut FeedReceiver) -> usize {
         feed.push(b"x").await.expect("the task takes more");
         let size = feed.filling.as_ref().expect("a byte is in it").buffer.size_bytes();
         let known = feed.buffer_bytes;
@@ -253,7 +253,7 @@ mod tests {
     }
 
     /// Sends `size` bytes, evenly over `span`, as the connection does: what is due to be handed on is.
-    async fn send(feed: &mut Feed, intake: &mut Intake, size: usize, span: Duration) {
+    async fn send(feed: &mut Feed, intake: &mut FeedReceiver, size: usize, span: Duration) {
         let steps = 100;
         for _ in 0..steps {
             if feed.flush_at().is_some_and(|at| Instant::now() >= at) {
@@ -389,7 +389,7 @@ mod tests {
         let mut pushing = Box::pin(feed.push(b"x"));
         assert!((&mut pushing).now_or_never().is_none());
         drop(intake);
-        assert_eq!(pushing.await, Err(Ended));
+        assert_eq!(pushing.await, Err(FeedEnded));
         feed.ended().await;
         assert!(matches!(feed.finish(BodyEnd::Cut).await, Err(EngineError::Failed { .. })));
     }

@@ -21,17 +21,17 @@ use domain::upload::{NewUpload, Upload, UploadTerms};
 
 /// The way to the application.
 #[async_trait]
-pub trait Hooks: fmt::Debug + Send + Sync + 'static {
+pub trait HookPort: fmt::Debug + Send + Sync + 'static {
     /// Whether it wants to be asked this.
     fn wants(&self, hook: Hook) -> bool;
 
     /// Asks. Comes back within a bounded time, with a verdict or without one.
-    async fn ask(&self, question: HookRequest) -> HookResult;
+    async fn call(&self, question: HookRequest) -> HookResult;
 }
 
 /// On whose behalf an upload is carried on.
 #[derive(Debug, Clone)]
-pub(super) enum OnBehalfOf {
+pub(super) enum Initiator {
     Client(Option<Arc<Caller>>),
     Sweeper,
     /// The start of the program, which waits for nobody outside of it.
@@ -46,22 +46,22 @@ pub(super) struct IdIsTaken;
 impl Engine {
     /// Has the application asked from now on.
     #[must_use]
-    pub fn asking(mut self, hooks: Arc<dyn Hooks>) -> Self {
+    pub fn with_hooks(mut self, hooks: Arc<dyn HookPort>) -> Self {
         Arc::get_mut(&mut self.0).expect("an engine is given its hooks before it is shared").hooks = Some(hooks);
         self
     }
 }
 
 impl Inner {
-    fn asker(&self, hook: Hook) -> Option<&Arc<dyn Hooks>> {
+    fn hooks_for(&self, hook: Hook) -> Option<&Arc<dyn HookPort>> {
         self.hooks.as_ref().filter(|hooks| hooks.wants(hook))
     }
 
     /// What becomes of a new upload when the application was asked about it.
     pub(super) async fn permit(&self, new: NewUpload, caller: Option<&Caller>) -> Result<NewUpload, EngineError> {
-        let Some(hooks) = self.asker(Hook::PreCreate) else { return Ok(new) };
+        let Some(hooks) = self.hooks_for(Hook::PreCreate) else { return Ok(new) };
         let proposed = Upload::create(new.clone(), self.now());
-        let wishes = self.ask(hooks, Hook::PreCreate, &proposed, caller).await?;
+        let wishes = self.call_hook(hooks, Hook::PreCreate, &proposed, caller).await?;
         self.granted(new, wishes)
     }
 
@@ -82,16 +82,16 @@ impl Inner {
     /// Whether an upload whose bytes are all verified still waits for the application's word.
     pub(super) fn awaits_verdict(&self, upload: &Upload) -> bool {
         let undecided = upload.stage() == Stage::Verified && upload.record().accepted_at.is_none();
-        undecided && self.asker(Hook::PreFinish).is_some()
+        undecided && self.hooks_for(Hook::PreFinish).is_some()
     }
 
     /// Asks whether a verified upload may be finished, and commits the verdict: it is asked about only once.
-    pub(super) async fn decide(&self, mut upload: Upload, behalf: &OnBehalfOf) -> Result<Upload, EngineError> {
-        let Some(hooks) = self.asker(Hook::PreFinish) else { return Ok(upload) };
-        let asked = match behalf {
-            OnBehalfOf::Client(caller) => self.ask(hooks, Hook::PreFinish, &upload, caller.as_deref()).await,
-            OnBehalfOf::Sweeper => self.ask(hooks, Hook::PreFinish, &upload, None).await,
-            OnBehalfOf::Recovery => Err(EngineError::Unavailable(Unavailable::Undecided)),
+    pub(super) async fn decide(&self, mut upload: Upload, initiator: &Initiator) -> Result<Upload, EngineError> {
+        let Some(hooks) = self.hooks_for(Hook::PreFinish) else { return Ok(upload) };
+        let asked = match initiator {
+            Initiator::Client(caller) => self.call_hook(hooks, Hook::PreFinish, &upload, caller.as_deref()).await,
+            Initiator::Sweeper => self.call_hook(hooks, Hook::PreFinish, &upload, None).await,
+            Initiator::Recovery => Err(EngineError::Unavailable(Unavailable::Undecided)),
         };
         match asked {
             Ok(_) => upload.accept(self.now()),
@@ -106,21 +106,21 @@ impl Inner {
 
     /// Whether a client may end an upload.
     pub(super) async fn permit_ending(&self, upload: &Upload, caller: Option<&Caller>) -> Result<(), EngineError> {
-        let Some(hooks) = self.asker(Hook::PreTerminate) else { return Ok(()) };
+        let Some(hooks) = self.hooks_for(Hook::PreTerminate) else { return Ok(()) };
         // There is nothing to ask about one that has ended.
         upload.clone().terminate(DeletedBy::Client, self.now())?;
-        self.ask(hooks, Hook::PreTerminate, upload, caller).await.map(drop)
+        self.call_hook(hooks, Hook::PreTerminate, upload, caller).await.map(drop)
     }
 
-    async fn ask(
+    async fn call_hook(
         &self,
-        hooks: &Arc<dyn Hooks>,
+        hooks: &Arc<dyn HookPort>,
         hook: Hook,
         upload: &Upload,
         caller: Option<&Caller>,
     ) -> Result<UploadOverrides, EngineError> {
         let question = HookRequest::new(hook, upload, caller.cloned(), self.now(), (self.randomness)());
-        let HookResult { verdict, call } = hooks.ask(question).await;
+        let HookResult { verdict, call } = hooks.call(question).await;
         if let Some(call) = call {
             self.note_call(call).await;
         }

@@ -13,11 +13,11 @@ use crate::Randomness;
 use crate::bookings::Bookings;
 use crate::command::{EngineError, Unavailable};
 use crate::disk;
-use crate::hooks::{Hooks, IdIsTaken};
-use crate::lease::Leases;
-use crate::metrics::Metrics;
-use crate::orders::Order;
-use crate::settings::Settings;
+use crate::hooks::{HookPort, IdIsTaken};
+use crate::lease::LocalLeases;
+use crate::metrics::EngineMetrics;
+use crate::settings::EngineSettings;
+use crate::writer_requests::WriterRequest;
 use domain::event::{Event, EventKind};
 use domain::id::{CommitId, InstanceId, UploadId};
 use domain::principal::TenantScope;
@@ -28,7 +28,7 @@ use state::clock::Clock;
 use state::{Bells, Change, CommitIdentity, Deliveries, LiveProgress, UploadStore};
 
 pub(super) struct Inner {
-    pub(super) settings: Settings,
+    pub(super) settings: EngineSettings,
     /// Whether somebody listens to progress at this moment; it changes while the engine runs.
     pub(super) progress_wanted: Arc<AtomicBool>,
     /// The one of the state.
@@ -43,17 +43,17 @@ pub(super) struct Inner {
     pub(super) blobs: Arc<dyn storage::BlobStore>,
     pub(super) abilities: storage::Abilities,
     /// `None`: the application is asked nothing.
-    pub(super) hooks: Option<Arc<dyn Hooks>>,
+    pub(super) hooks: Option<Arc<dyn HookPort>>,
     /// Rings when an upload waits for the application's word and there was none.
     pub(super) undecided: Notify,
     /// Memory for bytes on their way in.
     pub(super) pool: pool::Pool,
-    pub(super) leases: Leases<Order>,
+    pub(super) leases: LocalLeases<WriterRequest>,
     pub(super) bookings: Bookings,
     pub(super) bells: Arc<dyn Bells>,
     pub(super) progress: Arc<dyn LiveProgress>,
-    pub(super) metrics: Metrics,
-    pub(super) disk: disk::Logged,
+    pub(super) metrics: EngineMetrics,
+    pub(super) disk: disk::LoggedDiskState,
     /// Permission to read the headers of a media file.
     pub(super) examiners: Semaphore,
     /// Permission to read a complete upload, for a download or to compare it with what is sent again.
@@ -69,7 +69,7 @@ impl Inner {
         self.clock.now()
     }
 
-    pub(super) fn check_open_for_business(&self) -> Result<(), EngineError> {
+    pub(super) fn check_running(&self) -> Result<(), EngineError> {
         if self.stop.is_cancelled() { Err(EngineError::Unavailable(Unavailable::ShuttingDown)) } else { Ok(()) }
     }
 
@@ -103,7 +103,7 @@ impl Inner {
 
     pub(super) async fn insert(&self, mut upload: Upload) -> Result<Upload, EngineError> {
         upload.assign_to(self.node);
-        let (kinds, began) = (kinds_of_news(&upload), Instant::now());
+        let (kinds, began) = (new_event_kinds(&upload), Instant::now());
         let takes_room = !(upload.is_final() && self.abilities.joins_without_copying);
         let booking = match self.space(None).await? {
             Some(space) if takes_room => Some(self.bookings.book(&upload, space).ok_or(EngineError::NoSpace)?),
@@ -136,7 +136,7 @@ impl Inner {
 
     /// The same, for one who can do something about a conflict.
     pub(super) async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
-        let (kinds, began) = (kinds_of_news(&upload), Instant::now());
+        let (kinds, began) = (new_event_kinds(&upload), Instant::now());
         let missing_change = upload.missing_change();
         let change = self.change(upload);
         let signed = CommitIdentity::of(change.upload());
@@ -184,6 +184,6 @@ impl Inner {
     }
 }
 
-fn kinds_of_news(upload: &Upload) -> Vec<EventKind> {
+fn new_event_kinds(upload: &Upload) -> Vec<EventKind> {
     upload.events().iter().map(|event| event.kind).collect()
 }

@@ -26,12 +26,12 @@ const EXAMPLES: usize = 5;
 
 /// What was found.
 #[derive(Debug, Default)]
-struct Strays {
+struct Discrepancies {
     count: u64,
     examples: Vec<String>,
 }
 
-impl Strays {
+impl Discrepancies {
     fn add(&mut self, name: String) {
         self.count += 1;
         if self.examples.len() < EXAMPLES {
@@ -63,10 +63,10 @@ impl Engine {
 
 impl Inner {
     async fn take_inventory(&self, rate: u32) -> Result<(), EngineError> {
-        let mut pace = Pace::of(rate);
-        let blobs = self.blobs_without_record(&mut pace).await?;
-        let records = self.records_without_blob(&mut pace).await?;
-        self.metrics.strays(blobs.count);
+        let mut throttle = Throttle::of(rate);
+        let blobs = self.blobs_without_record(&mut throttle).await?;
+        let records = self.records_without_blob(&mut throttle).await?;
+        self.metrics.files_without_record(blobs.count);
         if blobs.count == 0 && records.count == 0 {
             tracing::debug!("every stored file has a record, and every record its file");
             return Ok(());
@@ -82,11 +82,11 @@ impl Inner {
         Ok(())
     }
 
-    async fn blobs_without_record(&self, pace: &mut Pace) -> Result<Strays, EngineError> {
-        let mut strays = Strays::default();
+    async fn blobs_without_record(&self, throttle: &mut Throttle) -> Result<Discrepancies, EngineError> {
+        let mut strays = Discrepancies::default();
         let mut keys = self.blobs.keys().await.map_err(EngineError::storage)?;
         while let Some(key) = keys.next().await {
-            pace.step().await;
+            throttle.step().await;
             let key = key.map_err(EngineError::storage)?;
             // Bytes are there only after the record, so one that is looked for later is found.
             if !self.has_record(&key).await? && self.is_stored(&key).await? {
@@ -106,13 +106,13 @@ impl Inner {
         Ok(found.is_some_and(|upload| upload.record().bytes == StoredBytes::Kept && blobs::owns(&upload, key)))
     }
 
-    async fn records_without_blob(&self, pace: &mut Pace) -> Result<Strays, EngineError> {
-        let mut strays = Strays::default();
+    async fn records_without_blob(&self, throttle: &mut Throttle) -> Result<Discrepancies, EngineError> {
+        let mut strays = Discrepancies::default();
         let mut query = UploadQuery { limit: STRIDE, ..UploadQuery::default() };
         loop {
             let page = self.uploads.list(TenantScope::All, &query).await?;
             for upload in &page.found {
-                pace.step().await;
+                throttle.step().await;
                 if self.lacks_blob(upload).await? {
                     strays.add(upload.id().to_string());
                 }
@@ -161,12 +161,12 @@ impl Inner {
 }
 
 /// Lets so many steps pass in a second.
-struct Pace {
+struct Throttle {
     ticks: tokio::time::Interval,
     left: u32,
 }
 
-impl Pace {
+impl Throttle {
     fn of(rate: u32) -> Self {
         let every = Duration::from_secs(1) * STRIDE / rate;
         let mut ticks = tokio::time::interval(every.max(Duration::from_micros(1)));
@@ -189,9 +189,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_more_are_compared_in_a_second_than_allowed() {
-        let (began, mut pace) = (tokio::time::Instant::now(), Pace::of(1_000));
+        let (began, mut throttle) = (tokio::time::Instant::now(), Throttle::of(1_000));
         for _ in 0..5_000 {
-            pace.step().await;
+            throttle.step().await;
         }
         assert!(began.elapsed() >= Duration::from_millis(4_900), "{:?}", began.elapsed());
         assert!(began.elapsed() <= Duration::from_secs(6), "{:?}", began.elapsed());

@@ -22,101 +22,101 @@ use state::{LiveProgress, WriterCounters};
 pub const MAX_PARKED: usize = 64;
 
 /// How many orders may wait for a holder.
-const ORDERS: usize = 16;
+const MAX_QUEUED_REQUESTS: usize = 16;
 
 /// Who holds which upload.
 #[derive(Debug)]
-pub(super) struct Leases<O> {
-    live: Shared<O>,
+pub(super) struct LocalLeases<O> {
+    holders: LeaseMap<O>,
     /// How many of them are only kept for the next request.
     parked: Arc<AtomicUsize>,
     /// Where others read how far the holders are.
     published: Arc<dyn LiveProgress>,
 }
 
-type Shared<O> = Arc<Mutex<HashMap<UploadId, Live<O>>>>;
+type LeaseMap<O> = Arc<Mutex<HashMap<UploadId, LeaseHolder<O>>>>;
 
 /// A way to reach the holder of a lease.
 #[derive(Debug)]
-pub(super) struct Live<O> {
-    orders: mpsc::Sender<O>,
+pub(super) struct LeaseHolder<O> {
+    requests: mpsc::Sender<O>,
     progress: Arc<WriterProgress>,
     ended: CancellationToken,
 }
 
 /// The right to write an upload. Dropping it gives it back.
-pub(super) struct HeldLease<O> {
+pub(super) struct LeaseGuard<O> {
     id: UploadId,
-    leases: Shared<O>,
+    leases: LeaseMap<O>,
     parked: Arc<AtomicUsize>,
     published: Arc<dyn LiveProgress>,
-    pub(super) orders: mpsc::Receiver<O>,
+    pub(super) requests: mpsc::Receiver<O>,
     pub(super) progress: Arc<WriterProgress>,
     ended: CancellationToken,
 }
 
-impl<O> Clone for Live<O> {
+impl<O> Clone for LeaseHolder<O> {
     fn clone(&self) -> Self {
-        Self { orders: self.orders.clone(), progress: Arc::clone(&self.progress), ended: self.ended.clone() }
+        Self { requests: self.requests.clone(), progress: Arc::clone(&self.progress), ended: self.ended.clone() }
     }
 }
 
-impl<O> fmt::Debug for HeldLease<O> {
+impl<O> fmt::Debug for LeaseGuard<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeldLease").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("LeaseGuard").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-impl<O> Leases<O> {
+impl<O> LocalLeases<O> {
     /// No lease is held. The progress of those who will hold one is published there.
     pub(super) fn new(published: Arc<dyn LiveProgress>) -> Self {
-        Self { live: Arc::default(), parked: Arc::default(), published }
+        Self { holders: Arc::default(), parked: Arc::default(), published }
     }
 
-    pub(super) fn live(&self, id: UploadId) -> Option<Live<O>> {
-        lock(&self.live).get(&id).cloned()
+    pub(super) fn holder(&self, id: UploadId) -> Option<LeaseHolder<O>> {
+        lock(&self.holders).get(&id).cloned()
     }
 
     /// How many uploads are being written.
     pub(super) fn count(&self) -> usize {
-        lock(&self.live).len().saturating_sub(self.parked.load(Ordering::Relaxed))
+        lock(&self.holders).len().saturating_sub(self.parked.load(Ordering::Relaxed))
     }
 
     /// How many leases are held, parked ones included.
     pub(super) fn held(&self) -> usize {
-        lock(&self.live).len()
+        lock(&self.holders).len()
     }
 
     /// Takes the lease if it is free.
-    pub(super) fn try_take(&self, id: UploadId) -> Option<HeldLease<O>> {
-        let mut leases = lock(&self.live);
+    pub(super) fn try_take(&self, id: UploadId) -> Option<LeaseGuard<O>> {
+        let mut leases = lock(&self.holders);
         if leases.contains_key(&id) {
             return None;
         }
-        let (orders, received_orders) = mpsc::channel(ORDERS);
-        let live = Live { orders, progress: Arc::default(), ended: CancellationToken::new() };
-        leases.insert(id, live.clone());
-        self.published.publish(id, counters(&live.progress));
-        Some(HeldLease {
+        let (requests, received_requests) = mpsc::channel(MAX_QUEUED_REQUESTS);
+        let holder = LeaseHolder { requests, progress: Arc::default(), ended: CancellationToken::new() };
+        leases.insert(id, holder.clone());
+        self.published.publish(id, counters(&holder.progress));
+        Some(LeaseGuard {
             id,
-            leases: Arc::clone(&self.live),
+            leases: Arc::clone(&self.holders),
             parked: Arc::clone(&self.parked),
             published: Arc::clone(&self.published),
-            orders: received_orders,
-            progress: live.progress,
-            ended: live.ended,
+            requests: received_requests,
+            progress: holder.progress,
+            ended: holder.ended,
         })
     }
 }
 
-impl<O> Live<O> {
+impl<O> LeaseHolder<O> {
     /// Gives an order and waits for what comes of it. `None`: the holder has ended, or does not take it.
     ///
     /// An order may get into the channel just when the holder lets go of it. Nobody takes it out then, not
     /// even to drop it, so the end of the holder is waited for as well.
-    pub(super) async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> O) -> Option<T> {
+    pub(super) async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> O) -> Option<T> {
         let (answer, mut answered) = oneshot::channel();
-        self.orders.send(order(answer)).await.ok()?;
+        self.requests.send(request(answer)).await.ok()?;
         tokio::select! {
             biased;
             answer = &mut answered => answer.ok(),
@@ -140,7 +140,7 @@ impl<O> Live<O> {
     }
 }
 
-impl<O> HeldLease<O> {
+impl<O> LeaseGuard<O> {
     /// Keeps the lease for the next request, without counting as a writer. Says whether there is room for
     /// that.
     pub(super) fn park(&self) -> bool {
@@ -160,7 +160,7 @@ impl<O> HeldLease<O> {
     }
 }
 
-impl<O> Drop for HeldLease<O> {
+impl<O> Drop for LeaseGuard<O> {
     fn drop(&mut self) {
         self.unpark();
         lock(&self.leases).remove(&self.id);
@@ -183,10 +183,10 @@ mod tests {
     async fn an_order_to_a_writer_that_is_just_leaving_is_not_waited_for_for_ever() {
         let id = UploadId::new(Timestamp::from_unix_ms(1), [3; 10]);
         for _ in 0..50_000 {
-            let leases = Arc::new(Leases::<oneshot::Sender<()>>::new(Arc::new(LocalProgress::default())));
+            let leases = Arc::new(LocalLeases::<oneshot::Sender<()>>::new(Arc::new(LocalProgress::default())));
             let held = leases.try_take(id).unwrap();
-            let live = leases.live(id).expect("it is held");
-            let asking = tokio::spawn(async move { live.ask(|answer| answer).await });
+            let holder = leases.holder(id).expect("it is held");
+            let asking = tokio::spawn(async move { holder.request(|answer| answer).await });
             drop(held);
             let answer = tokio::time::timeout(Duration::from_secs(30), asking).await.expect("an end to the waiting");
             assert_eq!(answer.unwrap(), None);

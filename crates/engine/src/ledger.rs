@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::command::EngineError;
-use crate::commit::{Broken, Committer, Covering};
+use crate::commit::{CheckpointScope, Committer, WriterBroken};
 use domain::checksum::Digest;
 use domain::ranges::ReceivedRanges;
 use domain::upload::Upload;
@@ -20,7 +20,7 @@ pub(super) struct Ledger {
     /// What of it no checkpoint covers yet.
     pub(super) fresh: ReceivedRanges,
     /// Something besides bytes that no checkpoint covers yet.
-    pub(super) news: bool,
+    pub(super) other_changes: bool,
     /// Since when `fresh` gathers with no commit under way.
     pub(super) gathering_since: Instant,
     /// How many checkpoints were begun, and how many of them are done.
@@ -34,14 +34,14 @@ impl Ledger {
             there: committer.upload.record().received.clone(),
             committer,
             fresh: ReceivedRanges::default(),
-            news: false,
+            other_changes: false,
             gathering_since: Instant::now(),
             begun: 0,
             done: 0,
         }
     }
 
-    pub(super) async fn write(&mut self, at: u64, bytes: Bytes) -> Result<(), Broken> {
+    pub(super) async fn write(&mut self, at: u64, bytes: Bytes) -> Result<(), WriterBroken> {
         self.committer.write(at, bytes).await
     }
 
@@ -56,7 +56,7 @@ impl Ledger {
 
     /// Whether anything counts that no checkpoint covers yet.
     pub(super) fn has_uncovered(&self) -> bool {
-        !self.fresh.is_empty() || self.news
+        !self.fresh.is_empty() || self.other_changes
     }
 
     /// The checkpoint that covers all that counts now: the next one, or the latest if it covers everything.
@@ -76,34 +76,34 @@ impl Ledger {
 
     /// Begins to make everything durable and commit it, with the `state` of the digests.
     /// `goes_on`: more bytes may come behind it.
-    pub(super) async fn start_checkpoint(&mut self, state: Vec<u8>, goes_on: bool) -> Result<(), Broken> {
+    pub(super) async fn start_checkpoint(&mut self, state: Vec<u8>, goes_on: bool) -> Result<(), WriterBroken> {
         self.committer.begin(self.covering(state, None), goes_on).await?;
         // Only now is it sure to begin.
         self.begun += 1;
-        self.news = false;
+        self.other_changes = false;
         self.fresh.clear();
         Ok(())
     }
 
     /// Commits everything that counts, and waits for it. With digests of the whole, the upload is sealed.
-    pub(super) async fn commit_last(&mut self, state: Vec<u8>, seal: Option<Vec<Digest>>) -> Result<(), Broken> {
+    pub(super) async fn commit_last(&mut self, state: Vec<u8>, seal: Option<Vec<Digest>>) -> Result<(), WriterBroken> {
         self.committer.commit_last(self.covering(state, seal)).await
     }
 
     /// Everything that counts and is not committed.
-    fn covering(&self, running_digests: Vec<u8>, seal: Option<Vec<Digest>>) -> Covering {
-        Covering { ranges: self.fresh.pairs().to_vec(), running_digests, seal }
+    fn covering(&self, running_digests: Vec<u8>, seal: Option<Vec<Digest>>) -> CheckpointScope {
+        CheckpointScope { ranges: self.fresh.pairs().to_vec(), running_digests, seal }
     }
 
     /// Notes the end of the commit under way.
-    pub(super) fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), Broken> {
+    pub(super) fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), WriterBroken> {
         self.committer.on_committed(committed)?;
         self.note_committed();
         Ok(())
     }
 
     /// Waits for the commit under way, if there is one.
-    pub(super) async fn await_pending(&mut self) -> Result<(), Broken> {
+    pub(super) async fn await_pending(&mut self) -> Result<(), WriterBroken> {
         if self.committer.is_pending() {
             self.committer.await_pending().await?;
             self.note_committed();
@@ -112,7 +112,7 @@ impl Ledger {
     }
 
     /// Waits for a commit that can no longer be called back. One that still waits for the disk is left alone.
-    pub(super) async fn await_commit_under_way(&mut self) -> Result<(), Broken> {
+    pub(super) async fn await_commit_under_way(&mut self) -> Result<(), WriterBroken> {
         let was_pending = self.committer.is_pending();
         self.committer.await_commit_under_way().await?;
         if was_pending && !self.committer.is_pending() {

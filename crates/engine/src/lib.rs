@@ -5,14 +5,14 @@
 //!
 //! Reading order: [`command`] (what may be asked and what comes of it), `append` (how a request with bytes
 //! finds its writer), `admission` (which are in order), [`feed`] (how bytes get there), `writer` (the one
-//! task that moves them, in lanes, in order or as `ranges`), `ledger` and `commit` (what counts, and the
-//! only place that makes it durable and true), [`lease`] and `orders` (one writer per upload), `settle`
-//! (from the last byte to `completed`), `examine` (what the bytes are), `compare` (bytes that are sent
-//! again), [`concatenate`](mod@concatenate), `life` (how an upload begins, and ends by its client's will),
-//! [`report`] (what backends add), `sweep` (what time and crashes leave to do), `removal` (files that an
-//! operator or retention removes), `missing` and `inventory` (records and blobs that lack each other),
-//! [`disk`] and `space` (how full it is), [`read`] (status, lists, events, downloads), [`hooks`] (asking the
-//! application), `digest`, `pieces` and `sums` (what the bytes add up to).
+//! task that moves them, in lanes, in order or as `ranges`), `ledger` and `commit` (what counts, and the only
+//! place that makes it durable and true), [`lease`] and `orders` (one writer per upload),
+//! `drive_to_completion` (from the last byte to `completed`), `examine` (what the bytes are), `compare`
+//! (bytes that are sent again), [`concatenate`](mod@concatenate), `life` (how an upload begins, and ends by
+//! its client's will), [`report`] (what backends add), `sweep` (what time and crashes leave to do), `removal`
+//! (files that an operator or retention removes), `missing` and `inventory` (records and blobs that lack each
+//! other), [`disk`] and `space` (how full it is), [`read`] (status, lists, events, downloads), [`hooks`]
+//! (asking the application), `digest`, `pieces` and `sums` (what the bytes add up to).
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,22 +34,22 @@ mod bookings;
 pub mod command;
 mod commit;
 mod compare;
+mod completion;
 pub mod concatenate;
 mod digest;
 pub mod disk;
-mod examine;
 pub mod feed;
 pub mod hooks;
 mod inner;
 mod inventory;
-mod lane;
+mod joined_request;
 pub mod lease;
 mod ledger;
-mod life;
+mod lifecycle;
+mod lifetime;
 mod lock;
 mod metrics;
 mod missing;
-mod orders;
 mod pieces;
 mod progress;
 mod ranges;
@@ -57,23 +57,23 @@ pub mod read;
 mod removal;
 pub mod report;
 mod settings;
-mod settle;
 mod space;
-mod sums;
 mod sweep;
-mod term;
+mod upload_digests;
+mod verify;
 mod writer;
+mod writer_requests;
 
 use bookings::Bookings;
 use inner::Inner;
-use lease::Leases;
-use metrics::Metrics;
+use lease::LocalLeases;
+use metrics::EngineMetrics;
 
-pub use examine::MediaSettings;
+pub use lifetime::LifetimeSettings;
 pub use ranges::RangeSettings;
-pub use settings::Settings;
+pub use settings::EngineSettings;
 pub use space::SpaceSettings;
-pub use term::TermSettings;
+pub use verify::MediaSettings;
 pub use writer::WriterSettings;
 
 /// Draws the random part of an identifier.
@@ -103,7 +103,7 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Builds the engine of a node that has joined the others. It goes by the clock of the state, and its
     /// tasks run on the runtime this is called in.
-    pub fn new(mut settings: Settings, node: InstanceId, ports: Ports) -> Self {
+    pub fn new(mut settings: EngineSettings, node: InstanceId, ports: Ports) -> Self {
         let Ports { uploads, nodes, deliveries, bells, progress, blobs } = ports;
         let abilities = blobs.abilities();
         // What is out of order begins with a part.
@@ -122,12 +122,12 @@ impl Engine {
             blobs,
             hooks: None,
             undecided: Notify::new(),
-            leases: Leases::new(Arc::clone(&progress)),
+            leases: LocalLeases::new(Arc::clone(&progress)),
             progress,
             bookings: Bookings::default(),
             bells,
-            metrics: Metrics::default(),
-            disk: disk::Logged::default(),
+            metrics: EngineMetrics::default(),
+            disk: disk::LoggedDiskState::default(),
             examiners: Semaphore::new(settings.media.as_ref().map_or(0, |media| media.max_at_once)),
             reading: Arc::new(Semaphore::new(settings.max_downloads.min(Semaphore::MAX_PERMITS))),
             runtime: tokio::runtime::Handle::current(),
@@ -152,11 +152,11 @@ impl Engine {
         self
     }
 
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &EngineSettings {
         &self.0.settings
     }
 
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &EngineMetrics {
         &self.0.metrics
     }
 

@@ -21,7 +21,7 @@ use domain::stage::Stage;
 use domain::upload::Upload;
 
 #[derive(Debug)]
-pub struct Metrics {
+pub struct EngineMetrics {
     pub(super) bytes_received: Counter,
     events: Family<EventLabel, Counter>,
     created: Family<ProtocolLabel, Counter>,
@@ -101,7 +101,7 @@ impl Unfinished {
     }
 }
 
-impl Default for Metrics {
+impl Default for EngineMetrics {
     fn default() -> Self {
         Self {
             bytes_received: Counter::default(),
@@ -120,7 +120,7 @@ impl Default for Metrics {
     }
 }
 
-impl Metrics {
+impl EngineMetrics {
     /// Registers everything, each with all of its labels, so that what has
     /// not happened yet is zero and not missing.
     pub fn register(&self, dialects: &[Dialect], registry: &mut Registry) {
@@ -167,7 +167,7 @@ impl Metrics {
     }
 
     /// Notes what was found when records and blobs were compared.
-    pub(super) fn strays(&self, files: u64) {
+    pub(super) fn files_without_record(&self, files: u64) {
         self.files_without_record.set(i64::try_from(files).unwrap_or(i64::MAX));
     }
 

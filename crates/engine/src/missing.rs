@@ -88,12 +88,12 @@ impl Inner {
     }
 
     /// Returns an upload without the note that its bytes are missing, if they are there again.
-    pub(super) async fn look_again(&self, upload: Upload) -> Result<Upload, EngineError> {
+    pub(super) async fn recheck_bytes(&self, upload: Upload) -> Result<Upload, EngineError> {
         // Boxed, as above.
-        if upload.record().missing_since.is_none() { Ok(upload) } else { self.look_for_bytes(upload).boxed().await }
+        if upload.record().missing_since.is_none() { Ok(upload) } else { self.find_bytes(upload).boxed().await }
     }
 
-    async fn look_for_bytes(&self, upload: Upload) -> Result<Upload, EngineError> {
+    async fn find_bytes(&self, upload: Upload) -> Result<Upload, EngineError> {
         if !self.has_bytes(&upload).await? {
             return Ok(upload);
         }

@@ -15,11 +15,11 @@ use bytes::Bytes;
 
 use crate::Inner;
 use crate::command::{EngineError, Unavailable};
-use crate::commit::Broken;
-use crate::lane::Lane;
+use crate::commit::WriterBroken;
+use crate::joined_request::JoinedRequest;
 use crate::ledger::Ledger;
 use crate::pieces::{Piece, Pieces};
-use crate::writer::Trouble;
+use crate::writer::RequestFailure;
 use domain::ranges::ReceivedRanges;
 use domain::rejection::Rejection;
 
@@ -39,7 +39,7 @@ pub struct RangeSettings {
 
 /// What is known of bytes that come in any order.
 #[derive(Default)]
-pub(super) struct Scattered {
+pub(super) struct ScatteredState {
     /// The digests of what is there.
     pub(super) pieces: Pieces,
     /// What was written and cannot be read back yet, counted or not: since the last checkpoint began, and
@@ -47,7 +47,7 @@ pub(super) struct Scattered {
     unlanded: [ReceivedRanges; 2],
 }
 
-impl Scattered {
+impl ScatteredState {
     pub(super) fn new(pieces: Pieces) -> Self {
         Self { pieces, unlanded: Default::default() }
     }
@@ -66,21 +66,21 @@ impl Scattered {
     pub(super) async fn place(
         &mut self,
         ledger: &mut Ledger,
-        lane: &mut Lane,
+        request: &mut JoinedRequest,
         start: u64,
         piece: Bytes,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RequestFailure> {
         let end = start + piece.len() as u64;
         for stretch in ledger.there.spans(start, end) {
             let part = part_of(&piece, stretch.start - start, stretch.end - start);
             if stretch.there {
                 // Boxed: it reads what is stored, and is seldom needed.
-                Box::pin(self.compare(ledger, lane, stretch.start, part)).await?;
+                Box::pin(self.compare(ledger, request, stretch.start, part)).await?;
                 continue;
             }
             let summed = Piece::of(stretch.start, &part);
             self.write(ledger, stretch.start, part).await?;
-            match &mut lane.checked {
+            match &mut request.checked {
                 Some(checked) => checked.staged.add(summed),
                 None => self.count(ledger, summed),
             }
@@ -88,7 +88,7 @@ impl Scattered {
         Ok(())
     }
 
-    async fn write(&mut self, ledger: &mut Ledger, at: u64, bytes: Bytes) -> Result<(), Broken> {
+    async fn write(&mut self, ledger: &mut Ledger, at: u64, bytes: Bytes) -> Result<(), WriterBroken> {
         let end = at + bytes.len() as u64;
         ledger.write(at, bytes).await?;
         self.unlanded[0].insert(at, end);
@@ -102,9 +102,17 @@ impl Scattered {
 
     /// Compares bytes with those that are there. Others are refused, or held until their checksum has
     /// matched.
-    async fn compare(&mut self, ledger: &mut Ledger, lane: &mut Lane, start: u64, part: Bytes) -> Result<(), Trouble> {
+    async fn compare(
+        &mut self,
+        ledger: &mut Ledger,
+        request: &mut JoinedRequest,
+        start: u64,
+        part: Bytes,
+    ) -> Result<(), RequestFailure> {
         let Some(differs_at) = self.find_difference(ledger, start, &part).await? else { return Ok(()) };
-        let Some(checked) = &mut lane.checked else { return Err(Rejection::DifferentBytes { at: differs_at }.into()) };
+        let Some(checked) = &mut request.checked else {
+            return Err(Rejection::DifferentBytes { at: differs_at }.into());
+        };
         let Inner { pool, settings, .. } = &*ledger.committer.inner;
         let limit = settings.ranges.max_replaced_bytes.min(pool.most_kept_bytes() as u64);
         let kept: u64 = checked.replacing.iter().map(|(_, bytes)| bytes.len() as u64).sum();
@@ -113,13 +121,19 @@ impl Scattered {
         }
         // Kept for as long as its client takes to send the rest: never waited for, or all might wait for each
         // other.
-        let memory = pool.try_keep(&part).ok_or(Trouble::Refused(EngineError::Unavailable(Unavailable::Full)))?;
+        let memory =
+            pool.try_keep(&part).ok_or(RequestFailure::Refused(EngineError::Unavailable(Unavailable::Full)))?;
         checked.replacing.push((start, memory));
         Ok(())
     }
 
     /// The first place, from `start` on, where the bytes that are there differ from `bytes`.
-    async fn find_difference(&mut self, ledger: &mut Ledger, start: u64, bytes: &[u8]) -> Result<Option<u64>, Broken> {
+    async fn find_difference(
+        &mut self,
+        ledger: &mut Ledger,
+        start: u64,
+        bytes: &[u8],
+    ) -> Result<Option<u64>, WriterBroken> {
         let end = start + bytes.len() as u64;
         if self.unlanded.iter().any(|unlanded| unlanded.has_some(start, end)) {
             // They are made readable, not committed: with them the record might be full, and its seal has to
@@ -141,7 +155,7 @@ impl Scattered {
         ledger: &mut Ledger,
         staged: &Pieces,
         replacing: Vec<(u64, Bytes)>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), WriterBroken> {
         if !replacing.is_empty() {
             Box::pin(self.replace(ledger, replacing)).await?;
         }
@@ -151,7 +165,7 @@ impl Scattered {
         Ok(())
     }
 
-    async fn replace(&mut self, ledger: &mut Ledger, parts: Vec<(u64, Bytes)>) -> Result<(), Broken> {
+    async fn replace(&mut self, ledger: &mut Ledger, parts: Vec<(u64, Bytes)>) -> Result<(), WriterBroken> {
         for (start, bytes) in &parts {
             self.pieces.forget(*start, start + bytes.len() as u64);
         }
@@ -167,7 +181,7 @@ impl Scattered {
         Ok(())
     }
 
-    async fn await_pending(&mut self, ledger: &mut Ledger) -> Result<(), Broken> {
+    async fn await_pending(&mut self, ledger: &mut Ledger) -> Result<(), WriterBroken> {
         ledger.await_pending().await?;
         self.on_committed();
         Ok(())

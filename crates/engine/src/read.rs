@@ -25,14 +25,14 @@ use domain::query::{DeliveryPage, DeliveryQuery, HookCallQuery, UploadQuery};
 
 /// An upload as it is now, with what a running append has taken in beyond the committed bytes.
 #[derive(Debug, Clone)]
-pub struct Status {
+pub struct UploadStatus {
     pub upload: Upload,
     /// Its time has passed, though the sweeper has not recorded it yet.
     pub expired: bool,
-    pub live: Option<Live>,
+    pub live: Option<LiveAppend>,
 }
 
-impl Status {
+impl UploadStatus {
     /// Returns why the upload is gone, if it has ended or expired.
     pub fn gone(&self) -> Option<Rejection> {
         self.upload.ended().or_else(|| self.expired.then_some(Rejection::Gone(Ended::Expired)))
@@ -42,14 +42,14 @@ impl Status {
 /// A page of statuses, newest first.
 #[derive(Debug, Clone)]
 pub struct StatusPage {
-    pub found: Vec<Status>,
+    pub found: Vec<UploadStatus>,
     /// The cursor of the next page, if there may be one.
     pub next: Option<UploadId>,
 }
 
 /// A running append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Live {
+pub struct LiveAppend {
     /// Bytes taken in, counted from the start of the upload; those above the offset are not committed yet.
     pub received_bytes: u64,
     /// Smoothed over the last seconds; zero until there is a rate.
@@ -58,9 +58,9 @@ pub struct Live {
 
 /// Rings when something has changed.
 #[derive(Debug)]
-pub struct Bell(state::Bell);
+pub struct UploadBell(state::Bell);
 
-impl Bell {
+impl UploadBell {
     /// Waits until it has rung since this was last asked, or for as long as a ring may have been missed.
     pub async fn rang(&mut self) {
         self.0.rang().await;
@@ -69,7 +69,7 @@ impl Bell {
 
 /// What the engine holds in memory at this moment, for all uploads together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
+pub struct EngineLoad {
     /// Leases held, those of uploads kept open for their next request included.
     pub leases: usize,
     /// Tasks that run, the sweeper's included.
@@ -86,12 +86,12 @@ pub struct Download {
 }
 
 impl Engine {
-    pub fn load(&self) -> Load {
+    pub fn load(&self) -> EngineLoad {
         let inner = &self.0;
-        Load { leases: inner.leases.held(), tasks: inner.tasks.len(), free_buffer_bytes: inner.pool.free_bytes() }
+        EngineLoad { leases: inner.leases.held(), tasks: inner.tasks.len(), free_buffer_bytes: inner.pool.free_bytes() }
     }
 
-    pub async fn status(&self, principal: &Principal, id: UploadId) -> Result<Status, EngineError> {
+    pub async fn status(&self, principal: &Principal, id: UploadId) -> Result<UploadStatus, EngineError> {
         // Counters first: the row read after them is at least as new, so `received` can be lifted to it.
         let live = self.live_reading(id).await;
         let upload = self.0.find(principal.scope(), id).await?;
@@ -107,14 +107,14 @@ impl Engine {
         Ok(StatusPage { found: page.found.into_iter().zip(live).map(view).collect(), next: page.next })
     }
 
-    fn view(&self, upload: Upload, live: Option<ProgressReading>) -> Status {
+    fn view(&self, upload: Upload, live: Option<ProgressReading>) -> UploadStatus {
         let committed = upload.offset().get();
-        let live = live.filter(|_| upload.stage().takes_bytes()).map(|reading| Live {
+        let live = live.filter(|_| upload.stage().takes_bytes()).map(|reading| LiveAppend {
             received_bytes: reading.received_bytes.max(committed),
             bytes_per_second: reading.rate(),
         });
         let expired = live.is_none() && upload.is_expired(self.0.now());
-        Status { upload, expired, live }
+        UploadStatus { upload, expired, live }
     }
 
     /// Returns the absolute path of the file of a completed upload, for programs on the same machine. `None`
@@ -150,13 +150,13 @@ impl Engine {
     }
 
     /// Rings when this upload has changed.
-    pub fn bell(&self, id: UploadId) -> Bell {
-        Bell(self.0.bells.of_upload(id))
+    pub fn bell(&self, id: UploadId) -> UploadBell {
+        UploadBell(self.0.bells.of_upload(id))
     }
 
     /// Rings when any upload has changed.
-    pub fn bell_for_all(&self) -> Bell {
-        Bell(self.0.bells.of_all())
+    pub fn bell_for_all(&self) -> UploadBell {
+        UploadBell(self.0.bells.of_all())
     }
 
     /// Ends when the engine begins to shut down.
@@ -212,7 +212,7 @@ impl Engine {
 
     /// Tries the storage and the database.
     pub async fn check(&self) -> Result<(), EngineError> {
-        self.0.check_open_for_business()?;
+        self.0.check_running()?;
         self.0.blobs.check().await.map_err(EngineError::storage)?;
         self.0.uploads.check().await?;
         Ok(())
@@ -220,7 +220,7 @@ impl Engine {
 
     /// A completed upload, to be read. Anything else has nothing to read yet, or any more.
     pub async fn download(&self, principal: &Principal, id: UploadId) -> Result<Option<Download>, EngineError> {
-        let upload = self.0.look_again(self.0.find(principal.scope(), id).await?).await?;
+        let upload = self.0.recheck_bytes(self.0.find(principal.scope(), id).await?).await?;
         if let Some(why) = upload.gone(self.0.now()) {
             return Err(why.into());
         }
@@ -235,13 +235,13 @@ impl Engine {
 
 impl Inner {
     /// Permission to read a complete upload: each has a file open.
-    pub(super) fn turn_to_read(&self) -> Result<OwnedSemaphorePermit, EngineError> {
+    pub(super) fn acquire_read_permit(&self) -> Result<OwnedSemaphorePermit, EngineError> {
         let turn = Arc::clone(&self.reading).try_acquire_owned();
         turn.map_err(|_| EngineError::Unavailable(Unavailable::TooManyReaders))
     }
 
     /// Where the file of an upload is to be told when it completes, if anybody is to know.
-    pub(super) fn file_to_tell(&self, upload: &Upload) -> Option<String> {
+    pub(super) fn file_to_report(&self, upload: &Upload) -> Option<String> {
         self.settings.tells_path.then(|| self.final_path(upload)).flatten()
     }
 
@@ -256,7 +256,7 @@ impl Download {
         &self,
         range: Range<u64>,
     ) -> Result<impl futures::Stream<Item = Result<bytes::Bytes, EngineError>> + use<>, EngineError> {
-        let turn = self.engine.0.turn_to_read()?;
+        let turn = self.engine.0.acquire_read_permit()?;
         let bytes = match self.engine.0.read_bytes(&self.upload, range).await {
             Err(error) => return Err(self.explain(error).await),
             Ok(bytes) => bytes,

@@ -7,8 +7,8 @@
 use tokio::time::Instant;
 
 use crate::command::{EngineError, Unavailable};
-use crate::lease::HeldLease;
-use crate::orders::Order;
+use crate::lease::LeaseGuard;
+use crate::writer_requests::WriterRequest;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
 use domain::principal::{Principal, TenantScope};
@@ -36,7 +36,7 @@ impl Engine {
         id: UploadId,
         new: NewReport,
     ) -> Result<(Upload, ReportOutcome), ReportError> {
-        self.0.check_open_for_business()?;
+        self.0.check_running()?;
         // A writer is not waited for when the answer is known already.
         let scope = principal.scope();
         self.0.find(scope, id).await?.check_reportable(self.0.now())?;
@@ -53,7 +53,7 @@ impl Engine {
 
 impl Inner {
     /// Takes the lease once it is free, and asks nobody for it.
-    async fn wait_for_lease(&self, id: UploadId) -> Result<HeldLease<Order>, EngineError> {
+    async fn wait_for_lease(&self, id: UploadId) -> Result<LeaseGuard<WriterRequest>, EngineError> {
         let deadline = Instant::now() + self.settings.takeover_timeout;
         loop {
             if let Some(held) = self.leases.try_take(id) {
@@ -63,8 +63,8 @@ impl Inner {
             if left.is_zero() {
                 return Err(EngineError::Unavailable(Unavailable::Held));
             }
-            if let Some(live) = self.leases.live(id) {
-                live.ended_within(left).await;
+            if let Some(holder) = self.leases.holder(id) {
+                holder.ended_within(left).await;
             }
         }
     }

@@ -7,16 +7,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::Inner;
-use crate::examine::MediaSettings;
+use crate::lifetime::LifetimeSettings;
 use crate::ranges::RangeSettings;
 use crate::space::SpaceSettings;
-use crate::term::TermSettings;
+use crate::verify::MediaSettings;
 use crate::writer::WriterSettings;
 use domain::upload::ProgressPolicy;
 
 /// What the engine may do, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct EngineSettings {
     /// The largest upload, and the most a yet undeclared one may grow to. At least 1, and below 10^15:
     /// dialects announce it as a structured field integer.
     pub max_upload_bytes: u64,
@@ -40,7 +40,7 @@ pub struct Settings {
     pub progress: ProgressPolicy,
     pub writer: WriterSettings,
     pub space: SpaceSettings,
-    pub terms: TermSettings,
+    pub lifetimes: LifetimeSettings,
     pub ranges: RangeSettings,
     /// `None` when nobody wants to know what the bytes are.
     pub media: Option<MediaSettings>,

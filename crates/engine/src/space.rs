@@ -28,7 +28,7 @@ impl Inner {
     }
 
     /// Whether `bytes` of something new fit beside the space that must stay free and what others have booked.
-    pub(super) async fn check_room(&self, bytes: u64) -> Result<(), EngineError> {
+    pub(super) async fn check_space(&self, bytes: u64) -> Result<(), EngineError> {
         match self.space(None).await? {
             Some(space) if !self.bookings.admit(bytes, space) => Err(EngineError::NoSpace),
             _ => Ok(()),
@@ -37,7 +37,7 @@ impl Inner {
 
     /// Whether an upload may go on being received: the room to be kept is there, or it takes none that is not
     /// its own.
-    pub(super) async fn check_room_to_go_on(&self, upload: &Upload) -> Result<(), EngineError> {
+    pub(super) async fn check_space_to_resume(&self, upload: &Upload) -> Result<(), EngineError> {
         let free = self.available(None).await?;
         let Some(free) = free.filter(|free| *free < self.settings.space.min_free_bytes) else { return Ok(()) };
         let own = self.available(Some(upload)).await?.map_or(0, |with_own| with_own.saturating_sub(free));
@@ -47,7 +47,7 @@ impl Inner {
 
     /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Blocks
     /// that it occupies already are its own.
-    pub(super) async fn check_room_for(&self, upload: &Upload, count: u64) -> Result<(), EngineError> {
+    pub(super) async fn check_space_for(&self, upload: &Upload, count: u64) -> Result<(), EngineError> {
         let rest = upload.length().map_or(count, |length| length.get().saturating_sub(upload.received_bytes()));
         match self.space(Some(upload)).await? {
             Some(space) if !self.bookings.admit_for(upload, rest.max(count), space) => Err(EngineError::NoSpace),

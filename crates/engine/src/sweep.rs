@@ -11,10 +11,10 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::command::{EngineError, Unavailable};
-use crate::hooks::OnBehalfOf;
+use crate::hooks::Initiator;
+use crate::lifetime::LifetimeSettings;
 use crate::metrics::UNFINISHED;
-use crate::sums::Sums;
-use crate::term::TermSettings;
+use crate::upload_digests::UploadDigests;
 use crate::{Engine, Inner};
 use domain::principal::TenantScope;
 use domain::query::UploadQuery;
@@ -28,7 +28,7 @@ const PAGE: u32 = 1_000;
 const BATCH: u32 = 200;
 
 /// An upload that waits for the application is asked about again this soon: its client waits too.
-const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const RETRY_HOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// How many files that were kept long enough are removed before other duties have their turn.
 const OUTDATED_AT_ONCE: usize = 2_000;
@@ -48,11 +48,11 @@ impl Engine {
         if let Err(error) = self.0.count_missing().await {
             tracing::error!(error = &error as &dyn Error, "could not count the uploads whose bytes are missing");
         }
-        let behalf = OnBehalfOf::Recovery;
+        let initiator = Initiator::Recovery;
         self.0.renew_terms_of_the_future().await;
         let mut found = 0;
         for question in [SweepSelection::Unsealed, SweepSelection::Unsettled, SweepSelection::Removable] {
-            found += self.0.sweep(question, &behalf).await;
+            found += self.0.sweep(question, &initiator).await;
         }
         if found > 0 {
             tracing::info!(uploads = found, "completed work that the last run left unfinished");
@@ -63,11 +63,11 @@ impl Engine {
     pub fn start_sweeping(&self) {
         let inner = std::sync::Arc::clone(&self.0);
         self.spawn(async move {
-            let every = inner.settings.terms.sweep_every;
+            let every = inner.settings.lifetimes.sweep_every;
             let mut pace = tokio::time::interval_at(Instant::now() + every, every);
             pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut steps = inner.clock.steps();
-            let TermSettings { completed_expiry, first_removal_after, .. } = inner.settings.terms;
+            let LifetimeSettings { completed_expiry, first_removal_after, .. } = inner.settings.lifetimes;
             let first_removal = Instant::now() + first_removal_after.min(completed_expiry.unwrap_or_default());
             loop {
                 tokio::select! {
@@ -75,8 +75,8 @@ impl Engine {
                     () = inner.stop.cancelled() => return,
                     _ = pace.tick() => {}
                     () = inner.undecided.notified() => {
-                        tokio::time::sleep(ASK_AGAIN_AFTER.min(every)).await;
-                        inner.sweep(SweepSelection::Unsettled, &OnBehalfOf::Sweeper).await;
+                        tokio::time::sleep(RETRY_HOOK_AFTER.min(every)).await;
+                        inner.sweep(SweepSelection::Unsettled, &Initiator::Sweeper).await;
                         continue;
                     }
                 }
@@ -92,14 +92,14 @@ impl Engine {
                     SweepSelection::Unsealed,
                     SweepSelection::Unsettled,
                     SweepSelection::Expired { now: inner.now() },
-                    SweepSelection::Silent { since: inner.clock.ago(inner.settings.terms.stall_after) },
+                    SweepSelection::Silent { since: inner.clock.ago(inner.settings.lifetimes.stall_after) },
                     SweepSelection::Removable,
                 ] {
-                    inner.sweep(question, &OnBehalfOf::Sweeper).await;
+                    inner.sweep(question, &Initiator::Sweeper).await;
                 }
                 if let Some(kept) = completed_expiry.filter(|_| first_removal <= Instant::now()) {
                     let completed_before = inner.clock.ago(kept);
-                    inner.sweep(SweepSelection::Outdated { completed_before }, &OnBehalfOf::Sweeper).await;
+                    inner.sweep(SweepSelection::Outdated { completed_before }, &Initiator::Sweeper).await;
                 }
             }
         });
@@ -129,15 +129,15 @@ impl Inner {
     async fn renew_terms_of_the_future(&self) {
         let now = self.now();
         let overlong = SweepSelection::Overlong { now, latest: self.expires_at(now, now) };
-        let renewed = self.sweep(overlong, &OnBehalfOf::Sweeper).await
-            + self.sweep(SweepSelection::ChangedAfter { now }, &OnBehalfOf::Sweeper).await;
+        let renewed = self.sweep(overlong, &Initiator::Sweeper).await
+            + self.sweep(SweepSelection::ChangedAfter { now }, &Initiator::Sweeper).await;
         if renewed > 0 {
             tracing::info!(uploads = renewed, "the clock was ahead; expiry times of unfinished uploads start now");
         }
     }
 
     /// Deals with everything one question brings; says how many uploads that were.
-    async fn sweep(&self, question: SweepSelection, behalf: &OnBehalfOf) -> usize {
+    async fn sweep(&self, question: SweepSelection, initiator: &Initiator) -> usize {
         let (mut moved, mut unmoved) = (0, 0);
         loop {
             // What would not move is passed over, so that it neither comes
@@ -153,7 +153,7 @@ impl Inner {
                 }
             };
             let was_last = due.len() < BATCH as usize;
-            let dealing = futures::stream::iter(due).map(|upload| self.try_to_deal_with(question, upload, behalf));
+            let dealing = futures::stream::iter(due).map(|upload| self.try_to_handle(question, upload, initiator));
             let mut dealing = dealing.buffer_unordered(AT_ONCE);
             while let Some(has_moved) = dealing.next().await {
                 if has_moved { moved += 1 } else { unmoved += 1 }
@@ -165,12 +165,12 @@ impl Inner {
         }
     }
 
-    async fn try_to_deal_with(&self, question: SweepSelection, upload: Upload, behalf: &OnBehalfOf) -> bool {
+    async fn try_to_handle(&self, question: SweepSelection, upload: Upload, initiator: &Initiator) -> bool {
         if self.stop.is_cancelled() {
             return false;
         }
         let id = upload.id();
-        match self.deal_with(question, upload, behalf).await {
+        match self.handle(question, upload, initiator).await {
             Ok(has_moved) => has_moved,
             // That the application had no answer was logged where it was asked.
             Err(EngineError::Unavailable(Unavailable::Undecided)) => false,
@@ -182,11 +182,11 @@ impl Inner {
     }
 
     /// Whether the upload has moved on.
-    async fn deal_with(
+    async fn handle(
         &self,
         question: SweepSelection,
         found: Upload,
-        behalf: &OnBehalfOf,
+        initiator: &Initiator,
     ) -> Result<bool, EngineError> {
         let Some(_held) = self.leases.try_take(found.id()) else { return Ok(false) };
         // What was found may have changed before the lease was taken.
@@ -199,9 +199,9 @@ impl Inner {
         match question {
             SweepSelection::Unsettled if upload.stage().takes_bytes() => return Ok(self.undo_final(upload).await),
             SweepSelection::Unsettled => {
-                self.settle(upload, behalf).await?;
+                self.drive_to_completion(upload, initiator).await?;
             }
-            SweepSelection::Unsealed => return self.finish_unsealed(upload, behalf).await,
+            SweepSelection::Unsealed => return self.finish_unsealed(upload, initiator).await,
             SweepSelection::Expired { .. } if !upload.is_expired(now) => {
                 // The clock has passed over time; with that the upload has time left, which is stored now.
                 let Some(expires_at) = upload.record().expires_at else { return Ok(false) };
@@ -233,16 +233,16 @@ impl Inner {
     }
 
     /// Carries on an upload that has every byte and that no commit has sealed. Says whether it was one.
-    async fn finish_unsealed(&self, mut upload: Upload, behalf: &OnBehalfOf) -> Result<bool, EngineError> {
+    async fn finish_unsealed(&self, mut upload: Upload, initiator: &Initiator) -> Result<bool, EngineError> {
         if !upload.awaits_seal() || upload.is_past_set_expiry(self.now()) {
             return Ok(false);
         }
         tracing::warn!(upload = %upload.id(), "all bytes of an upload are received, but it was not sealed; sealing it");
         // What the kept state does not tell is computed from the bytes.
-        let digests = Sums::committed(&upload);
+        let digests = UploadDigests::committed(&upload);
         self.seal(&mut upload, digests, self.now()).await?;
         let upload = self.commit(upload).await?;
-        self.settle(upload, behalf).await?;
+        self.drive_to_completion(upload, initiator).await?;
         Ok(true)
     }
 }

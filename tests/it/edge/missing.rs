@@ -70,7 +70,7 @@ async fn what_was_never_there_is_not_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_ended_is_gone() {
     // Long enough for each to be begun on a busy machine; all wait for their end together.
-    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = Duration::from_secs(4)).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = Duration::from_secs(4)).await;
     let mut client = app.client().await;
     let mut ended = Vec::new();
     for created_in in PROTOCOLS {

@@ -10,7 +10,7 @@ use domain::rejection::Rejection;
 use domain::report::NewReport;
 use domain::stage::Stage;
 use engine::command::{EngineError, Unavailable};
-use engine::hooks::Hooks;
+use engine::hooks::HookPort;
 use engine::report::ReportError;
 use storage::faults::Effect;
 use tokio::sync::watch;
@@ -46,12 +46,12 @@ impl Application {
 }
 
 #[async_trait]
-impl Hooks for Application {
+impl HookPort for Application {
     fn wants(&self, hook: Hook) -> bool {
         hook == Hook::PreFinish
     }
 
-    async fn ask(&self, question: HookRequest) -> HookResult {
+    async fn call(&self, question: HookRequest) -> HookResult {
         self.asked.send_modify(|asked| asked.push(question.decision));
         self.may_answer.subscribe().wait_for(|may| *may).await.unwrap();
         HookResult { verdict: self.verdict.lock().unwrap().clone(), call: None }

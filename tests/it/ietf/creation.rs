@@ -249,7 +249,7 @@ async fn what_has_no_readable_mark_is_no_resumable_upload() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_time_left_is_told_anew_and_its_end_does_not_come_closer() {
-    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = Duration::from_secs(3600)).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = Duration::from_secs(3600)).await;
     let mut client = app.client().await;
     let created = create(&mut client, &[MORE, ("Upload-Length", "9")], b"").await;
     let upload = location(&created);

@@ -9,7 +9,7 @@ use crate::support::app::TestApp;
 async fn options_tells_the_limits() {
     let app = TestApp::with(|config| {
         config.engine.max_upload_bytes = 12_345;
-        config.engine.terms.unfinished_expiry = Duration::from_secs(600);
+        config.engine.lifetimes.unfinished_expiry = Duration::from_secs(600);
     })
     .await;
     let mut client = app.client().await;

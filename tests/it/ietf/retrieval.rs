@@ -58,7 +58,7 @@ async fn a_complete_upload_is_downloaded_with_its_offset_beside_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_tells_no_offset() {
-    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = Duration::from_secs(1)).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = Duration::from_secs(1)).await;
     let mut client = app.client().await;
     let cancelled = begin(&mut client, Some(5)).await;
     assert_eq!(client.request("DELETE", &cancelled, &[], b"").await.status, 204);

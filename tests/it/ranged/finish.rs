@@ -148,7 +148,7 @@ async fn a_finished_object_is_deleted_as_any_upload_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_not_found_and_what_was_is_gone() {
-    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = Duration::from_millis(50)).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = Duration::from_millis(50)).await;
     let mut client = app.client().await;
     let unknown = "/files/01a2003c-6e4b-7707-8707-070707070707";
     for (range, body) in [("bytes */*", &b""[..]), ("bytes 0-4/5", b"hello")] {

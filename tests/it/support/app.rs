@@ -41,7 +41,7 @@ impl TestApp {
         config.engine.space.min_free_bytes = 0;
         // On small disks it would be most of the space.
         config.database.reserve_bytes = 0;
-        config.engine.terms.sweep_every = std::time::Duration::from_millis(100);
+        config.engine.lifetimes.sweep_every = std::time::Duration::from_millis(100);
         change(&mut config);
         let running = app::start(config.clone()).await.expect("the server starts");
         Self { running: Some(running), config, folder }

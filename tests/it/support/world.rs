@@ -22,8 +22,8 @@ use domain::upload::{Role, Upload};
 use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use engine::command::{Append, BodyEnd, Cancel, Create, EngineError};
 use engine::feed::Feed;
-use engine::hooks::Hooks;
-use engine::{Engine, Ports, Settings};
+use engine::hooks::HookPort;
+use engine::{Engine, EngineSettings, Ports};
 use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use longshore::config::Config;
@@ -81,7 +81,7 @@ impl Medium {
 }
 
 /// The defaults, but for what would make a run depend on its machine or a test wait.
-fn settings() -> Settings {
+fn settings() -> EngineSettings {
     let mut settings = Config::default().engine;
     settings.max_upload_bytes = 1 << 30;
     settings.max_active_uploads = 100;
@@ -99,12 +99,12 @@ fn settings() -> Settings {
     settings.space.min_free_bytes = 0;
     settings.space.low_free_bytes = 0;
     settings.space.max_booked_percent = 50;
-    settings.terms.stall_after = Duration::from_secs(30);
-    settings.terms.unfinished_expiry = Duration::from_hours(24);
-    settings.terms.unfinished_age = Duration::from_hours(7 * 24);
-    settings.terms.completed_expiry = None;
-    settings.terms.first_removal_after = Duration::ZERO;
-    settings.terms.sweep_every = Duration::from_millis(50);
+    settings.lifetimes.stall_after = Duration::from_secs(30);
+    settings.lifetimes.unfinished_expiry = Duration::from_hours(24);
+    settings.lifetimes.unfinished_age = Duration::from_hours(7 * 24);
+    settings.lifetimes.completed_expiry = None;
+    settings.lifetimes.first_removal_after = Duration::ZERO;
+    settings.lifetimes.sweep_every = Duration::from_millis(50);
     settings.ranges.alignment_bytes = 1;
     settings.ranges.max_ranges = 100;
     settings.ranges.max_parallel = 8;
@@ -145,7 +145,7 @@ impl World {
     }
 
     /// Starts an engine; nothing is recovered and no sweeper runs until the test says so.
-    pub async fn live_with(&self, change: impl FnOnce(&mut Settings)) -> Life {
+    pub async fn live_with(&self, change: impl FnOnce(&mut EngineSettings)) -> Life {
         self.start(change, None, Membership::Alone, Reach::default()).await
     }
 
@@ -171,14 +171,14 @@ impl World {
     }
 
     /// The same, and an application is asked.
-    pub async fn live_asking(&self, hooks: Arc<dyn Hooks>) -> Life {
+    pub async fn live_asking(&self, hooks: Arc<dyn HookPort>) -> Life {
         self.start(|_| {}, Some(hooks), Membership::Alone, Reach::default()).await
     }
 
     async fn start(
         &self,
-        change: impl FnOnce(&mut Settings),
-        hooks: Option<Arc<dyn Hooks>>,
+        change: impl FnOnce(&mut EngineSettings),
+        hooks: Option<Arc<dyn HookPort>>,
         membership: Membership,
         reach: Reach,
     ) -> Life {
@@ -214,7 +214,7 @@ impl World {
                 node.instance,
                 Ports { uploads, nodes, deliveries, bells: Arc::new(bells), progress: published, blobs },
             );
-            (if let Some(hooks) = hooks { engine.asking(hooks) } else { engine }, records)
+            (if let Some(hooks) = hooks { engine.with_hooks(hooks) } else { engine }, records)
         });
         let (engine, records) = starting.await.unwrap();
         Life { engine, faults, records, progress, node: instance, runtime: Some(runtime), medium: self.medium.clone() }

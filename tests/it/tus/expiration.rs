@@ -23,7 +23,7 @@ fn now() -> SystemTime {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answer_about_an_unfinished_upload_tells_when_it_expires() {
-    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = HOUR).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = HOUR).await;
     let mut client = app.client().await;
     let before = now() + HOUR - Duration::from_secs(1);
     let created = client.tus("POST", "/files", &[("Upload-Length", "10")], b"").await;
@@ -51,7 +51,7 @@ async fn every_answer_about_an_unfinished_upload_tells_when_it_expires() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn activity_moves_the_end_and_a_restart_does_not() {
-    let mut app = TestApp::with(|config| config.engine.terms.unfinished_expiry = HOUR).await;
+    let mut app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = HOUR).await;
     let mut client = app.client().await;
     let upload = client.create(10).await;
     let mut last = client.status(&upload).await["expires_at"].as_str().unwrap().to_owned();
@@ -90,8 +90,8 @@ async fn is_gone(client: &mut Client, upload: &str, when: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_upload_is_gone_before_and_after_it_is_swept() {
     let mut app = TestApp::with(|config| {
-        config.engine.terms.unfinished_expiry = Duration::from_millis(300);
-        config.engine.terms.sweep_every = HOUR;
+        config.engine.lifetimes.unfinished_expiry = Duration::from_millis(300);
+        config.engine.lifetimes.sweep_every = HOUR;
     })
     .await;
     let mut client = app.client().await;
@@ -108,7 +108,7 @@ async fn an_expired_upload_is_gone_before_and_after_it_is_swept() {
     assert_eq!(answer.status, 404, "tus 90: an expired part is not there any more");
     app.stop().await;
 
-    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = Duration::from_millis(300)).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = Duration::from_millis(300)).await;
     let mut client = app.client().await;
     let upload = client.create(5).await;
     assert_eq!(client.patch(&upload, 0, b"he").await.status, 204);
@@ -120,7 +120,7 @@ async fn an_expired_upload_is_gone_before_and_after_it_is_swept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_complete_upload_outlives_the_expiry_of_unfinished_ones() {
-    let app = TestApp::with(|config| config.engine.terms.unfinished_expiry = Duration::from_millis(300)).await;
+    let app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = Duration::from_millis(300)).await;
     let mut client = app.client().await;
     let complete = crate::tus::completed(&mut client, &[], b"hello").await;
     let unfinished = client.create(5).await;

@@ -29,7 +29,7 @@ use edge::body;
 use edge::body::{HeaderFields, Interim};
 use edge::principal::principal;
 use edge::problem::Problem;
-use engine::command::{Append, Cancel, Create, Ends, EngineError};
+use engine::command::{Append, Cancel, CompletesUpload, Create, EngineError};
 
 mod disposition;
 mod draft;
@@ -112,7 +112,7 @@ fn add_options(headers: &mut HeaderMap, shared: &UploadContext) {
     let limit = wire::limit(
         &draft,
         settings.max_upload_bytes,
-        Some(settings.terms.unfinished_expiry.min(settings.terms.unfinished_age)),
+        Some(settings.lifetimes.unfinished_expiry.min(settings.lifetimes.unfinished_age)),
     );
     reply::add_options(headers, &limit);
 }
@@ -173,7 +173,8 @@ impl<'a> IetfRequest<'a> {
         };
         let upload = engine.create(command).await.map_err(reject)?;
         let location = self.shared.location(self.request, upload.id());
-        let only_created = count == Some(0) && !empty && creation.ends == Ends::Later && creation.checksum.is_none();
+        let only_created =
+            count == Some(0) && !empty && creation.ends == CompletesUpload::Later && creation.checksum.is_none();
         if only_created {
             return Ok(self.created(&upload, &[]));
         }

@@ -13,7 +13,7 @@ use domain::checksum::{Algorithm, Digest};
 use domain::metadata::Metadata;
 use domain::size::{Length, Offset};
 use edge::fields::{BadField, Fields, single};
-use engine::command::Ends;
+use engine::command::CompletesUpload;
 
 /// Why a request cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +34,7 @@ pub(super) enum WireError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Creation {
     pub length: Option<Length>,
-    pub ends: Ends,
+    pub ends: CompletesUpload,
     pub metadata: Metadata,
     pub checksum: Option<Digest>,
     pub wanted_digests: Vec<Algorithm>,
@@ -46,7 +46,7 @@ pub(super) struct Creation {
 pub(super) struct IetfAppend {
     pub at: Offset,
     pub length: Option<Length>,
-    pub ends: Ends,
+    pub ends: CompletesUpload,
     pub checksum: Option<Digest>,
 }
 
@@ -109,7 +109,8 @@ pub(super) fn creation(
         }
     }
     let nothing_to_send = length.is_some_and(|length| length.get() == 0) && count == Some(0);
-    let ends = if is_end || (draft.silence_ends && nothing_to_send) { Ends::Here } else { Ends::Later };
+    let ends =
+        if is_end || (draft.silence_ends && nothing_to_send) { CompletesUpload::Here } else { CompletesUpload::Later };
     Ok(Some(Creation {
         length,
         ends,
@@ -130,7 +131,7 @@ pub(super) fn append(draft: &DraftVersion, fields: &dyn Fields, count: Option<u6
     let nothing_to_send = count == Some(0) && length.is_some_and(|length| length.get() == at.get());
     let silence = (draft.silence_ends && nothing_to_send).then_some(true);
     let is_end = is_end(draft, fields).or(silence).ok_or(completeness_missing(draft))?;
-    let ends = if is_end { Ends::Here } else { Ends::Later };
+    let ends = if is_end { CompletesUpload::Here } else { CompletesUpload::Later };
     Ok(IetfAppend { at, length, ends, checksum: digests::content(fields)? })
 }
 
@@ -245,21 +246,25 @@ mod tests {
         let understood = |length: Option<u64>, ends| Ok((length, ends));
         let (said, not_yet) = (("upload-complete", "?1"), ("upload-complete", "?0"));
         for (fields, count, expected) in [
-            (vec![said], Some(5), understood(Some(5), Ends::Here)),
-            (vec![said], Some(0), understood(Some(0), Ends::Here)),
-            (vec![said], None, understood(None, Ends::Here)),
-            (vec![said, ("upload-length", "5")], Some(5), understood(Some(5), Ends::Here)),
-            (vec![said, ("upload-length", "5")], None, understood(Some(5), Ends::Here)),
+            (vec![said], Some(5), understood(Some(5), CompletesUpload::Here)),
+            (vec![said], Some(0), understood(Some(0), CompletesUpload::Here)),
+            (vec![said], None, understood(None, CompletesUpload::Here)),
+            (vec![said, ("upload-length", "5")], Some(5), understood(Some(5), CompletesUpload::Here)),
+            (vec![said, ("upload-length", "5")], None, understood(Some(5), CompletesUpload::Here)),
             (vec![said, ("upload-length", "6")], Some(5), inconsistent(5, 6)),
             (vec![said, ("upload-length", "4")], Some(5), inconsistent(5, 4)),
-            (vec![not_yet], Some(5), understood(None, Ends::Later)),
-            (vec![not_yet], Some(0), understood(None, Ends::Later)),
-            (vec![not_yet, ("upload-length", "5")], Some(0), understood(Some(5), Ends::Later)),
-            (vec![not_yet, ("upload-length", "5")], Some(5), understood(Some(5), Ends::Later)),
+            (vec![not_yet], Some(5), understood(None, CompletesUpload::Later)),
+            (vec![not_yet], Some(0), understood(None, CompletesUpload::Later)),
+            (vec![not_yet, ("upload-length", "5")], Some(0), understood(Some(5), CompletesUpload::Later)),
+            (vec![not_yet, ("upload-length", "5")], Some(5), understood(Some(5), CompletesUpload::Later)),
             (vec![not_yet, ("upload-length", "5")], Some(6), inconsistent(6, 5)),
-            (vec![not_yet, ("upload-length", "-5")], Some(6), understood(None, Ends::Later)),
-            (vec![not_yet, ("upload-length", "5"), ("upload-length", "5")], Some(6), understood(None, Ends::Later)),
-            (vec![not_yet, ("upload-length", "0")], Some(0), understood(Some(0), Ends::Later)),
+            (vec![not_yet, ("upload-length", "-5")], Some(6), understood(None, CompletesUpload::Later)),
+            (
+                vec![not_yet, ("upload-length", "5"), ("upload-length", "5")],
+                Some(6),
+                understood(None, CompletesUpload::Later),
+            ),
+            (vec![not_yet, ("upload-length", "0")], Some(0), understood(Some(0), CompletesUpload::Later)),
         ] {
             let fields: Text = fields;
             let found = created(&newest(), &fields, count);
@@ -278,7 +283,7 @@ mod tests {
         let denied: Text = vec![("upload-incomplete", "?0")];
         assert_eq!(created(&draft("8"), &denied, Some(5)), Ok(None), "2.0: the field of another version");
         let creation = created(&draft("3"), &denied, Some(5)).unwrap().unwrap();
-        assert_eq!(creation.ends, Ends::Here, "2.0: in version 3 the field has the opposite sense");
+        assert_eq!(creation.ends, CompletesUpload::Here, "2.0: in version 3 the field has the opposite sense");
     }
 
     #[test]
@@ -294,12 +299,17 @@ mod tests {
     #[test]
     fn a_client_of_tus_js_that_has_nothing_to_send_has_ended() {
         let fields: Text = vec![("upload-complete", "?0"), ("upload-length", "0")];
-        for (number, ends) in [("5", Ends::Here), ("6", Ends::Here), ("8", Ends::Later), ("", Ends::Later)] {
+        for (number, ends) in [
+            ("5", CompletesUpload::Here),
+            ("6", CompletesUpload::Here),
+            ("8", CompletesUpload::Later),
+            ("", CompletesUpload::Later),
+        ] {
             let creation = created(&draft(number), &fields, Some(0)).unwrap().unwrap();
             assert_eq!(creation.ends, ends, "dialects 3: interop {number}");
         }
         let silent: Text = vec![("content-type", PARTIAL_UPLOAD), ("upload-offset", "7"), ("upload-length", "7")];
-        for (number, ends) in [("5", Some(Ends::Here)), ("6", Some(Ends::Here)), ("8", None)] {
+        for (number, ends) in [("5", Some(CompletesUpload::Here)), ("6", Some(CompletesUpload::Here)), ("8", None)] {
             let found = append(&draft(number), &silent, Some(0)).ok().map(|appending| appending.ends);
             assert_eq!(found, ends, "ietf 53: interop {number}");
             assert!(append(&draft(number), &silent, Some(1)).is_err(), "only when nothing is sent");
@@ -312,14 +322,18 @@ mod tests {
         let (kind, offset) = (("content-type", PARTIAL_UPLOAD), ("upload-offset", "5"));
         let said = ("upload-complete", "?1");
         for (number, fields, expected) in [
-            ("8", vec![kind, offset, said], Ok((5, Ends::Here))),
-            ("8", vec![kind, offset, ("upload-complete", "?0")], Ok((5, Ends::Later))),
-            ("3", vec![offset, ("upload-incomplete", "?1")], Ok((5, Ends::Later))),
-            ("5", vec![offset, said], Ok((5, Ends::Here))),
-            ("5", vec![("content-type", "video/mp4"), offset, said], Ok((5, Ends::Here))),
+            ("8", vec![kind, offset, said], Ok((5, CompletesUpload::Here))),
+            ("8", vec![kind, offset, ("upload-complete", "?0")], Ok((5, CompletesUpload::Later))),
+            ("3", vec![offset, ("upload-incomplete", "?1")], Ok((5, CompletesUpload::Later))),
+            ("5", vec![offset, said], Ok((5, CompletesUpload::Here))),
+            ("5", vec![("content-type", "video/mp4"), offset, said], Ok((5, CompletesUpload::Here))),
             ("6", vec![offset, said], Err(WireError::MediaType)),
             ("8", vec![("content-type", "video/mp4"), offset, said], Err(WireError::MediaType)),
-            ("", vec![("content-type", "Application/Partial-Upload; x=1"), offset, said], Ok((5, Ends::Here))),
+            (
+                "",
+                vec![("content-type", "Application/Partial-Upload; x=1"), offset, said],
+                Ok((5, CompletesUpload::Here)),
+            ),
             ("8", vec![kind, said], Err(missing("upload-offset").into())),
             ("8", vec![kind, ("upload-offset", "-5"), said], Err(missing("upload-offset").into())),
             ("8", vec![kind, ("upload-offset", "5.0"), said], Err(missing("upload-offset").into())),
@@ -453,7 +467,7 @@ mod tests {
                 prop_assert!(size <= 100);
                 if let (Some(length), Some(count)) = (creation.length, count) {
                     prop_assert!(count <= length.get());
-                    prop_assert!(creation.ends != Ends::Here || count == length.get());
+                    prop_assert!(creation.ends != CompletesUpload::Here || count == length.get());
                 }
                 let name = creation.metadata.get("filename").unwrap_or_default();
                 prop_assert!(fields.has("upload-metadata") || !name.contains(&b'/'));

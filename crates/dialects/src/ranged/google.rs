@@ -23,7 +23,7 @@ use edge::fields::{BadField, single};
 use edge::principal::principal;
 use edge::problem::Problem;
 use edge::query::Query;
-use engine::command::{Append, Cancel, Create, Ends, Place};
+use engine::command::{Append, Cancel, CompletesUpload, Create, WritePosition};
 
 /// Bytes go on where the last ended, and the client says with which of them an object is complete.
 const FILLING: WriteRules = WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenSaid };
@@ -122,16 +122,16 @@ pub(super) async fn put(
             let found = inspect(request, upload.id(), shared).await?;
             let Some(total) = finalised(&found, total)? else { return Ok(progress_or_result(&found, request, shared)) };
             // The word that nothing more comes.
-            let (place, ends) = (Place::From(found.offset()), Ends::Here);
+            let (position, ends) = (WritePosition::From(found.offset()), CompletesUpload::Here);
             let length = Some(total);
-            let command = Append { place, count: Some(0), length, ends, promised_digests: hashes, ..command };
+            let command = Append { position, count: Some(0), length, ends, promised_digests: hashes, ..command };
             append(command, request, payload, None, shared).await?
         }
         Carried::Data(data) => {
             let checksum = digests::content(&fields).map_err(|error| reject(error.into()))?;
             let command = Append { checksum, ..carrying(command, data) };
             // What is a digest of the whole is only said with the last of it.
-            let promised_digests = if command.ends == Ends::Later { Vec::new() } else { hashes };
+            let promised_digests = if command.ends == CompletesUpload::Later { Vec::new() } else { hashes };
             let unframed = data.count.filter(|_| data.unframed);
             append(Append { promised_digests, ..command }, request, payload, unframed, shared).await?
         }
@@ -145,11 +145,11 @@ pub(super) async fn put(
 
 fn carrying(command: Append, data: Data) -> Append {
     let ends = match data.end {
-        End::Last => Ends::Here,
-        End::IfTotal => Ends::WhenFull,
-        End::More => Ends::Later,
+        End::Last => CompletesUpload::Here,
+        End::IfTotal => CompletesUpload::WhenFull,
+        End::More => CompletesUpload::Later,
     };
-    Append { place: Place::From(data.first), count: data.count, length: data.total, ends, ..command }
+    Append { position: WritePosition::From(data.first), count: data.count, length: data.total, ends, ..command }
 }
 
 /// The length to end an upload with, if a question is the word that nothing more comes: all of it must be

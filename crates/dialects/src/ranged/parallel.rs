@@ -15,7 +15,7 @@ use edge::body;
 use edge::body::HeaderFields;
 use edge::principal::principal;
 use edge::problem::Problem;
-use engine::command::{Append, Create, Ends, Place};
+use engine::command::{Append, CompletesUpload, Create, WritePosition};
 
 /// Starts a session of our own, described in JSON.
 pub(super) async fn start(
@@ -81,14 +81,20 @@ pub(super) async fn put(
 
 /// What says only how long the upload is to be.
 fn declaring(command: Append, total: Length) -> Append {
-    Append { place: Place::Anywhere(Offset::ZERO), count: Some(0), length: Some(total), checksum: None, ..command }
+    Append {
+        position: WritePosition::Anywhere(Offset::ZERO),
+        count: Some(0),
+        length: Some(total),
+        checksum: None,
+        ..command
+    }
 }
 
 fn carrying(command: Append, data: Data) -> Append {
     let ends = match (data.end, data.total) {
         // Without a range it is the whole, and its end is the end of the upload.
-        (End::Last, None) => Ends::Here,
-        (End::Last | End::IfTotal | End::More, _) => Ends::WhenFull,
+        (End::Last, None) => CompletesUpload::Here,
+        (End::Last | End::IfTotal | End::More, _) => CompletesUpload::WhenFull,
     };
-    Append { place: Place::Anywhere(data.first), count: data.count, length: data.total, ends, ..command }
+    Append { position: WritePosition::Anywhere(data.first), count: data.count, length: data.total, ends, ..command }
 }

@@ -27,7 +27,7 @@ use edge::body::HeaderFields;
 use edge::fields::{BadField, single};
 use edge::principal::principal;
 use edge::problem::Problem;
-use engine::command::{Append, Create, Ends, EngineError, Place};
+use engine::command::{Append, CompletesUpload, Create, EngineError, WritePosition};
 
 /// What clients say that were not told what they send: curl, when it sends a file with `--data-binary`.
 const NO_TYPE: &str = "application/x-www-form-urlencoded";
@@ -136,13 +136,13 @@ async fn append(
     payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
     shared: &UploadContext,
 ) -> Result<Upload, EngineError> {
-    let (dialect, place) = (NAME, Place::Anywhere(Offset::ZERO));
+    let (dialect, position) = (NAME, WritePosition::Anywhere(Offset::ZERO));
     let caller = caller(request, shared);
     let command = Append {
         dialect,
-        place,
+        position,
         caller,
-        ends: Ends::Here,
+        ends: CompletesUpload::Here,
         ..Append::at(principal(request), upload.id(), Offset::ZERO, count)
     };
     let feed = shared.engine.append(command).await?;

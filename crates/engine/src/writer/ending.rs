@@ -5,12 +5,12 @@ use tokio::sync::oneshot;
 use super::Writer;
 use crate::Inner;
 use crate::command::{EngineError, Unavailable};
-use crate::commit::Broken;
-use crate::compare::Repeated;
-use crate::hooks::OnBehalfOf;
-use crate::lane::Lane;
-use crate::orders::Fate;
-use crate::settle::unless_failed;
+use crate::commit::WriterBroken;
+use crate::compare::RepeatedRequest;
+use crate::completion::unless_failed;
+use crate::hooks::Initiator;
+use crate::joined_request::JoinedRequest;
+use crate::writer_requests::EndNotice;
 use domain::size::Offset;
 use domain::stage::Stage;
 use domain::upload::Upload;
@@ -20,12 +20,12 @@ pub(super) enum Ending {
     Over,
     Stop,
     /// A newer request takes over, or ends the upload.
-    Yield(oneshot::Sender<Result<(), Offset>>, Option<Fate>),
+    Yield(oneshot::Sender<Result<(), Offset>>, Option<EndNotice>),
     /// The only request, in order, leaves nothing behind.
     Undone(Result<(), EngineError>),
     /// The only request, in order, has brought more than the upload can have, and the upload fails.
     Overflow(EngineError),
-    Broken(Broken),
+    Broken(WriterBroken),
 }
 
 impl Writer {
@@ -35,14 +35,14 @@ impl Writer {
         let committer = &mut self.ledger.committer;
         match ending {
             Ending::Over | Ending::Stop => self.conclude(completes).await,
-            Ending::Yield(answer, fate) => {
+            Ending::Yield(answer, end_notice) => {
                 let upload = &committer.upload;
                 tracing::info!(upload = %upload.id(), offset = upload.offset().get(), "a newer request takes over");
                 committer.abandon().await;
                 // The newer request waits for the lease anyway.
                 let _ = answer.send(Ok(()));
                 drop(self);
-                Err(Fate::answer_to(fate).await)
+                Err(EndNotice::error_for(end_notice).await)
             }
             Ending::Undone(outcome) => {
                 committer.abandon().await;
@@ -72,43 +72,48 @@ impl Writer {
         self.ledger.committer.close().await;
         let (inner, held, upload) = self.ledger.committer.into_parts();
         tracing::debug!(upload = %upload.id(), received_bytes = upload.received_bytes(), "no more bytes for now");
-        let settled = inner.settle(upload, &OnBehalfOf::Client(self.caller)).await.and_then(unless_failed);
+        let settled = inner.drive_to_completion(upload, &Initiator::Client(self.caller)).await.and_then(unless_failed);
         drop(held);
         settled
     }
 
-    pub(super) async fn commit_rest(&mut self, completes: bool) -> Result<(), Broken> {
+    pub(super) async fn commit_rest(&mut self, completes: bool) -> Result<(), WriterBroken> {
         self.await_pending().await?;
         let is_whole = completes && self.ledger.is_full();
         if !self.ledger.committer.upload.stage().takes_bytes() || !(self.ledger.has_uncovered() || is_whole) {
             return Ok(());
         }
-        let seal = is_whole.then(|| self.sums.whole(self.ledger.there.contiguous().get()));
-        self.ledger.commit_last(self.sums.state(), seal).await
+        let seal = is_whole.then(|| self.upload_digests.whole(self.ledger.there.contiguous().get()));
+        self.ledger.commit_last(self.upload_digests.state(), seal).await
     }
 }
 
 /// Tells the requests that are left what came of the upload. What they still send to a complete one is there
 /// already: it is compared as if it had come a moment later.
-pub(super) async fn answer(inner: &Inner, lanes: Vec<Lane>, outcome: &Result<Upload, EngineError>, stops: bool) {
+pub(super) async fn answer(
+    inner: &Inner,
+    requests: Vec<JoinedRequest>,
+    outcome: &Result<Upload, EngineError>,
+    stops: bool,
+) {
     let complete = outcome.as_ref().ok().filter(|upload| upload.stage() == Stage::Completed);
     let complete = complete.and_then(|upload| Some((upload, upload.length()?)));
     let mut repeating = Vec::new();
-    for lane in lanes {
-        if !lane.is_open() {
-            lane.answer(outcome.clone());
+    for request in requests {
+        if !request.is_open() {
+            request.answer(outcome.clone());
             continue;
         }
         if stops {
-            lane.answer(outcome.clone().and(Err(EngineError::Unavailable(Unavailable::ShuttingDown))));
+            request.answer(outcome.clone().and(Err(EngineError::Unavailable(Unavailable::ShuttingDown))));
             continue;
         }
         let Some((upload, length)) = complete else {
-            lane.answer(outcome.clone());
+            request.answer(outcome.clone());
             continue;
         };
-        let repeated = Repeated::rest_of(upload.clone(), length, lane.at, lane.end, lane.ends);
-        repeating.extend(lane.into_intake().map(|intake| repeated.answer(inner, intake)));
+        let repeated = RepeatedRequest::rest_of(upload.clone(), length, request.at, request.end, request.ends);
+        repeating.extend(request.into_intake().map(|intake| repeated.answer(inner, intake)));
     }
     futures::future::join_all(repeating).await;
 }

@@ -5,72 +5,72 @@ use std::task::Poll;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Trouble, Writer};
-use crate::command::{BodyEnd, Ends, EngineError, Unavailable};
-use crate::feed::Fed;
-use crate::lane::Lane;
-use crate::sums::Sums;
+use super::{RequestFailure, Writer};
+use crate::command::{BodyEnd, CompletesUpload, EngineError, Unavailable};
+use crate::feed::FeedItem;
+use crate::joined_request::JoinedRequest;
+use crate::upload_digests::UploadDigests;
 use domain::rejection::Rejection;
 use domain::size::Offset;
 
 impl Writer {
     /// Deals with what came for a request. In any order, one that gets no further ends alone.
-    pub(super) async fn take(&mut self, index: usize, item: Option<Fed>) -> Result<(), Trouble> {
-        let mut lane = self.lanes.swap_remove(index);
+    pub(super) async fn take(&mut self, index: usize, item: Option<FeedItem>) -> Result<(), RequestFailure> {
+        let mut request = self.requests.swap_remove(index);
         let done = match item {
-            Some(Fed::Piece(piece)) => self.take_piece(&mut lane, piece).await,
-            Some(Fed::End) => self.end_lane(&mut lane, BodyEnd::Complete).await,
-            None => self.end_lane(&mut lane, BodyEnd::Cut).await,
+            Some(FeedItem::Piece(piece)) => self.take_piece(&mut request, piece).await,
+            Some(FeedItem::End) => self.end_request(&mut request, BodyEnd::Complete).await,
+            None => self.end_request(&mut request, BodyEnd::Cut).await,
         };
         match done {
-            Err(Trouble::Refused(error)) if !self.sums.is_in_order() => lane.answer(Err(error)),
-            Err(Trouble::BroughtNothing) if !self.sums.is_in_order() => {
-                lane.answer(Ok(self.ledger.committer.upload.clone()));
+            Err(RequestFailure::Refused(error)) if !self.upload_digests.is_in_order() => request.answer(Err(error)),
+            Err(RequestFailure::BroughtNothing) if !self.upload_digests.is_in_order() => {
+                request.answer(Ok(self.ledger.committer.upload.clone()));
             }
             done => {
-                self.lanes.push(lane);
+                self.requests.push(request);
                 return done;
             }
         }
         Ok(())
     }
 
-    pub(super) async fn take_piece(&mut self, lane: &mut Lane, piece: Bytes) -> Result<(), Trouble> {
-        let (start, count) = (lane.at, piece.len() as u64);
-        let end = self.end_of(lane, count)?;
+    pub(super) async fn take_piece(&mut self, request: &mut JoinedRequest, piece: Bytes) -> Result<(), RequestFailure> {
+        let (start, count) = (request.at, piece.len() as u64);
+        let end = self.end_of(request, count)?;
         self.bytes_came_at = Instant::now();
-        if let Some(checked) = &mut lane.checked {
+        if let Some(checked) = &mut request.checked {
             checked.hasher.update(&piece);
         }
-        let accepted_bytes = match &mut self.sums {
-            Sums::InOrder(running) => {
+        let accepted_bytes = match &mut self.upload_digests {
+            UploadDigests::InOrder(running) => {
                 running.update(&piece);
                 self.ledger.write(start, piece).await?;
-                if lane.checked.is_none() {
+                if request.checked.is_none() {
                     self.ledger.count(start, end);
                 }
                 end
             }
-            Sums::Scattered(scattered) => {
+            UploadDigests::Scattered(scattered) => {
                 // Whoever has uncounted bytes here would otherwise count what it did not write.
-                for stale in self.lanes.extract_if(.., |other| other.has_staged(start, end)) {
+                for stale in self.requests.extract_if(.., |other| other.has_staged(start, end)) {
                     stale.answer(Err(EngineError::Unavailable(Unavailable::Superseded)));
                 }
-                scattered.place(&mut self.ledger, lane, start, piece).await?;
+                scattered.place(&mut self.ledger, request, start, piece).await?;
                 self.ledger.there.total_bytes()
             }
         };
-        lane.at = end;
+        request.at = end;
         self.ledger.committer.note_progress(accepted_bytes, count);
         Ok(())
     }
 
     /// Where `count` more bytes of a request end, if they may be there.
-    pub(super) fn end_of(&self, lane: &Lane, count: u64) -> Result<u64, Rejection> {
+    pub(super) fn end_of(&self, request: &JoinedRequest, count: u64) -> Result<u64, Rejection> {
         let committer = &self.ledger.committer;
-        let end = lane.at.saturating_add(count);
+        let end = request.at.saturating_add(count);
         let max_bytes = committer.upload.most_bytes(committer.inner.settings.max_upload_bytes);
-        match (lane.end, committer.length()) {
+        match (request.end, committer.length()) {
             (Some(own_end), _) if end > own_end => Err(Rejection::BeyondRange { end: own_end }),
             (_, Some(length)) if end > length.get() => Err(Rejection::BeyondLength(length)),
             (_, None) if end > max_bytes => Err(Rejection::OverLimit(max_bytes)),
@@ -79,54 +79,58 @@ impl Writer {
     }
 
     /// Notes that the body of a request is over: what of it counts is covered by the next checkpoint.
-    pub(super) async fn end_lane(&mut self, lane: &mut Lane, end: BodyEnd) -> Result<(), Trouble> {
-        lane.close(end);
-        if let Some(checked) = lane.checked.take() {
-            if lane.cut {
-                return Err(Trouble::BroughtNothing);
+    pub(super) async fn end_request(
+        &mut self,
+        request: &mut JoinedRequest,
+        end: BodyEnd,
+    ) -> Result<(), RequestFailure> {
+        request.close(end);
+        if let Some(checked) = request.checked.take() {
+            if request.cut {
+                return Err(RequestFailure::BroughtNothing);
             }
             // tus 1.0, Checksum: bytes that do not match, or not all of them, leave no trace.
-            let (staged, replacing) = checked.check(lane.end.is_none_or(|own_end| lane.at == own_end))?;
-            match &mut self.sums {
-                Sums::InOrder(_) => self.ledger.count(lane.start, lane.at),
-                Sums::Scattered(scattered) => {
+            let (staged, replacing) = checked.check(request.end.is_none_or(|own_end| request.at == own_end))?;
+            match &mut self.upload_digests {
+                UploadDigests::InOrder(_) => self.ledger.count(request.start, request.at),
+                UploadDigests::Scattered(scattered) => {
                     scattered.count_matched(&mut self.ledger, &staged, replacing).await?;
                 }
             }
         }
-        if lane.is_done() && self.ledger.committer.upload.stage().takes_bytes() {
-            if lane.ends == Ends::Here {
-                self.end_here(lane);
+        if request.is_done() && self.ledger.committer.upload.stage().takes_bytes() {
+            if request.ends == CompletesUpload::Here {
+                self.end_here(request);
             }
             // In order, a request that has ended as it should is news, be it without a byte.
-            self.ledger.news |= self.sums.is_in_order();
+            self.ledger.other_changes |= self.upload_digests.is_in_order();
         }
-        lane.covered_by = self.ledger.covering_checkpoint();
+        request.covered_by = self.ledger.covering_checkpoint();
         Ok(())
     }
 
     /// Ends the upload with the last byte of a request. If it cannot end there, what arrived stays: it is a
     /// correct beginning.
-    pub(super) fn end_here(&mut self, lane: &mut Lane) {
+    pub(super) fn end_here(&mut self, request: &mut JoinedRequest) {
         let taken = self.taken();
         let committer = &mut self.ledger.committer;
         let mut view = committer.declared_upload();
-        match committer.inner.check_end(&mut view, Offset::new(lane.at), taken) {
+        match committer.inner.check_end(&mut view, Offset::new(request.at), taken) {
             Ok(()) => {
-                lane.is_last = true;
-                self.ledger.news |= committer.declare(&view);
+                request.is_last = true;
+                self.ledger.other_changes |= committer.declare(&view);
             }
-            Err(rejection) => lane.rejection = Some(Box::new(rejection)),
+            Err(rejection) => request.rejection = Some(Box::new(rejection)),
         }
     }
 }
 
 /// Waits for what comes next of the open requests. Each gets its turn.
-pub(super) async fn next_fed(lanes: &mut [Lane], turn: &mut usize) -> (usize, Option<Fed>) {
+pub(super) async fn next_fed(requests: &mut [JoinedRequest], turn: &mut usize) -> (usize, Option<FeedItem>) {
     std::future::poll_fn(|cx| {
-        for step in 0..lanes.len() {
-            let index = (*turn + step) % lanes.len();
-            if let Some(fed) = &mut lanes[index].fed
+        for step in 0..requests.len() {
+            let index = (*turn + step) % requests.len();
+            if let Some(fed) = &mut requests[index].fed
                 && let Poll::Ready(item) = fed.poll_recv(cx)
             {
                 *turn = index + 1;

@@ -1,10 +1,10 @@
 //! The one task that moves the bytes of an upload.
 //!
 //! A writer holds the lease of an upload, its blob and its digests, and takes the bytes of every request that
-//! writes to it: bytes in order come in one [`Lane`] with a strict cursor, bytes in any order in as many as
-//! there are requests. So there is one writer, one version to commit, and one sync for all of them. It ends
-//! when the upload is whole, when no request is left and nobody comes for a moment, when a newer request
-//! takes over, or when something breaks.
+//! writes to it: bytes in order come in one [`JoinedRequest`] with a strict cursor, bytes in any order in as
+//! many as there are requests. So there is one writer, one version to commit, and one sync for all of them.
+//! It ends when the upload is whole, when no request is left and nobody comes for a moment, when a newer
+//! request takes over, or when something breaks.
 //!
 //! The caller pumps bytes into a [`Feed`]; so a caller that vanishes, as a request handler does when its peer
 //! resets the connection, is an ordinary ending: what arrived is kept, made durable and committed.
@@ -36,27 +36,27 @@ use tokio::time::Instant;
 use crate::Inner;
 use crate::admission::Admitted;
 use crate::command::{Append, EngineError, Overflow, Unavailable};
-use crate::commit::{Broken, Call, Committer};
-use crate::feed::{Fed, Feed};
-use crate::lane::Lane;
-use crate::lease::HeldLease;
+use crate::commit::{Committer, WriterBroken, WriterWakeup};
+use crate::feed::{Feed, FeedItem};
+use crate::joined_request::JoinedRequest;
+use crate::lease::LeaseGuard;
 use crate::ledger::Ledger;
-use crate::orders::{NotJoined, Order};
-use crate::sums::Sums;
+use crate::upload_digests::UploadDigests;
+use crate::writer_requests::{NotJoined, WriterRequest};
 use domain::hook::Caller;
 use domain::rejection::Rejection;
 use domain::size::Offset;
 use domain::upload::{InconsistentChange, Upload};
 use ending::Ending;
 use intake::next_fed;
-use timing::{Duty, come};
+use timing::{TimedTask, wait_until_due};
 
 /// An upload while requests fill it.
 pub(super) struct Writer {
     ledger: Ledger,
-    sums: Sums,
+    upload_digests: UploadDigests,
     /// At most one where bytes come in order.
-    lanes: Vec<Lane>,
+    requests: Vec<JoinedRequest>,
     /// Whose turn it is to be asked for bytes first.
     turn: usize,
     /// Of the request that came last.
@@ -69,43 +69,47 @@ pub(super) struct Writer {
 
 /// Why a request gets no further.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum RequestFailure {
     /// It is refused. The others, and the upload, are none the worse for it.
     Refused(EngineError),
     /// It was cut before its checksum could match. It is not refused, it only brought nothing.
     BroughtNothing,
     /// The writer ends, for everybody in it.
-    Broken(Broken),
+    Broken(WriterBroken),
 }
 
-impl From<Rejection> for Trouble {
+impl From<Rejection> for RequestFailure {
     fn from(rejection: Rejection) -> Self {
         Self::Refused(rejection.into())
     }
 }
 
-impl From<Broken> for Trouble {
-    fn from(broken: Broken) -> Self {
+impl From<WriterBroken> for RequestFailure {
+    fn from(broken: WriterBroken) -> Self {
         Self::Broken(broken)
     }
 }
 
 #[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
-enum Step {
-    Call(Call),
-    Fed(usize, Option<Fed>),
-    Due(Duty),
+enum WriterStep {
+    Wakeup(WriterWakeup),
+    FeedItem(usize, Option<FeedItem>),
+    Due(TimedTask),
 }
 
 impl Writer {
     /// A writer for whoever holds the lease of `upload`, which is as committed.
-    pub(super) async fn open(inner: &Arc<Inner>, held: HeldLease<Order>, upload: Upload) -> Result<Self, EngineError> {
-        let sums = Sums::resume(inner, &upload).await?;
+    pub(super) async fn open(
+        inner: &Arc<Inner>,
+        held: LeaseGuard<WriterRequest>,
+        upload: Upload,
+    ) -> Result<Self, EngineError> {
+        let upload_digests = UploadDigests::resume(inner, &upload).await?;
         let now = Instant::now();
         Ok(Self {
             ledger: Ledger::new(Committer::new(Arc::clone(inner), held, upload)),
-            sums,
-            lanes: Vec::new(),
+            upload_digests,
+            requests: Vec::new(),
             turn: 0,
             caller: None,
             bytes_came_at: now,
@@ -118,39 +122,39 @@ impl Writer {
     pub(super) async fn add(&mut self, command: &Append, admitted: Admitted) -> Result<Feed, EngineError> {
         let inner = Arc::clone(&self.ledger.committer.inner);
         let Admitted { upload, start, known_bytes, count } = admitted;
-        let in_order = self.sums.is_in_order();
+        let in_order = self.upload_digests.is_in_order();
         if count != Some(0) {
-            let open = self.lanes.iter().filter(|lane| lane.is_open()).count();
+            let open = self.requests.iter().filter(|request| request.is_open()).count();
             if !in_order && open >= inner.settings.ranges.max_parallel {
                 return Err(EngineError::Unavailable(Unavailable::Busy));
             }
-            inner.check_room_for(&upload, count.unwrap_or(0)).await?;
+            inner.check_space_for(&upload, count.unwrap_or(0)).await?;
         }
         let is_new = self.ledger.committer.declare(&upload);
         let mut end = None;
         if in_order {
-            self.lanes.reserve_exact(1);
+            self.requests.reserve_exact(1);
             // The hold was for whoever asked before; this is who came.
             self.hold_until = Instant::now();
         } else {
             end = count.map(|count| start.saturating_add(count));
-            self.ledger.news |= is_new;
-            self.supersede(|lane| lane.claims(start, end.unwrap_or(start)));
+            self.ledger.other_changes |= is_new;
+            self.supersede(|request| request.claims(start, end.unwrap_or(start)));
         }
-        if self.lanes.is_empty() {
+        if self.requests.is_empty() {
             self.bytes_came_at = Instant::now();
         }
         self.parked_since = None;
         self.ledger.committer.unpark();
         self.caller.clone_from(&command.caller);
         let (feed, intake) = Feed::new(inner.pool.clone(), start, count, self.ledger.committer.progress());
-        self.lanes.push(Lane::new(command, intake, start, end));
+        self.requests.push(JoinedRequest::new(command, intake, start, end));
         Ok(feed.passing_over(known_bytes))
     }
 
     /// Takes one more request, if it is in order and the writer can.
     async fn join(&mut self, command: &Append) -> Result<Feed, NotJoined> {
-        if self.sums.is_in_order() && !self.lanes.is_empty() {
+        if self.upload_digests.is_in_order() && !self.requests.is_empty() {
             return Err(NotJoined::InOrder);
         }
         let committer = &self.ledger.committer;
@@ -162,14 +166,15 @@ impl Writer {
 
     /// Where the last byte ends that was taken from a request, whether it counts or not.
     fn taken(&self) -> Offset {
-        let staged = self.lanes.iter().flat_map(|lane| lane.checked.iter().map(|checked| checked.staged.end()));
+        let staged =
+            self.requests.iter().flat_map(|request| request.checked.iter().map(|checked| checked.staged.end()));
         staged.filter_map(Offset::new).fold(self.ledger.there.end(), Offset::max)
     }
 
     /// Ends requests that a newer one has made stale. What counted of them stays.
-    fn supersede(&mut self, is_stale: impl Fn(&Lane) -> bool) {
-        for lane in self.lanes.extract_if(.., |lane| is_stale(lane)) {
-            lane.answer(Err(EngineError::Unavailable(Unavailable::Superseded)));
+    fn supersede(&mut self, is_stale: impl Fn(&JoinedRequest) -> bool) {
+        for request in self.requests.extract_if(.., |request| is_stale(request)) {
+            request.answer(Err(EngineError::Unavailable(Unavailable::Superseded)));
         }
     }
 
@@ -177,12 +182,12 @@ impl Writer {
         let ending = self.receive().await;
         let stops = matches!(ending, Ending::Stop);
         let completes = self.completes_when_full();
-        let lanes = std::mem::take(&mut self.lanes);
+        let requests = std::mem::take(&mut self.requests);
         // Boxed: it takes far more than receiving does, and thousands may be receiving.
         Box::pin(async move {
             let inner = Arc::clone(&self.ledger.committer.inner);
             let outcome = self.end(ending, completes).await;
-            ending::answer(&inner, lanes, &outcome, stops).await;
+            ending::answer(&inner, requests, &outcome, stops).await;
         })
         .await;
     }
@@ -190,26 +195,28 @@ impl Writer {
     /// Takes in what comes until there is a reason to stop.
     async fn receive(&mut self) -> Ending {
         loop {
-            match self.look_around().await {
+            match self.do_pending_work().await {
                 Ok(true) => return Ending::Over,
                 Ok(false) => {}
                 Err(broken) => return Ending::Broken(broken),
             }
             let done = match self.next_step().await {
-                Step::Call(Call::Stop) => return Ending::Stop,
-                Step::Call(Call::Committed(committed)) => self.on_committed(committed),
+                WriterStep::Wakeup(WriterWakeup::Stop) => return Ending::Stop,
+                WriterStep::Wakeup(WriterWakeup::Committed(committed)) => self.on_committed(committed),
                 // Nobody waits for it any more: a request that is gone must not end those that are there.
-                Step::Call(Call::Order(order)) if order.is_given_up() => Ok(()),
-                Step::Call(Call::Order(Order::Checkpoint(done))) => self.on_inspection(done).await,
-                Step::Call(Call::Order(Order::Join { command, answer })) => {
+                WriterStep::Wakeup(WriterWakeup::Request(received)) if received.is_abandoned() => Ok(()),
+                WriterStep::Wakeup(WriterWakeup::Request(WriterRequest::Checkpoint(done))) => {
+                    self.on_inspection(done).await
+                }
+                WriterStep::Wakeup(WriterWakeup::Request(WriterRequest::Join { command, answer })) => {
                     // Boxed: it takes more than sending bytes does. The caller may have gone away; then its
                     // lane finds that nothing comes.
                     let _ = answer.send(Box::pin(self.join(&command)).await);
                     Ok(())
                 }
-                Step::Call(Call::Order(Order::Yield { at, fate, answer })) => {
+                WriterStep::Wakeup(WriterWakeup::Request(WriterRequest::Yield { at, end_notice, answer })) => {
                     match Box::pin(self.on_yield(at)).await {
-                        Ok(Ok(())) => return Ending::Yield(answer, fate),
+                        Ok(Ok(())) => return Ending::Yield(answer, end_notice),
                         Ok(Err(ours)) => {
                             // The caller may have gone away.
                             let _ = answer.send(Err(ours));
@@ -218,19 +225,19 @@ impl Writer {
                         Err(broken) => Err(broken),
                     }
                 }
-                Step::Fed(index, item) => match self.take(index, item).await {
+                WriterStep::FeedItem(index, item) => match self.take(index, item).await {
                     Ok(()) => Ok(()),
-                    Err(Trouble::Refused(error)) => return self.refuse(error),
-                    Err(Trouble::BroughtNothing) => return Ending::Undone(Ok(())),
-                    Err(Trouble::Broken(broken)) => Err(broken),
+                    Err(RequestFailure::Refused(error)) => return self.refuse(error),
+                    Err(RequestFailure::BroughtNothing) => return Ending::Undone(Ok(())),
+                    Err(RequestFailure::Broken(broken)) => Err(broken),
                 },
-                Step::Due(Duty::Checkpoint) => self.start_checkpoint().await,
-                Step::Due(Duty::Stall) => {
+                WriterStep::Due(TimedTask::Checkpoint) => self.start_checkpoint().await,
+                WriterStep::Due(TimedTask::Stall) => {
                     self.ledger.committer.begin_stall();
                     Ok(())
                 }
-                Step::Due(Duty::EndHold) => Ok(()),
-                Step::Due(Duty::Leave) => return Ending::Over,
+                WriterStep::Due(TimedTask::EndHold) => Ok(()),
+                WriterStep::Due(TimedTask::Leave) => return Ending::Over,
             };
             if let Err(broken) = done {
                 return Ending::Broken(broken);
@@ -241,34 +248,34 @@ impl Writer {
     /// How the writer ends when its only request is refused.
     fn refuse(&self, error: EngineError) -> Ending {
         let overflows = matches!(error, EngineError::Rejected(Rejection::BeyondLength(_) | Rejection::OverLimit(_)));
-        let is_fatal = self.lanes.iter().any(|lane| lane.overflow == Overflow::Fatal);
+        let is_fatal = self.requests.iter().any(|request| request.overflow == Overflow::Fatal);
         if overflows && is_fatal { Ending::Overflow(error) } else { Ending::Undone(Err(error)) }
     }
 
-    async fn next_step(&mut self) -> Step {
-        let duty = self.next_duty();
-        let Self { ledger, lanes, turn, .. } = self;
+    async fn next_step(&mut self) -> WriterStep {
+        let task = self.next_timed_task();
+        let Self { ledger, requests, turn, .. } = self;
         tokio::select! {
             biased;
-            call = ledger.committer.call() => Step::Call(call),
-            duty = come(duty) => Step::Due(duty),
-            (index, item) = next_fed(lanes, turn) => Step::Fed(index, item),
+            call = ledger.committer.next_wakeup() => WriterStep::Wakeup(call),
+            task = wait_until_due(task) => WriterStep::Due(task),
+            (index, item) = next_fed(requests, turn) => WriterStep::FeedItem(index, item),
         }
     }
 
     /// Does what needs no waiting for: answers, begins a checkpoint, parks. Says whether the writer is at its
     /// end.
-    async fn look_around(&mut self) -> Result<bool, Broken> {
+    async fn do_pending_work(&mut self) -> Result<bool, WriterBroken> {
         self.check_covered()?;
         let is_whole = self.is_whole();
-        if is_whole && !self.lanes.iter().any(|lane| self.delays_the_end(lane)) {
+        if is_whole && !self.requests.iter().any(|request| self.delays_the_end(request)) {
             return Ok(true);
         }
         if self.commit_is_wanted() {
             self.start_checkpoint().await?;
         }
         let done = self.ledger.done();
-        let is_anyone_left = self.lanes.iter().any(|lane| !lane.is_covered(done));
+        let is_anyone_left = self.requests.iter().any(|request| !request.is_covered(done));
         if !is_anyone_left && !self.ledger.committer.is_pending() && !self.park() {
             return Ok(true);
         }
@@ -279,34 +286,37 @@ impl Writer {
         Ok(false)
     }
 
-    async fn start_checkpoint(&mut self) -> Result<(), Broken> {
-        let goes_on = self.lanes.iter().any(Lane::is_open);
-        self.ledger.start_checkpoint(self.sums.state(), goes_on).await?;
-        self.sums.on_begun();
+    async fn start_checkpoint(&mut self) -> Result<(), WriterBroken> {
+        let goes_on = self.requests.iter().any(JoinedRequest::is_open);
+        self.ledger.start_checkpoint(self.upload_digests.state(), goes_on).await?;
+        self.upload_digests.on_begun();
         Ok(())
     }
 
-    fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), Broken> {
+    fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), WriterBroken> {
         if self.ledger.committer.has_inspectors() {
             self.hold();
         }
         self.ledger.on_committed(committed)?;
-        self.sums.on_committed();
+        self.upload_digests.on_committed();
         Ok(())
     }
 
-    async fn await_pending(&mut self) -> Result<(), Broken> {
+    async fn await_pending(&mut self) -> Result<(), WriterBroken> {
         self.ledger.await_pending().await?;
-        self.sums.on_committed();
+        self.upload_digests.on_committed();
         Ok(())
     }
 
     /// Whether the record has all that it is to have of the requests that are about to be answered.
-    fn check_covered(&self) -> Result<(), Broken> {
+    fn check_covered(&self) -> Result<(), WriterBroken> {
         let (done, received) = (self.ledger.done(), &self.ledger.committer.upload.record().received);
-        for lane in self.lanes.iter().filter(|lane| lane.is_covered(done)) {
-            if !received.has_all(lane.start, lane.at) {
-                return Err(Broken::inconsistent(InconsistentChange::NotReceived { start: lane.start, end: lane.at }));
+        for request in self.requests.iter().filter(|request| request.is_covered(done)) {
+            if !received.has_all(request.start, request.at) {
+                return Err(WriterBroken::inconsistent(InconsistentChange::NotReceived {
+                    start: request.start,
+                    end: request.at,
+                }));
             }
         }
         Ok(())
@@ -315,12 +325,12 @@ impl Writer {
     /// Answers the requests whose bytes are all committed.
     fn answer_covered(&mut self) {
         let (done, upload) = (self.ledger.done(), &self.ledger.committer.upload);
-        for lane in self.lanes.extract_if(.., |lane| lane.is_covered(done)) {
-            lane.answer(Ok(upload.clone()));
+        for request in self.requests.extract_if(.., |request| request.is_covered(done)) {
+            request.answer(Ok(upload.clone()));
         }
     }
 
-    async fn on_inspection(&mut self, done: oneshot::Sender<()>) -> Result<(), Broken> {
+    async fn on_inspection(&mut self, done: oneshot::Sender<()>) -> Result<(), WriterBroken> {
         let is_pending = self.ledger.committer.is_pending();
         let nothing_new = !is_pending && !self.may_commit();
         if nothing_new || self.is_held() {
@@ -337,8 +347,8 @@ impl Writer {
 
     /// Whether this writer ends for a request that wants to go on at `at`; if not, the offset it would have
     /// to name. A request that has sent everything is not ended any more: it is committed and answered first.
-    async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, Broken> {
-        if self.lanes.iter().any(Lane::is_done) {
+    async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, WriterBroken> {
+        if self.requests.iter().any(JoinedRequest::is_done) {
             self.await_pending().await?;
             if self.commit_is_wanted() {
                 self.start_checkpoint().await?;
@@ -351,7 +361,7 @@ impl Writer {
         } else {
             self.ledger.await_commit_under_way().await?;
             if !self.ledger.committer.is_pending() {
-                self.sums.on_committed();
+                self.upload_digests.on_committed();
             }
         }
         let ours = self.ledger.committer.upload.offset();

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Writer;
 use crate::Inner;
-use crate::lane::Lane;
+use crate::joined_request::JoinedRequest;
 use domain::checksum::Algorithm;
 use domain::stage::Stage;
 use domain::upload::Upload;
@@ -39,7 +39,7 @@ pub struct WriterSettings {
 
 /// What is to be done when its time has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Duty {
+pub(super) enum TimedTask {
     Checkpoint,
     /// No byte for so long that others should know.
     Stall,
@@ -52,10 +52,10 @@ pub(super) enum Duty {
 impl Writer {
     /// Whether a whole upload has to wait for a request: it may still bring too much, replace what is there,
     /// or be held.
-    pub(super) fn delays_the_end(&self, lane: &Lane) -> bool {
-        match self.sums.is_in_order() {
-            true => lane.is_open() || (lane.cut && self.is_held()),
-            false => lane.is_open() && lane.checked.is_some(),
+    pub(super) fn delays_the_end(&self, request: &JoinedRequest) -> bool {
+        match self.upload_digests.is_in_order() {
+            true => request.is_open() || (request.cut && self.is_held()),
+            false => request.is_open() && request.checked.is_some(),
         }
     }
 
@@ -71,7 +71,7 @@ impl Writer {
     pub(super) fn completes_when_full(&self) -> bool {
         match self.ledger.committer.upload.completion() {
             Completion::WhenFull => true,
-            Completion::WhenSaid => self.lanes.iter().any(|lane| lane.is_last),
+            Completion::WhenSaid => self.requests.iter().any(|request| request.is_last),
         }
     }
 
@@ -79,7 +79,7 @@ impl Writer {
     /// together with the seal, once nobody can bring more: a full upload that is not sealed would be nobody's
     /// to finish.
     pub(super) fn may_commit(&self) -> bool {
-        let more_to_come = || self.lanes.iter().any(Lane::is_open);
+        let more_to_come = || self.requests.iter().any(JoinedRequest::is_open);
         let is_last = || self.ledger.is_full() && (more_to_come() || self.completes_when_full());
         self.ledger.has_uncovered() && !self.ledger.committer.is_pending() && !is_last()
     }
@@ -90,42 +90,42 @@ impl Writer {
             return false;
         }
         let large = self.ledger.fresh.total_bytes() >= self.ledger.committer.inner.settings.writer.checkpoint_bytes;
-        let awaited = self.lanes.is_empty() || self.lanes.iter().any(Lane::is_done);
-        awaited || ((large || self.lanes.iter().any(|lane| lane.cut)) && !self.is_held())
+        let awaited = self.requests.is_empty() || self.requests.iter().any(JoinedRequest::is_done);
+        awaited || ((large || self.requests.iter().any(|request| request.cut)) && !self.is_held())
     }
 
     /// Whether the upload is kept open for the next request. One in order that was cut is not: what it has
     /// declared is not kept without its bytes.
     pub(super) fn park(&mut self) -> bool {
-        let may_park = !self.sums.is_in_order() || self.lanes.iter().all(Lane::is_done);
+        let may_park = !self.upload_digests.is_in_order() || self.requests.iter().all(JoinedRequest::is_done);
         if self.parked_since.is_none() && may_park && self.ledger.committer.park() {
             self.parked_since = Some(Instant::now());
         }
         self.parked_since.is_some()
     }
 
-    pub(super) fn next_duty(&self) -> Option<(Instant, Duty)> {
+    pub(super) fn next_timed_task(&self) -> Option<(Instant, TimedTask)> {
         let committer = &self.ledger.committer;
         if let Some(since) = self.parked_since {
-            return Some((since + committer.inner.settings.writer.keep_open, Duty::Leave));
+            return Some((since + committer.inner.settings.writer.keep_open, TimedTask::Leave));
         }
         if committer.is_pending() {
             return None;
         }
-        if self.is_held() && self.lanes.iter().any(|lane| lane.cut) {
-            return Some((self.hold_until, Duty::EndHold));
+        if self.is_held() && self.requests.iter().any(|request| request.cut) {
+            return Some((self.hold_until, TimedTask::EndHold));
         }
         if !self.ledger.fresh.is_empty() {
             let due = self.ledger.gathering_since + committer.inner.checkpoint_after(&committer.upload);
-            return self.may_commit().then_some((due.max(self.hold_until), Duty::Checkpoint));
+            return self.may_commit().then_some((due.max(self.hold_until), TimedTask::Checkpoint));
         }
         let may_stall = committer.upload.stage() == Stage::Receiving;
-        may_stall.then(|| (self.bytes_came_at + committer.inner.settings.terms.stall_after, Duty::Stall))
+        may_stall.then(|| (self.bytes_came_at + committer.inner.settings.lifetimes.stall_after, TimedTask::Stall))
     }
 
     /// Holds further commits back, for somebody who is told an offset.
     pub(super) fn hold(&mut self) {
-        if self.sums.is_in_order() {
+        if self.upload_digests.is_in_order() {
             self.hold_until = Instant::now() + HOLD_AFTER_INSPECTION;
         }
     }
@@ -154,11 +154,11 @@ impl Inner {
 }
 
 /// Waits until the time of a duty has come.
-pub(super) async fn come(duty: Option<(Instant, Duty)>) -> Duty {
-    match duty {
-        Some((at, duty)) => {
+pub(super) async fn wait_until_due(task: Option<(Instant, TimedTask)>) -> TimedTask {
+    match task {
+        Some((at, task)) => {
             tokio::time::sleep_until(at).await;
-            duty
+            task
         }
         None => std::future::pending().await,
     }

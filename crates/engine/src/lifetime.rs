@@ -8,7 +8,7 @@ use domain::upload::Upload;
 
 /// How long uploads live, and how often that is looked after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TermSettings {
+pub struct LifetimeSettings {
     /// A receiving upload that is silent for this long is stalled.
     pub stall_after: Duration,
     /// An unfinished upload without activity for this long expires.
@@ -36,17 +36,17 @@ impl Inner {
 
     /// When an upload expires if nothing more comes: activity puts it off, but never beyond its age.
     pub(super) fn expires_at(&self, created_at: Timestamp, now: Timestamp) -> Timestamp {
-        now.plus(self.settings.terms.unfinished_expiry).min(self.too_old_at(created_at))
+        now.plus(self.settings.lifetimes.unfinished_expiry).min(self.too_old_at(created_at))
     }
 
     /// Whether the time of an upload is over although its client sends.
-    pub(super) fn has_outlived(&self, upload: &Upload) -> bool {
+    pub(super) fn is_past_lifetime(&self, upload: &Upload) -> bool {
         let now = self.now();
         upload.is_past_set_expiry(now) || self.too_old_at(upload.record().created_at) <= now
     }
 
     /// When an upload is too old, without the time that the clock has passed over.
     fn too_old_at(&self, created_at: Timestamp) -> Timestamp {
-        self.clock.extended(created_at, created_at.plus(self.settings.terms.unfinished_age))
+        self.clock.extended(created_at, created_at.plus(self.settings.lifetimes.unfinished_age))
     }
 }

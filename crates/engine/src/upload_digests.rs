@@ -2,22 +2,22 @@
 
 use crate::Inner;
 use crate::command::EngineError;
-use crate::digest::Running;
+use crate::digest::RunningDigests;
 use crate::pieces::Pieces;
-use crate::ranges::Scattered;
+use crate::ranges::ScatteredState;
 use domain::checksum::Digest;
 use domain::upload::Upload;
 use domain::write_rules::WriteOrder;
 
 /// The digests of an upload, and what else is known only of bytes in one of the two orders.
-pub(super) enum Sums {
+pub(super) enum UploadDigests {
     /// Every digest that is wanted, of all bytes so far.
-    InOrder(Running),
+    InOrder(RunningDigests),
     /// Boxed: few uploads have it, and thousands may be receiving.
-    Scattered(Box<Scattered>),
+    Scattered(Box<ScatteredState>),
 }
 
-impl Sums {
+impl UploadDigests {
     /// Takes up what was committed of an upload.
     pub(super) async fn resume(inner: &Inner, upload: &Upload) -> Result<Self, EngineError> {
         match upload.write_order() {
@@ -28,7 +28,7 @@ impl Sums {
                     tracing::warn!(upload = %upload.id(), error, "the digests are computed from the stored bytes in the end");
                     Pieces::default()
                 });
-                Ok(Self::Scattered(Box::new(Scattered::new(pieces))))
+                Ok(Self::Scattered(Box::new(ScatteredState::new(pieces))))
             }
         }
     }
@@ -41,7 +41,7 @@ impl Sums {
             WriteOrder::Any => Pieces::resume(state).unwrap_or_default().whole(size_bytes).into_iter().collect(),
             WriteOrder::InOrder if state.is_empty() => Vec::new(),
             WriteOrder::InOrder => {
-                Running::resume(&record.wanted_digests, state).map(Running::finish).unwrap_or_default()
+                RunningDigests::resume(&record.wanted_digests, state).map(RunningDigests::finish).unwrap_or_default()
             }
         }
     }

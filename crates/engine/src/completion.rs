@@ -4,10 +4,10 @@
 use futures::StreamExt;
 
 use crate::Inner;
-use crate::blobs::Unjoined;
+use crate::blobs::GenerationsNotJoined;
 use crate::command::EngineError;
-use crate::digest::{Running, UnreadableState};
-use crate::hooks::OnBehalfOf;
+use crate::digest::{RunningDigests, UnreadableState};
+use crate::hooks::Initiator;
 use domain::checksum::Digest;
 use domain::failure::Failure;
 use domain::rejection::Rejection;
@@ -41,7 +41,7 @@ impl Inner {
         }
         let missing = upload.missing_digests(&digests);
         if !missing.is_empty() {
-            let computed = self.digest_blob(upload, Running::of(&missing), upload.offset().get()).await?;
+            let computed = self.digest_blob(upload, RunningDigests::of(&missing), upload.offset().get()).await?;
             digests.extend(computed.finish());
             digests.sort_by_key(Digest::algorithm);
         }
@@ -55,7 +55,11 @@ impl Inner {
     /// Carries an upload that has all its bytes on until nothing more happens by itself, or until the
     /// application is to be asked and has no answer. The caller holds its lease. One that is still
     /// open, or rests, is given back as it is.
-    pub(super) async fn settle(&self, mut upload: Upload, behalf: &OnBehalfOf) -> Result<Upload, EngineError> {
+    pub(super) async fn drive_to_completion(
+        &self,
+        mut upload: Upload,
+        initiator: &Initiator,
+    ) -> Result<Upload, EngineError> {
         loop {
             // Whatever has brought it this far: what is not whole never becomes a file.
             if upload.is_settling()
@@ -70,10 +74,10 @@ impl Inner {
                     Err(error) => return Err(EngineError::storage(error)),
                 },
                 Stage::Received if !self.abilities.reads_open => return self.seal_partial(upload).await,
-                Stage::Verified if self.awaits_verdict(&upload) => self.decide(upload, behalf).await?,
+                Stage::Verified if self.awaits_verdict(&upload) => self.decide(upload, initiator).await?,
                 Stage::Verified => self.finish(upload).await?,
                 Stage::Stored => {
-                    upload.complete_at(self.file_to_tell(&upload), self.now());
+                    upload.complete_at(self.file_to_report(&upload), self.now());
                     self.commit(upload).await?
                 }
                 Stage::Ended(_) => {
@@ -124,7 +128,7 @@ impl Inner {
         if missing.is_empty() {
             return Ok(false);
         }
-        let computed = self.read_into(upload, Running::of(&missing), upload.offset().get()).await?;
+        let computed = self.read_into(upload, RunningDigests::of(&missing), upload.offset().get()).await?;
         upload.complete_digests(computed.finish());
         Ok(true)
     }
@@ -133,15 +137,17 @@ impl Inner {
     async fn finish(&self, upload: Upload) -> Result<Upload, EngineError> {
         let mut upload = match self.join_generations(upload).await {
             Ok(joined) => joined,
-            Err(Unjoined::Blobs(upload, error)) if error.is_loss() => return self.lose(*upload, error).await,
-            Err(Unjoined::Blobs(_, error)) => return Err(EngineError::storage(error)),
-            Err(Unjoined::Record(error)) => return Err(error),
+            Err(GenerationsNotJoined::Blobs(upload, error)) if error.is_loss() => {
+                return self.lose(*upload, error).await;
+            }
+            Err(GenerationsNotJoined::Blobs(_, error)) => return Err(EngineError::storage(error)),
+            Err(GenerationsNotJoined::Record(error)) => return Err(error),
         };
         match self.finish_blob(&upload).await {
             Ok(()) => {
                 let now = self.now();
                 upload.store(now);
-                upload.complete_at(self.file_to_tell(&upload), now);
+                upload.complete_at(self.file_to_report(&upload), now);
                 let upload = self.commit(upload).await?;
                 tracing::info!(upload = %upload.id(), size_bytes = upload.offset().get(), "upload completed");
                 Ok(upload)
@@ -185,14 +191,14 @@ impl Inner {
     /// The running digests of an upload that takes bytes in order. Where their kept state
     /// cannot be read, as after a change of version, they are computed anew from the
     /// stored bytes: now, or once those can be read.
-    pub(super) async fn running_digests(&self, upload: &Upload) -> Result<Running, EngineError> {
+    pub(super) async fn running_digests(&self, upload: &Upload) -> Result<RunningDigests, EngineError> {
         let (record, size_bytes) = (upload.record(), upload.offset().get());
-        match Running::resume(&record.wanted_digests, &record.running_digests) {
+        match RunningDigests::resume(&record.wanted_digests, &record.running_digests) {
             Ok(running) if size_bytes == 0 || !record.running_digests.is_empty() => Ok(running),
-            Ok(_) | Err(UnreadableState) if !self.abilities.reads_open => Ok(Running::of(&[])),
+            Ok(_) | Err(UnreadableState) if !self.abilities.reads_open => Ok(RunningDigests::of(&[])),
             Ok(_) | Err(UnreadableState) => {
                 tracing::warn!(upload = %upload.id(), size_bytes, "recomputing digests from the stored bytes");
-                self.digest_blob(upload, Running::start(&record.wanted_digests), size_bytes).await
+                self.digest_blob(upload, RunningDigests::start(&record.wanted_digests), size_bytes).await
             }
         }
     }
@@ -201,16 +207,21 @@ impl Inner {
     pub(super) async fn digest_blob(
         &self,
         upload: &Upload,
-        digests: Running,
+        digests: RunningDigests,
         size_bytes: u64,
-    ) -> Result<Running, EngineError> {
+    ) -> Result<RunningDigests, EngineError> {
         match self.read_into(upload, digests, size_bytes).await {
             Ok(digests) => Ok(digests),
             Err(error) => Err(self.explain(upload, error).await),
         }
     }
 
-    async fn read_into(&self, upload: &Upload, mut digests: Running, size_bytes: u64) -> storage::Result<Running> {
+    async fn read_into(
+        &self,
+        upload: &Upload,
+        mut digests: RunningDigests,
+        size_bytes: u64,
+    ) -> storage::Result<RunningDigests> {
         if size_bytes == 0 {
             return Ok(digests);
         }

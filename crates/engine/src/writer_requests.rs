@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::command::{Append, EngineError, Unavailable};
 use crate::feed::Feed;
-use crate::lease::{HeldLease, Leases, Live};
+use crate::lease::{LeaseGuard, LeaseHolder, LocalLeases};
 use domain::id::UploadId;
 use domain::rejection::Rejection;
 use domain::size::Offset;
@@ -18,36 +18,36 @@ use domain::stage::Ended;
 
 /// What others may ask of a live writer.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum WriterRequest {
     /// Commit what is there, then answer; go on.
     Checkpoint(oneshot::Sender<()>),
     /// Take the bytes of one more request. A writer that takes bytes in order does so only while it has none.
     Join { command: Box<Append>, answer: oneshot::Sender<Result<Feed, NotJoined>> },
     /// End without committing more. With `at`, only if that is the committed offset; else the answer is that
     /// offset.
-    Yield { at: Option<Offset>, fate: Option<Fate>, answer: oneshot::Sender<Result<(), Offset>> },
+    Yield { at: Option<Offset>, end_notice: Option<EndNotice>, answer: oneshot::Sender<Result<(), Offset>> },
 }
 
 /// The outcome of ending an upload whose lease was taken from a writer. It is known once the end is
 /// committed.
 #[derive(Debug, Clone)]
-pub(super) struct Fate(watch::Receiver<Option<Ended>>);
+pub(super) struct EndNotice(watch::Receiver<Option<Ended>>);
 
-impl Fate {
+impl EndNotice {
     /// Returns the error for the requests of the previous writer: gone if the upload has ended, else
     /// superseded.
-    pub(super) async fn answer_to(fate: Option<Self>) -> EngineError {
+    pub(super) async fn error_for(end_notice: Option<Self>) -> EngineError {
         let taken_over = EngineError::Unavailable(Unavailable::Superseded);
-        let Some(Self(mut ended)) = fate else { return taken_over };
+        let Some(Self(mut ended)) = end_notice else { return taken_over };
         let Ok(ended) = ended.wait_for(Option::is_some).await else { return taken_over };
         ended.map_or(taken_over, |how| Rejection::Gone(how).into())
     }
 }
 
-impl Order {
+impl WriterRequest {
     /// Whether whoever gave it waits no longer. Carrying it out would serve nobody, and could end a writer
     /// whose client is there.
-    pub(super) fn is_given_up(&self) -> bool {
+    pub(super) fn is_abandoned(&self) -> bool {
         match self {
             Self::Checkpoint(answer) => answer.is_closed(),
             Self::Join { answer, .. } => answer.is_closed(),
@@ -64,7 +64,7 @@ pub(super) enum NotJoined {
     Refused(EngineError),
 }
 
-impl Leases<Order> {
+impl LocalLeases<WriterRequest> {
     /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed
     /// offset is that one: a request that would be refused anyway disturbs nobody.
     pub(super) async fn take(
@@ -72,7 +72,7 @@ impl Leases<Order> {
         id: UploadId,
         at: Option<Offset>,
         patience: Duration,
-    ) -> Result<HeldLease<Order>, EngineError> {
+    ) -> Result<LeaseGuard<WriterRequest>, EngineError> {
         self.claim(id, at, None, patience).await
     }
 
@@ -82,9 +82,9 @@ impl Leases<Order> {
         &self,
         id: UploadId,
         patience: Duration,
-    ) -> Result<(HeldLease<Order>, watch::Sender<Option<Ended>>), EngineError> {
-        let (ended, fate) = watch::channel(None);
-        let held = self.claim(id, None, Some(Fate(fate)), patience).await?;
+    ) -> Result<(LeaseGuard<WriterRequest>, watch::Sender<Option<Ended>>), EngineError> {
+        let (ended, end_notice) = watch::channel(None);
+        let held = self.claim(id, None, Some(EndNotice(end_notice)), patience).await?;
         Ok((held, ended))
     }
 
@@ -92,27 +92,27 @@ impl Leases<Order> {
         &self,
         id: UploadId,
         at: Option<Offset>,
-        fate: Option<Fate>,
+        end_notice: Option<EndNotice>,
         patience: Duration,
-    ) -> Result<HeldLease<Order>, EngineError> {
+    ) -> Result<LeaseGuard<WriterRequest>, EngineError> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(held) = self.try_take(id) {
                 return Ok(held);
             }
-            let Some(live) = self.live(id) else { continue };
-            tokio::time::timeout_at(deadline, live.make_way(at, fate.clone()))
+            let Some(holder) = self.holder(id) else { continue };
+            tokio::time::timeout_at(deadline, holder.end_writer(at, end_notice.clone()))
                 .await
                 .map_err(|_| EngineError::Unavailable(Unavailable::Held))??;
         }
     }
 }
 
-impl Live<Order> {
+impl LeaseHolder<WriterRequest> {
     /// Asks the writer to end, and waits until it has.
-    async fn make_way(&self, at: Option<Offset>, fate: Option<Fate>) -> Result<(), Rejection> {
+    async fn end_writer(&self, at: Option<Offset>, end_notice: Option<EndNotice>) -> Result<(), Rejection> {
         // A writer that takes no orders any more is about to end by itself.
-        let answer = self.ask(|answer| Order::Yield { at, fate, answer }).await;
+        let answer = self.request(|answer| WriterRequest::Yield { at, end_notice, answer }).await;
         if let (Some(theirs), Some(Err(ours))) = (at, answer) {
             return Err(Rejection::WrongOffset { ours, theirs });
         }
@@ -123,7 +123,7 @@ impl Live<Order> {
     /// Hands a request to the writer. `None`: it has ended.
     pub(super) async fn join(&self, command: Append) -> Option<Result<Feed, NotJoined>> {
         let command = Box::new(command);
-        let answer = self.ask(|answer| Order::Join { command, answer }).await;
+        let answer = self.request(|answer| WriterRequest::Join { command, answer }).await;
         if answer.is_none() {
             self.ended().await;
         }
@@ -133,7 +133,7 @@ impl Live<Order> {
     /// Asks the writer to commit what it has; waits until it did, ended, or took too long.
     pub(super) async fn checkpoint(&self, patience: Duration) {
         let asked = async {
-            if self.ask(Order::Checkpoint).await.is_none() {
+            if self.request(WriterRequest::Checkpoint).await.is_none() {
                 self.ended().await;
             }
         };
@@ -148,8 +148,8 @@ mod tests {
     use domain::time::Timestamp;
     use std::sync::Arc;
 
-    fn leases() -> Leases<Order> {
-        Leases::new(Arc::new(state::LocalProgress::default()))
+    fn leases() -> LocalLeases<WriterRequest> {
+        LocalLeases::new(Arc::new(state::LocalProgress::default()))
     }
 
     fn id() -> UploadId {
@@ -162,7 +162,7 @@ mod tests {
         let mut first = leases.try_take(id()).unwrap();
         let taking = leases.take(id(), None, Duration::from_secs(5));
         let yielding = async {
-            let Some(Order::Yield { answer, .. }) = first.orders.recv().await else { panic!("no order") };
+            let Some(WriterRequest::Yield { answer, .. }) = first.requests.recv().await else { panic!("no order") };
             answer.send(Ok(())).unwrap();
             drop(first);
         };
@@ -180,7 +180,7 @@ mod tests {
         let theirs = Offset::new(7).unwrap();
         let taking = leases.take(id(), Some(theirs), Duration::from_secs(5));
         let refusing = async {
-            let Some(Order::Yield { answer, at, .. }) = first.orders.recv().await else { panic!("no order") };
+            let Some(WriterRequest::Yield { answer, at, .. }) = first.requests.recv().await else { panic!("no order") };
             assert_eq!(at, Some(theirs));
             answer.send(Err(Offset::ZERO)).unwrap();
         };
@@ -205,10 +205,12 @@ mod tests {
                 }
             };
             let yielding = async {
-                let Some(Order::Yield { answer, fate, .. }) = first.orders.recv().await else { panic!("no order") };
+                let Some(WriterRequest::Yield { answer, end_notice, .. }) = first.requests.recv().await else {
+                    panic!("no order")
+                };
                 answer.send(Ok(())).unwrap();
                 drop(first);
-                Fate::answer_to(fate).await
+                EndNotice::error_for(end_notice).await
             };
             let ((), answer) = tokio::join!(ending, yielding);
             assert_eq!(answer.to_string(), expected.to_string(), "{how:?}");

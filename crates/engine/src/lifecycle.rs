@@ -1,8 +1,8 @@
 //! How an upload begins, and how it ends because its client says so.
 
 use crate::command::{Cancel, Create, EngineError, Inspection};
-use crate::hooks::{IdIsTaken, OnBehalfOf};
-use crate::settle::unless_failed;
+use crate::completion::unless_failed;
+use crate::hooks::{IdIsTaken, Initiator};
 use crate::{Engine, Inner};
 use domain::id::UploadId;
 use domain::principal::{Principal, TenantScope};
@@ -18,7 +18,7 @@ impl Engine {
     /// Creates an upload; one of length zero is completed at once.
     pub async fn create(&self, command: Create) -> Result<Upload, EngineError> {
         let inner = &self.0;
-        inner.check_open_for_business()?;
+        inner.check_running()?;
         let length_bytes = command.length.map_or(0, Length::get);
         if length_bytes > inner.settings.max_upload_bytes {
             return Err(Rejection::OverLimit(inner.settings.max_upload_bytes).into());
@@ -26,7 +26,7 @@ impl Engine {
         if command.write_rules.order == WriteOrder::Any && !inner.takes_any_order() {
             return Err(Rejection::InOrderOnly.into());
         }
-        inner.check_room(length_bytes).await?;
+        inner.check_space(length_bytes).await?;
         // Off the caller's hands: one that goes away must leave it neither untold nor between two stages.
         let engine = self.clone();
         let creating = self.spawn(async move { engine.0.create(command).await });
@@ -39,12 +39,12 @@ impl Engine {
     /// complete before it is.
     pub async fn inspect(&self, principal: &Principal, id: UploadId) -> Result<Inspection, EngineError> {
         let inner = &self.0;
-        if let Some(live) = inner.leases.live(id) {
+        if let Some(holder) = inner.leases.holder(id) {
             // Whoever may not know of the upload disturbs nobody.
             inner.find(principal.scope(), id).await?;
-            live.checkpoint(inner.settings.takeover_timeout).await;
+            holder.checkpoint(inner.settings.takeover_timeout).await;
         }
-        let upload = inner.look_again(inner.find_settled(principal.scope(), id).await?).await?;
+        let upload = inner.recheck_bytes(inner.find_settled(principal.scope(), id).await?).await?;
         Ok(Inspection { gone: upload.gone(inner.now()), upload })
     }
 
@@ -82,7 +82,7 @@ impl Inner {
         }
         let held = self.leases.try_take(id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
         let upload = self.insert(upload).await?;
-        let settled = self.settle(upload, &OnBehalfOf::Client(caller)).await.and_then(unless_failed);
+        let settled = self.drive_to_completion(upload, &Initiator::Client(caller)).await.and_then(unless_failed);
         drop(held);
         settled
     }

@@ -3,18 +3,18 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::command::{Append, BodyEnd, Ends, EngineError, Overflow};
+use crate::command::{Append, BodyEnd, CompletesUpload, EngineError, Overflow};
 use crate::digest::Hasher;
-use crate::feed::{Fed, Intake};
+use crate::feed::{FeedItem, FeedReceiver};
 use crate::pieces::Pieces;
 use domain::checksum::Digest;
 use domain::rejection::Rejection;
 use domain::upload::Upload;
 
 /// One request.
-pub(super) struct Lane {
+pub(super) struct JoinedRequest {
     /// `None` once its body is over.
-    pub(super) fed: Option<mpsc::Receiver<Fed>>,
+    pub(super) fed: Option<mpsc::Receiver<FeedItem>>,
     outcome: oneshot::Sender<Result<Upload, EngineError>>,
     /// Where its first byte went.
     pub(super) start: u64,
@@ -22,10 +22,10 @@ pub(super) struct Lane {
     pub(super) at: u64,
     /// Where it is to end, where it said so and others may write behind it. Excluded.
     pub(super) end: Option<u64>,
-    pub(super) ends: Ends,
+    pub(super) ends: CompletesUpload,
     pub(super) overflow: Overflow,
     /// Boxed: few requests have it.
-    pub(super) checked: Option<Box<Checked>>,
+    pub(super) checked: Option<Box<ChecksummedBytes>>,
     /// Whether its body is over although more was to come.
     pub(super) cut: bool,
     /// Whether the upload completes with it once every byte is there.
@@ -37,7 +37,7 @@ pub(super) struct Lane {
 }
 
 /// The bytes of a request with a checksum, before it has matched.
-pub(super) struct Checked {
+pub(super) struct ChecksummedBytes {
     expected: Digest,
     pub(super) hasher: Hasher,
     /// Written where nothing was; kept apart only of bytes in any order.
@@ -46,13 +46,13 @@ pub(super) struct Checked {
     pub(super) replacing: Vec<(u64, Bytes)>,
 }
 
-impl Lane {
+impl JoinedRequest {
     /// A lane from `start` on, with nothing in it yet.
-    pub(super) fn new(command: &Append, intake: Intake, start: u64, end: Option<u64>) -> Self {
-        let Intake { pieces, outcome } = intake;
+    pub(super) fn new(command: &Append, intake: FeedReceiver, start: u64, end: Option<u64>) -> Self {
+        let FeedReceiver { pieces, outcome } = intake;
         let checked = command.checksum.clone().map(|expected| {
             let (expected, hasher) = Hasher::towards(expected);
-            Box::new(Checked { expected, hasher, staged: Pieces::default(), replacing: Vec::new() })
+            Box::new(ChecksummedBytes { expected, hasher, staged: Pieces::default(), replacing: Vec::new() })
         });
         Self {
             fed: Some(pieces),
@@ -64,7 +64,7 @@ impl Lane {
             overflow: command.overflow,
             checked,
             cut: false,
-            is_last: command.ends == Ends::WhenFull,
+            is_last: command.ends == CompletesUpload::WhenFull,
             covered_by: 0,
             rejection: None,
         }
@@ -112,13 +112,13 @@ impl Lane {
     }
 
     /// The rest of the body and whom to tell of it, where it is not over.
-    pub(super) fn into_intake(self) -> Option<Intake> {
+    pub(super) fn into_intake(self) -> Option<FeedReceiver> {
         let Self { fed, outcome, .. } = self;
-        fed.map(|pieces| Intake { pieces, outcome })
+        fed.map(|pieces| FeedReceiver { pieces, outcome })
     }
 }
 
-impl Checked {
+impl ChecksummedBytes {
     /// Whether the bytes of a request count whose body is over. `all_here`: it brought all it said it would.
     pub(super) fn check(self, all_here: bool) -> Result<(Pieces, Vec<(u64, Bytes)>), Rejection> {
         let Self { expected, hasher, staged, replacing } = self;
