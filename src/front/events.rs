@@ -318,7 +318,7 @@ impl Stream {
             let heartbeat = Instant::now() + self.shared.heartbeat;
             let (is_live, unpublished_due) = self.timers().await;
             tokio::select! {
-                () = self.bell.rang() => self.query_due = true,
+                () = self.bell.rung() => self.query_due = true,
                 () = tokio::time::sleep(PROGRESS_EVERY), if is_live => self.query_due = true,
                 () = tokio::time::sleep_until(unpublished_due.unwrap_or(heartbeat)), if unpublished_due.is_some() => self.query_due = true,
                 () = self.shared.engine.stopping() => return None,

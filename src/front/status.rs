@@ -99,7 +99,7 @@ async fn wait_for_change(
     let known = known.map_or_else(|| etag(&status), str::to_owned);
     while !is_new(&status, &known, engine.readings_may_lag()) {
         tokio::select! {
-            () = bell.rang() => {}
+            () = bell.rung() => {}
             () = more_bytes(engine, id, &status) => {}
             () = tokio::time::sleep_until(deadline) => return Ok(status),
             () = engine.stopping() => return Ok(status),

@@ -208,7 +208,7 @@ async fn a_ring_that_is_lost_only_makes_news_slow() {
     first.records.release();
     finishing.await.unwrap().unwrap();
     assert_eq!(inspecting.await.unwrap().unwrap().upload.stage().name(), "completed");
-    tokio::time::timeout(Duration::from_secs(5), all.rang()).await.expect("it looks again");
+    tokio::time::timeout(Duration::from_secs(5), all.rung()).await.expect("it looks again");
 }
 
 /// As an adapter would that reaches other nodes.

@@ -136,7 +136,7 @@ impl Generations {
     }
 
     /// Takes note that the blobs that were joined are gone.
-    pub(crate) fn forget_joined(&mut self) {
+    pub(crate) fn drop_joined(&mut self) {
         if self.current == Generation::Joined {
             self.sealed.clear();
         }
@@ -185,14 +185,14 @@ mod tests {
     fn joined_generations_count_no_more_and_are_there_until_forgotten() {
         let mut generations = Generations::default();
         generations.begin(Epoch::new(2), 100);
-        generations.forget_joined();
+        generations.drop_joined();
         generations.join(300);
         assert_eq!((generations.start(), generations.is_single()), (0, true));
         assert_eq!(spans(&generations, 0, 300), [(Generation::Joined, 0, 300)]);
         assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), Generation::Joined]);
         let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current());
         assert_eq!(kept.as_ref(), Some(&generations));
-        generations.forget_joined();
+        generations.drop_joined();
         assert_eq!(generations.all().collect::<Vec<_>>(), [Generation::Joined]);
         let backwards = [(1, 5), (2, 4)].map(|(epoch, end)| Sealed { generation: begun(epoch), end });
         assert_eq!(Generations::from_parts(backwards.to_vec(), begun(3)), None);

@@ -291,7 +291,7 @@ impl Committer {
     pub(super) fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), WriterBroken> {
         self.pending = None;
         self.upload = committed.map_err(WriterBroken)?;
-        self.declared.forget(&self.upload);
+        self.declared.drop_recorded(&self.upload);
         self.held.progress.commit(self.upload.offset().get());
         for inspector in self.inspectors.drain(..) {
             // The caller may have gone away.

@@ -178,8 +178,8 @@ impl Inner {
             if !upload.is_settling() {
                 return Ok(upload);
             }
-            let rang = tokio::time::timeout_at(deadline, bell.rang()).await;
-            rang.map_err(|_| EngineError::Unavailable(Unavailable::Settling))?;
+            let rung = tokio::time::timeout_at(deadline, bell.rung()).await;
+            rung.map_err(|_| EngineError::Unavailable(Unavailable::Settling))?;
         }
     }
 }

@@ -62,8 +62,8 @@ pub struct UploadBell(state::Bell);
 
 impl UploadBell {
     /// Waits until it has rung since this was last asked, or for as long as a ring may have been missed.
-    pub async fn rang(&mut self) {
-        self.0.rang().await;
+    pub async fn rung(&mut self) {
+        self.0.rung().await;
     }
 }
 

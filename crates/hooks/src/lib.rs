@@ -146,7 +146,7 @@ impl HookClient {
             }
             Err(shed) => {
                 self.metrics.count_shed(request.hook, shed.name());
-                tracing::debug!(hook = request.hook.name(), upload = %request.upload.id(), why = shed.name(), "a hook was not called");
+                tracing::debug!(hook = request.hook.name(), upload = %request.upload.id(), reason = shed.name(), "a hook was not called");
                 (None, None)
             }
         };

@@ -116,6 +116,6 @@ impl Expunge {
         upload.expunge();
         // The version moves, so that no commit of one who has read the record
         // before brings an event with these words.
-        CommitUpload::without_news(&upload).run(tx).map(drop)
+        CommitUpload::without_events(&upload).run(tx).map(drop)
     }
 }

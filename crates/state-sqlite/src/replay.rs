@@ -95,7 +95,7 @@ impl Work for BeginReplay {
     type Output = ReplayJob;
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<ReplayJob> {
-        let cursor = place_before(tx, self.0.from.minus(ReplayJob::DISORDER))?.max(self.0.cursor);
+        let cursor = position_before(tx, self.0.from.minus(ReplayJob::DISORDER))?.max(self.0.cursor);
         let mut job = ReplayJob { cursor, ..self.0.clone() };
         if job.what == ReplaySelection::Pending {
             let own = TenantScope::One(job.tenant);
@@ -113,7 +113,7 @@ impl Work for BeginReplay {
 }
 
 /// The last place in the log that everything older than this is before, or at.
-fn place_before(tx: &WriteTransaction, then: Timestamp) -> rusqlite::Result<EventPosition> {
+fn position_before(tx: &WriteTransaction, then: Timestamp) -> rusqlite::Result<EventPosition> {
     let newest: i64 = tx.connection.prepare_cached(events::NEWEST)?.query_one([], |row| row.get(0))?;
     let mut statement = tx
         .connection

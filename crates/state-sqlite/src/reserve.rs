@@ -77,7 +77,7 @@ impl DiskReserve {
     }
 
     /// Frees the space for a commit that frees more. Says whether there was any.
-    pub(super) fn give_up(&mut self) -> bool {
+    pub(super) fn release(&mut self) -> bool {
         if self.state != ReserveState::Held || self.size_bytes == 0 {
             return false;
         }

@@ -309,7 +309,7 @@ impl Prune {
     fn remove(&self, tx: &mut WriteTransaction) -> rusqlite::Result<u64> {
         let mut gone = 0;
         for delivered in &self.old.deliveries {
-            gone += self.forget(tx, delivered)?;
+            gone += self.remove_with_event(tx, delivered)?;
         }
         for id in &self.old.abandoned {
             // It may be configured again by now. What it missed can be replayed then.
@@ -321,7 +321,7 @@ impl Prune {
             )?;
         }
         for position in &self.old.events {
-            gone += self.forget_event(tx, *position)?;
+            gone += self.remove_event(tx, *position)?;
         }
         for id in &self.old.jobs {
             gone += tx.execute("DELETE FROM replay_jobs WHERE id = ?1", [id])?;
@@ -334,13 +334,13 @@ impl Prune {
             if gone >= limit {
                 break;
             }
-            gone += self.forget_upload(tx, *upload, limit)?;
+            gone += self.remove_upload(tx, *upload, limit)?;
         }
         Ok(u64::try_from(gone).unwrap_or(u64::MAX))
     }
 
     /// Forgets a delivery, unless it or another of its event was asked for again since it was found.
-    fn forget(&self, tx: &WriteTransaction, delivered: &FinishedDelivery) -> rusqlite::Result<usize> {
+    fn remove_with_event(&self, tx: &WriteTransaction, delivered: &FinishedDelivery) -> rusqlite::Result<usize> {
         let (finished, dead) = (self.horizon.finished.unix_ms(), self.horizon.dead.unix_ms());
         let removed: Vec<[u8; 16]> = match delivered.upload {
             Some(upload) => tx
@@ -367,12 +367,12 @@ impl Prune {
         for id in &removed {
             tx.execute("DELETE FROM attempts WHERE delivery_id = ?1", [id])?;
         }
-        Ok(removed.len() + self.forget_event(tx, delivered.event_position)?)
+        Ok(removed.len() + self.remove_event(tx, delivered.event_position)?)
     }
 
     /// Forgets an upload: its deliveries and events first, at most `limit` of
     /// each, and itself with the last of them.
-    fn forget_upload(&self, tx: &WriteTransaction, upload: UploadId, limit: usize) -> rusqlite::Result<usize> {
+    fn remove_upload(&self, tx: &WriteTransaction, upload: UploadId, limit: usize) -> rusqlite::Result<usize> {
         let metadata: Option<Metadata> = tx
             .connection
             .prepare_cached(concat!(
@@ -413,7 +413,7 @@ impl Prune {
         Ok(deliveries.len() + events + 1)
     }
 
-    fn forget_event(&self, tx: &WriteTransaction, position: i64) -> rusqlite::Result<usize> {
+    fn remove_event(&self, tx: &WriteTransaction, position: i64) -> rusqlite::Result<usize> {
         tx.execute(
             concat!("DELETE FROM events WHERE position = ?1 AND occurred_at_ms < ?2 AND ", without_deliveries!()),
             params![position, self.horizon.finished.unix_ms()],

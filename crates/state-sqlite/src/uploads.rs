@@ -270,7 +270,7 @@ impl CommitUpload {
     }
 
     /// Commits an upload of which there is nothing to tell.
-    pub(super) fn without_news(upload: &Upload) -> Self {
+    pub(super) fn without_events(upload: &Upload) -> Self {
         Self::new(upload, Vec::new())
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct WriteTransaction {
 
 impl WriteTransaction {
     /// Forgets what is known if another node has written since.
-    fn forget_if_others_wrote(&mut self) -> SharedResult<()> {
+    fn invalidate_if_others_wrote(&mut self) -> SharedResult<()> {
         let look =
             |connection: &Connection| connection.prepare_cached("PRAGMA data_version")?.query_one([], |row| row.get(0));
         let others = Some(look(&self.connection).map_err(Arc::new)?);
@@ -212,7 +212,7 @@ impl WriterThread {
         let mut failed = self.write(batch);
         if let Some(full) = failed.as_ref().filter(|error| is_full(error))
             && batch.iter().any(|job| job.frees_space())
-            && self.reserve.give_up()
+            && self.reserve.release()
         {
             answer_others(batch, full);
             failed = self.write(batch);
@@ -253,7 +253,7 @@ impl WriterThread {
         self.tx.superseded = 0;
         let written = self
             .execute("BEGIN IMMEDIATE")
-            .and_then(|()| self.tx.forget_if_others_wrote())
+            .and_then(|()| self.tx.invalidate_if_others_wrote())
             .and_then(|()| write(self, batch))
             .and_then(|()| self.execute("COMMIT"));
         if written.is_err() {

@@ -84,14 +84,14 @@ impl Bells for LocalBells {
 
 impl Bell {
     /// Waits for a change since the last time this was asked, or for the time to look without one.
-    pub async fn rang(&mut self) {
+    pub async fn rung(&mut self) {
         match self.poll_interval {
-            None => self.heard().await,
-            Some(every) => tokio::time::timeout(every, self.heard()).await.unwrap_or_default(),
+            None => self.changed().await,
+            Some(every) => tokio::time::timeout(every, self.changed()).await.unwrap_or_default(),
         }
     }
 
-    async fn heard(&mut self) {
+    async fn changed(&mut self) {
         if let Some(ring) = &mut self.ring
             && ring.changed().await.is_ok()
         {
@@ -132,23 +132,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_bell_whose_rings_may_be_lost_rings_at_intervals() {
-        let rings = LocalBells::with_poll_interval(Duration::from_secs(2));
+        let bells = LocalBells::with_poll_interval(Duration::from_secs(2));
         let began = tokio::time::Instant::now();
-        rings.of_all().rang().await;
+        bells.of_all().rung().await;
         assert_eq!(began.elapsed(), Duration::from_secs(2));
         let never =
-            tokio::time::timeout(Duration::from_hours(1), async { LocalBells::default().of_all().rang().await });
+            tokio::time::timeout(Duration::from_hours(1), async { LocalBells::default().of_all().rung().await });
         assert!(never.await.is_err(), "where none is lost, nobody looks in vain");
     }
 
     #[test]
     fn a_bell_nobody_listens_to_is_put_away() {
-        let rings = LocalBells::default();
+        let bells = LocalBells::default();
         let id = UploadId::new(Timestamp::from_unix_ms(1), [1; 10]);
-        let (first, second) = (rings.of_upload(id), rings.of_upload(id));
+        let (first, second) = (bells.of_upload(id), bells.of_upload(id));
         drop(first);
-        assert_eq!(lock(&rings.uploads).len(), 1);
+        assert_eq!(lock(&bells.uploads).len(), 1);
         drop(second);
-        assert!(lock(&rings.uploads).is_empty());
+        assert!(lock(&bells.uploads).is_empty());
     }
 }

@@ -431,7 +431,7 @@ impl Upload {
     /// Marks an upload whose bytes are at their final name.
     pub fn store(&mut self, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is stored");
-        self.record.generations.forget_joined();
+        self.record.generations.drop_joined();
         self.enter(Stage::Stored, EventKind::Stored, now);
     }
 

@@ -170,7 +170,7 @@ impl PendingDeclarations {
     }
 
     /// Drops what `upload` says already.
-    pub fn forget(&mut self, upload: &Upload) {
+    pub fn drop_recorded(&mut self, upload: &Upload) {
         self.length = self.length.filter(|_| upload.record.length.is_none());
         self.promised_digests.retain(|digest| !upload.record.promised_digests.contains(digest));
     }

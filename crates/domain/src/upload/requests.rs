@@ -80,7 +80,7 @@ impl Upload {
     pub fn declared_since(&self, earlier: &Self) -> PendingDeclarations {
         let mut declared =
             PendingDeclarations { length: self.record.length, promised_digests: self.record.promised_digests.clone() };
-        declared.forget(earlier);
+        declared.drop_recorded(earlier);
         declared
     }
 

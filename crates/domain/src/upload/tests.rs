@@ -203,7 +203,7 @@ fn what_was_declared_is_taken_over_once() {
     assert_eq!(declared, PendingDeclarations { length: Length::new(9), promised_digests: vec![digest(2)] });
     committed.apply_declarations(&declared);
     assert_eq!(committed, view);
-    declared.forget(&committed);
+    declared.drop_recorded(&committed);
     assert!(declared.is_empty());
 }
 

@@ -109,7 +109,7 @@ pub async fn a_removed_endpoint_leaves_nothing_to_its_successor<P: StateFixture>
 }
 
 /// What is sent again while it is being cancelled is sent.
-pub async fn what_is_asked_for_again_is_not_cancelled<P: StateFixture>(place: P) {
+pub async fn replayed_deliveries_are_not_cancelled<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;
@@ -143,7 +143,7 @@ pub async fn what_is_asked_for_again_is_not_cancelled<P: StateFixture>(place: P)
 /// However long the backlog: nothing is sent while the endpoint is stopped, each lane keeps its order, and
 /// what was to be tried much later is due. The last word counts, also in the middle of a job and over a
 /// crash.
-pub async fn a_long_backlog_stops_and_goes_on_with_its_endpoint<P: StateFixture>(place: P) {
+pub async fn a_long_backlog_stops_and_resumes_with_its_endpoint<P: StateFixture>(place: P) {
     let mut store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;

@@ -10,11 +10,11 @@ pub async fn a_change_rings_its_own_bell_and_the_common_one(bells: &dyn Bells) {
     let (mut first, mut second, mut other, mut all) =
         (bells.of_upload(one), bells.of_upload(one), bells.of_upload(two), bells.of_all());
     bells.changed(one);
-    first.rang().await;
-    second.rang().await;
-    all.rang().await;
-    assert!(other.rang().now_or_never().is_none());
-    assert!(first.rang().now_or_never().is_none(), "one change is told once");
+    first.rung().await;
+    second.rung().await;
+    all.rung().await;
+    assert!(other.rung().now_or_never().is_none());
+    assert!(first.rung().now_or_never().is_none(), "one change is told once");
 }
 
 /// Whoever makes the bell first and looks then misses nothing.
@@ -22,7 +22,7 @@ pub async fn a_change_before_the_waiting_is_not_missed(bells: &dyn Bells) {
     let id = new_upload(1).id();
     bells.changed(id);
     let (mut bell, mut all) = (bells.of_upload(id), bells.of_all());
-    assert!(bell.rang().now_or_never().is_none() && all.rang().now_or_never().is_none(), "it was before");
+    assert!(bell.rung().now_or_never().is_none() && all.rung().now_or_never().is_none(), "it was before");
     bells.changed(id);
-    assert!(bell.rang().now_or_never().is_some() && all.rang().now_or_never().is_some());
+    assert!(bell.rung().now_or_never().is_some() && all.rung().now_or_never().is_some());
 }

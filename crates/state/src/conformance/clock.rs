@@ -86,7 +86,7 @@ pub async fn a_long_backlog_is_followed_in_pieces<P: StateFixture>(place: P) {
     assert_eq!(store.next_due(&[endpoint("a")]).await.unwrap(), Some(NOW));
 }
 
-pub async fn leases_end_when_they_are_told_to<P: StateFixture>(place: P) {
+pub async fn renewed_leases_end_at_the_given_time<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
     for number in 0..2 {

@@ -135,7 +135,7 @@ pub async fn a_reader_misses_nothing_that_two_nodes_write<P: StateFixture>(place
 
 /// One node writes events while another settles those before them:
 /// neither may leave a delivery waiting for ever.
-pub async fn a_lane_goes_on_whoever_writes_and_whoever_settles<P: StateFixture>(place: P) {
+pub async fn a_lane_advances_with_concurrent_writes_and_settlements<P: StateFixture>(place: P) {
     const UPLOADS: u8 = 20;
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let wanted = ["upload.created", "upload.receiving", "upload.received", "upload.completed"];

@@ -14,7 +14,7 @@ async fn begun<P: StateFixture>(place: &P) -> (Arc<P::Store>, Upload) {
 }
 
 /// webhooks E6: kept, not dropped, and not sent.
-pub async fn a_paused_endpoint_is_left_alone<P: StateFixture>(place: P) {
+pub async fn a_paused_endpoint_gets_no_delivery<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     disable(&*store, "a", at(1)).await;
     disable(&*store, "a", at(2)).await;

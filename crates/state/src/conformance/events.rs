@@ -10,7 +10,7 @@ use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
 
 /// webhooks G2, G3: no event without a change, no change without its event, no delivery without both.
-pub async fn a_change_and_its_news_are_one<P: StateFixture>(place: P) {
+pub async fn a_change_and_its_events_are_one<P: StateFixture>(place: P) {
     let store = place.open().await;
     store
         .open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.completed"])], NOW)

@@ -25,7 +25,7 @@ async fn begun<S: UploadStore>(store: &S, uploads: u8) {
 }
 
 /// webhooks R13, R14: whether it is due and not claimed, backs off, or waits for its turn behind those.
-pub async fn what_waits_too_long_is_given_up<P: StateFixture>(place: P) {
+pub async fn deliveries_that_wait_too_long_expire<P: StateFixture>(place: P) {
     let store = place.open().await;
     let watching = subscribed("watching", &["delivery.exhausted"]);
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), watching], NOW).await.unwrap();
@@ -55,7 +55,7 @@ pub async fn what_waits_too_long_is_given_up<P: StateFixture>(place: P) {
 }
 
 /// Whatever the order, what is not too old goes on.
-pub async fn a_lane_goes_on_behind_what_was_given_up<P: StateFixture>(place: P) {
+pub async fn a_lane_advances_past_expired_deliveries<P: StateFixture>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["upload.*"]);
     let terms = EndpointTerms { ordering: Ordering::Strict, ..plain.terms.clone() };

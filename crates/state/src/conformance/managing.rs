@@ -260,7 +260,7 @@ pub async fn a_change_of_order_reaches_what_waits<P: StateFixture>(place: P) {
 }
 
 /// webhooks P5, P6, P7: little, and always the same, whatever becomes of the upload meanwhile.
-pub async fn a_thin_endpoint_is_told_little<P: StateFixture>(place: P) {
+pub async fn a_thin_endpoint_gets_a_short_body<P: StateFixture>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["*"]);
     let terms = EndpointTerms { payload: Payload::Thin, ..plain.terms.clone() };

@@ -87,19 +87,19 @@ macro_rules! conformance_suite {
             clock::what_waits_by_a_clock_that_was_ahead_is_due
             clock::a_long_backlog_is_followed_in_pieces
             clock::all_handles_tell_one_time
-            clock::leases_end_when_they_are_told_to
+            clock::renewed_leases_end_at_the_given_time
             uploads::a_stale_commit_changes_nothing
             uploads::reopening_keeps_everything
             backlogs::a_long_backlog_is_cancelled_in_pieces
             backlogs::a_removed_endpoint_leaves_nothing_to_its_successor
-            backlogs::what_is_asked_for_again_is_not_cancelled
-            backlogs::a_long_backlog_stops_and_goes_on_with_its_endpoint
+            backlogs::replayed_deliveries_are_not_cancelled
+            backlogs::a_long_backlog_stops_and_resumes_with_its_endpoint
             backlogs::a_retry_of_after_the_resumption_is_not_hastened
             backlogs::a_relaxed_order_reaches_a_long_backlog
-            events::a_change_and_its_news_are_one
+            events::a_change_and_its_events_are_one
             events::a_page_looks_at_a_bounded_number_of_events
-            expiry::what_waits_too_long_is_given_up
-            expiry::a_lane_goes_on_behind_what_was_given_up
+            expiry::deliveries_that_wait_too_long_expire
+            expiry::a_lane_advances_past_expired_deliveries
             expiry::old_progress_is_dropped_without_a_word
             expiry::what_is_kept_does_not_age
             lives::what_becomes_of_deliveries_goes_by_the_rules
@@ -108,7 +108,7 @@ macro_rules! conformance_suite {
             order::an_aborted_attempt_does_not_count
             order::lanes_do_not_wait_for_each_other
             order::newer_progress_replaces_pending_progress
-            order::later_news_ends_pending_progress_everywhere
+            order::later_events_supersede_pending_progress_everywhere
             order::nothing_waits_for_superseded_progress
             order::a_lane_keeps_its_age_under_a_backlog
             order::progress_is_never_a_dead_letter
@@ -122,7 +122,7 @@ macro_rules! conformance_suite {
             sending::attempts_are_recorded_once
             sending::the_bell_rings_for_ready_deliveries
             sending::deliveries_are_listed_with_their_attempts
-            endpoints::a_paused_endpoint_is_left_alone
+            endpoints::a_paused_endpoint_gets_no_delivery
             endpoints::what_is_being_sent_settles_into_the_pause
             endpoints::opening_resumes_in_order
             endpoints::opening_takes_back_every_lease
@@ -138,7 +138,7 @@ macro_rules! conformance_suite {
             managing::a_strict_endpoint_waits_for_every_event
             managing::an_endpoint_can_do_without_order
             managing::a_change_of_order_reaches_what_waits
-            managing::a_thin_endpoint_is_told_little
+            managing::a_thin_endpoint_gets_a_short_body
             managing::notices_go_to_those_who_want_them
             managing::a_test_is_for_one_endpoint
             replay::one_delivery_is_sent_again
@@ -150,7 +150,7 @@ macro_rules! conformance_suite {
             replay::a_job_sends_the_dead_again
             replay::a_job_sends_what_was_missed
             replay::a_job_sends_everything
-            replay::a_job_goes_on_where_it_was
+            replay::a_job_resumes_where_it_was
             replay::a_job_goes_straight_to_its_range
             replay::two_nodes_carry_on_one_job
             replay::a_job_gets_over_a_clock_that_was_ahead
@@ -183,7 +183,7 @@ macro_rules! conformance_suite {
             dispatchers::an_endpoint_stays_while_a_living_node_names_it
             dispatchers::what_one_node_writes_the_other_knows
             dispatchers::a_reader_misses_nothing_that_two_nodes_write
-            dispatchers::a_lane_goes_on_whoever_writes_and_whoever_settles
+            dispatchers::a_lane_advances_with_concurrent_writes_and_settlements
             leases::a_node_that_lives_keeps_what_it_holds
             leases::a_commit_that_was_taken_over_is_a_conflict
             leases::a_late_commit_of_a_lost_lease_changes_nothing

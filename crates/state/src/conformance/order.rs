@@ -112,7 +112,7 @@ pub async fn newer_progress_replaces_pending_progress<P: StateFixture>(place: P)
 }
 
 /// webhooks C4: any later event, whoever wants it, ends pending and backing-off progress.
-pub async fn later_news_ends_pending_progress_everywhere<P: StateFixture>(place: P) {
+pub async fn later_events_supersede_pending_progress_everywhere<P: StateFixture>(place: P) {
     let (store, upload) = begun(&place).await;
     let mut upload = progressed(&*store, upload, at(1)).await;
     let sent = claim(&*store, "b", at(2)).await.remove(0);

@@ -232,7 +232,7 @@ pub async fn a_job_sends_everything<P: StateFixture>(place: P) {
     assert_eq!(states_at(&*store, "a").await, [Ready, Ready, Ready, Dead, Ready, Leased], "the fourth is too late");
 }
 
-pub async fn a_job_goes_on_where_it_was<P: StateFixture>(place: P) {
+pub async fn a_job_resumes_where_it_was<P: StateFixture>(place: P) {
     let store = fared(&place).await;
     let dead = job(ReplaySelection::Dead, NOW, at(100));
     store.begin_replay(dead.clone()).await.unwrap();

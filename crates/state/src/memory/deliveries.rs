@@ -216,7 +216,7 @@ impl Tables {
     }
 
     /// Forgets a delivery with its attempts.
-    pub(super) fn forget_delivery(&mut self, id: DeliveryId) {
+    pub(super) fn remove_delivery(&mut self, id: DeliveryId) {
         let Some(delivery) = self.deliveries.remove(&id) else { return };
         if let Some(queue) = self.queues.get_mut(&delivery.endpoint) {
             queue.remove(&delivery);

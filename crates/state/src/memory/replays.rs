@@ -32,7 +32,7 @@ impl Tables {
     }
 
     pub(super) fn begin_replay(&mut self, job: ReplayJob) -> ReplayJob {
-        let cursor = self.place_before(job.from.minus(ReplayJob::DISORDER)).max(job.cursor);
+        let cursor = self.position_before(job.from.minus(ReplayJob::DISORDER)).max(job.cursor);
         let mut job = ReplayJob { cursor, ..job };
         if job.what == ReplaySelection::Pending {
             let own = TenantScope::One(job.tenant);
@@ -49,7 +49,7 @@ impl Tables {
 
     /// The last place in the log that everything older than this is before, or at. Found by halving: times
     /// are in the order of the log but for some disorder.
-    fn place_before(&self, then: Timestamp) -> EventPosition {
+    fn position_before(&self, then: Timestamp) -> EventPosition {
         let (mut first, mut end) = (1, self.newest_event().0 + 1);
         while first < end {
             let middle = first + (end - first) / 2;

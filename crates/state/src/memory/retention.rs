@@ -111,9 +111,9 @@ impl Tables {
                 _ => self.siblings(&delivery).map(|sibling| sibling.id).chain([delivery.id]).collect(),
             };
             let before = self.deliveries.len();
-            with_it.into_iter().for_each(|id| self.forget_delivery(id));
+            with_it.into_iter().for_each(|id| self.remove_delivery(id));
             gone += before - self.deliveries.len();
-            gone += usize::from(self.forget_event(delivery.position, horizon));
+            gone += usize::from(self.remove_event(delivery.position, horizon));
         }
         gone
     }
@@ -137,7 +137,7 @@ impl Tables {
     }
 
     /// Forgets an old event that nothing is to be delivered of. Says whether it was one.
-    fn forget_event(&mut self, position: EventPosition, horizon: RetentionHorizon) -> bool {
+    fn remove_event(&mut self, position: EventPosition, horizon: RetentionHorizon) -> bool {
         let event = self.log.get(&position).filter(|event| event.at < horizon.finished);
         let is_old = event.is_some_and(|event| !self.has_deliveries(position, event));
         is_old && self.log.remove(&position).is_some()
@@ -188,7 +188,7 @@ impl Tables {
         let mut gone = 0;
         for upload in old {
             let deliveries = self.of_upload.remove(&upload).unwrap_or_default();
-            deliveries.iter().for_each(|id| self.forget_delivery(*id));
+            deliveries.iter().for_each(|id| self.remove_delivery(*id));
             let events = self.log.len();
             self.log.retain(|_, event| event.upload != Some(upload));
             self.uploads.remove(&upload);

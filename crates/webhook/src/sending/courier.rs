@@ -185,13 +185,13 @@ fn attempt(
 /// One failure is news, the ones after it are not, and neither is a success unless something had failed.
 fn log_attempt(entry: &EndpointEntry, claim: &Claim, answer: &AttemptResponse, disposition: Disposition) {
     let endpoint = entry.id();
-    let (delivery, event) = (claim.delivery, claim.kind.name());
+    let (delivery, event_type) = (claim.delivery, claim.kind.name());
     let upload = claim.upload.map(tracing::field::display);
     if answer.outcome.is_success() {
         if entry.is_failing.swap(false, Ordering::Relaxed) {
             tracing::info!(%endpoint, "deliveries to the receiver succeed again");
         }
-        tracing::debug!(%endpoint, %delivery, upload, event, took_ms = answer.took.as_millis(), "delivered");
+        tracing::debug!(%endpoint, %delivery, upload, event_type, took_ms = answer.took.as_millis(), "delivered");
         return;
     }
     if answer.outcome == AttemptOutcome::Aborted {
@@ -207,10 +207,10 @@ fn log_attempt(entry: &EndpointEntry, claim: &Claim, answer: &AttemptResponse, d
         Disposition::Succeeded => "done".to_owned(),
     };
     if entry.is_failing.swap(true, Ordering::Relaxed) {
-        tracing::debug!(%endpoint, %delivery, upload, event, attempt, status, error, note, next, "a delivery attempt failed");
+        tracing::debug!(%endpoint, %delivery, upload, event_type, attempt, status, error, note, next, "a delivery attempt failed");
     } else {
         tracing::warn!(
-            %endpoint, %delivery, upload, event, attempt, status, error, note, next,
+            %endpoint, %delivery, upload, event_type, attempt, status, error, note, next,
             "a delivery attempt failed; further failures of this endpoint are logged at debug level until an attempt \
              succeeds"
         );

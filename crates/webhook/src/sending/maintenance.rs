@@ -146,7 +146,7 @@ impl Maintenance {
         let limit = rate.div_ceil(4).min(REPLAY_PIECE);
         let after = self.outbox.advance_replay(before.id, limit, self.clock.now()).await?;
         if let Some(job) = after.as_ref().filter(|job| job.state != ReplayState::Running) {
-            tracing::info!(replay = %job.id, endpoint = %job.endpoint, queued = job.queued, "a replay finished");
+            tracing::info!(replay = %job.id, endpoint = %job.endpoint, deliveries = job.queued, "a replay finished");
         }
         Ok(Some(pause_after(&before, after.as_ref(), rate)))
     }

@@ -126,8 +126,8 @@ impl Recorder {
             let disabled = Stored { state, health: entry.health(), updated_at: now, ..stored };
             match self.outbox.put_endpoint(disabled, now).await {
                 Ok(written) => {
-                    let (endpoint, because) = (entry.id(), stop.because.name());
-                    tracing::warn!(%endpoint, because, "the endpoint was disabled; its deliveries wait until it is resumed");
+                    let (endpoint, reason) = (entry.id(), stop.because.name());
+                    tracing::warn!(%endpoint, reason, "the endpoint was disabled; its deliveries wait until it is resumed");
                     if let Ok(changed) = entry.endpoint().with(written) {
                         self.registry.put(changed);
                     }
