@@ -1,8 +1,8 @@
 //! The front door: the route table, and what is answered beside the dialects of uploads.
 //!
-//! `routes` is the one list of what is served. A row is answered by a dialect (`switch`) or by a handler
-//! here, which is given only what its area needs. It knows requests and responses and the engine; neither
-//! databases nor files.
+//! `routes` is the one list of what is served. A row is answered by a dialect (`dialect_switch`) or by a
+//! handler here, which is given only what its area needs. It knows requests and responses and the engine;
+//! neither databases nor files.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The engine when what lies below it breaks, or when it dies: each row of "what if it dies here?" in
-//! `append.rs` and of what follows the last byte in `settle.rs`, `concatenate.rs` and `sweep.rs`.
+//! `append.rs` and of what follows the last byte in `completion.rs`, `concatenate.rs` and `sweep.rs`.
 //!
 //! After every kind of trouble the same holds: the committed offset stands, the upload goes on from there to
 //! the right bytes, no event is missing or there twice, and no file is left that belongs to nobody.

@@ -72,10 +72,10 @@ impl Refusals {
         let mut sample = lock(&self.0.samples[reason as usize]);
         let admitted = sample.admit(Instant::now());
         drop(sample);
-        let Some(Sampled { left_out, .. }) = admitted else { return };
+        let Some(Sampled { suppressed, .. }) = admitted else { return };
         let name = reason.name();
-        if left_out > 0 {
-            tracing::info!(reason = name, left_out, "some rejections for this reason were counted but not logged");
+        if suppressed > 0 {
+            tracing::info!(reason = name, suppressed, "some rejections for this reason were counted but not logged");
         }
         let client = client.map(tracing::field::display);
         tracing::info!(reason = name, client, detail = %detail.escape_debug(), "rejected a connection or request");
@@ -92,30 +92,30 @@ pub struct LogSampler {
     /// When the present period began.
     since: Option<Instant>,
     logged: u32,
-    left_out: u64,
+    suppressed: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sampled {
     /// Of the period before.
-    pub left_out: u64,
+    pub suppressed: u64,
     /// Whether no more are logged in this period.
     pub is_last: bool,
 }
 
 impl LogSampler {
     pub fn admit(&mut self, now: Instant) -> Option<Sampled> {
-        let mut left_out = 0;
+        let mut suppressed = 0;
         if self.since.is_none_or(|since| now - since >= PERIOD) {
-            left_out = self.left_out;
-            *self = Self { since: Some(now), logged: 0, left_out: 0 };
+            suppressed = self.suppressed;
+            *self = Self { since: Some(now), logged: 0, suppressed: 0 };
         }
         if self.logged == LINES {
-            self.left_out += 1;
+            self.suppressed += 1;
             return None;
         }
         self.logged += 1;
-        Some(Sampled { left_out, is_last: self.logged == LINES })
+        Some(Sampled { suppressed, is_last: self.logged == LINES })
     }
 }
 
@@ -128,13 +128,13 @@ mod tests {
         let mut sample = LogSampler::default();
         let now = Instant::now();
         for line in 1..=LINES {
-            assert_eq!(sample.admit(now), Some(Sampled { left_out: 0, is_last: line == LINES }));
+            assert_eq!(sample.admit(now), Some(Sampled { suppressed: 0, is_last: line == LINES }));
         }
         for _ in 0..7 {
             assert_eq!(sample.admit(now + PERIOD / 2), None);
         }
-        assert_eq!(sample.admit(now + PERIOD), Some(Sampled { left_out: 7, is_last: false }));
-        assert_eq!(sample.admit(now + PERIOD), Some(Sampled { left_out: 0, is_last: false }));
+        assert_eq!(sample.admit(now + PERIOD), Some(Sampled { suppressed: 7, is_last: false }));
+        assert_eq!(sample.admit(now + PERIOD), Some(Sampled { suppressed: 0, is_last: false }));
     }
 
     #[test]

@@ -65,12 +65,12 @@ impl Rejections {
     /// lately.
     pub(crate) fn note(&self, ProblemCode(code): ProblemCode, rejected: &RejectedRequest<'_>) {
         let admitted = self.count(code.clone(), is_rejection(rejected.status), Instant::now());
-        let Some(Sampled { left_out, is_last }) = admitted else { return };
+        let Some(Sampled { suppressed, is_last }) = admitted else { return };
         let RejectedRequest { status, method, route, client, request } = *rejected;
-        if left_out > 0 {
+        if suppressed > 0 {
             tracing::info!(
                 code = &*code,
-                left_out,
+                suppressed,
                 "some requests rejected for this reason were counted but not logged"
             );
         }
@@ -140,7 +140,7 @@ mod tests {
         assert!(logged.last().is_some_and(|last| last.is_last));
         assert!(rejections.count("no-space".into(), true, now).is_some());
         let later = rejections.count("unauthorized".into(), true, now + std::time::Duration::from_secs(61)).unwrap();
-        assert_eq!(later.left_out, 1_000 - u64::try_from(logged.len()).unwrap());
+        assert_eq!(later.suppressed, 1_000 - u64::try_from(logged.len()).unwrap());
     }
 
     #[test]

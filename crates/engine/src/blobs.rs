@@ -122,7 +122,7 @@ impl Inner {
         if let Err(error) = ended {
             return Err(self.explain(&upload, error).await);
         }
-        tracing::info!(upload = %upload.id(), start = upload.reach().get(), "an upload continues in a new generation of its blob");
+        tracing::info!(upload = %upload.id(), start_bytes = upload.reach().get(), "an upload continues in a new generation of its blob");
         // Before the first byte: the record knows of every blob there is.
         self.commit(next).await
     }

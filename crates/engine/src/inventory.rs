@@ -74,8 +74,8 @@ impl Inner {
         tracing::warn!(
             files_without_record = blobs.count,
             records_without_file = records.count,
-            files = blobs.examples.join(" "),
-            records = records.examples.join(" "),
+            example_files = blobs.examples.join(" "),
+            example_records = records.examples.join(" "),
             "stored files and records of uploads do not match: the database or the files were removed, or restored from a \
              backup. Nothing is removed automatically"
         );

@@ -47,7 +47,7 @@ pub(super) struct ChecksummedBytes {
 }
 
 impl JoinedRequest {
-    /// A lane from `start` on, with nothing in it yet.
+    /// Creates the state of a request that writes from `start` on and has written nothing yet.
     pub(super) fn new(command: &Append, intake: FeedReceiver, start: u64, end: Option<u64>) -> Self {
         let FeedReceiver { pieces, outcome } = intake;
         let checked = command.checksum.clone().map(|expected| {

@@ -5,14 +5,15 @@
 //!
 //! Reading order: [`command`] (what may be asked and what comes of it), `append` (how a request with bytes
 //! finds its writer), `admission` (which are in order), [`feed`] (how bytes get there), `writer` (the one
-//! task that moves them, in lanes, in order or as `ranges`), `ledger` and `commit` (what counts, and the only
-//! place that makes it durable and true), [`lease`] and `orders` (one writer per upload),
-//! `drive_to_completion` (from the last byte to `completed`), `examine` (what the bytes are), `compare`
-//! (bytes that are sent again), [`concatenate`](mod@concatenate), `life` (how an upload begins, and ends by
-//! its client's will), [`report`] (what backends add), `sweep` (what time and crashes leave to do), `removal`
-//! (files that an operator or retention removes), `missing` and `inventory` (records and blobs that lack each
-//! other), [`disk`] and `space` (how full it is), [`read`] (status, lists, events, downloads), [`hooks`]
-//! (asking the application), `digest`, `pieces` and `sums` (what the bytes add up to).
+//! task that moves them, one request after the other or several at once as `ranges`), `ledger` and `commit`
+//! (what counts, and the only place that makes it durable and true), [`lease`] and `writer_requests` (one
+//! writer per upload), `completion` (from the last byte to `completed`), `verify` (what the bytes are),
+//! `compare` (bytes that are sent again), [`concatenate`](mod@concatenate), `lifecycle` (how an upload
+//! begins, and ends by its client's will), [`report`] (what backends add), `sweep` (what time and crashes
+//! leave to do), `removal` (files that an operator or retention removes), `missing` and `inventory` (records
+//! and blobs that lack each other), [`disk`] and `space` (how full it is), [`read`] (status, lists, events,
+//! downloads), [`hooks`] (asking the application), `digest`, `pieces` and `upload_digests` (what the bytes
+//! add up to).
 
 use std::fmt;
 use std::sync::Arc;

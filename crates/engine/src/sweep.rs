@@ -211,7 +211,7 @@ impl Inner {
             SweepSelection::Expired { .. } => {
                 upload.expire(now);
                 let upload = self.commit(upload).await?;
-                tracing::info!(upload = %upload.id(), offset = upload.offset().get(), "upload expired");
+                tracing::info!(upload = %upload.id(), offset_bytes = upload.offset().get(), "upload expired");
                 self.remove_bytes(upload).await;
             }
             SweepSelection::Silent { .. } => {

@@ -244,7 +244,7 @@ impl PendingWrite {
                 Ok(Some(file)) => drop(direct.set(file)),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::debug!(%key, %error, "could not open a file for direct I/O; using the page cache")
+                    tracing::debug!(blob = %key, %error, "could not open a file for direct I/O; using the page cache")
                 }
             }
         }

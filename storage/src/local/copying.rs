@@ -41,7 +41,7 @@ pub(super) fn concatenate(
     if end.is_err()
         && let Err(error) = files::remove(data, into)
     {
-        tracing::debug!(key = %into, %error, "could not remove the blob of a failed concatenation");
+        tracing::debug!(blob = %into, %error, "could not remove the blob of a failed concatenation");
     }
     end
 }

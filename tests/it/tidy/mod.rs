@@ -1,5 +1,5 @@
 //! What no compiler sees of the house: that its walls stand, that its documents
-//! lead somewhere, that comments can be read.
+//! lead somewhere, that comments can be read, that names mean one thing.
 //!
 //! Cargo refuses a crate what its `Cargo.toml` does not list. Here the lists themselves are compared with the
 //! plan, and the folders of `src/`, which are one crate, with each other.
@@ -12,6 +12,7 @@ mod comments;
 mod dialects;
 mod layers;
 mod links;
+mod names;
 mod requirements;
 
 /// Names, each with the names that it leads to.

@@ -100,7 +100,7 @@ impl Certificates {
             Err(reason) => tracing::warn!(
                 certificate = %self.files.certificate.display(),
                 private_key = %self.files.private_key.display(),
-                reason,
+                error = reason,
                 "the new certificate is invalid; the old one stays in use"
             ),
         }

@@ -37,7 +37,7 @@ impl Writer {
             Ending::Over | Ending::Stop => self.conclude(completes).await,
             Ending::Yield(answer, end_notice) => {
                 let upload = &committer.upload;
-                tracing::info!(upload = %upload.id(), offset = upload.offset().get(), "a newer request takes over");
+                tracing::info!(upload = %upload.id(), offset_bytes = upload.offset().get(), "a newer request takes over");
                 committer.abandon().await;
                 // The newer request waits for the lease anyway.
                 let _ = answer.send(Ok(()));

@@ -210,7 +210,7 @@ impl Writer {
                 }
                 WriterStep::Wakeup(WriterWakeup::Request(WriterRequest::Join { command, answer })) => {
                     // Boxed: it takes more than sending bytes does. The caller may have gone away; then its
-                    // lane finds that nothing comes.
+                    // request finds that nothing comes.
                     let _ = answer.send(Box::pin(self.join(&command)).await);
                     Ok(())
                 }
