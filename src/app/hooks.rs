@@ -10,7 +10,7 @@ use domain::hook::{Hook, HookRequest, HookResult};
 use engine::hooks::HookPort;
 
 #[derive(Debug)]
-struct HookAdapter(hooks::HookClient);
+struct HookAdapter(hooks::HttpHookClient);
 
 #[async_trait]
 impl HookPort for HookAdapter {
@@ -30,7 +30,7 @@ pub(super) fn application(
     rules: &Arc<outbound::address::EgressRules>,
 ) -> anyhow::Result<Option<(Arc<dyn HookPort>, hooks::HookMetrics)>> {
     let Some(settings) = &config.calls else { return Ok(None) };
-    let hooks = hooks::HookClient::new(settings.clone(), Arc::clone(rules)).context("could not set up hooks")?;
+    let hooks = hooks::HttpHookClient::new(settings.clone(), Arc::clone(rules)).context("could not set up hooks")?;
     let metrics = hooks.metrics().clone();
     Ok(Some((Arc::new(HookAdapter(hooks)), metrics)))
 }

@@ -64,7 +64,7 @@ pub enum InvalidHookSettings {
 
 /// The application, as far as it can be asked.
 #[derive(Debug)]
-pub struct HookClient {
+pub struct HttpHookClient {
     targets: Vec<HookTarget>,
     slots: Semaphore,
     transport: HookTransport,
@@ -98,7 +98,7 @@ fn has_no_response(call: &HookCall) -> bool {
     }
 }
 
-impl HookClient {
+impl HttpHookClient {
     /// Asks only where `rules` let endpoints of the configuration be.
     pub fn new(settings: HookSettings, rules: Arc<EgressRules>) -> Result<Self, InvalidHookSettings> {
         Self::new_with(settings, rules, system_lookup())
@@ -294,7 +294,7 @@ mod tests {
     /// What comes of asking there, from a server that listens at `own`.
     async fn outcome(url: &str, own: &[SocketAddr], lookup: Lookup) -> (CallOutcome, Option<String>) {
         let rules = Arc::new(EgressRules::default());
-        let hooks = HookClient::new_with(settings(url), Arc::clone(&rules), lookup).unwrap();
+        let hooks = HttpHookClient::new_with(settings(url), Arc::clone(&rules), lookup).unwrap();
         rules.set_own(own.to_vec());
         let call = hooks.call(request()).await.call.unwrap();
         (call.outcome, call.message)
@@ -303,7 +303,8 @@ mod tests {
     #[test]
     fn a_hook_cannot_be_where_clouds_keep_secrets() {
         for address in ["169.254.169.254", "0xa9fea9fe", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"] {
-            let refused = HookClient::new(settings(&format!("http://{address}/hooks")), Arc::default()).unwrap_err();
+            let refused =
+                HttpHookClient::new(settings(&format!("http://{address}/hooks")), Arc::default()).unwrap_err();
             assert!(refused.to_string().starts_with("hooks.pre_create cannot be used: its address is"), "{refused}");
         }
     }
@@ -313,7 +314,7 @@ mod tests {
     async fn a_question_on_a_dead_idle_connection_is_asked_once_more() {
         let late = Script::ResetLate(Duration::from_millis(1_200));
         let receiver = Receiver::start([Script::Status(200), late, Script::Status(200)]).await;
-        let hooks = HookClient::new(settings(&receiver.url()), Arc::default()).unwrap();
+        let hooks = HttpHookClient::new(settings(&receiver.url()), Arc::default()).unwrap();
         for _ in 0..2 {
             let call = hooks.call(request()).await.call.unwrap();
             assert_eq!(call.outcome, CallOutcome::Accepted, "{:?}", call.message);

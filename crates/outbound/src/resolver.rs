@@ -85,7 +85,7 @@ pub struct GuardedResolver {
 
 impl fmt::Debug for GuardedResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("GuardedResolver").field("origin", &self.origin).finish_non_exhaustive()
     }
 }
 

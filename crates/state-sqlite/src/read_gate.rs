@@ -20,7 +20,7 @@ pub(super) struct ReadGate {
 
 impl fmt::Debug for ReadGate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gate").field("is_closed", &self.is_closed()).finish_non_exhaustive()
+        f.debug_struct("ReadGate").field("is_closed", &self.is_closed()).finish_non_exhaustive()
     }
 }
 

@@ -109,7 +109,7 @@ struct QueueState {
 
 impl fmt::Debug for ReadQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line").field("waiting", &self.lock().jobs.len()).finish_non_exhaustive()
+        f.debug_struct("ReadQueue").field("waiting", &self.lock().jobs.len()).finish_non_exhaustive()
     }
 }
 

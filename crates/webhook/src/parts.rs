@@ -22,6 +22,6 @@ pub struct SenderParts {
 
 impl fmt::Debug for SenderParts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parts").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("SenderParts").field("settings", &self.settings).finish_non_exhaustive()
     }
 }

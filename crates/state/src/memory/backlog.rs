@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::memory::Tables;
-use crate::memory::deliveries::Delivery;
+use crate::memory::deliveries::StoredDelivery;
 use domain::delivery::DeliveryState;
 use domain::endpoint::{EndpointId, Ordering};
 use domain::id::{DeliveryId, UploadId};
@@ -85,7 +85,7 @@ impl Tables {
 
     /// Those that wait first, or each would become ready before it ends.
     fn cancel(&mut self, number: JobNumber, job: &BacklogJob, limit: u32, now: Timestamp) -> usize {
-        let is_old = |state| move |it: &Delivery| it.state == state && it.generation < number;
+        let is_old = |state| move |it: &StoredDelivery| it.state == state && it.generation < number;
         let mut ending = self.some_of(&job.endpoint, limit, is_old(DeliveryState::Waiting));
         let left = limit.saturating_sub(u32::try_from(ending.len()).unwrap_or(limit));
         ending.extend(self.some_of(&job.endpoint, left, is_old(DeliveryState::Ready)));
@@ -102,8 +102,9 @@ impl Tables {
     }
 
     fn hasten(&mut self, number: JobNumber, job: &BacklogJob, limit: u32) -> usize {
-        let is_planned =
-            |it: &Delivery| it.state == DeliveryState::Ready && it.next_at > job.begun_at && it.generation < number;
+        let is_planned = |it: &StoredDelivery| {
+            it.state == DeliveryState::Ready && it.next_at > job.begun_at && it.generation < number
+        };
         let hastened = self.some_of(&job.endpoint, limit, is_planned);
         for id in &hastened {
             self.change(*id, |delivery| (delivery.next_at, delivery.generation) = (job.begun_at, number));
@@ -114,7 +115,7 @@ impl Tables {
 
     /// By the order the endpoint has now, which may have changed once more.
     fn release(&mut self, number: JobNumber, job: &BacklogJob, limit: u32, now: Timestamp) -> usize {
-        let is_waiting = |delivery: &Delivery| delivery.state == DeliveryState::Waiting;
+        let is_waiting = |delivery: &StoredDelivery| delivery.state == DeliveryState::Waiting;
         match self.ordering_of(&job.endpoint) {
             Ordering::None => {
                 let released = self.some_of(&job.endpoint, limit, is_waiting);
@@ -141,7 +142,12 @@ impl Tables {
     }
 
     /// Some unfinished deliveries of an endpoint.
-    fn some_of(&self, endpoint: &EndpointId, limit: u32, is_meant: impl Fn(&Delivery) -> bool) -> Vec<DeliveryId> {
+    fn some_of(
+        &self,
+        endpoint: &EndpointId,
+        limit: u32,
+        is_meant: impl Fn(&StoredDelivery) -> bool,
+    ) -> Vec<DeliveryId> {
         let meant = self.unfinished_of(endpoint).filter(|delivery| is_meant(delivery));
         meant.map(|delivery| delivery.id).take(limit as usize).collect()
     }

@@ -14,7 +14,7 @@ use domain::time::Timestamp;
 
 /// One event on its way to one endpoint.
 #[derive(Debug, Clone)]
-pub(super) struct Delivery {
+pub(super) struct StoredDelivery {
     pub(super) id: DeliveryId,
     pub(super) tenant: TenantId,
     pub(super) position: EventPosition,
@@ -51,7 +51,7 @@ pub(super) struct EndpointQueue {
 }
 
 impl EndpointQueue {
-    fn add(&mut self, delivery: &Delivery) {
+    fn add(&mut self, delivery: &StoredDelivery) {
         if !delivery.state.is_finished() {
             self.all.insert(delivery.id);
         }
@@ -63,7 +63,7 @@ impl EndpointQueue {
         }
     }
 
-    fn remove(&mut self, delivery: &Delivery) {
+    fn remove(&mut self, delivery: &StoredDelivery) {
         self.all.remove(&delivery.id);
         self.ready.remove(&(delivery.claim_order(), delivery.id));
         if let Some(until) = delivery.lease_until {
@@ -72,7 +72,7 @@ impl EndpointQueue {
     }
 }
 
-impl Delivery {
+impl StoredDelivery {
     pub(super) fn claim_order(&self) -> ClaimOrder {
         ClaimOrder { next_at: self.next_at, sequence: self.sequence }
     }
@@ -96,7 +96,7 @@ impl Tables {
         let unfinished = event.upload.map_or(LaneLoad::Empty, |upload| self.load(new.endpoint, upload, |_| true));
         let state = lane::join(kept.endpoint.terms.ordering, unfinished);
         self.made_ready |= state == DeliveryState::Ready && kept.endpoint.state.is_enabled();
-        let delivery = Delivery {
+        let delivery = StoredDelivery {
             id,
             tenant: event.tenant,
             position: new.position,
@@ -127,13 +127,13 @@ impl Tables {
     }
 
     /// The unfinished deliveries of an endpoint, as they were made.
-    pub(super) fn unfinished_of(&self, endpoint: &EndpointId) -> impl Iterator<Item = &Delivery> {
+    pub(super) fn unfinished_of(&self, endpoint: &EndpointId) -> impl Iterator<Item = &StoredDelivery> {
         let all = self.queues.get(endpoint).into_iter().flat_map(|queue| &queue.all);
         all.filter_map(|id| self.deliveries.get(id))
     }
 
     /// Changes a delivery, and its place in the queue with it.
-    pub(super) fn change(&mut self, id: DeliveryId, change: impl FnOnce(&mut Delivery)) {
+    pub(super) fn change(&mut self, id: DeliveryId, change: impl FnOnce(&mut StoredDelivery)) {
         let Some(delivery) = self.deliveries.get_mut(&id) else { return };
         let queue = self.queues.entry(delivery.endpoint.clone()).or_default();
         queue.remove(delivery);
@@ -142,7 +142,7 @@ impl Tables {
     }
 
     /// The unfinished deliveries of a lane.
-    fn lane(&self, endpoint: &EndpointId, upload: UploadId) -> impl Iterator<Item = &Delivery> {
+    fn lane(&self, endpoint: &EndpointId, upload: UploadId) -> impl Iterator<Item = &StoredDelivery> {
         let of_upload = self.of_upload.get(&upload).into_iter().flatten().filter_map(|id| self.deliveries.get(id));
         of_upload.filter(move |delivery| delivery.endpoint == *endpoint && !delivery.state.is_finished())
     }

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::memory::Tables;
-use crate::memory::deliveries::Delivery;
+use crate::memory::deliveries::StoredDelivery;
 use domain::delivery::{Backlog, DeliveryRecord, DeliveryState};
 use domain::endpoint::EndpointId;
 use domain::id::DeliveryId;
@@ -29,13 +29,13 @@ impl Tables {
     }
 
     /// What waits for a stopped endpoint is paused.
-    fn shown_state(&self, delivery: &Delivery) -> DeliveryState {
+    fn shown_state(&self, delivery: &StoredDelivery) -> DeliveryState {
         let is_stopped = |kept: &crate::memory::StoredEndpoint| !kept.endpoint.state.is_enabled();
         let is_stopped = self.endpoints.get(&delivery.endpoint).is_some_and(is_stopped);
         if is_stopped && lane::is_pending(delivery.state) { DeliveryState::Paused } else { delivery.state }
     }
 
-    fn is_wanted(&self, delivery: &Delivery, query: &DeliveryQuery) -> bool {
+    fn is_wanted(&self, delivery: &StoredDelivery, query: &DeliveryQuery) -> bool {
         let made_at = delivery.id.made_at();
         let latest = delivery.attempt_records.iter().max_by_key(|attempt| (attempt.number, attempt.started_at));
         let outcome = latest.map(|attempt| attempt.outcome);
@@ -54,7 +54,7 @@ impl Tables {
             && query.last_error.is_none_or(|error| outcome.is_some_and(|it| it.error_class() == error.error_class()))
     }
 
-    fn record_of(&self, delivery: &Delivery) -> DeliveryRecord {
+    fn record_of(&self, delivery: &StoredDelivery) -> DeliveryRecord {
         let state = self.shown_state(delivery);
         let mut attempts = delivery.attempt_records.clone();
         attempts.sort_by_key(|attempt| Reverse((attempt.number, attempt.started_at)));

@@ -41,7 +41,7 @@ mod tests;
 mod uploads;
 
 use backlog::{BacklogJob, JobNumber};
-use deliveries::{Delivery, EndpointQueue};
+use deliveries::{EndpointQueue, StoredDelivery};
 use endpoints::StoredEndpoint;
 use log::LogEntry;
 
@@ -61,7 +61,7 @@ struct Tables {
     log: BTreeMap<EventPosition, LogEntry>,
     last_position: i64,
     endpoints: BTreeMap<EndpointId, StoredEndpoint>,
-    deliveries: BTreeMap<DeliveryId, Delivery>,
+    deliveries: BTreeMap<DeliveryId, StoredDelivery>,
     /// Every delivery about an upload, whatever its state.
     of_upload: BTreeMap<UploadId, BTreeSet<DeliveryId>>,
     /// The unfinished deliveries of each endpoint.

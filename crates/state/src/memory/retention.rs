@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::memory::Tables;
-use crate::memory::deliveries::Delivery;
+use crate::memory::deliveries::StoredDelivery;
 use crate::memory::log::LogEntry;
 use crate::{BacklogLimits, RetentionHorizon};
 use domain::delivery::{DeliveryClass, DeliveryState};
@@ -27,12 +27,12 @@ impl Tables {
         let expiring = self.present().filter(|kept| self.availability(kept).expires_deliveries(begun_before));
         let waiting = expiring.flat_map(|kept| self.pending(&kept.endpoint.id));
         let old = waiting.filter(|delivery| delivery.begun_at < begun_before);
-        let old: Vec<Delivery> = old.take(limit as usize).cloned().collect();
+        let old: Vec<StoredDelivery> = old.take(limit as usize).cloned().collect();
         for delivery in &old {
             let ended = lane::expire(DeliveryClass::of(delivery.kind), delivery.attempts);
             self.end(delivery.id, ended.state, now);
             if ended.is_exhausted {
-                let Delivery { id, tenant, endpoint, event, upload, attempts, .. } = delivery.clone();
+                let StoredDelivery { id, tenant, endpoint, event, upload, attempts, .. } = delivery.clone();
                 self.announce(tenant, &Notice::Exhausted { delivery: id, endpoint, event, upload, attempts }, now);
             }
         }
@@ -41,11 +41,11 @@ impl Tables {
         old.len() as u64
     }
 
-    fn pending(&self, endpoint: &EndpointId) -> impl Iterator<Item = &Delivery> {
+    fn pending(&self, endpoint: &EndpointId) -> impl Iterator<Item = &StoredDelivery> {
         self.unfinished_of(endpoint).filter(|delivery| lane::is_pending(delivery.state))
     }
 
-    fn release_next_behind(&mut self, ended: &[Delivery], now: Timestamp) {
+    fn release_next_behind(&mut self, ended: &[StoredDelivery], now: Timestamp) {
         let lanes: BTreeSet<_> = ended.iter().map(|delivery| (delivery.endpoint.clone(), delivery.upload)).collect();
         for (endpoint, upload) in lanes {
             self.release_next(&endpoint, upload, now);
@@ -71,11 +71,12 @@ impl Tables {
         Some((endpoint, excess.len() as u64))
     }
 
-    fn excess(&self, endpoint: &EndpointId, limits: BacklogLimits, limit: usize) -> Vec<Delivery> {
-        let mut newest_first: Vec<&Delivery> = self.pending(endpoint).collect();
+    fn excess(&self, endpoint: &EndpointId, limits: BacklogLimits, limit: usize) -> Vec<StoredDelivery> {
+        let mut newest_first: Vec<&StoredDelivery> = self.pending(endpoint).collect();
         newest_first.sort_by_key(|delivery| Reverse((delivery.begun_at, delivery.id)));
         let most = usize::try_from(limits.most).unwrap_or(usize::MAX);
-        let too_many: Vec<Delivery> = newest_first.iter().skip(most).take(limit).map(|it| (*it).clone()).collect();
+        let too_many: Vec<StoredDelivery> =
+            newest_first.iter().skip(most).take(limit).map(|it| (*it).clone()).collect();
         let rests = self
             .endpoints
             .get(endpoint)
@@ -103,7 +104,7 @@ impl Tables {
         let old = self.deliveries.values().filter(|old| old.id.made_at() < horizon.finished && !stays(old, horizon));
         let going =
             old.filter(|old| old.kind == EventKind::Progress || !self.siblings(old).any(|it| stays(it, horizon)));
-        let going: Vec<Delivery> = going.take(most).cloned().collect();
+        let going: Vec<StoredDelivery> = going.take(most).cloned().collect();
         let mut gone = 0;
         for delivery in going {
             let with_it: Vec<DeliveryId> = match delivery.kind {
@@ -119,14 +120,14 @@ impl Tables {
     }
 
     /// The deliveries of the same event of an upload.
-    fn siblings(&self, delivery: &Delivery) -> impl Iterator<Item = &Delivery> {
+    fn siblings(&self, delivery: &StoredDelivery) -> impl Iterator<Item = &StoredDelivery> {
         let of_upload = delivery.upload.and_then(|upload| self.of_upload.get(&upload)).into_iter().flatten();
         let position = delivery.position;
         of_upload.filter_map(|id| self.deliveries.get(id)).filter(move |other| other.position == position)
     }
 
     fn has_deliveries(&self, position: EventPosition, event: &LogEntry) -> bool {
-        let is_of_it = |delivery: &Delivery| delivery.position == position;
+        let is_of_it = |delivery: &StoredDelivery| delivery.position == position;
         match event.upload {
             Some(upload) => {
                 let of_upload = self.of_upload.get(&upload).into_iter().flatten();
@@ -199,7 +200,7 @@ impl Tables {
 }
 
 /// Whether a delivery is not old enough to be forgotten.
-fn stays(delivery: &Delivery, horizon: RetentionHorizon) -> bool {
+fn stays(delivery: &StoredDelivery, horizon: RetentionHorizon) -> bool {
     delivery
         .finished_at
         .is_none_or(|at| at >= horizon.finished || (delivery.state == DeliveryState::Dead && at >= horizon.dead))

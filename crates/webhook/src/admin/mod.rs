@@ -134,7 +134,7 @@ pub struct VerificationKeys {
 impl fmt::Debug for VerificationKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secret = self.secret.as_ref().map(|_| "redacted");
-        f.debug_struct("Shown").field("secret", &secret).field("public_key", &self.public_key).finish()
+        f.debug_struct("VerificationKeys").field("secret", &secret).field("public_key", &self.public_key).finish()
     }
 }
 

@@ -162,7 +162,7 @@ impl fmt::Debug for SendableEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.url.clone();
         url.set_query(None);
-        f.debug_struct("Endpoint")
+        f.debug_struct("SendableEndpoint")
             .field("id", &self.stored.id)
             .field("url", &url.as_str())
             .field("filter", &self.stored.terms.filter)

@@ -33,7 +33,7 @@ pub(crate) struct EndpointSecrets {
 impl fmt::Debug for EndpointSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers.keys().map(HeaderName::as_str).collect();
-        f.debug_struct("Private").field("headers", &names).finish_non_exhaustive()
+        f.debug_struct("EndpointSecrets").field("headers", &names).finish_non_exhaustive()
     }
 }
 
