@@ -18,8 +18,8 @@ impl HookPort for HookAdapter {
         self.0.wants(hook)
     }
 
-    async fn call(&self, question: HookRequest) -> HookResult {
-        self.0.call(question).await
+    async fn call(&self, request: HookRequest) -> HookResult {
+        self.0.call(request).await
     }
 }
 

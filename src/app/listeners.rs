@@ -23,17 +23,17 @@ pub(super) struct Listeners {
     pub(super) read_address: Option<SocketAddr>,
     servers: Vec<ServerHandle>,
     /// Has the files of the certificate looked at; what does that ends with it. `None` without TLS.
-    look: Option<mpsc::Sender<()>>,
+    reload: Option<mpsc::Sender<()>>,
 }
 
 impl Listeners {
     /// Takes the addresses and serves.
     pub(super) fn start(config: &Config, memory: ListenerMemory, edge: Edge) -> anyhow::Result<Self> {
         let edge = web::Data::new(edge);
-        let (tls, look) = match &config.tls.files {
+        let (tls, reload) = match &config.tls.files {
             Some(files) => {
-                let (tls, look) = tls(config, files)?;
-                (Some(tls), Some(look))
+                let (tls, reload) = tls(config, files)?;
+                (Some(tls), Some(reload))
             }
             None => (None, None),
         };
@@ -45,14 +45,14 @@ impl Listeners {
         };
         let read_address = reads.as_ref().map(|(_, address)| *address);
         let servers = [uploads].into_iter().chain(reads.map(|(server, _)| server)).map(serve).collect();
-        Ok(Self { address, read_address, servers, look })
+        Ok(Self { address, read_address, servers, reload })
     }
 
     /// Has the files of the certificate looked at now. Says whether there are any.
     pub(super) fn reload_certificate(&self) -> bool {
-        let Some(look) = &self.look else { return false };
+        let Some(reload) = &self.reload else { return false };
         // If it cannot be queued, a look is due already.
-        let _ = look.try_send(());
+        let _ = reload.try_send(());
         true
     }
 
@@ -136,9 +136,9 @@ fn tls(config: &Config, files: &CertificateFiles) -> anyhow::Result<(Tls, mpsc::
     let certificates = Arc::new(Certificates::load(files.clone()).map_err(|why| unusable(files, &why))?);
     let tls = Tls::new(Arc::clone(&certificates), config.tls.handshake_timeout, config.http2.max_connections)
         .context("could not set up TLS")?;
-    let (look, looks) = mpsc::channel(1);
+    let (reload, looks) = mpsc::channel(1);
     tokio::spawn(certificates.reload_on_change(config.tls.reload_every, looks));
-    Ok((tls, look))
+    Ok((tls, reload))
 }
 
 /// In the words of the configuration.

@@ -118,8 +118,8 @@ impl DialectSwitch {
         if place != self.in_doubt {
             request.extensions_mut().insert(MarkerField(dialect.marker.clone()));
         }
-        let asked = DialectRequest { request, payload, target, marked, whole_file: self.whole_file };
-        (dialect.answer)(asked, Arc::clone(&self.uploads))
+        let dialect_request = DialectRequest { request, payload, target, marked, whole_file: self.whole_file };
+        (dialect.answer)(dialect_request, Arc::clone(&self.uploads))
     }
 
     fn answer_at_own(&self, call: RoutedRequest, answer: AnswerFn) -> LocalBoxFuture<'static, HttpResponse> {
@@ -128,8 +128,9 @@ impl DialectSwitch {
         }
         let target = RequestTarget::Own(call.parameter(0));
         let RoutedRequest { request, payload, .. } = call;
-        let asked = DialectRequest { request, payload, target, marked: Marked::Yes, whole_file: self.whole_file };
-        answer(asked, Arc::clone(&self.uploads))
+        let dialect_request =
+            DialectRequest { request, payload, target, marked: Marked::Yes, whole_file: self.whole_file };
+        answer(dialect_request, Arc::clone(&self.uploads))
     }
 
     /// What this server can do, for the clients of every dialect.
@@ -181,6 +182,6 @@ fn mixed() -> Problem {
 }
 
 /// Answers in place of a dialect for whole files, where there is none.
-fn no_whole_files(asked: DialectRequest, _: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
-    ready(Problem::not_found().respond(&asked.request)).boxed_local()
+fn no_whole_files(dialect_request: DialectRequest, _: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
+    ready(Problem::not_found().respond(&dialect_request.request)).boxed_local()
 }

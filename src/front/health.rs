@@ -37,7 +37,7 @@ pub(super) async fn ready(call: RoutedRequest, shared: Arc<HealthApi>) -> Result
     }
     // Where it cannot be measured, trying to write has said or will say why.
     let disk = shared.engine.disk().ok().flatten();
-    if disk.is_some_and(|disk| disk.state == DiskState::Full) && asks_for_uploads(request) {
+    if disk.is_some_and(|disk| disk.state == DiskState::Full) && requires_upload_capacity(request) {
         return Err(not_ready("disk-full", "new uploads are rejected: the disk is full".to_owned()));
     }
     let mut ready = json!({ "status": "ready" });
@@ -49,7 +49,7 @@ pub(super) async fn ready(call: RoutedRequest, shared: Arc<HealthApi>) -> Result
 
 /// Whether whoever asks wants to know if new uploads can be taken. A server with a full disk still answers
 /// all other requests, deletions above all, so it is ready for whoever does not say that.
-fn asks_for_uploads(request: &HttpRequest) -> bool {
+fn requires_upload_capacity(request: &HttpRequest) -> bool {
     Query::parse(request.query_string()).is_ok_and(|query| query.pairs().any(|pair| pair == ("role", "upload")))
 }
 

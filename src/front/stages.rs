@@ -50,7 +50,7 @@ fn too_large() -> Problem {
 fn problem(error: ReportError, request: &HttpRequest) -> Problem {
     let refused = match error {
         ReportError::Engine(error) => return problems::problem(error, request),
-        ReportError::Refused(refused) => refused,
+        ReportError::Rejected(refused) => refused,
     };
     let code = match refused {
         ReportRejected::Ended(_) => "upload-ended",

@@ -26,7 +26,7 @@ pub struct Abilities {
     /// Joining blobs takes neither time for their bytes nor more of the medium.
     pub joins_without_copying: bool,
     /// The store knows how much of its medium is free.
-    pub knows_room: bool,
+    pub knows_free_space: bool,
     /// No [`Resume`](crate::Resume) token is longer: for who lays out where tokens are kept.
     pub max_resume_bytes: usize,
 }

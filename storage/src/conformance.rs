@@ -716,8 +716,8 @@ async fn a_healthy_store_says_so(store: Store) {
     for _ in 0..2 {
         store.check().await.unwrap();
         let (available, capacity) = (store.available(None).await.unwrap(), store.capacity().unwrap());
-        let knows_room = store.abilities().knows_room;
-        assert_eq!((available.is_some(), capacity.is_some()), (knows_room, knows_room));
+        let knows_free_space = store.abilities().knows_free_space;
+        assert_eq!((available.is_some(), capacity.is_some()), (knows_free_space, knows_free_space));
         assert!(available.is_none_or(|bytes| bytes > 0));
         assert!(capacity.is_none_or(|capacity| (1..=capacity.size_bytes).contains(&capacity.free_bytes)));
     }

@@ -117,7 +117,7 @@ state::delegate_store!(Records, inner);
 #[async_trait]
 impl BlobStore for Blobs {
     fn abilities(&self) -> Abilities {
-        Abilities { knows_room: true, ..BlobStore::abilities(&self.inner) }
+        Abilities { knows_free_space: true, ..BlobStore::abilities(&self.inner) }
     }
 
     async fn open(

@@ -71,7 +71,7 @@ impl EdgeMetrics {
     }
 
     /// Makes room for the requests of these routes. The place of one is the index of its [`RouteLabel`].
-    pub(crate) fn make_room(&self, routes: &[&'static str]) {
+    pub(crate) fn add_routes(&self, routes: &[&'static str]) {
         self.0.requests.get_or_init(|| Requests::of(routes));
     }
 
@@ -149,7 +149,7 @@ mod tests {
     fn every_request_has_its_place_and_nobody_else_counts_there() {
         const ROUTES: [&str; 3] = ["other", "/files", "/metrics"];
         let metrics = EdgeMetrics::default();
-        metrics.make_room(&ROUTES);
+        metrics.add_routes(&ROUTES);
         let counted = || metrics.0.requests.get().unwrap().by_labels().collect::<Vec<_>>();
         let mut expected = Vec::new();
         for method in METHODS {

@@ -55,7 +55,7 @@ impl Engine {
             let joined = tokio::time::timeout_at(deadline, holder.join(command.clone())).await;
             match joined.map_err(|_| EngineError::Unavailable(Unavailable::Held))? {
                 Some(Ok(feed)) => return Ok(feed),
-                Some(Err(NotJoined::Refused(error))) => return Err(error),
+                Some(Err(NotJoined::Rejected(error))) => return Err(error),
                 Some(Err(NotJoined::InOrder)) => command.position = command.position.in_order(),
                 None => {}
             }

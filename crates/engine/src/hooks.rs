@@ -26,7 +26,7 @@ pub trait HookPort: fmt::Debug + Send + Sync + 'static {
     fn wants(&self, hook: Hook) -> bool;
 
     /// Asks. Comes back within a bounded time, with a verdict or without one.
-    async fn call(&self, question: HookRequest) -> HookResult;
+    async fn call(&self, request: HookRequest) -> HookResult;
 }
 
 /// On whose behalf an upload is carried on.
@@ -61,21 +61,23 @@ impl Inner {
     pub(super) async fn permit(&self, new: NewUpload, caller: Option<&Caller>) -> Result<NewUpload, EngineError> {
         let Some(hooks) = self.hooks_for(Hook::PreCreate) else { return Ok(new) };
         let proposed = Upload::create(new.clone(), self.now());
-        let wishes = self.call_hook(hooks, Hook::PreCreate, &proposed, caller).await?;
-        self.granted(new, wishes)
+        let overrides = self.call_hook(hooks, Hook::PreCreate, &proposed, caller).await?;
+        self.granted(new, overrides)
     }
 
-    fn granted(&self, mut new: NewUpload, wishes: UploadOverrides) -> Result<NewUpload, EngineError> {
-        if let (Some(length), Some(most)) = (new.length, wishes.max_bytes)
+    fn granted(&self, mut new: NewUpload, overrides: UploadOverrides) -> Result<NewUpload, EngineError> {
+        if let (Some(length), Some(most)) = (new.length, overrides.max_bytes)
             && length.get() > most
         {
             return Err(Rejection::OverLimit(most).into());
         }
         let now = self.now();
-        new.id = wishes.id.unwrap_or(new.id);
-        new.metadata = wishes.metadata.unwrap_or(new.metadata);
-        new.terms =
-            UploadTerms { max_bytes: wishes.max_bytes, expires_by: wishes.expires_after.map(|after| now.plus(after)) };
+        new.id = overrides.id.unwrap_or(new.id);
+        new.metadata = overrides.metadata.unwrap_or(new.metadata);
+        new.terms = UploadTerms {
+            max_bytes: overrides.max_bytes,
+            expires_by: overrides.expires_after.map(|after| now.plus(after)),
+        };
         Ok(new)
     }
 
@@ -119,13 +121,13 @@ impl Inner {
         upload: &Upload,
         caller: Option<&Caller>,
     ) -> Result<UploadOverrides, EngineError> {
-        let question = HookRequest::new(hook, upload, caller.cloned(), self.now(), (self.randomness)());
-        let HookResult { verdict, call } = hooks.call(question).await;
+        let request = HookRequest::new(hook, upload, caller.cloned(), self.now(), (self.randomness)());
+        let HookResult { verdict, call } = hooks.call(request).await;
         if let Some(call) = call {
             self.note_call(call).await;
         }
         match verdict {
-            Some(Verdict::Accepted(wishes)) => Ok(wishes),
+            Some(Verdict::Accepted(overrides)) => Ok(overrides),
             Some(Verdict::Rejected(failure)) => {
                 tracing::info!(upload = %upload.id(), hook = hook.name(), rejection = failure.rejection.map(RejectionKind::name), "a hook rejected a request");
                 Err(Rejection::Refused(failure).into())

@@ -122,7 +122,7 @@ impl ScatteredState {
         // Kept for as long as its client takes to send the rest: never waited for, or all might wait for each
         // other.
         let memory =
-            pool.try_keep(&part).ok_or(RequestFailure::Refused(EngineError::Unavailable(Unavailable::Full)))?;
+            pool.try_keep(&part).ok_or(RequestFailure::Rejected(EngineError::Unavailable(Unavailable::Full)))?;
         checked.replacing.push((start, memory));
         Ok(())
     }

@@ -22,7 +22,7 @@ const TRIES: u32 = 5;
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     #[error(transparent)]
-    Refused(#[from] ReportRejected),
+    Rejected(#[from] ReportRejected),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }

@@ -66,7 +66,7 @@ impl Inner {
     /// The room the storage has, if it knows: for anything new, or for an upload, with what is set aside for
     /// it.
     pub(super) async fn available(&self, to: Option<&Upload>) -> Result<Option<u64>, EngineError> {
-        if !self.abilities.knows_room {
+        if !self.abilities.knows_free_space {
             return Ok(None);
         }
         let own = to

@@ -51,8 +51,8 @@ impl Engine {
         let initiator = Initiator::Recovery;
         self.0.renew_terms_of_the_future().await;
         let mut found = 0;
-        for question in [SweepSelection::Unsealed, SweepSelection::Unsettled, SweepSelection::Removable] {
-            found += self.0.sweep(question, &initiator).await;
+        for selection in [SweepSelection::Unsealed, SweepSelection::Unsettled, SweepSelection::Removable] {
+            found += self.0.sweep(selection, &initiator).await;
         }
         if found > 0 {
             tracing::info!(uploads = found, "completed work that the last run left unfinished");
@@ -87,7 +87,7 @@ impl Engine {
                     steps = inner.clock.steps();
                     inner.renew_terms_of_the_future().await;
                 }
-                for question in [
+                for selection in [
                     // Before those whose time has passed: what is all there does not expire.
                     SweepSelection::Unsealed,
                     SweepSelection::Unsettled,
@@ -95,7 +95,7 @@ impl Engine {
                     SweepSelection::Silent { since: inner.clock.ago(inner.settings.lifetimes.stall_after) },
                     SweepSelection::Removable,
                 ] {
-                    inner.sweep(question, &Initiator::Sweeper).await;
+                    inner.sweep(selection, &Initiator::Sweeper).await;
                 }
                 if let Some(kept) = completed_expiry.filter(|_| first_removal <= Instant::now()) {
                     let completed_before = inner.clock.ago(kept);
@@ -137,12 +137,12 @@ impl Inner {
     }
 
     /// Deals with everything one question brings; says how many uploads that were.
-    async fn sweep(&self, question: SweepSelection, initiator: &Initiator) -> usize {
+    async fn sweep(&self, selection: SweepSelection, initiator: &Initiator) -> usize {
         let (mut moved, mut unmoved) = (0, 0);
         loop {
             // What would not move is passed over, so that it neither comes
             // back at once nor hides what is behind it.
-            let due = match self.uploads.due(question, self.node, unmoved, BATCH).await {
+            let due = match self.uploads.due(selection, self.node, unmoved, BATCH).await {
                 Ok(due) => due,
                 Err(error) => {
                     tracing::warn!(
@@ -153,24 +153,24 @@ impl Inner {
                 }
             };
             let was_last = due.len() < BATCH as usize;
-            let dealing = futures::stream::iter(due).map(|upload| self.try_to_handle(question, upload, initiator));
+            let dealing = futures::stream::iter(due).map(|upload| self.try_to_handle(selection, upload, initiator));
             let mut dealing = dealing.buffer_unordered(AT_ONCE);
             while let Some(has_moved) = dealing.next().await {
                 if has_moved { moved += 1 } else { unmoved += 1 }
             }
-            let is_enough = matches!(question, SweepSelection::Outdated { .. }) && moved >= OUTDATED_AT_ONCE;
+            let is_enough = matches!(selection, SweepSelection::Outdated { .. }) && moved >= OUTDATED_AT_ONCE;
             if was_last || is_enough || self.stop.is_cancelled() {
                 return moved;
             }
         }
     }
 
-    async fn try_to_handle(&self, question: SweepSelection, upload: Upload, initiator: &Initiator) -> bool {
+    async fn try_to_handle(&self, selection: SweepSelection, upload: Upload, initiator: &Initiator) -> bool {
         if self.stop.is_cancelled() {
             return false;
         }
         let id = upload.id();
-        match self.handle(question, upload, initiator).await {
+        match self.handle(selection, upload, initiator).await {
             Ok(has_moved) => has_moved,
             // That the application had no answer was logged where it was asked.
             Err(EngineError::Unavailable(Unavailable::Undecided)) => false,
@@ -184,7 +184,7 @@ impl Inner {
     /// Whether the upload has moved on.
     async fn handle(
         &self,
-        question: SweepSelection,
+        selection: SweepSelection,
         found: Upload,
         initiator: &Initiator,
     ) -> Result<bool, EngineError> {
@@ -196,7 +196,7 @@ impl Inner {
         }
         let mut upload = self.own(upload).await?;
         let now = self.now();
-        match question {
+        match selection {
             SweepSelection::Unsettled if upload.stage().takes_bytes() => return Ok(self.undo_final(upload).await),
             SweepSelection::Unsettled => {
                 self.drive_to_completion(upload, initiator).await?;

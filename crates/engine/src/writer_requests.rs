@@ -61,7 +61,7 @@ impl WriterRequest {
 pub(super) enum NotJoined {
     /// The writer takes bytes in order, and has a request that sends them.
     InOrder,
-    Refused(EngineError),
+    Rejected(EngineError),
 }
 
 impl LocalLeases<WriterRequest> {

@@ -298,7 +298,7 @@ impl Buffer {
     }
 
     /// The room that is left, for whoever fills it in place and then tells by [`Buffer::advance`].
-    pub fn room_mut(&mut self) -> &mut [u8] {
+    pub fn unfilled_mut(&mut self) -> &mut [u8] {
         &mut self.memory.bytes_mut()[self.next..self.end]
     }
 
@@ -505,9 +505,9 @@ mod tests {
     async fn a_buffer_can_be_filled_in_place() {
         let pool = Pool::new(64 * MIB);
         let mut buffer = pool.try_take(0, 64 << 10).unwrap();
-        buffer.room_mut()[..4].copy_from_slice(b"some");
+        buffer.unfilled_mut()[..4].copy_from_slice(b"some");
         buffer.advance(4);
-        assert_eq!(buffer.room_mut().len(), (64 << 10) - 4);
+        assert_eq!(buffer.unfilled_mut().len(), (64 << 10) - 4);
         assert_eq!(&buffer.freeze()[..], b"some");
     }
 

@@ -109,7 +109,7 @@ const ABILITIES: Abilities = Abilities {
     checkpoint_bytes: 1,
     // Some file systems share blocks, but none of them promises to.
     joins_without_copying: false,
-    knows_room: true,
+    knows_free_space: true,
     max_resume_bytes: durable_end::TOKEN_BYTES,
 };
 
@@ -134,8 +134,8 @@ impl LocalStore {
         let direct_files = if settings.direct_io { resources.direct_files } else { 0 };
         let data = BlobFolder::open(root, settings.durability, direct_files, resources.guard.clone())?;
         // Where measuring fails now, it fails whoever asks later too.
-        let knows_room = data.capacity().map_or(true, |capacity| capacity.is_some());
-        let abilities = Abilities { knows_room, ..ABILITIES };
+        let knows_free_space = data.capacity().map_or(true, |capacity| capacity.is_some());
+        let abilities = Abilities { knows_free_space, ..ABILITIES };
         Ok(Self { locks: Arc::new(BlobLocks::new(data)), copiers: Copiers::default(), abilities, settings, resources })
     }
 

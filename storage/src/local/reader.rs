@@ -83,7 +83,7 @@ impl Reader {
 
 fn read_into(mut buffer: Buffer, file: &File, range: Range<u64>) -> io::Result<Bytes> {
     let size = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-    let room = buffer.room_mut().get_mut(..size).ok_or(io::ErrorKind::InvalidInput)?;
+    let room = buffer.unfilled_mut().get_mut(..size).ok_or(io::ErrorKind::InvalidInput)?;
     read_exact_at(file, room, range.start)?;
     buffer.advance(size);
     Ok(buffer.freeze())

@@ -39,7 +39,7 @@ pub const ABILITIES: Abilities = Abilities {
     part_bytes: 1,
     checkpoint_bytes: 1,
     joins_without_copying: false,
-    knows_room: false,
+    knows_free_space: false,
     max_resume_bytes: durable_end::TOKEN_BYTES,
 };
 
@@ -67,8 +67,8 @@ impl MemoryStore {
 
     /// A store that can do no more than `abilities` say, of what this one can do.
     pub fn with_abilities(abilities: Abilities) -> Self {
-        let Abilities { joins_without_copying, knows_room, max_resume_bytes, .. } = ABILITIES;
-        let abilities = Abilities { joins_without_copying, knows_room, max_resume_bytes, ..abilities };
+        let Abilities { joins_without_copying, knows_free_space, max_resume_bytes, .. } = ABILITIES;
+        let abilities = Abilities { joins_without_copying, knows_free_space, max_resume_bytes, ..abilities };
         Self(Arc::new(Inner { abilities, epochs: Epochs::default(), blobs: Mutex::default() }))
     }
 

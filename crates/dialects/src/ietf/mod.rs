@@ -66,16 +66,16 @@ pub(crate) fn dialect() -> dialect::DialectHandler {
     }
 }
 
-fn answer(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
-    match asked.target {
-        RequestTarget::Collection => create(asked, shared),
+fn answer(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
+    match dialect_request.target {
+        RequestTarget::Collection => create(dialect_request, shared),
         RequestTarget::Upload(id) => Box::pin(async move {
-            let exchange = IetfRequest::new(&asked.request, asked.marked, &shared);
-            let answer = exchange.resource(id, asked.payload).await;
+            let exchange = IetfRequest::new(&dialect_request.request, dialect_request.marked, &shared);
+            let answer = exchange.resource(id, dialect_request.payload).await;
             exchange.versioned(answer)
         }),
         RequestTarget::Name(_) | RequestTarget::Own(_) => {
-            let exchange = IetfRequest::new(&asked.request, asked.marked, &shared);
+            let exchange = IetfRequest::new(&dialect_request.request, dialect_request.marked, &shared);
             let rejection = exchange.rejected(Rejection::NotFound.into());
             ready(exchange.versioned(Err(rejection))).boxed_local()
         }
@@ -83,21 +83,21 @@ fn answer(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'
 }
 
 /// Answers a creation, or the upload of a whole file if its marks turn out to be none.
-fn create(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
-    let request = asked.request.clone();
-    let exchange = IetfRequest::new(&request, asked.marked, &shared);
+fn create(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
+    let request = dialect_request.request.clone();
+    let exchange = IetfRequest::new(&request, dialect_request.marked, &shared);
     let count = body::announced_size(&request).known();
     let understood = wire::creation(&exchange.draft, &exchange.fields(), count, shared.settings.max_metadata_bytes);
     let rejection = match (understood, request.method().as_str()) {
         (Ok(Some(creation)), "POST" | "PUT" | "PATCH") => {
             return Box::pin(async move {
-                let exchange = IetfRequest::new(&request, asked.marked, &shared);
-                let answer = exchange.create(creation, count, asked.payload).await;
+                let exchange = IetfRequest::new(&request, dialect_request.marked, &shared);
+                let answer = exchange.create(creation, count, dialect_request.payload).await;
                 exchange.versioned(answer)
             });
         }
         // The draft, 4.1.2: without a readable `Upload-Complete` it is a request like any other.
-        (Ok(None), "POST" | "PUT") => return (asked.whole_file)(asked, Arc::clone(&shared)),
+        (Ok(None), "POST" | "PUT") => return (dialect_request.whole_file)(dialect_request, Arc::clone(&shared)),
         (Ok(None), "PATCH") => exchange.completeness_missing(),
         (Ok(_), _) => Problem::method_not_allowed("OPTIONS, POST, PUT, PATCH"),
         (Err(error), _) => exchange.creation_rejected(&error),

@@ -77,8 +77,8 @@ pub(crate) fn dialect() -> dialect::DialectHandler {
     }
 }
 
-fn answer(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
-    let DialectRequest { request, payload, target, .. } = asked;
+fn answer(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
+    let DialectRequest { request, payload, target, .. } = dialect_request;
     let fields = HeaderFields(request.headers());
     match target {
         RequestTarget::Upload(id) => Box::pin(async move {
@@ -102,8 +102,8 @@ fn answer(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'
 }
 
 /// Takes a body as a whole file.
-fn whole_file(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
-    plainly(asked.request, None, asked.payload, shared)
+fn whole_file(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
+    plainly(dialect_request.request, None, dialect_request.payload, shared)
 }
 
 fn plainly(

@@ -63,8 +63,8 @@ pub(crate) fn dialect() -> dialect::DialectHandler {
     }
 }
 
-fn answer(asked: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
-    let DialectRequest { request, payload, target, marked, .. } = asked;
+fn answer(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
+    let DialectRequest { request, payload, target, marked, .. } = dialect_request;
     match target {
         RequestTarget::Upload(id) => Box::pin(async move {
             let answer = resource(&request, id, payload, marked, &shared).await;

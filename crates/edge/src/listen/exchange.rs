@@ -24,7 +24,7 @@ struct State {
     /// Whether some of the request's body has come.
     has_body: Cell<bool>,
     /// The answer to what could not be read as a request.
-    refusal: RefCell<Option<Problem>>,
+    rejection: RefCell<Option<Problem>>,
     /// After how many bytes of the request's body its framing is broken.
     breaks_at: Cell<Option<u64>>,
     /// Whether the connection ends here, without another byte.
@@ -58,17 +58,17 @@ impl Exchange {
     }
 
     /// The next request is answered with this, whatever it is.
-    pub(super) fn refuse(&self, problem: Problem) {
-        *self.0.refusal.borrow_mut() = Some(problem);
+    pub(super) fn reject(&self, problem: Problem) {
+        *self.0.rejection.borrow_mut() = Some(problem);
     }
 
     /// Whether the refusal was not given yet.
-    pub(super) fn has_refusal(&self) -> bool {
-        self.0.refusal.borrow().is_some()
+    pub(super) fn has_rejection(&self) -> bool {
+        self.0.rejection.borrow().is_some()
     }
 
-    pub(super) fn take_refusal(&self) -> Option<Problem> {
-        self.0.refusal.borrow_mut().take()
+    pub(super) fn take_rejection(&self) -> Option<Problem> {
+        self.0.rejection.borrow_mut().take()
     }
 
     /// The framing of the request's body is broken behind this many bytes.

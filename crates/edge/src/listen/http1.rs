@@ -167,11 +167,11 @@ impl Service<Request> for Http1Service {
 
     fn call(&self, request: Request) -> Self::Future {
         let exchange = request.conn_data::<Exchange>().cloned();
-        let refusal = exchange.as_ref().and_then(Exchange::take_refusal);
+        let rejection = exchange.as_ref().and_then(Exchange::take_rejection);
         let turn = InterimPeriod::begin(&request);
         let outflow = request.conn_data::<Outflow>().cloned();
         let version = request.head().version;
-        let answer = match refusal {
+        let answer = match rejection {
             Some(problem) => Either::Right(ready(problem.respond_alone())),
             None => Either::Left(self.answers.call(request)),
         };
@@ -188,7 +188,7 @@ impl Future for AnswerFuture {
                 Ok(answer) => answer.into(),
                 Err(error) => error.into(),
             },
-            Either::Right(refusal) => ready!(refusal.poll_unpin(cx)).into(),
+            Either::Right(rejection) => ready!(rejection.poll_unpin(cx)).into(),
         };
         // Not left to whoever drops this future.
         self.turn = None;

@@ -377,7 +377,7 @@ async fn send(body: BoxBody, mut reader: AnswerStream) -> Result<(), h2::Error> 
     };
     let mut body = pin!(body);
     loop {
-        if left > 0 && reader.room(1).await?.is_none() {
+        if left > 0 && reader.capacity(1).await?.is_none() {
             return Ok(());
         }
         let chunk = tokio::select! {
@@ -405,8 +405,8 @@ impl AnswerStream {
     /// Sends as the peer takes; whether it took all of it.
     async fn take(&mut self, mut chunk: Bytes) -> Result<bool, h2::Error> {
         while !chunk.is_empty() {
-            let Some(room) = self.room(chunk.len()).await? else { return Ok(false) };
-            let piece = chunk.split_to(room.min(chunk.len()));
+            let Some(capacity) = self.capacity(chunk.len()).await? else { return Ok(false) };
+            let piece = chunk.split_to(capacity.min(chunk.len()));
             self.patience.has_taken(piece.len());
             self.queue.add(piece.len());
             self.stream.send_data(piece, false)?;
@@ -416,17 +416,18 @@ impl AnswerStream {
 
     /// How much of `wanted` the peer and its connection have room for, as soon as they have any; `None` when
     /// the peer has lost interest or used up its time.
-    async fn room(&mut self, wanted: usize) -> Result<Option<usize>, h2::Error> {
+    async fn capacity(&mut self, wanted: usize) -> Result<Option<usize>, h2::Error> {
         let Self { stream, queue, patience } = self;
         stream.reserve_capacity(wanted);
-        let room = async {
+        let capacity = async {
             // The connection's comes last: it must not be gone again when the peer's has come.
-            let room = if stream.capacity() > 0 { Some(Ok(stream.capacity())) } else { poll_capacity(stream).await };
+            let capacity =
+                if stream.capacity() > 0 { Some(Ok(stream.capacity())) } else { poll_capacity(stream).await };
             queue.wait_for_capacity().await;
-            room
+            capacity
         };
-        match tokio::time::timeout_at(patience.deadline(), room).await {
-            Ok(room) => room.transpose(),
+        match tokio::time::timeout_at(patience.deadline(), capacity).await {
+            Ok(capacity) => capacity.transpose(),
             Err(_) => {
                 stream.send_reset(Reason::CANCEL);
                 Ok(None)

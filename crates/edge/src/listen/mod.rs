@@ -110,7 +110,7 @@ pub fn listen(settings: ListenerSettings, edge: web::Data<Edge>) -> io::Result<(
         .shutdown_timeout(settings.shutdown_timeout.as_secs())
         .disable_signals();
     let stopping = builder.graceful_shutdown_signal();
-    edge.metrics.make_room(edge.table.labels());
+    edge.metrics.add_routes(edge.table.labels());
     let slots = ConnectionSlots::counted(settings.max_connections, edge.metrics.connections(settings.role));
     let service = move || {
         let worker = (settings.clone(), edge.clone(), slots.clone(), stopping.clone());

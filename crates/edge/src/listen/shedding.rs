@@ -99,7 +99,7 @@ mod tests {
         RouteTable::new([row("/files", None), row("/files/{}", Some(StatusCode::LOCKED))], Box::new(|_, _| None))
     }
 
-    async fn told(received: &[u8]) -> String {
+    async fn answered(received: &[u8]) -> String {
         let table = table();
         let (mut near, far) = tokio::io::duplex(64 * 1024);
         near.write_all(received).await.unwrap();
@@ -118,7 +118,7 @@ mod tests {
             (b"HEAD /fi", "503", false),
             (b"", "503", true),
         ] {
-            let heard = told(received).await;
+            let heard = answered(received).await;
             let (head, rest) = heard.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{heard}");
             assert!(head.contains("\r\nretry-after: 5\r\n") && head.ends_with("connection: close"), "{heard}");

@@ -23,7 +23,7 @@ impl Writer {
             None => self.end_request(&mut request, BodyEnd::Cut).await,
         };
         match done {
-            Err(RequestFailure::Refused(error)) if !self.upload_digests.is_in_order() => request.answer(Err(error)),
+            Err(RequestFailure::Rejected(error)) if !self.upload_digests.is_in_order() => request.answer(Err(error)),
             Err(RequestFailure::BroughtNothing) if !self.upload_digests.is_in_order() => {
                 request.answer(Ok(self.ledger.committer.upload.clone()));
             }

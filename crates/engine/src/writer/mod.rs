@@ -71,7 +71,7 @@ pub(super) struct Writer {
 #[derive(Debug)]
 pub(super) enum RequestFailure {
     /// It is refused. The others, and the upload, are none the worse for it.
-    Refused(EngineError),
+    Rejected(EngineError),
     /// It was cut before its checksum could match. It is not refused, it only brought nothing.
     BroughtNothing,
     /// The writer ends, for everybody in it.
@@ -80,7 +80,7 @@ pub(super) enum RequestFailure {
 
 impl From<Rejection> for RequestFailure {
     fn from(rejection: Rejection) -> Self {
-        Self::Refused(rejection.into())
+        Self::Rejected(rejection.into())
     }
 }
 
@@ -160,8 +160,8 @@ impl Writer {
         let committer = &self.ledger.committer;
         let upload = committer.inner.extended(committer.declared_upload());
         let admitted = committer.inner.admit(upload, command, &self.ledger.there, self.taken());
-        let admitted = admitted.map_err(|rejection| NotJoined::Refused(rejection.into()))?;
-        self.add(command, admitted).await.map_err(NotJoined::Refused)
+        let admitted = admitted.map_err(|rejection| NotJoined::Rejected(rejection.into()))?;
+        self.add(command, admitted).await.map_err(NotJoined::Rejected)
     }
 
     /// Where the last byte ends that was taken from a request, whether it counts or not.
@@ -227,7 +227,7 @@ impl Writer {
                 }
                 WriterStep::FeedItem(index, item) => match self.take(index, item).await {
                     Ok(()) => Ok(()),
-                    Err(RequestFailure::Refused(error)) => return self.refuse(error),
+                    Err(RequestFailure::Rejected(error)) => return self.ending_for(error),
                     Err(RequestFailure::BroughtNothing) => return Ending::Undone(Ok(())),
                     Err(RequestFailure::Broken(broken)) => Err(broken),
                 },
@@ -246,7 +246,7 @@ impl Writer {
     }
 
     /// How the writer ends when its only request is refused.
-    fn refuse(&self, error: EngineError) -> Ending {
+    fn ending_for(&self, error: EngineError) -> Ending {
         let overflows = matches!(error, EngineError::Rejected(Rejection::BeyondLength(_) | Rejection::OverLimit(_)));
         let is_fatal = self.requests.iter().any(|request| request.overflow == Overflow::Fatal);
         if overflows && is_fatal { Ending::Overflow(error) } else { Ending::Undone(Err(error)) }

@@ -244,7 +244,7 @@ impl Framing {
 
     fn instead(&mut self) -> Option<BytesMut> {
         let Stage::Nothing { ignored: 0 } = self.stage else { return None };
-        self.exchange.has_refusal().then(|| {
+        self.exchange.has_rejection().then(|| {
             // With a body that never comes, the HTTP layer lets the peer read the answer before it closes.
             let method = if head::asks_for_head_only(&self.held) { "HEAD" } else { "GET" };
             BytesMut::from(format!("{method} / HTTP/1.1\r\nhost: refused\r\ncontent-length: 1\r\n\r\n").as_bytes())
@@ -271,7 +271,7 @@ impl Framing {
                     return 0;
                 }
                 Err(why) => {
-                    self.refuse(why);
+                    self.reject(why);
                     return 0;
                 }
             }
@@ -328,11 +328,11 @@ impl Framing {
         }
     }
 
-    fn refuse(&mut self, why: BadHead) {
+    fn reject(&mut self, why: BadHead) {
         self.settings.refusals.note(Reason::UnreadableHead, self.settings.peer, why.reason());
         self.deadline.clear();
         self.exchange.begin();
-        self.exchange.refuse(why.problem());
+        self.exchange.reject(why.problem());
         self.stage = Stage::Nothing { ignored: 0 };
     }
 

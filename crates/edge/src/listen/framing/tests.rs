@@ -162,8 +162,8 @@ async fn what_cannot_be_read_becomes_a_request_whose_answer_is_the_refusal() {
             connection.says("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
             let heard = connection.hears(4_096).await;
             assert_eq!(heard, format!("{method} / HTTP/1.1\r\nhost: refused\r\ncontent-length: 1\r\n\r\n"));
-            let refusal = connection.exchange.take_refusal().expect("it is there for the answer");
-            assert_eq!(refusal.respond_alone().status(), status);
+            let rejection = connection.exchange.take_rejection().expect("it is there for the answer");
+            assert_eq!(rejection.respond_alone().status(), status);
             connection.answers().await;
             connection.says("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
             assert_eq!(connection.hears(4_096).await, "", "nothing more is a request");
