@@ -129,7 +129,7 @@ impl Generations {
     /// Takes note that all `end` bytes were joined in one blob. The others are there until they are
     /// [forgotten], also the last one if it has no byte: its blob may have been made.
     ///
-    /// [forgotten]: Self::forget_joined
+    /// [forgotten]: Self::drop_joined
     pub(crate) fn join(&mut self, end: u64) {
         self.sealed.push(Sealed { generation: self.current, end });
         self.current = Generation::Joined;
