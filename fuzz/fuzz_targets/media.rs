@@ -9,9 +9,9 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 
 use domain::facts::{Content, Facts};
-use media::read::{Reading, read};
+use media::read::{ReadOutcome, read};
 use media::sniff::sniff;
-use media::window::{Stop, Window};
+use media::window::{ParseStop, Window};
 
 /// The default of `media.read_limit`.
 const LIMIT_BYTES: u64 = 16 << 20;
@@ -51,14 +51,14 @@ fuzz_target!(|file: &[u8]| {
 
 fn examine(file: &[u8]) -> Facts {
     let mut window = Window::new(file.len() as u64, LIMIT_BYTES);
-    if let Err(Stop::Needs(range)) = window.head() {
+    if let Err(ParseStop::Needs(range)) = window.head() {
         fetch(file, range, &mut window);
     }
     let sniffed = sniff(&window.head().expect("it was fetched"));
     for _ in 0..MOST_LOOKS {
         match read(sniffed, &window) {
-            Reading::Done(facts) => return facts,
-            Reading::Needs(range) => fetch(file, range, &mut window),
+            ReadOutcome::Done(facts) => return facts,
+            ReadOutcome::Needs(range) => fetch(file, range, &mut window),
         }
     }
     panic!("more than {MOST_LOOKS} looks");
