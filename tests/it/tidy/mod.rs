@@ -13,6 +13,7 @@ mod dialects;
 mod layers;
 mod links;
 mod names;
+mod phrases;
 mod requirements;
 
 /// Names, each with the names that it leads to.
