@@ -100,7 +100,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let node = node::begin(&config.server, clock.now());
     tracing::info!(node = %node.name, instance = %node.instance, "started a node");
     // The folder belongs to this process, and with it the database.
-    state.join(&node, Membership::Alone, None).await.context("could not register this node")?;
+    state.join(&node, Membership::Alone, None).await.context("could not register this node in the database")?;
 
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
     let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
@@ -237,7 +237,9 @@ fn configured_endpoint(
     let headers: Vec<(String, String)> =
         endpoint.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
     let terms = EndpointTerms { url: endpoint.url.clone(), ..endpoint.terms.clone() };
-    Ok(webhook::SendableEndpoint::configured(endpoint.name.clone(), terms, keys, &headers, rules, now)?)
+    let configured = webhook::SendableEndpoint::configured(endpoint.name.clone(), terms, keys, &headers, rules, now);
+    // Its text contains that of its source, which would be repeated.
+    configured.map_err(|error| anyhow::anyhow!("{error}"))
 }
 
 impl RunningServer {
@@ -308,7 +310,10 @@ impl RunningServer {
         }
         let leaving = async {
             if let Err(error) = self.state.leave(self.node).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "could not unregister this node");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not unregister this node from the database"
+                );
             }
             self.state.close().await;
         };

@@ -89,8 +89,8 @@ async fn a_file_system_without_direct_writes_is_used_all_the_same_and_told() {
         let path = Client::connect(address).await.create(source.len() as u64).await;
         resume(address, &path, &source).await;
         is_whole(address, &path, &source).await;
-        assert_eq!(program.stderr().contains("takes no direct writes"), told, "{}", program.stderr());
-        assert_eq!(program.stderr().contains("go to the disk directly"), !told, "{}", program.stderr());
+        assert_eq!(program.stderr().contains("does not support direct I/O"), told, "{}", program.stderr());
+        assert_eq!(program.stderr().contains("bypass the page cache"), !told, "{}", program.stderr());
     }
 }
 

@@ -82,7 +82,8 @@ async fn a_full_disk_is_seen_told_once_and_left_by_deleting() {
     std::fs::remove_file(disk.path().join("others")).unwrap();
     assert_eq!(disk_state(&mut client).await, "ok");
     let log = program.stderr();
-    for told in ["disk space is low", "the disk is full", "uploads are taken again", "there is enough disk space again"]
+    for told in
+        ["disk space is low", "the disk is full", "uploads are accepted again", "there is enough disk space again"]
     {
         let times = log.lines().filter(|line| line.contains(told)).count();
         // The way back passes the word of the way there.
@@ -115,7 +116,7 @@ async fn an_operator_deletes_on_a_disk_without_a_free_byte() {
     assert_eq!(client.request("DELETE", &status, &[], b"").await.status, 204);
     let told = client.status(&path).await;
     assert_eq!((&told["stage"], &told["removed_by"]), (&"completed".into(), &"operator".into()));
-    until("uploads are taken again", async || {
+    until("uploads are accepted again", async || {
         let answer = client.tus("POST", "/files", &[("Upload-Length", "5")], b"").await;
         (answer.status == 201).then_some(())
     })

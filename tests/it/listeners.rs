@@ -61,7 +61,7 @@ async fn nothing_is_changed_where_only_reading_is_served() {
         let answer = reader.tus(method, at, headers, b"").await;
         assert_eq!((answer.status, answer.problem().as_str()), (405, "read-only"), "{method} {at}: {answer:?}");
         assert_eq!(answer.header("allow"), Some(allow), "{method} {at}");
-        assert!(answer.json()["detail"].as_str().unwrap().contains("send uploads and changes to the other"));
+        assert!(answer.json()["detail"].as_str().unwrap().contains("send uploads and changes to the main listener"));
     }
     let mut reader = Client::connect(app.read_address()).await;
     assert_eq!(reader.request("GET", &path, &[hidden], b"").await.status, 409, "only POST can be overridden");

@@ -56,7 +56,7 @@ async fn check_trouble(app: &TestApp, cause: impl FnOnce(&Path), end: impl FnOnc
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
     let said = [
         "uploads cannot be accepted at the moment: could not ",
-        "uploads cannot be accepted at the moment: the database of the server is gone",
+        "uploads cannot be accepted at the moment: the database files were removed or replaced",
     ];
     assert!(said.iter().any(|said| detail.starts_with(said)), "{detail}");
     assert_eq!(client.get("/healthz").await.status, 200, "a restart would not help");

@@ -368,10 +368,10 @@ fn a_data_folder_that_cannot_be_written_is_refused() {
     let data_dir = disk.path().join("data");
     fs::create_dir(&data_dir).unwrap();
     disk.remount("ro");
-    refused(&Program::serve(&data_dir, &[]).ran(), &["cannot be written to", data_dir.to_str().unwrap()]);
+    refused(&Program::serve(&data_dir, &[]).ran(), &["is not writable", data_dir.to_str().unwrap()]);
     disk.remount("rw");
     let full = disk.fill();
-    refused(&Program::serve(&data_dir, &[]).ran(), &["cannot be written to", data_dir.to_str().unwrap()]);
+    refused(&Program::serve(&data_dir, &[]).ran(), &["is not writable", data_dir.to_str().unwrap()]);
     drop(full);
     let mut program = Program::serve(&data_dir, &[]);
     program.address();
@@ -407,7 +407,7 @@ async fn one_line_on_standard_output_says_where_it_listens() {
     program.signal("TERM");
     let ran = program.ran();
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), format!("listening on http://{address}\n").as_str()));
-    assert!(ran.stderr.contains("data lives in"), "logs go to standard error: {ran:?}");
+    assert!(ran.stderr.contains("storing data in"), "logs go to standard error: {ran:?}");
 }
 
 #[test]

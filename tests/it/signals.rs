@@ -17,7 +17,7 @@ async fn signals_sent_by_habit_do_not_end_the_server() {
     client.begin_patch(&path, 0, 10).await;
     client.send(b"hello").await;
     for (signal, said) in [
-        ("HUP", Some("there is nothing to reload")),
+        ("HUP", Some("nothing to reload")),
         ("USR1", Some("SIGUSR1")),
         ("USR2", Some("SIGUSR2")),
         ("PIPE", None),

@@ -141,7 +141,7 @@ async fn files_that_cannot_be_used_are_told_by_key() {
         (Some(good.pem.as_str()), None, "tls.private_key_file", "No such file or directory"),
         (None, Some(good.key_pem.as_str()), "tls.certificate_file", "No such file or directory"),
         (Some(""), Some(&good.key_pem), "tls.certificate_file", "the file contains no PEM certificate"),
-        (Some(&good.key_pem), Some(&good.key_pem), "tls.certificate_file", "there is no certificate in PEM form"),
+        (Some(&good.key_pem), Some(&good.key_pem), "tls.certificate_file", "the file contains no PEM certificate"),
         (Some(&good.pem), Some(&good.pem), "tls.private_key_file", "the file contains no PEM private key"),
         (
             Some(&good.pem),

@@ -165,7 +165,7 @@ async fn an_endpoint_where_clouds_keep_secrets_is_refused_at_the_start() {
         config.server.data_dir = folder.path().join("data");
         let error = longshore::app::start(config).await.expect_err("it does not start");
         let told = format!("{error:#}");
-        assert!(told.contains("endpoint bad") && told.contains("secrets of machines"), "{told}");
+        assert!(told.contains("endpoint bad") && told.contains("cloud metadata service"), "{told}");
     }
 }
 
@@ -344,7 +344,7 @@ async fn what_is_due_and_not_sent_makes_the_server_unready() {
         (answer.status == 503).then_some(answer)
     });
     let told = unready.await.json();
-    assert!(told["detail"].as_str().unwrap().contains("a webhook has been due"), "{told:#}");
+    assert!(told["detail"].as_str().unwrap().contains("a delivery has been due"), "{told:#}");
     receiver.release();
     until("it is ready again", async || (app.client().await.get("/readyz").await.status == 200).then_some(())).await;
 }

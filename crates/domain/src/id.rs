@@ -114,7 +114,7 @@ uuid_v7_id! {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an identifier of ours")]
+#[error("not a valid id")]
 pub struct NotAnId;
 
 #[cfg(test)]

@@ -148,7 +148,8 @@ fn take_slot(
     }
     edge.uploads.take(client).map_err(|LimitReached| {
         edge.refusals.note(Reason::Uploads, client, request.path());
-        let detail = "the limit of concurrent uploads from this client address is reached; retry in a moment";
+        let detail = "the limit of concurrent uploads from this client address is reached \
+                      (limits.max_active_uploads_per_address); retry in a moment";
         Problem::try_again("too-many-uploads", detail, Duration::from_secs(5))
     })
 }

@@ -42,13 +42,16 @@ impl StreamSlots {
         let of_address = self.of_address.take(client).map_err(|LimitReached| {
             self.refusals.note(Reason::Streams, client, request.path());
             let most = self.of_address.limit().unwrap_or_default();
-            let detail =
-                format!("the limit of {most} event streams and long polls from this client address is reached");
+            let detail = format!(
+                "the limit of {most} event streams and long polls from this client address is reached \
+                 (status.max_streams_per_address)"
+            );
             Problem::try_again("too-many-streams", detail, TRY_AGAIN)
         })?;
         let slot = StreamSlot { taken: Arc::clone(&self.taken), _of_address: of_address };
         if self.taken.fetch_add(1, Ordering::Relaxed) >= self.limit {
-            let detail = format!("the limit of {} event streams and long polls is reached", self.limit);
+            let detail =
+                format!("the limit of {} event streams and long polls is reached (status.max_streams)", self.limit);
             return Err(Problem::try_again("too-many-streams", detail, TRY_AGAIN));
         }
         Ok(slot)

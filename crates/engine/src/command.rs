@@ -201,7 +201,7 @@ pub enum Unavailable {
     ShuttingDown,
     #[error("too many uploads are receiving data at the moment")]
     Busy,
-    #[error("too many complete uploads are being read at the moment")]
+    #[error("too many complete uploads are being read at the moment (limits.max_downloads)")]
     TooManyReaders,
     #[error("the memory for bytes that replace others is used up at the moment")]
     Full,
@@ -211,11 +211,14 @@ pub enum Unavailable {
     Held,
     #[error("all data is received and is being stored")]
     Settling,
-    #[error("the application did not answer the hook that has to approve this request")]
+    #[error("the application has not decided about this request; retry later")]
     Undecided,
     #[error("the client sent no data for too long")]
     Idle,
-    #[error("the database files of the server are missing; it accepts nothing until the operator has restored them")]
+    #[error(
+        "the database files were removed or replaced; requests that need them fail until the operator has restored \
+         them"
+    )]
     DatabaseGone,
 }
 

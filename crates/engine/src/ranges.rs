@@ -174,7 +174,7 @@ impl ScatteredState {
         self.await_pending(ledger).await?;
         for (start, bytes) in parts {
             let summed = Piece::of(start, &bytes);
-            tracing::info!(upload = %ledger.committer.upload.id(), start_bytes = start, end_bytes = summed.end, "bytes with a checksum replaced bytes received without one");
+            tracing::info!(upload = %ledger.committer.upload.id(), start_bytes = start, end_bytes = summed.end, "bytes with a checksum replace bytes received without one");
             self.write(ledger, start, bytes).await?;
             self.count(ledger, summed);
         }

@@ -42,7 +42,7 @@ struct Expunge {
 }
 
 impl Work for Expunge {
-    const OPERATION: &'static str = "remove an upload's metadata from its events";
+    const OPERATION: &'static str = "remove the metadata and texts of an upload from its events";
     /// How many those were, and the sequence of the last. `None` when nothing is left.
     type Output = (u64, Option<i64>);
 

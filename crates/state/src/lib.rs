@@ -57,8 +57,7 @@ pub enum Error {
     Conflict(UploadId),
     /// The database is of another, newer version of this program.
     #[error(
-        "the database was written by a newer version: it has migration {found}, this program supports up to \
-             {known}"
+        "the database was written by a newer version: it has migration {found}, this program supports up to {known}"
     )]
     TooNew { found: i64, known: i64 },
     /// The endpoint was changed by someone else since it was read, or one of
@@ -66,7 +65,7 @@ pub enum Error {
     #[error("endpoint {0} was changed concurrently")]
     EndpointConflict(EndpointId),
     /// The database was removed or replaced while it was open. Nothing can be relied on until a restart.
-    #[error("the database files are missing: could not {operation}")]
+    #[error("the database files were removed or replaced: could not {operation}")]
     Gone { operation: &'static str },
     /// It was asked for, and no answer came: it may have been done.
     /// [`resolve_lost_answer`] finds out for a commit of an upload.

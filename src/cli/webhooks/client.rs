@@ -70,7 +70,7 @@ impl ServerRejection {
                                LONGSHORE_TOKEN)"
                 .to_owned(),
             "admin-key-needed" => "the shared token does not grant access to this; give an admin key (--key-file, or \
-                 LONGSHORE_ADMIN_KEY)"
+                                   LONGSHORE_ADMIN_KEY)"
                 .to_owned(),
             "has-succeeded" => "this delivery has succeeded; to send it again anyway, use --force".to_owned(),
             "needs-force" => "--what everything also resends successful deliveries; to confirm, use --force".to_owned(),

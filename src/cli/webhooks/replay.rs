@@ -108,9 +108,7 @@ fn replay_one(api: &Api, id: &str, force: bool) -> Result<Printed, Failure> {
     }
     let hint = match succeeded {
         0 => None,
-        count => {
-            Some(format!("{count} deliveries have succeeded and were not sent again; to send them too, use --force"))
-        }
+        count => Some(format!("not sent again because they have succeeded: {count}; to send them too, use --force")),
     };
     let text = show::deliveries(&Deliveries { deliveries: queued, next: None }, hint.as_deref());
     Ok(Printed { raw: json!({ "deliveries": raw, "next": null, "note": hint }), text })

@@ -162,7 +162,7 @@ x-request-id: <request>
 PATCH /files/<id>
 460 Checksum Mismatch
 cache-control: no-store
-content-length: 215
+content-length: 213
 content-type: application/problem+json
 cross-origin-resource-policy: same-site
 date: <time>
@@ -248,7 +248,7 @@ x-request-id: <request>
 POST /files
 412 Precondition Failed
 cache-control: no-store
-content-length: 217
+content-length: 219
 content-type: application/problem+json
 cross-origin-resource-policy: same-site
 date: <time>
@@ -265,7 +265,7 @@ x-request-id: <request>
 POST /files
 413 Payload Too Large
 cache-control: no-store
-content-length: 189
+content-length: 199
 content-type: application/problem+json
 cross-origin-resource-policy: same-site
 date: <time>
@@ -276,6 +276,6 @@ x-content-type-options: nosniff
 x-frame-options: DENY
 x-request-id: <request>
 
-{"type":"urn:longshore:problem:over-limit","title":"Payload Too Large","status":413,"detail":"an upload may have at most 1000000 bytes here","request_id":"<request>"}
+{"type":"urn:longshore:problem:over-limit","title":"Payload Too Large","status":413,"detail":"an upload may have at most 1000000 bytes on this server","request_id":"<request>"}
 ----
 "#;

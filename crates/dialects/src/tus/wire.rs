@@ -83,7 +83,7 @@ pub(crate) enum WireError {
     TooLarge { field: &'static str, size: usize, limit: usize },
     #[error("a final upload is assembled from its parts and accepts no data")]
     FinalWithData,
-    #[error("a checksum in a trailer is not supported; send it in the header of the request")]
+    #[error("a checksum in a trailer is not supported; send Upload-Checksum as a header field")]
     ChecksumTrailer,
     #[error("{0:?} in the list is not an upload of this server")]
     ForeignPart(String),

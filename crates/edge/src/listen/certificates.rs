@@ -43,7 +43,7 @@ pub enum CertificateFileError {
     NoPrivateKey,
     #[error("the file is not valid PEM: {0}")]
     NotPem(pem::Error),
-    #[error("the certificate cannot be used: {0}")]
+    #[error("the certificate is invalid: {0}")]
     BadCertificate(rustls::Error),
     #[error("the key is invalid: {0}")]
     BadKey(rustls::Error),

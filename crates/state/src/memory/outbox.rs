@@ -157,7 +157,7 @@ impl Retention for MemoryState {
     }
 
     async fn expunge(&self, scope: TenantScope, upload: UploadId) -> Result<u64> {
-        self.write("remove an upload's metadata from its events", |tables| tables.expunge(scope, upload))
+        self.write("remove the metadata and texts of an upload from its events", |tables| tables.expunge(scope, upload))
     }
 
     fn superseded(&self) -> u64 {
