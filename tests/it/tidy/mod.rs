@@ -13,6 +13,7 @@ mod dialects;
 mod layers;
 mod links;
 mod names;
+mod orientation;
 mod phrases;
 mod requirements;
 
