@@ -247,7 +247,7 @@ pub(super) fn shown<'a>(status: &'a UploadStatus, shared: &UploadApi, viewer: Vi
     let record = status.upload.record();
     let stage = if status.expired { Stage::Ended(Ended::Expired) } else { record.stage };
     let offset = status.upload.offset().get();
-    let received = status.live.map_or(offset, |live| live.received_bytes);
+    let received = status.live.map_or(status.upload.received_bytes(), |live| live.received_bytes);
     let length = record.length.map(|length| length.get());
     let rate = status.live.map(|live| live.bytes_per_second);
     let missing = MissingRanges::of(&status.upload);

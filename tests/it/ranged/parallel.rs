@@ -121,6 +121,8 @@ async fn a_client_that_lost_everything_but_the_url_can_ask_and_go_on() {
     }
     let status = client.status(&path).await;
     assert_eq!((&status["missing"], &status["missing_truncated"]), (&json!([[0, 4095], [8192, 12287]]), &json!(false)));
+    let progress = (&status["offset"], &status["received"], &status["percent"]);
+    assert_eq!(progress, (&json!(0), &json!(4096), &json!(33.33)), "bytes behind a gap count as received");
     for missing in status["missing"].as_array().unwrap() {
         let at = |index: usize| usize::try_from(missing[index].as_u64().unwrap()).unwrap();
         let (first, last) = (at(0), at(1));
