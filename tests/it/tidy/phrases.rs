@@ -14,7 +14,7 @@ const PHRASES: &[(&[&str], &str)] = &[
     (&["told of", "told about", "tells of", "tells whether"], "notified of, reports, says"),
     (&["news"], "event, change"),
     (&["goes on with", "go on with", "went on with", "gone on with", "goes on from", "go on from"], "continue, resume"),
-    (&["give up", "gives up", "none; the delivery is dead", "gave up", "giving up"], "expire, abandon, stop retrying"),
+    (&["give up", "gives up", "given up", "gave up", "giving up"], "expire, abandon, stop retrying"),
     (&["left alone"], "the breaker opens; is not changed"),
     (&["all together"], "in total"),
     (&["of its own.", "of its own,", "of its own:", "of its own;", "of its own for"], "separate, dedicated, its own X"),
