@@ -1,8 +1,8 @@
-//! Names and values of digests. Computing them is the engine's work.
+//! Names and values of digests. The engine computes them.
 
 use std::fmt;
 
-/// A digest algorithm. The order is the order in which they are announced and listed.
+/// A digest algorithm. The order of the variants is the order in which algorithms are announced and listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
     Crc32c,
@@ -16,7 +16,7 @@ pub enum Algorithm {
 impl Algorithm {
     pub const ALL: [Self; 6] = [Self::Crc32c, Self::Crc32, Self::Md5, Self::Sha1, Self::Sha256, Self::Sha512];
 
-    /// The lower-case name used by tus, by the status API and in the configuration.
+    /// Returns the lower-case name that tus, the status API and the configuration use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Crc32c => "crc32c",
@@ -28,7 +28,7 @@ impl Algorithm {
         }
     }
 
-    /// The size of a digest in bytes.
+    /// Returns the size of a digest in bytes.
     pub const fn digest_bytes(self) -> usize {
         match self {
             Self::Crc32c | Self::Crc32 => 4,
@@ -45,7 +45,7 @@ impl Algorithm {
     }
 }
 
-/// A digest of known algorithm and matching size. Checksums of four bytes are kept big-endian.
+/// A digest whose size matches its algorithm. Checksums of four bytes are kept big-endian.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Digest {
     algorithm: Algorithm,
@@ -53,7 +53,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// `None` when the value is not of the algorithm's size.
+    /// Returns `None` if the value does not have the size of the algorithm's digests.
     pub fn new(algorithm: Algorithm, value: Vec<u8>) -> Option<Self> {
         (value.len() == algorithm.digest_bytes()).then_some(Self { algorithm, value })
     }
@@ -66,7 +66,7 @@ impl Digest {
         &self.value
     }
 
-    /// The value in lower-case hexadecimal.
+    /// Returns the value in lower-case hexadecimal.
     pub fn hex(&self) -> String {
         self.value.iter().map(|byte| format!("{byte:02x}")).collect()
     }

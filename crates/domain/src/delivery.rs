@@ -1,4 +1,4 @@
-//! Deliveries: one event on its way to one endpoint, with every attempt made.
+//! Deliveries: one event to be sent to one endpoint, with the record of every attempt.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,44 +8,44 @@ use crate::event::EventKind;
 use crate::id::{DeliveryId, EventId, UploadId};
 use crate::time::Timestamp;
 
-/// How much longer than an attempt may take its lease must last: until the attempt is recorded, nobody else
-/// may claim the delivery, or it could be sent twice at the same time.
+/// The time by which the lease of a delivery outlasts the timeout of an attempt. Until the attempt is
+/// recorded, no other worker may claim the delivery; otherwise it could be sent twice at the same time.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
 crate::named! {
-    /// Where a delivery stands.
+    /// The state of a delivery.
     ///
     /// ```text
     /// waiting ──► ready ──► leased ──► succeeded
     ///    │         ▲  │        │ └───► dead        attempts or time used up
     ///    │         └──┼────────┘ backing off
-    ///    ├────────────┴──► superseded              progress overtaken by later news
+    ///    ├────────────┴──► superseded              progress overtaken by a later event
     ///    ├────────────┴──► paused                  its endpoint was stopped
     ///    └────────────┴──► cancelled               its endpoint was removed, or a test that failed
     /// ```
     ///
-    /// One that is over becomes ready again when it is replayed.
+    /// A finished delivery becomes ready again when it is replayed.
     pub enum DeliveryState {
         /// An earlier event of the same upload has not had its first attempt at this endpoint yet.
         Waiting = "waiting",
         /// Due at its next-attempt time.
         Ready = "ready",
-        /// Being sent by a worker that holds it until the lease ends.
+        /// Being sent by a worker that holds the delivery until its lease ends.
         Leased = "leased",
         Succeeded = "succeeded",
-        /// Attempts or time are used up.
+        /// Failed for good: its attempts or its time are used up.
         Dead = "dead",
-        /// A progress report that later news made pointless.
+        /// A progress event that a later event made obsolete.
         Superseded = "superseded",
         /// Kept while its endpoint is stopped.
         Paused = "paused",
-        /// Nobody is waiting for it any more.
+        /// Not sent any more, because nothing needs it: its endpoint was removed, or it was a test.
         Cancelled = "cancelled",
     }
 }
 
 impl DeliveryState {
-    /// Returns whether nothing is left to be done, unless somebody asks for it again.
+    /// Reports whether the delivery needs no further work unless it is replayed.
     pub const fn is_finished(self) -> bool {
         match self {
             Self::Waiting | Self::Ready | Self::Leased | Self::Paused => false,
@@ -54,21 +54,21 @@ impl DeliveryState {
     }
 }
 
-/// What may become of a delivery that fails.
+/// The treatment of a delivery that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryClass {
-    /// It is tried by the schedule, and then a dead letter.
+    /// Retried by the schedule, then kept as a dead letter.
     Normal,
-    /// It is dropped soon, and as soon as there is later news (webhooks C4, C5).
+    /// Dropped after a short time, or as soon as a later event exists (webhooks C4, C5).
     Progress,
-    /// It is tried once: somebody waits for the result.
+    /// Tried once, because a caller waits for the result.
     Test,
-    /// News of the sending itself; giving it up is no news.
+    /// An event about delivery itself. When such a delivery fails for good, no further event reports it.
     Notice,
 }
 
 impl DeliveryClass {
-    /// Returns the class of the deliveries of such an event.
+    /// Returns the class of the deliveries of an event of this kind.
     pub const fn of(kind: EventKind) -> Self {
         match kind {
             EventKind::Progress => Self::Progress,
@@ -91,7 +91,7 @@ impl DeliveryClass {
     }
 }
 
-/// What the sender has decided about a delivery after an attempt.
+/// The sender's decision about a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
     Succeeded,
@@ -101,14 +101,14 @@ pub enum Disposition {
     Cancelled,
 }
 
-/// What came of asking for a delivery to be sent again.
+/// The outcome of a request to send a delivery again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayOutcome {
-    /// It is due now, or waits with its stopped endpoint.
+    /// The delivery is due now, or is kept until its stopped endpoint is resumed.
     Queued,
-    /// It is being sent at this moment.
+    /// The delivery is being sent at this moment.
     UnderWay,
-    /// It has succeeded, and nobody forced it.
+    /// The delivery has succeeded, and the request did not force it.
     HasSucceeded,
     /// Its endpoint was removed.
     NoEndpoint,
@@ -116,52 +116,53 @@ pub enum ReplayOutcome {
 }
 
 crate::named! {
-    /// Which deliveries are sent again. But for [`Self::Pending`] it goes by the events of a time range, and
-    /// never touches what is unfinished.
+    /// The deliveries that a replay sends again. Except for [`Self::Pending`], a replay selects by the events
+    /// of a time range and never touches unfinished deliveries.
     pub enum ReplaySelection {
-        /// What is unfinished: it becomes due now instead of when its next attempt was planned.
+        /// Unfinished deliveries, which become due now instead of at their planned next attempt.
         Pending = "pending",
-        /// Deliveries that were given up.
+        /// Deliveries that failed for good.
         Dead = "dead",
-        /// Whatever the endpoint wants and has never got: given up, dropped, or from before it was there.
+        /// Every event that the endpoint subscribes to and has never received: its delivery failed or was
+        /// cancelled, or the event is older than the endpoint.
         Missed = "missed",
-        /// The same, and what has succeeded.
+        /// The same, and the deliveries that succeeded.
         Everything = "everything",
     }
 }
 
 crate::named! {
-    /// Why an attempt was made.
+    /// The reason for an attempt.
     pub enum AttemptTrigger {
         /// The schedule.
         Auto = "auto",
-        /// Somebody asked for the delivery to be sent again.
+        /// An operator or a replay requested that the delivery be sent again.
         Manual = "manual",
         Test = "test",
     }
 }
 
-/// How an attempt ended.
+/// The result of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AttemptOutcome {
-    /// The receiver answered with this status.
+    /// The receiver responded with this status.
     Status(u16),
     Timeout,
     Refused,
     Reset,
-    /// The name did not resolve.
+    /// The host name did not resolve.
     Dns,
     Tls,
     /// Every address of the receiver is one that must not be called (webhooks S5).
     Blocked,
-    /// Anything else that kept the exchange from finishing.
+    /// Any other error that kept the exchange from finishing.
     Transport,
-    /// Given up by us while shutting down; does not count.
+    /// Interrupted by the shutdown of the server; does not count as an attempt.
     Aborted,
 }
 
 impl AttemptOutcome {
-    /// Every way to end without an answer.
+    /// Every result without a response.
     pub const ERRORS: [Self; 8] = [
         Self::Timeout,
         Self::Refused,
@@ -173,12 +174,12 @@ impl AttemptOutcome {
         Self::Aborted,
     ];
 
-    /// webhooks R1: 200 to 299 and nothing else is a success.
+    /// Reports success: a status from 200 to 299 and nothing else (webhooks R1).
     pub fn is_success(self) -> bool {
         matches!(self, Self::Status(200..=299))
     }
 
-    /// `None` for an answer, else the class of the error.
+    /// Returns the class of the error, or `None` if the receiver responded.
     pub const fn error_class(self) -> Option<&'static str> {
         match self {
             Self::Status(_) => None,
@@ -214,71 +215,71 @@ impl AttemptOutcome {
     }
 }
 
-/// Where the time of an attempt went. What did not happen, or cannot be told, is `None`.
+/// The phases of an attempt. A phase that did not happen or cannot be measured is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// Looking up the name.
+    /// Time for the DNS lookup.
     pub dns: Option<Duration>,
-    /// Opening a connection, TLS included; a connection kept from before takes none.
+    /// Time to open a connection, including TLS. `None` for a reused connection.
     pub connect: Option<Duration>,
-    /// From the beginning to the first byte of the answer.
+    /// Time from the beginning of the attempt to the first byte of the response.
     pub first_byte: Option<Duration>,
 }
 
-/// One try at sending, as it is recorded.
+/// One recorded HTTP request of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// Counts from 1 within the delivery.
+    /// The number of the attempt within its delivery, from 1.
     pub number: u32,
     pub trigger: AttemptTrigger,
     pub started_at: Timestamp,
     pub took: Duration,
     pub timings: Timings,
-    /// The address it went to.
+    /// The address that the request was sent to.
     pub remote: Option<IpAddr>,
     pub outcome: AttemptOutcome,
-    /// Those of the answer that help to find out why; a fixed few.
+    /// A fixed selection of response header fields that help with diagnosis.
     pub response_headers: Vec<(String, String)>,
-    /// The first bytes of the answer's body, at most 4 KiB.
+    /// The first bytes of the response body, at most 4 KiB.
     pub response_body: Vec<u8>,
-    /// A short reason when there is more to say than the outcome: where a redirect pointed, say.
+    /// A short explanation beyond the outcome, such as the target of a redirect.
     pub note: Option<String>,
-    /// When the next attempt was planned for, if there was to be one.
+    /// The time planned for the next attempt, if there was to be one.
     pub next_attempt_at: Option<Timestamp>,
 }
 
-/// A delivery with its attempts, for people and programs to read.
+/// A delivery with its attempts, as shown by the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryRecord {
     pub id: DeliveryId,
     pub event: EventId,
     pub event_name: String,
-    /// `None` for news that is not of an upload.
+    /// `None` for events that are not about an upload.
     pub upload: Option<UploadId>,
     pub sequence: u64,
     pub endpoint: EndpointId,
     pub state: DeliveryState,
     pub created_at: Timestamp,
-    /// When the next attempt is due; only for one that is waiting for it.
+    /// The time at which the next attempt is due; only for a delivery that waits for it.
     pub next_attempt_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub attempts: Vec<Attempt>,
 }
 
-/// Unfinished deliveries. Counting walks over them, so it ends somewhere.
+/// Counts of unfinished deliveries. Counting reads the rows, so it stops at [`Self::MOST`] for each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Whether there are more in some state than its number says, which is [`Self::MOST`] then.
+    /// True if some state has more deliveries than its number says; that number is then [`Self::MOST`].
     pub has_more: bool,
     pub waiting: u64,
     pub ready: u64,
     pub leased: u64,
     pub paused: u64,
-    /// When the oldest of those that are ready became due.
+    /// The time at which the oldest ready delivery became due.
     pub oldest_due: Option<Timestamp>,
 }
 
 impl Backlog {
-    /// In each state it is counted so far.
+    /// The highest count for each state.
     pub const MOST: u32 = 100_000;
 }

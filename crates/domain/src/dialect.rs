@@ -1,13 +1,13 @@
-//! The names of the protocols that uploads are created in. Which there are, the dialects themselves say.
+//! Names of the protocols that uploads are created with. The dialects themselves define which names exist.
 
 use std::fmt;
 
-/// The name of the protocol an upload was created in; later requests are expected in the same one.
+/// The name of the protocol that an upload was created with; later requests must use the same protocol.
 ///
-/// At most [`Self::MAX_BYTES`] lower-case letters and digits, and at least one.
+/// A name has 1 to [`Self::MAX_BYTES`] lower-case letters and digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Dialect {
-    /// Padded with zeros.
+    /// The name, padded with zeros.
     name: [u8; Self::MAX_BYTES],
     len: u8,
 }
@@ -15,11 +15,11 @@ pub struct Dialect {
 impl Dialect {
     pub const MAX_BYTES: usize = 15;
 
-    /// A name that is known when the program is built.
+    /// Makes a name that is known at compile time.
     ///
     /// # Panics
     ///
-    /// If it is not a name; in a constant, the compiler says so.
+    /// If the text is not a valid name. In a constant this is a compile error.
     pub const fn named(name: &'static str) -> Self {
         match Self::read(name.as_bytes()) {
             Some(dialect) => dialect,
@@ -27,13 +27,13 @@ impl Dialect {
         }
     }
 
-    /// Reads a name that was stored.
+    /// Reads a stored name.
     pub fn by_name(name: &str) -> Option<Self> {
         Self::read(name.as_bytes())
     }
 
     pub fn name(&self) -> &str {
-        // Only ASCII is ever in it.
+        // The bytes are always ASCII.
         std::str::from_utf8(&self.name[..usize::from(self.len)]).unwrap_or_default()
     }
 

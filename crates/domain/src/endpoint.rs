@@ -1,4 +1,4 @@
-//! Who is told of events, and on which terms.
+//! Receivers of webhooks: endpoints, their terms and their health.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -9,24 +9,24 @@ use crate::metadata::Metadata;
 use crate::principal::TenantId;
 use crate::time::Timestamp;
 
-/// How long one attempt may be allowed to take.
+/// The permitted timeouts of an attempt.
 pub const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
-/// How long one wait of a retry schedule may be.
+/// The permitted waits of a retry schedule.
 pub const RETRY_WAITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(7 * 24);
 
-/// The most waits of a retry schedule, which has at least one.
+/// The maximum number of waits in a retry schedule, which has at least one.
 pub const MAX_RETRY_WAITS: usize = 100;
 
-/// How many deliveries a second an endpoint may be limited to.
+/// The permitted rate limits of an endpoint, in deliveries per second.
 pub const RATES: RangeInclusive<u32> = 1..=10_000;
 
-/// The stable name of an endpoint. No two endpoints share a name, whatever their tenants.
+/// The stable name of an endpoint. No two endpoints share a name, even if their tenants differ.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId(String);
 
 impl EndpointId {
-    /// Accepts 1 to 64 of `a-z A-Z 0-9 _ -`.
+    /// Accepts 1 to 64 of the characters `a-z A-Z 0-9 _ -`.
     pub fn new(name: impl Into<String>) -> Option<Self> {
         let name = name.into();
         let fits = (1..=64).contains(&name.len());
@@ -45,27 +45,28 @@ impl fmt::Display for EndpointId {
     }
 }
 
-/// A receiver of events, as it is stored.
+/// A stored receiver of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     pub id: EndpointId,
-    /// Whose it is. It receives the events of this tenant and no others.
+    /// The owner. The endpoint receives only events of this tenant.
     pub tenant: TenantId,
     pub origin: Origin,
     pub terms: EndpointTerms,
-    /// Its secrets and headers, encrypted. Made and read by the sender;
-    /// empty where the configuration has them.
+    /// The encrypted secrets and headers, written and read by the sender. Empty if the configuration file has
+    /// them.
     pub sealed: Vec<u8>,
     pub state: EndpointState,
     pub health: Health,
-    /// Counts changes; a change names the version it read and loses if that has moved. Health is not counted.
+    /// The number of changes. A change names the version it read and fails if the version has moved. Changes
+    /// of health are not counted.
     pub version: u64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
 impl Endpoint {
-    /// One that nobody has written yet, and that nothing is held against.
+    /// Makes an endpoint that is not stored yet: enabled, with version 0 and no recorded failures.
     pub fn new(tenant: TenantId, id: EndpointId, origin: Origin, terms: EndpointTerms, now: Timestamp) -> Self {
         Self {
             id,
@@ -83,42 +84,43 @@ impl Endpoint {
 }
 
 crate::named! {
-    /// Where an endpoint was made.
+    /// The source of an endpoint.
     pub enum Origin {
-        /// It stands in the configuration and is changed only there.
+        /// The configuration file, where alone the endpoint can be changed.
         Config = "config",
         Api = "api",
     }
 }
 
-/// What an operator has said of an endpoint. Nothing in it is secret.
+/// An operator's settings for an endpoint. They contain no secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointTerms {
-    /// Without user-info.
+    /// The URL without user information.
     pub url: String,
-    /// For people.
+    /// A text for operators.
     pub description: String,
     pub filter: EventFilter,
-    /// Only uploads whose metadata has all of these, compared as bytes.
+    /// Name and value pairs that the metadata of an upload must all contain, compared as bytes.
     pub metadata: Vec<(String, String)>,
     pub ordering: Ordering,
     pub payload: Payload,
     pub signing: Signing,
-    /// `None`, here and below: as for all endpoints.
+    /// `None`, here and in the fields below, selects the server-wide default.
     pub max_in_flight: Option<u32>,
-    /// At most this many attempts begin in a second.
+    /// The maximum number of attempts that begin within a second.
     pub max_per_second: Option<u32>,
     pub timeout: Option<Duration>,
-    /// The wait after each failure.
+    /// The waits after each failure, in order.
     pub retry_schedule: Option<Vec<Duration>>,
-    /// Whether it is disabled when everything has failed for days.
+    /// True if the endpoint is disabled after all attempts have failed for days.
     pub auto_disable: bool,
-    /// Who vouches for its certificate, as PEM, in place of those whom the machine trusts (webhooks S9).
+    /// CA certificates (PEM) for checking the receiver's certificate, instead of the system's trust store
+    /// (webhooks S9).
     pub ca_certificates: Option<String>,
 }
 
 impl EndpointTerms {
-    /// With everything but the address as it is when nothing is said.
+    /// Returns terms with this URL and the default of every other setting.
     pub fn of(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -137,7 +139,7 @@ impl EndpointTerms {
         }
     }
 
-    /// Whether an upload with this metadata is one it wants to hear of.
+    /// Reports whether the endpoint subscribes to uploads with this metadata.
     pub fn wants_upload(&self, metadata: &Metadata) -> bool {
         let has = |(name, value): &(String, String)| {
             metadata.pairs().iter().any(|(key, bytes)| key == name && bytes == value.as_bytes())
@@ -146,13 +148,13 @@ impl EndpointTerms {
     }
 }
 
-/// Returns whether a header can carry this value: visible ASCII characters and spaces.
+/// Reports whether a header field can carry this value: visible ASCII characters and spaces.
 pub fn is_header_value(value: &str) -> bool {
     value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
 }
 
-/// Whether a header is the sender's own, so that no operator may set it
-/// (webhooks H12). Takes any letter case.
+/// Reports whether only the sender may set this header field (webhooks H12). The name is compared without
+/// regard to case.
 pub fn is_reserved_header(name: &str) -> bool {
     const NAMES: [&str; 11] = [
         "host",
@@ -173,50 +175,51 @@ pub fn is_reserved_header(name: &str) -> bool {
 }
 
 crate::named! {
-    /// What waits for what among the events of one upload (webhooks G6, G7). Other uploads never matter.
+    /// The order of the deliveries of one upload (webhooks G6, G7). Deliveries of other uploads are never
+    /// affected.
     pub enum Ordering {
-        /// First attempts go out in order, one at a time; what backs off holds nobody back.
+        /// First attempts are made in order, one at a time. Deliveries that back off block no others.
         PerUpload = "per_upload",
-        /// An event waits until every earlier one was delivered or given up.
+        /// A delivery waits until every earlier one has succeeded or failed for good.
         Strict = "strict",
-        /// Nothing waits.
+        /// No delivery waits for another.
         None = "none",
     }
 }
 
 crate::named! {
-    /// How much of an event is sent (webhooks P6).
+    /// The amount of data sent for an event (webhooks P6).
     pub enum Payload {
         Full = "full",
-        /// What happened, when and to which upload; the receiver asks for the rest.
+        /// Kind, time and upload of the event only; the receiver queries the rest.
         Thin = "thin",
     }
 }
 
 crate::named! {
-    /// Which signatures a message carries (webhooks H5, H6).
+    /// The signatures that a message carries (webhooks H5, H6).
     pub enum Signing {
-        /// `v1`, under a secret both sides know.
+        /// `v1`, with a secret shared by both sides.
         Hmac = "hmac",
-        /// `v1a`, under a key whose public half the receiver has.
+        /// `v1a`, with a private key whose public half the receiver has.
         Ed25519 = "ed25519",
         Both = "both",
     }
 }
 
 crate::named! {
-    /// Why the server stopped an endpoint.
+    /// The server's reason to stop an endpoint.
     pub enum DisabledBecause {
-        /// It answered 410.
+        /// The receiver responded with 410.
         Gone = "gone",
-        /// It asked for it in its answer.
+        /// The receiver requested it in a response.
         Asked = "asked",
-        /// Everything has failed for days.
+        /// All attempts have failed for days.
         Failing = "failing",
     }
 }
 
-/// Whether deliveries are sent. Those that are not sent wait; nothing is dropped.
+/// The operating state of an endpoint. While it is stopped, its deliveries are kept; none is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndpointState {
     Enabled,
@@ -245,17 +248,18 @@ impl EndpointState {
     }
 }
 
-/// How an endpoint has been doing.
+/// The recent failures of an endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Attempts that failed since the last success.
+    /// The number of failed attempts since the last success.
     pub consecutive_failures: u32,
-    /// When the first of them failed.
+    /// The time of the first of these failures.
     pub failing_since: Option<Timestamp>,
-    /// Deliveries given up since then.
+    /// The number of deliveries that failed for good since then.
     pub exhausted: u32,
-    /// The circuit breaker is open: until then nothing is sent, and then one delivery as a probe.
+    /// The time until which the circuit breaker is open. No delivery is sent before that time, and then one
+    /// as a probe.
     pub open_until: Option<Timestamp>,
-    /// How far towards being disabled it was when operators were last warned, in percent.
+    /// The progress toward being disabled at the last warning to operators, in percent.
     pub warned_percent: u8,
 }

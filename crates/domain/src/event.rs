@@ -1,4 +1,4 @@
-//! What happened to an upload, and who wants to hear of it.
+//! Events of uploads and of delivery itself, and the filters that endpoints subscribe with.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,8 @@ use crate::stage::Stage;
 use crate::time::Timestamp;
 
 crate::named! {
-    /// One arrow of the stage diagram (see [`Stage`]), or news from within a stage.
+    /// The kind of an event: a transition of the stage diagram (see [`Stage`]), a change within a stage, or a
+    /// change in the delivery of events.
     #[derive(PartialOrd, Ord)]
     pub enum EventKind {
         Created = "upload.created",
@@ -25,31 +26,31 @@ crate::named! {
         Failed = "upload.failed",
         Expired = "upload.expired",
         Terminated = "upload.terminated",
-        /// Retention or an operator has removed the file of a completed upload.
+        /// Retention or an operator removed the file of a completed upload.
         Removed = "upload.removed",
-        /// A backend has reported a stage of its own.
+        /// A backend reported a processing stage.
         Processing = "upload.processing",
         /// A test of an endpoint.
         Ping = "webhook.ping",
-        /// A delivery was given up.
+        /// A delivery failed for good.
         Exhausted = "delivery.exhausted",
-        /// An endpoint has been failing for long and will be disabled if it goes on.
+        /// An endpoint has been failing for a long time and will be disabled if that continues.
         EndpointFailing = "endpoint.failing",
         EndpointDisabled = "endpoint.disabled",
     }
 }
 
 impl EventKind {
-    /// Whether it tells of an upload; else it tells of the sending itself.
+    /// Reports whether this kind is about an upload. The other kinds are about delivery itself.
     pub const fn is_of_upload(self) -> bool {
         !matches!(self, Self::Ping | Self::Exhausted | Self::EndpointFailing | Self::EndpointDisabled)
     }
 }
 
-/// Something that happened to one upload, with what was true right after it.
+/// A change of one upload, with the state of the upload right after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Counts the events of this upload from 1, without a gap.
+    /// The number of the event within its upload: from 1, without gaps.
     pub sequence: u64,
     pub kind: EventKind,
     pub at: Timestamp,
@@ -61,14 +62,15 @@ pub struct Event {
     pub details: Details,
 }
 
-/// What only some kinds of events tell.
+/// Fields that only some kinds of events have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Details {
-    /// What a backend has reported, if that is the event.
+    /// The backend's report that caused the event.
     pub report: Option<Report>,
-    /// Who deleted the upload, or removed its file.
+    /// The party that deleted the upload or removed its file.
     pub by: Option<DeletedBy>,
-    /// Where the file of a completed upload is, for programs on the same machine that are to know.
+    /// The location of the file of a completed upload, for programs on the same machine; set only if the
+    /// configuration publishes it.
     pub file: Option<String>,
 }
 
@@ -79,7 +81,7 @@ impl Details {
     }
 }
 
-/// Which events an endpoint wants: names, or prefixes ending in `.*`, or `*` for all.
+/// The events that an endpoint subscribes to: names, prefixes ending in `.*`, or `*` for all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventFilter(Vec<String>);
 
@@ -88,7 +90,7 @@ pub struct EventFilter(Vec<String>);
 pub struct NoSuchEvent(String);
 
 impl EventFilter {
-    /// Fails when a pattern can match no event at all.
+    /// Fails if a pattern matches no event.
     pub fn new(mut patterns: Vec<String>) -> Result<Self, NoSuchEvent> {
         let mut seen = HashSet::new();
         patterns.retain(|pattern| seen.insert(pattern.clone()));
@@ -100,8 +102,8 @@ impl EventFilter {
         Ok(Self(patterns))
     }
 
-    /// Every event of uploads but `upload.progress`, which must be
-    /// asked for (webhooks C1: off by default).
+    /// Returns a filter for every event of uploads except `upload.progress`, which must be requested
+    /// explicitly (webhooks C1: off by default).
     pub fn all_but_progress() -> Self {
         let wanted = EventKind::ALL.into_iter().filter(|kind| kind.is_of_upload() && *kind != EventKind::Progress);
         Self(wanted.map(|kind| kind.name().to_owned()).collect())

@@ -1,22 +1,22 @@
-//! What the bytes of an upload turned out to be.
+//! Facts about the content of an upload: type, duration, tracks and dimensions.
 
-/// Read from the bytes themselves, never from what a client said of them.
+/// Facts read from the bytes themselves, never from the client's declarations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The media type, such as `video/mp4`; `application/octet-stream` when nothing was recognized.
     pub content_type: String,
-    /// For audio, video and images whose headers could be read.
+    /// Set for audio, video and images whose headers could be read.
     pub content: Option<Content>,
 }
 
-/// What the headers of a file say, by what the file is.
+/// Facts from the headers of a file, by the kind of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     Media(Media),
     Image(Image),
 }
 
-/// What the headers of audio or video say.
+/// Facts from the headers of audio or video.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Media {
     pub duration_ms: Option<u64>,
@@ -27,12 +27,13 @@ pub struct Media {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Track {
     pub kind: TrackKind,
-    /// As in a `codecs` parameter (RFC 6381) where it is known, such as `avc1.640028`, else a plain name.
+    /// The value as in a `codecs` parameter (RFC 6381) if it is known, such as `avc1.640028`, otherwise a
+    /// plain name.
     pub codec: String,
-    /// As shown, in pixels.
+    /// The displayed width in pixels.
     pub width: Option<u32>,
     pub height: Option<u32>,
-    /// Frames in a thousand seconds: 29,970 for NTSC.
+    /// Frames in 1000 seconds: 29,970 for NTSC.
     pub frames_per_1000_s: Option<u32>,
     pub channels: Option<u32>,
     pub sample_rate_hz: Option<u32>,
@@ -42,33 +43,33 @@ crate::named! {
     pub enum TrackKind {
         Video = "video",
         Audio = "audio",
-        /// Subtitles, chapters, timed data.
+        /// Subtitles, chapters or timed data.
         Other = "other",
     }
 }
 
-/// What the headers of an image say.
+/// Facts from the headers of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Image {
-    /// As shown, in pixels.
+    /// The displayed width in pixels.
     pub width: u32,
     pub height: u32,
-    /// One for a still; `None` where counting them would read too much of the file.
+    /// The number of frames: 1 for a still, `None` if counting would read too much of the file.
     pub frames: Option<u32>,
-    /// How long an animation takes to be shown once.
+    /// The duration of one run of an animation.
     pub duration_ms: Option<u64>,
 }
 
-/// Whether something has a duration.
+/// The duration of content, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentDuration {
     No,
     Milliseconds(u64),
-    /// It may have one, which is unknown.
+    /// The content may have a duration, which is unknown.
     Unknown,
 }
 
-/// Images of these types may be animated.
+/// Types of images that may be animated.
 const ANIMATED: [&str; 7] =
     ["image/gif", "image/png", "image/webp", "image/avif", "image/heic", "image/heif", "image/jxl"];
 
@@ -87,7 +88,7 @@ impl Facts {
         }
     }
 
-    /// Returns width and height of the image, or of the first video track.
+    /// Returns the width and height of the image or of the first video track.
     pub fn size(&self) -> (Option<u32>, Option<u32>) {
         match &self.content {
             Some(Content::Media(media)) => {
@@ -99,7 +100,7 @@ impl Facts {
         }
     }
 
-    /// Returns whether it has a duration: audio and video do, and images unless they are known to be stills.
+    /// Returns the duration. Audio and video have one, and so do images unless they are known to be stills.
     pub fn content_duration(&self) -> ContentDuration {
         if let Some(duration_ms) = self.duration_ms() {
             return ContentDuration::Milliseconds(duration_ms);

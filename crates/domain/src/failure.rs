@@ -1,19 +1,18 @@
-//! Why an upload failed, and what its client is to make of it.
+//! Failures of uploads, as reported to clients and events.
 
-/// Why an upload failed, in words its client may read.
+/// The reason why an upload failed, in terms that its client may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// A stable word for programs, such as `digest-mismatch`.
+    /// A stable code for programs, such as `digest-mismatch`.
     pub code: String,
     /// A sentence for people.
     pub message: String,
-    /// What kind of refusal it is, where a policy or the application has refused the upload.
+    /// The kind of the rejection, if a policy or the application rejected the upload.
     pub rejection: Option<RejectionKind>,
 }
 
 crate::named! {
-    /// A refusal that clients take for the end, by what they are to understand. Each protocol has its own
-    /// number for it.
+    /// A rejection that clients treat as final, by its meaning. Each protocol maps it to a status code.
     pub enum RejectionKind {
         Malformed = "malformed",
         Unauthenticated = "unauthenticated",

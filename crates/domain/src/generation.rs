@@ -1,49 +1,50 @@
-//! The blobs that hold the bytes of one upload, one behind the other.
+//! The sequence of blobs that hold the bytes of one upload.
 //!
-//! Where the storage lets a newer writer go on in the blob of an older one, an upload has one generation for
-//! as long as it lives. Where it does not, whoever takes an upload over seals the blob as far as it was
-//! committed and goes on in a new generation, which is numbered by its own epoch. So what the older writer
-//! still sends lies where nobody counts it, and no number is ever used by two writers. When the upload is
-//! stored, its generations are joined.
+//! If the storage lets a newer writer continue in the blob of an older one, an upload has one generation for
+//! its whole life. Otherwise a node that takes over an upload seals the blob at the committed offset and
+//! continues in a new generation, numbered by the node's epoch. Bytes that the older writer still sends then
+//! land outside the counted generations, and no two writers ever use the same number. The generations are
+//! joined when the upload is stored.
 
 use std::ops::Range;
 
 use crate::node::Epoch;
 
-/// Which blob of an upload.
+/// The name of one blob of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Generation {
     /// The blob that was begun in this epoch.
     Begun(Epoch),
-    /// The blob that all others were joined in.
+    /// The blob that all others were joined into.
     Joined,
 }
 
 impl Generation {
-    /// The generation of an upload that was never taken over.
+    /// The generation of an upload that no node has taken over.
     pub const FIRST: Self = Self::Begun(Epoch::new(1));
 }
 
-/// A generation that takes no more bytes.
+/// A generation that accepts no more bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sealed {
     pub generation: Generation,
-    /// Where its bytes end, counted from the beginning of the upload.
+    /// The end of its bytes, counted from the beginning of the upload.
     pub end: u64,
 }
 
-/// A stretch of the upload and the generation that holds it.
+/// A range of the upload and the generation that holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GenerationSpan {
     pub generation: Generation,
-    /// Where the bytes of the generation begin, counted from the beginning of the upload, as the rest is.
+    /// The first byte of the generation. Like all positions here, it is counted from the beginning of the
+    /// upload.
     pub base: u64,
     pub start: u64,
     pub end: u64,
 }
 
 impl GenerationSpan {
-    /// The same places, counted from the beginning of the generation.
+    /// Returns the same range, counted from the beginning of the generation.
     pub const fn in_generation(self) -> Range<u64> {
         self.start - self.base..self.end - self.base
     }
@@ -52,9 +53,9 @@ impl GenerationSpan {
 /// All generations of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generations {
-    /// In the order of their bytes.
+    /// Sealed generations in the order of their bytes.
     sealed: Vec<Sealed>,
-    /// The last one, which takes bytes until the upload has all of them.
+    /// The last generation, which accepts bytes until the upload is full.
     current: Generation,
 }
 
@@ -65,9 +66,9 @@ impl Default for Generations {
 }
 
 impl Generations {
-    /// Takes what a store has kept. `None` where the sealed ones are not in order.
+    /// Restores stored generations. Returns `None` if the sealed ones are not in order.
     pub fn from_parts(sealed: Vec<Sealed>, current: Generation) -> Option<Self> {
-        // One that was begun and got no byte ends where the one before it does.
+        // A generation that was begun and received no byte ends where the one before it does.
         let in_order = sealed.is_sorted_by(|one, next| one.end <= next.end);
         in_order.then_some(Self { sealed, current })
     }
@@ -80,17 +81,17 @@ impl Generations {
         self.current
     }
 
-    /// Whether one blob holds, or is to hold, every byte.
+    /// Reports whether a single blob holds, or will hold, every byte.
     pub fn is_single(&self) -> bool {
         self.sealed.is_empty() || self.current == Generation::Joined
     }
 
-    /// Where the bytes of the current generation begin, counted from the beginning of the upload.
+    /// Returns the first byte of the current generation, counted from the beginning of the upload.
     pub fn start(&self) -> u64 {
         if self.is_single() { 0 } else { self.sealed.last().map_or(0, |last| last.end) }
     }
 
-    /// The generations that hold bytes from `start` to `end`, and which of them each holds.
+    /// Returns the generations that hold bytes from `start` to `end`, each with the range it holds.
     pub fn spans(&self, start: u64, end: u64) -> Vec<GenerationSpan> {
         let current = Sealed { generation: self.current, end: u64::MAX };
         let counting = if self.is_single() { &[] } else { self.sealed.as_slice() };
@@ -107,13 +108,12 @@ impl Generations {
         found
     }
 
-    /// Every generation that may have a blob.
+    /// Returns every generation that may have a blob.
     pub fn all(&self) -> impl Iterator<Item = Generation> + '_ {
         self.sealed.iter().map(|sealed| sealed.generation).chain([self.current])
     }
 
-    /// Goes on in a generation of this epoch, behind `end` bytes. Says
-    /// whether that is another one than before.
+    /// Continues in a generation of this epoch, after `end` bytes. Returns true if that is a new generation.
     pub(crate) fn begin(&mut self, epoch: Epoch, end: u64) -> bool {
         let next = Generation::Begun(epoch);
         if self.current == next {
@@ -126,16 +126,16 @@ impl Generations {
         true
     }
 
-    /// Takes note that all `end` bytes were joined in one blob. The others are there until they are
-    /// [forgotten], also the last one if it has no byte: its blob may have been made.
+    /// Records that all `end` bytes were joined into one blob. The other blobs stay listed until they are
+    /// [dropped]; that includes a last one without bytes, whose blob may have been created.
     ///
-    /// [forgotten]: Self::drop_joined
+    /// [dropped]: Self::drop_joined
     pub(crate) fn join(&mut self, end: u64) {
         self.sealed.push(Sealed { generation: self.current, end });
         self.current = Generation::Joined;
     }
 
-    /// Takes note that the blobs that were joined are gone.
+    /// Forgets the joined blobs after they were deleted.
     pub(crate) fn drop_joined(&mut self) {
         if self.current == Generation::Joined {
             self.sealed.clear();

@@ -1,6 +1,7 @@
-//! What the application is asked before a move of an upload is made, and what it may answer.
+//! Hooks: requests to the application that it must approve before an upload is created, stored or terminated.
 //!
-//! A notification tells what has happened; a hook asks whether it may. Without an answer nothing moves.
+//! A webhook reports a past change; a hook decides about a change that has not happened yet. Without a
+//! verdict the upload does not change.
 
 use std::time::Duration;
 
@@ -11,27 +12,27 @@ use crate::principal::TenantId;
 use crate::time::Timestamp;
 use crate::upload::Upload;
 
-/// The code of every refusal that comes from the application.
+/// The code of every rejection by the application.
 pub const REJECTED: &str = "rejected-by-application";
 
-/// What is said where the application gives no reason.
+/// The message of a rejection for which the application gives no reason.
 pub const NO_REASON: &str = "the application rejected this upload";
 
 crate::named! {
-    /// A question the application may want to be asked.
+    /// A point in the life of an upload at which the application can be called.
     #[derive(PartialOrd, Ord)]
     pub enum Hook {
         /// Before an upload is created.
         PreCreate = "pre_create",
-        /// When every byte is durable and verified, before the upload is stored and completed.
+        /// After every byte is durable and verified, before the upload is stored and completed.
         PreFinish = "pre_finish",
-        /// Before a client ends an upload and its bytes go.
+        /// Before a client terminates an upload and its bytes are deleted.
         PreTerminate = "pre_terminate",
     }
 }
 
 impl Hook {
-    /// As the type of the message that asks.
+    /// Returns the `type` of the message that is sent to the application.
     pub const fn message_type(self) -> &'static str {
         match self {
             Self::PreCreate => "hook.pre_create",
@@ -41,35 +42,35 @@ impl Hook {
     }
 }
 
-/// The request of a client that led to a question, as far as the application may see it.
+/// The client request that caused a hook call, as far as the application may see it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     pub method: String,
     pub path: String,
-    /// Who has connected: a client, or the last proxy before us.
+    /// The peer of the connection: a client, or the last proxy in front of the server.
     pub remote: Option<String>,
-    /// Those header fields that may be forwarded.
+    /// The header fields that may be forwarded.
     pub headers: Vec<(String, String)>,
 }
 
-/// One question.
+/// One request to the application.
 #[derive(Debug, Clone)]
 pub struct HookRequest {
     pub hook: Hook,
-    /// Names the decision: the same for as long as the same is to be decided, across retries and
-    /// restarts. Made of letters, digits, `_` and `-`.
+    /// The identifier of the decision. It stays the same across retries and restarts as long as the same
+    /// decision is pending. It consists of letters, digits, `_` and `-`.
     pub decision: String,
-    /// As it is; before its creation, as it would be.
+    /// The current upload; before its creation, the upload as it would be created.
     pub upload: Upload,
-    /// `None` when no client's request is behind it, as after a restart.
+    /// `None` if no client request caused the call, as after a restart.
     pub caller: Option<Caller>,
     pub requested_at: Timestamp,
 }
 
 impl HookRequest {
     pub fn new(hook: Hook, upload: &Upload, caller: Option<Caller>, now: Timestamp, random: [u8; 10]) -> Self {
-        // Whether an upload may be created or finished is decided once. Whether it may be
-        // ended can be asked again, by somebody else.
+        // Creation and completion of an upload are decided once. Termination can be requested again, by
+        // another client, and is then decided again.
         let subject = match hook {
             Hook::PreCreate | Hook::PreFinish => upload.id().to_string(),
             Hook::PreTerminate => HookCallId::new(now, random).to_string(),
@@ -79,52 +80,52 @@ impl HookRequest {
     }
 }
 
-/// What the application has decided.
+/// The decision of the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     Accepted(UploadOverrides),
-    /// With a kind of refusal, always.
+    /// The failure always has a [`RejectionKind`](crate::failure::RejectionKind).
     Rejected(Failure),
 }
 
-/// What the application may set for an upload that is about to be created.
+/// Values that the application may set for an upload about to be created.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UploadOverrides {
     pub id: Option<UploadId>,
-    /// In the place of all that the client has said.
+    /// Replaces all metadata from the client.
     pub metadata: Option<Metadata>,
     pub max_bytes: Option<u64>,
     pub expires_after: Option<Duration>,
 }
 
 crate::named! {
-    /// How a call ended.
+    /// The outcome of a hook call.
     pub enum CallOutcome {
         Accepted = "accepted",
         Rejected = "rejected",
         Timeout = "timeout",
-        /// No connection, or one that broke.
+        /// The connection failed or broke.
         Unreachable = "unreachable",
-        /// A status that is neither yes nor no.
+        /// The status is neither an acceptance nor a rejection.
         BadStatus = "bad_status",
-        /// An answer that cannot be understood.
+        /// The response cannot be interpreted.
         BadAnswer = "bad_answer",
     }
 }
 
 impl CallOutcome {
-    /// Whether it is a verdict.
+    /// Reports whether the call produced a verdict.
     pub const fn is_verdict(self) -> bool {
         matches!(self, Self::Accepted | Self::Rejected)
     }
 }
 
-/// One call, as it is kept.
+/// A recorded hook call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookCall {
     pub id: HookCallId,
     pub hook: Hook,
-    /// Whose upload it was about.
+    /// The tenant of the upload.
     pub tenant: TenantId,
     pub upload: UploadId,
     /// See [`HookRequest::decision`].
@@ -132,25 +133,25 @@ pub struct HookCall {
     pub started_at: Timestamp,
     pub took: Duration,
     pub outcome: CallOutcome,
-    /// Of the answer, if there was one.
+    /// The status of the response, if there was one.
     pub status: Option<u16>,
-    /// Why it was rejected, or what went wrong.
+    /// The reason for the rejection, or the error.
     pub message: Option<String>,
-    /// The first bytes of the answer.
+    /// The first bytes of the response.
     pub response_body: Vec<u8>,
 }
 
-/// What came of a question.
+/// The result of a hook request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookResult {
-    /// `None` when there is no verdict.
+    /// `None` if the application gave no verdict.
     pub verdict: Option<Verdict>,
-    /// `None` when no call was made.
+    /// `None` if no call was made.
     pub call: Option<HookCall>,
 }
 
 impl HookResult {
-    /// Nobody wants to be asked.
+    /// Returns an acceptance for a hook that no application is registered for.
     pub fn accepted_without_call() -> Self {
         Self { verdict: Some(Verdict::Accepted(UploadOverrides::default())), call: None }
     }

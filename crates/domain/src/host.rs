@@ -1,22 +1,23 @@
-//! Hosts by which a server is addressed, read strictly: what is not certainly a host is none.
+//! Host names and addresses that clients use for a server. Parsing is strict: text that is not certainly a
+//! host is not accepted.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-/// The longest name DNS can hold, in its text form.
+/// The longest name that DNS can hold, in its text form.
 const MAX_NAME_BYTES: usize = 253;
 
-/// A name or an address, without a port. Names are equal whatever their case.
+/// A name or an address, without a port. Names are compared without regard to case.
 #[derive(Debug, Clone, Eq)]
 pub enum Host<'a> {
-    /// Without the dot at its end.
+    /// A name without its trailing dot.
     Name(Cow<'a, str>),
-    /// An IPv4 address also where it was written as a mapped IPv6 address.
+    /// An IP address. A mapped IPv6 address is converted to IPv4.
     Ip(IpAddr),
 }
 
 impl<'a> Host<'a> {
-    /// Reads a host alone: `uploads.example.com`, `192.0.2.1`, `2001:db8::1` or `[2001:db8::1]`.
+    /// Parses a host without a port: `uploads.example.com`, `192.0.2.1`, `2001:db8::1` or `[2001:db8::1]`.
     pub fn parse(text: &'a str) -> Option<Self> {
         if let Some(inner) = text.strip_prefix('[') {
             let ip = inner.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok()?;
@@ -28,9 +29,9 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Reads a host and perhaps a port, as `Host` and `:authority` carry them.
+    /// Parses a host with an optional port, as carried by `Host` and `:authority`.
     ///
-    /// RFC 9110, 7.2: nothing else belongs there, no user either.
+    /// RFC 9110, 7.2: other components, including user information, are not permitted there.
     pub fn of_authority(text: &'a str) -> Option<Self> {
         let host_end = if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
         let (host, rest) = text.split_at(host_end);
@@ -52,8 +53,8 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Whether it names this machine to itself: `localhost` and names below it
-    /// (RFC 6761, 6.3), 127.0.0.0/8 and `::1`.
+    /// Reports whether the host is a loopback host: `localhost` and names below it (RFC 6761, 6.3),
+    /// 127.0.0.0/8 and `::1`.
     pub fn is_loopback(&self) -> bool {
         match self {
             Self::Name(name) => {
@@ -75,8 +76,8 @@ impl PartialEq for Host<'_> {
     }
 }
 
-/// A name without the dot at its end, if it is one. What browsers would take for an IPv4 address in another
-/// spelling, such as `127.1` or `0x7f000001`, is none.
+/// Returns a valid name without its trailing dot. Alternative spellings of an IPv4 address that browsers
+/// accept, such as `127.1` or `0x7f000001`, are not names.
 fn name(text: &str) -> Option<&str> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_label = |label: &str| {

@@ -1,4 +1,4 @@
-//! Identifiers. All are UUIDv7: sortable by the time they were made, with 74 random bits.
+//! Identifiers. All are UUIDv7: sortable by time of creation, with 74 random bits.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,12 +29,13 @@ macro_rules! uuid_v7_id {
                 self.0.as_bytes()
             }
 
-            /// Whether it is of the form and the variant that all of ours are: UUID version 7.
+            /// Reports whether the identifier has the version and variant that this server generates: UUID
+            /// version 7.
             pub fn is_v7(&self) -> bool {
                 self.0.get_version_num() == 7 && self.0.get_variant() == uuid::Variant::RFC4122
             }
 
-            /// The instant inside the identifier, in whole milliseconds.
+            /// Returns the time in the identifier, in whole milliseconds.
             pub fn made_at(&self) -> Timestamp {
                 let bytes = self.0.as_bytes();
                 let unix_ms = bytes[..6].iter().fold(0_i64, |ms, byte| (ms << 8) | i64::from(*byte));
@@ -66,12 +67,13 @@ macro_rules! uuid_v7_id {
     };
 }
 
-/// How far the time in the identifier of an upload may lie from its creation: the application may have chosen
-/// it, with a clock of its own and a little earlier. Lists by time of creation look this much further.
+/// The permitted distance between the time in an upload's identifier and the upload's creation. The
+/// application may have chosen the identifier a little earlier, with another clock. Lists by time of creation
+/// extend their range by this much.
 pub const ID_SLACK: Duration = Duration::from_mins(10);
 
-/// Returns the random part of an id, with the event's sequence at its beginning, so that the ids of events
-/// that one commit made in one millisecond sort as they happened (RFC 9562, 6.2).
+/// Returns the random part of an event's id with the event's sequence at its beginning. Ids of events that
+/// one commit made in one millisecond then sort in the order of the events (RFC 9562, 6.2).
 pub fn in_order(sequence: u64, mut random: [u8; 10]) -> [u8; 10] {
     let [.., high, low] = sequence.to_be_bytes();
     random[..2].copy_from_slice(&[high & 0x0f, low]);
@@ -79,37 +81,39 @@ pub fn in_order(sequence: u64, mut random: [u8; 10]) -> [u8; 10] {
 }
 
 uuid_v7_id! {
-    /// Names one upload, in URLs, in stored file names and in the state store.
+    /// The identifier of an upload in URLs, in stored file names and in the state store.
     UploadId
 }
 
 uuid_v7_id! {
-    /// Names one event; `evt_` and this is the `webhook-id` of all its deliveries.
+    /// The identifier of an event. With the prefix `evt_` it is the `webhook-id` of all deliveries of the
+    /// event.
     EventId
 }
 
 uuid_v7_id! {
-    /// Names one delivery: one event on its way to one endpoint.
+    /// The identifier of a delivery: one event to be sent to one endpoint.
     DeliveryId
 }
 
 uuid_v7_id! {
-    /// Names a job that sends deliveries again.
+    /// The identifier of a job that sends deliveries again.
     ReplayId
 }
 
 uuid_v7_id! {
-    /// Names one call of a blocking hook.
+    /// The identifier of one call of a hook.
     HookCallId
 }
 
 uuid_v7_id! {
-    /// Names one run of the program: a new one for each start.
+    /// The identifier of one run of the program. Each start generates a new one.
     InstanceId
 }
 
 uuid_v7_id! {
-    /// Names one commit of an upload, so that whoever lost its answer knows it again.
+    /// The identifier of one commit of an upload. A caller that lost the reply to a commit recognizes the
+    /// commit by it.
     CommitId
 }
 

@@ -1,42 +1,43 @@
-//! The life of deliveries: which wait for which, which are sent next, and what becomes of each.
+//! Rules for the life of deliveries: their order, their claims and their ends.
 //!
-//! A lane is everything that one endpoint is notified of about one upload. In a lane, first attempts go out
-//! in the order of the events, one at a time (webhooks G6): a later delivery waits until the first attempt
-//! of every earlier one is over. A delivery that backs off after its first attempt blocks nothing. An
-//! endpoint can ask for more order than that, or for none (webhooks G7). Progress that later news has
-//! overtaken is dropped (webhooks C3, C4). Whoever ends or adds a delivery asks afterwards whether the
-//! lane [may go on](may_release_next), so that nothing waits for what never comes. Whether the endpoint is
-//! stopped changes nothing in a lane.
+//! A lane consists of all deliveries to one endpoint about one upload. First attempts in a lane are made in
+//! the order of the events, one at a time (webhooks G6): a later delivery waits until the first attempt of
+//! every earlier one is over. A delivery that backs off after its first attempt blocks nothing. An endpoint
+//! can require a stricter order or none (webhooks G7). Progress deliveries that a later event has overtaken
+//! are dropped (webhooks C3, C4). A caller that ends or adds a delivery then checks whether the lane [may
+//! release its next one](may_release_next), so that no delivery waits for one that never comes. The state of
+//! the endpoint does not affect the order in a lane.
 //!
-//! Every rule takes a small view of a lane and gives what follows. A store loads the view, calls the rule,
-//! and writes the difference. Claims are one statement in a database; [`is_due`] and [`ClaimOrder`] say what
-//! that statement must find.
+//! Every rule takes a small view of a lane and returns the consequence. A store loads the view, calls the
+//! rule, and writes the difference. Claims are one statement in a database; [`is_due`] and [`ClaimOrder`]
+//! define the rows that the statement must find.
 
 use crate::delivery::{DeliveryClass, DeliveryState, Disposition, ReplayOutcome, ReplaySelection};
 use crate::endpoint::Ordering;
 use crate::time::Timestamp;
 
-/// What some deliveries of a lane, taken together, make others wait for.
+/// The degree to which a set of deliveries of a lane blocks others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LaneLoad {
-    /// There are none.
+    /// The set is empty.
     #[default]
     Empty,
-    /// All of them have had their first attempt.
+    /// All deliveries have had their first attempt.
     Retries,
-    /// At least one has not had its first attempt.
+    /// At least one delivery has not had its first attempt.
     FirstAttempts,
 }
 
 impl LaneLoad {
-    /// Returns the load of one delivery with so many counted attempts.
+    /// Returns the load of one delivery with this number of counted attempts.
     pub const fn of(attempts: u32) -> Self {
         if attempts == 0 { Self::FirstAttempts } else { Self::Retries }
     }
 }
 
-/// Returns the state of a delivery that is added to the end of a lane with these unfinished deliveries:
-/// ready, or waiting for its turn. News that is not of an upload is in no lane, and so in an empty one.
+/// Returns the initial state of a delivery that is added to the end of a lane with these unfinished
+/// deliveries: ready, or waiting. Events that are not about an upload belong to no lane; callers pass an
+/// empty one.
 pub fn join(ordering: Ordering, unfinished: LaneLoad) -> DeliveryState {
     let waits = match ordering {
         Ordering::None => false,
@@ -46,10 +47,11 @@ pub fn join(ordering: Ordering, unfinished: LaneLoad) -> DeliveryState {
     if waits { DeliveryState::Waiting } else { DeliveryState::Ready }
 }
 
-/// Returns whether the first waiting delivery of a lane becomes ready, given those that are ready or leased.
+/// Reports whether the first waiting delivery of a lane becomes ready, given the load of the ready and leased
+/// ones.
 ///
-/// An endpoint that has given up its order still has waiting deliveries until all of them are released. They
-/// go in turn.
+/// After an endpoint's ordering was switched off, deliveries that were already waiting are still released one
+/// at a time.
 pub fn may_release_next(ordering: Ordering, under_way: LaneLoad) -> bool {
     match ordering {
         Ordering::PerUpload | Ordering::None => under_way < LaneLoad::FirstAttempts,
@@ -57,14 +59,14 @@ pub fn may_release_next(ordering: Ordering, under_way: LaneLoad) -> bool {
     }
 }
 
-/// Returns when a delivery that becomes ready is due: with its own age, so that it does not pass through the
-/// whole backlog once more.
+/// Returns the due time of a delivery that becomes ready. It keeps its age, so that it does not queue behind
+/// the whole backlog again.
 pub fn due_when_released(next_at: Timestamp, now: Timestamp) -> Timestamp {
     next_at.min(now)
 }
 
-/// Returns the state of a delivery that is sent again, before its lane goes
-/// on. It takes its place by its sequence.
+/// Returns the state of a delivery that is sent again, before its lane releases the next one. The delivery is
+/// ordered by its sequence.
 pub fn rejoin(ordering: Ordering, is_in_lane: bool, attempts: u32) -> DeliveryState {
     let waits = match ordering {
         Ordering::None => false,
@@ -78,25 +80,25 @@ pub fn rejoin(ordering: Ordering, is_in_lane: bool, attempts: u32) -> DeliverySt
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClaimedDelivery {
     pub class: DeliveryClass,
-    /// Counted before this attempt.
+    /// The number of counted attempts before this one.
     pub attempts: u32,
-    /// Whether the upload has had a later event.
+    /// True if the upload has had a later event.
     pub is_overtaken: bool,
 }
 
-/// What becomes of a delivery.
+/// The new state of a delivery after an attempt or at its expiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SettledDelivery {
     pub state: DeliveryState,
     pub attempts: u32,
-    /// When it is due again, if it is.
+    /// The time at which the delivery is due again, if it is.
     pub next_at: Option<Timestamp>,
-    /// Whether the operator is notified that it was given up (webhooks R14).
+    /// True if the operator is notified that the delivery failed for good (webhooks R14).
     pub is_exhausted: bool,
 }
 
-/// Settles a delivery. Progress that failed is never a dead letter (webhooks C5), and is not sent again
-/// once there is later news (webhooks C4). An aborted attempt does not count.
+/// Settles a delivery after an attempt. A progress delivery that failed never becomes a dead letter (webhooks
+/// C5), and is not sent again once there is a later event (webhooks C4). An aborted attempt does not count.
 pub fn settle(held: ClaimedDelivery, disposition: Disposition, counts: bool) -> SettledDelivery {
     let (state, next_at) = match (disposition, held.class) {
         (Disposition::Succeeded, _) => (DeliveryState::Succeeded, None),
@@ -112,8 +114,8 @@ pub fn settle(held: ClaimedDelivery, disposition: Disposition, counts: bool) -> 
     SettledDelivery { state, attempts: held.attempts + u32::from(counts), next_at, is_exhausted }
 }
 
-/// Gives up a delivery that has waited too long. Old progress is of no use to anybody,
-/// and never a dead letter (webhooks C5).
+/// Expires a delivery that has waited too long. A progress delivery is then obsolete and never becomes a dead
+/// letter (webhooks C5).
 pub fn expire(class: DeliveryClass, attempts: u32) -> SettledDelivery {
     let state = match class {
         DeliveryClass::Progress => DeliveryState::Superseded,
@@ -122,13 +124,13 @@ pub fn expire(class: DeliveryClass, attempts: u32) -> SettledDelivery {
     SettledDelivery { state, attempts, next_at: None, is_exhausted: class == DeliveryClass::Normal }
 }
 
-/// Returns whether later news of its upload drops a delivery (webhooks C3,
-/// C4). What is being sent is left to end.
+/// Reports whether a later event of the upload drops a delivery (webhooks C3, C4). A delivery that is being
+/// sent is not dropped.
 pub fn is_superseded(class: DeliveryClass, state: DeliveryState) -> bool {
     class == DeliveryClass::Progress && is_pending(state)
 }
 
-/// Returns whether a delivery is unfinished and nobody is sending it.
+/// Reports whether a delivery is unfinished and not being sent.
 pub fn is_pending(state: DeliveryState) -> bool {
     match state {
         DeliveryState::Waiting | DeliveryState::Ready | DeliveryState::Paused => true,
@@ -137,8 +139,8 @@ pub fn is_pending(state: DeliveryState) -> bool {
     }
 }
 
-/// Takes back a delivery whose sender has died: it is ready as it was. Nobody
-/// waits for the result of a test any more.
+/// Returns the state of a delivery whose sender has died: ready again. A test is cancelled, because its
+/// caller no longer waits for the result.
 pub fn reclaim(class: DeliveryClass) -> DeliveryState {
     match class {
         DeliveryClass::Test => DeliveryState::Cancelled,
@@ -146,7 +148,7 @@ pub fn reclaim(class: DeliveryClass) -> DeliveryState {
     }
 }
 
-/// Returns whether a delivery can be claimed: it is due, or whoever has claimed it has let the claim run out.
+/// Reports whether a delivery can be claimed: it is due, or its claim has lapsed.
 pub fn is_due(state: DeliveryState, next_at: Timestamp, lease_until: Option<Timestamp>, now: Timestamp) -> bool {
     match state {
         DeliveryState::Ready => next_at <= now,
@@ -156,51 +158,51 @@ pub fn is_due(state: DeliveryState, next_at: Timestamp, lease_until: Option<Time
     }
 }
 
-/// The order in which the due deliveries of an endpoint are claimed: by how
-/// long they have been due, then by sequence.
+/// The order in which the due deliveries of an endpoint are claimed: by the time they became due, then by
+/// sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClaimOrder {
     pub next_at: Timestamp,
     pub sequence: u64,
 }
 
-/// What was decided about an endpoint, as far as it concerns its deliveries.
+/// The state of an endpoint as far as it affects its deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointAvailability {
-    /// Not one that the configuration has ceased to name.
+    /// False for an endpoint that was removed from the configuration.
     pub is_present: bool,
     pub is_enabled: bool,
-    /// Its backlog is being cancelled.
+    /// True while the backlog of the endpoint is being cancelled.
     pub is_cancelling: bool,
-    /// Since when it has been sent to; the beginning of time, if it was never stopped.
+    /// The time of the last resumption; the beginning of time if the endpoint was never stopped.
     pub resumed_at: Timestamp,
 }
 
 impl EndpointAvailability {
-    /// Returns whether anything may be claimed for it.
+    /// Reports whether deliveries of the endpoint may be claimed.
     pub const fn takes_claims(&self) -> bool {
         self.is_present && self.is_enabled && !self.is_cancelling
     }
 
-    /// Returns since when a delivery is under way: what an endpoint has kept while it was stopped has all its
-    /// time from when it was resumed (webhooks E6).
+    /// Returns the time from which the age of a delivery counts. Deliveries kept while the endpoint was
+    /// stopped get their full time again after it is resumed (webhooks E6).
     pub fn begun_at(&self, begun_at: Timestamp) -> Timestamp {
         begun_at.max(self.resumed_at)
     }
 
-    /// Returns whether what began before then, and has waited ever since, is given up.
+    /// Reports whether deliveries that began before `begun_before`, and have waited since, expire.
     pub fn expires_deliveries(&self, begun_before: Timestamp) -> bool {
         self.takes_claims() && self.resumed_at < begun_before
     }
 
-    /// Returns whether it has been at rest for so long that the age of its backlog counts.
+    /// Reports whether the endpoint has been stopped for so long that the age of its backlog counts.
     pub fn is_stopped_since(&self, begun_before: Timestamp) -> bool {
         !(self.is_present && self.is_enabled) && self.resumed_at < begun_before
     }
 
-    /// Returns whether a delivery joins its lane again when somebody asks for it to be sent again; else the
-    /// answer. `force` sends again what has succeeded. A delivery that is being cancelled is as good as
-    /// cancelled.
+    /// Reports whether a delivery rejoins its lane when it is sent again; otherwise the error is the outcome
+    /// of the request. `force` also sends deliveries that succeeded. A delivery that is being cancelled
+    /// counts as cancelled.
     pub fn check_replay(
         &self,
         state: DeliveryState,
@@ -213,7 +215,8 @@ impl EndpointAvailability {
         match state {
             DeliveryState::Leased => Err(ReplayOutcome::UnderWay),
             DeliveryState::Succeeded if !force => Err(ReplayOutcome::HasSucceeded),
-            // It is sent anyway, in its order or with its endpoint.
+            // These are sent without a replay: after earlier ones of the lane, or once their endpoint is
+            // resumed.
             DeliveryState::Waiting | DeliveryState::Paused if !is_being_cancelled => Err(ReplayOutcome::Queued),
             DeliveryState::Ready if !is_being_cancelled && !self.is_enabled => Err(ReplayOutcome::Queued),
             DeliveryState::Waiting | DeliveryState::Paused | DeliveryState::Ready => Ok(()),
@@ -224,18 +227,18 @@ impl EndpointAvailability {
     }
 }
 
-/// What a replay of a range of events does about one of them.
+/// The action of a replay for one event of its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayAction {
-    /// Its delivery joins its lane again.
+    /// The existing delivery rejoins its lane.
     Rejoin,
-    /// There is no delivery of it; one is added if the endpoint wants the event.
+    /// The event has no delivery; one is added if the endpoint subscribes to the event.
     Join,
     Nothing,
 }
 
-/// Returns what a replay does about an event whose delivery is in this state; `None` if there is no
-/// delivery. What is unfinished is never touched.
+/// Returns the action of a replay for an event whose delivery is in this state; `None` means that there is no
+/// delivery. A replay never touches unfinished deliveries.
 pub fn replay(found: Option<DeliveryState>, what: ReplaySelection) -> ReplayAction {
     let (dead, missed, succeeded) = match what {
         ReplaySelection::Pending => (false, false, false),
@@ -258,8 +261,9 @@ pub fn replay(found: Option<DeliveryState>, what: ReplaySelection) -> ReplayActi
     }
 }
 
-/// Returns whether a wait was planned by a clock that was ahead, when the clock was set: what began after now
-/// began now. A first attempt waits for nothing else; a retry waits since its latest attempt.
+/// Reports whether the wait of a delivery was planned by a clock that was ahead and has been set back. A
+/// first attempt waits for nothing else. A retry was planned by such a clock if the delivery or its latest
+/// attempt began after `now`.
 pub fn was_planned_by_fast_clock(
     attempts: u32,
     begun_at: Timestamp,

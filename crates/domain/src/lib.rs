@@ -1,4 +1,4 @@
-//! The vocabulary of uploads and the rules they live by.
+//! The vocabulary of uploads and the rules for them.
 //!
 //! Everything here is pure and synchronous: no clock, no randomness, no I/O, no wire format. `now` and random
 //! values are arguments, so every rule can be tested as a table or a property.

@@ -1,15 +1,15 @@
-//! The log of events: everything that was committed about uploads, in the order of the commits.
+//! The log of events: all committed events of uploads, in the order of their commits.
 
 use crate::event::EventKind;
 use crate::id::{EventId, UploadId};
 use crate::principal::TenantId;
 
-/// A place in the log of all events, in the order of their commits.
+/// A position in the log of all events, which is ordered by commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EventPosition(pub i64);
 
 impl EventPosition {
-    /// The position as bytes, for readers who keep it without knowing what it counts.
+    /// Returns the position as opaque bytes, for readers that store it.
     pub const fn to_bytes(self) -> [u8; 8] {
         self.0.to_be_bytes()
     }
@@ -19,7 +19,7 @@ impl EventPosition {
     }
 }
 
-/// An event as it was committed.
+/// A committed event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoggedEvent {
     pub position: EventPosition,
@@ -28,17 +28,17 @@ pub struct LoggedEvent {
     pub upload: UploadId,
     pub sequence: u64,
     pub kind: EventKind,
-    /// The JSON every receiver gets, byte for byte (webhooks P7).
+    /// The JSON body that every receiver gets, byte for byte (webhooks P7).
     pub body: Vec<u8>,
 }
 
-/// Events of uploads, in the order of their commits.
+/// A page of events of uploads, in the order of their commits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventPage {
     pub found: Vec<LoggedEvent>,
-    /// Where the next page begins.
+    /// The start of the next page.
     pub seen: EventPosition,
-    /// Whether there may be more behind it. A page that is not full may have it too: between the events of
-    /// uploads others lie in the log.
+    /// True if there may be more events after this page. A page that is not full may have this set too,
+    /// because the log also contains events that the page does not return.
     pub has_more: bool,
 }

@@ -3,21 +3,21 @@
 //! Recorders in browsers put a list of codecs into an unquoted parameter, and other clients leave a stray
 //! semicolon behind. The reader accepts both, and always returns a media type that conforms to the RFC.
 
-/// The longest media type that is kept.
+/// The longest media type that is kept, in bytes.
 const MAX_BYTES: usize = 255;
 
-/// Types that say nothing about the content.
+/// Types that carry no information about the content.
 const GENERIC: [&str; 5] =
     ["application/octet-stream", "binary/octet-stream", "application/binary", "application/unknown", "unknown/unknown"];
 
-/// Returns type and subtype of a `Content-Type`, in lower case and without parameters, whether or not it is
-/// well-formed.
+/// Returns type and subtype of a `Content-Type`, in lower case and without parameters, even if the value is
+/// not well-formed.
 pub fn essence(value: &str) -> String {
     value.split(';').next().unwrap_or_default().trim_matches(BLANKS).to_ascii_lowercase()
 }
 
-/// Returns whether a media type says nothing about the content, or is a range of types: file pickers pass on
-/// the `video/*` that they were opened with.
+/// Reports whether a media type carries no information about the content, or is a range of types: file
+/// pickers pass on the `video/*` that they were opened with.
 pub fn is_generic(value: &str) -> bool {
     let essence = essence(value);
     GENERIC.contains(&essence.as_str()) || essence.ends_with("/*")
@@ -49,7 +49,7 @@ pub(super) fn well_formed(text: &str) -> Option<String> {
 
 const BLANKS: [char; 2] = [' ', '\t'];
 
-/// Parses one parameter, if it is valid, and returns the rest of the text, from the next semicolon on.
+/// Parses one parameter, if it is valid, and returns the rest of the text, starting at the next semicolon.
 fn next_parameter(text: &str) -> (Option<(&str, String)>, &str) {
     let Some((name, after)) = text.split_once('=').filter(|(name, _)| !name.contains(';')) else {
         return (None, &text[text.find(';').unwrap_or(text.len())..]);
@@ -76,8 +76,8 @@ fn closing_quote(text: &str) -> Option<usize> {
     })
 }
 
-/// Returns a valid parameter value. One that is neither a token nor
-/// quoted, as in `codecs=vp8,opus`, is quoted.
+/// Returns a valid parameter value. A value that is neither a token nor quoted, as in `codecs=vp8,opus`, is
+/// quoted.
 fn printed(value: &str) -> Option<String> {
     let plain = |text: &str| text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
     if is_token(value) {
@@ -91,7 +91,7 @@ fn printed(value: &str) -> Option<String> {
     may_be_quoted.then(|| format!("\"{value}\""))
 }
 
-/// RFC 9110, 5.6.2.
+/// Reports whether the text is a token (RFC 9110, 5.6.2).
 fn is_token(text: &str) -> bool {
     let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_token_byte)

@@ -1,4 +1,4 @@
-//! What a client says about its upload: a bounded list of named values.
+//! Metadata that a client sends with its upload: a bounded list of named values.
 
 use crate::media_type;
 
@@ -6,7 +6,7 @@ use crate::media_type;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Metadata(Vec<(String, Vec<u8>)>);
 
-/// The most pairs an upload may carry.
+/// The maximum number of pairs for one upload.
 pub const MAX_PAIRS: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -34,8 +34,9 @@ impl Metadata {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_slice())
     }
 
-    /// The file's name as its client gave it (`filename`, else `name`, else `objectName`), fit to be shown:
-    /// text, no control characters, no path before it, at most 255 bytes. Never used to name a stored file.
+    /// Returns the file name that the client gave (`filename`, else `name`, else `objectName`) in a form safe
+    /// to display: text without control characters, without a leading path, at most 255 bytes. It never names
+    /// a stored file.
     pub fn file_name(&self) -> Option<String> {
         let text = self.texts(&["filename", "name", "objectname"]).next()?;
         let last = text.rsplit(['/', '\\']).next().unwrap_or_default();
@@ -44,15 +45,15 @@ impl Metadata {
         (!matches!(shown.as_str(), "" | "." | "..")).then_some(shown)
     }
 
-    /// The media type as its client gave it (`filetype`, else `type`, `contentType` or `mimeType`), fit to
-    /// stand in a header field. A value that is no media type is passed over.
+    /// Returns the media type that the client gave (`filetype`, else `type`, `contentType` or `mimeType`),
+    /// valid as a header field value. A value that is not a media type is ignored.
     pub fn content_type(&self) -> Option<String> {
         let mut texts = self.texts(&["filetype", "type", "contenttype", "mimetype"]);
         texts.find_map(media_type::well_formed)
     }
 
-    /// The texts under any of these names, in the order of the names. Clients spell them in their own ways:
-    /// `contentType`, `content_type` and `Content-Type` are one name.
+    /// Returns the text values of these names, in the order of `names`. Different spellings count as one
+    /// name: `contentType`, `content_type` and `Content-Type`.
     fn texts(&self, names: &'static [&str]) -> impl Iterator<Item = &str> {
         names.iter().flat_map(move |name| {
             let pairs = self.0.iter().filter(move |(known, _)| is_spelling_of(known, name));
@@ -61,24 +62,25 @@ impl Metadata {
     }
 }
 
-/// Whether a name is this one, whatever the case of its letters and what stands between its words.
+/// Reports whether `given` is a spelling of `name`: letter case and the separators `_` and `-` are ignored.
 fn is_spelling_of(given: &str, name: &str) -> bool {
     let letters = given.bytes().filter(|byte| !b"_-".contains(byte)).map(|byte| byte.to_ascii_lowercase());
     letters.eq(name.bytes())
 }
 
-/// Characters that change how the text around them is shown, used to dress `exe.mp4` up as something else.
+/// Reports whether a character is invisible or changes the display of the text around it. Such characters can
+/// disguise `exe.mp4` as another name.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{061C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
 }
 
-/// The most bytes that file systems take for a name.
+/// The longest file name that file systems accept, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
-/// The longest ending, with its dot, that is kept when a name is shortened.
+/// The longest extension, including its dot, that is kept when a name is shortened.
 const MAX_ENDING_BYTES: usize = 16;
 
-/// A name that is not too long, and says of what kind the file is if it did before.
+/// Shortens a name to the limit and keeps its extension.
 fn shortened(name: &str) -> String {
     if name.len() <= MAX_NAME_BYTES {
         return name.to_owned();

@@ -1,6 +1,6 @@
-//! Enums whose values have names that others see: in JSON, in rows, in queries.
+//! Enums whose values have external names: in JSON, in rows, in queries.
 
-/// Defines an enum with a name for each value, all of its values, and how to find one by its name.
+/// Defines an enum with a name for each value, a list of all values, and a lookup by name.
 #[macro_export]
 macro_rules! named {
     ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)* }) => {

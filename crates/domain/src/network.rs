@@ -1,17 +1,17 @@
-//! Ranges of addresses, as operators name them.
+//! Ranges of IP addresses, as operators write them.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// A block of addresses: `10.0.0.0/8`, or one address alone.
+/// A block of addresses: `10.0.0.0/8`, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     first: IpAddr,
     prefix: u8,
 }
 
-/// Why a text is not a network.
+/// The reason why a text is not a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidNetwork {
     #[error("not a network such as 10.0.0.0/8 or fd00::/8")]
@@ -21,12 +21,12 @@ pub enum InvalidNetwork {
 }
 
 impl Network {
-    /// For tables in the source; the address must be the first of the block.
+    /// Makes a network for tables in the source. The address must be the first of the block.
     pub const fn of(first: IpAddr, prefix: u8) -> Self {
         Self { first, prefix }
     }
 
-    /// An IPv4 address that is written as IPv6 counts as IPv4.
+    /// Reports whether the address is in the block. An IPv4 address in IPv6 notation counts as IPv4.
     pub fn contains(self, address: IpAddr) -> bool {
         match (self.first, address.to_canonical()) {
             (IpAddr::V4(first), IpAddr::V4(address)) => {

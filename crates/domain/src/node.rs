@@ -1,8 +1,8 @@
-//! The nodes that work on one state, and the fence between them.
+//! The nodes that share one state, and the fencing between them.
 //!
-//! A node is one run of the program. Two runs are two nodes, also when they have one name or follow
-//! each other on one machine: what the first has left behind is taken over by the second, and
-//! nothing is taken from a run that lives.
+//! A node is one run of the program. Two runs are two nodes, even if they have the same name or follow each
+//! other on one machine: a later run takes over the uploads that an earlier one left, and nothing is taken
+//! from a run that is alive.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ use crate::id::InstanceId;
 /// The longest name of a node, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
-/// One run of the program, and what its operator calls the machine or process it runs on.
+/// One run of the program, with the operator's name for the machine or process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub instance: InstanceId,
     pub name: NodeName,
 }
 
-/// A name for people. Nothing depends on it: two nodes may have the same.
+/// A node name for display. Nothing depends on it, and two nodes may share a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NodeName(String);
 
 impl NodeName {
-    /// Takes visible ASCII without spaces, as host names are.
+    /// Accepts visible ASCII without spaces, as in host names, up to 255 bytes.
     pub fn new(name: &str) -> Option<Self> {
         let fits = (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
         fits.then(|| Self(name.to_owned()))
@@ -40,13 +40,13 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// Counts how often an upload has changed hands between nodes. A commit and a call of the storage name the
-/// epoch they work in; those of an earlier one change nothing.
+/// The number of takeovers of an upload by nodes. Commits and storage calls carry the epoch they work in;
+/// those of an earlier epoch change nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// Nobody has held the upload yet.
+    /// No node has held the upload yet.
     pub const NONE: Self = Self(0);
 
     pub const fn new(count: u64) -> Self {
@@ -63,7 +63,7 @@ impl Epoch {
     }
 }
 
-/// The right to write an upload, as it is recorded: whose it is, and since which change of hands.
+/// The recorded right to write an upload: its holder and its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
     /// `None` when no node has held the upload yet.
@@ -72,14 +72,14 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Nobody's.
+    /// The lease of an upload that no node has held.
     pub const NONE: Self = Self { holder: None, epoch: Epoch::NONE };
 
     pub fn is_of(&self, instance: InstanceId) -> bool {
         self.holder == Some(instance)
     }
 
-    /// The lease after `instance` has taken the upload over.
+    /// Returns the lease after `instance` has taken over the upload.
     #[must_use]
     pub const fn taken_by(self, instance: InstanceId) -> Self {
         Self { holder: Some(instance), epoch: self.epoch.next() }

@@ -1,14 +1,14 @@
-//! What the sending of events has to report of itself.
+//! Events about the delivery of events.
 
 use crate::endpoint::{DisabledBecause, EndpointId};
 use crate::event::EventKind;
 use crate::id::{DeliveryId, EventId, UploadId};
 use crate::time::Timestamp;
 
-/// News of the sending itself.
+/// An event about delivery itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// webhooks R14.
+    /// A delivery failed for good (webhooks R14).
     Exhausted {
         delivery: DeliveryId,
         endpoint: EndpointId,
@@ -16,7 +16,7 @@ pub enum Notice {
         upload: Option<UploadId>,
         attempts: u32,
     },
-    /// webhooks E8.
+    /// An endpoint keeps failing (webhooks E8).
     EndpointFailing {
         endpoint: EndpointId,
         since: Timestamp,
@@ -37,7 +37,8 @@ impl Notice {
         }
     }
 
-    /// Whether an endpoint can make use of it: one that is in trouble is not told so.
+    /// Reports whether the notice is sent to this endpoint. An endpoint does not receive notices about its
+    /// own failures.
     pub fn is_for(&self, endpoint: &EndpointId) -> bool {
         match self {
             Self::Exhausted { .. } => true,

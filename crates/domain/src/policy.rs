@@ -1,31 +1,31 @@
-//! What is not wanted, whatever else is in order with it.
+//! Rules that reject files for their type, size or duration.
 
 use std::time::Duration;
 
 use crate::facts::{ContentDuration, Facts};
 use crate::failure::{Failure, RejectionKind};
 
-/// Which uploads are refused once it is known what they are.
+/// The uploads that are rejected once their content is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ContentPolicy {
-    /// Types that may be; all may where there are none.
+    /// The permitted types; empty permits all.
     pub allowed_types: Vec<TypePattern>,
-    /// The longest audio, video and animated images of types that `max_durations` says nothing of.
+    /// The longest duration of audio, video and animated images whose type has no entry in `max_durations`.
     pub max_duration: Option<Duration>,
-    /// The longest media of a type; `None` where there is no limit. The first that fits counts.
+    /// The longest duration of a type; `None` means unlimited. The first matching entry applies.
     pub max_durations: Vec<(TypePattern, Option<Duration>)>,
-    /// Whether media that may last only so long has to say how long it is.
+    /// True if media with a limited duration is rejected when its duration is unknown.
     pub requires_duration: bool,
-    /// The most bytes of a type. The first that fits counts.
+    /// The maximum size of a type in bytes. The first matching entry applies.
     pub max_sizes: Vec<(TypePattern, u64)>,
 }
 
-/// `video/mp4`, or `video/*` for all of a kind.
+/// A media type, or a pattern such as `video/*` for all its subtypes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypePattern(String);
 
 impl TypePattern {
-    /// `None` for what is no media type.
+    /// Returns `None` if the text is not a media type or such a pattern.
     pub fn new(text: &str) -> Option<Self> {
         let word = |word: &str| {
             !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte))
@@ -47,7 +47,7 @@ impl TypePattern {
 }
 
 impl ContentPolicy {
-    /// Why an upload with these facts and this size is refused, if it is.
+    /// Returns the failure if an upload with these facts and this size is rejected.
     pub fn failure_of(&self, facts: &Facts, size_bytes: u64) -> Option<Failure> {
         let content_type = &facts.content_type;
         if !self.allowed_types.is_empty() && !self.allowed_types.iter().any(|pattern| pattern.fits(content_type)) {
@@ -66,7 +66,8 @@ impl ContentPolicy {
                 let message = format!("the duration is {} s, but {accepted}", seconds(Duration::from_millis(ms)));
                 Some(refused("media-too-long", message, RejectionKind::Unprocessable))
             }
-            // What the operator has named lasts, unless it is known to be a still.
+            // A type that the operator has given a limit counts as having a duration, unless the file is
+            // known to be a still.
             ContentDuration::No if self.requires_duration && is_named && facts.content.is_none() => {
                 Some(unknown(&accepted))
             }
@@ -75,7 +76,7 @@ impl ContentPolicy {
         }
     }
 
-    /// How long this type may last at most, if that is limited, and whether that limit names the type.
+    /// Returns the longest permitted duration of this type, if limited, and whether the limit names the type.
     fn max_duration_of(&self, content_type: &str) -> Option<(Duration, bool)> {
         match self.max_durations.iter().find(|(pattern, _)| pattern.fits(content_type)) {
             Some((_, max)) => max.map(|max| (max, true)),
@@ -92,7 +93,7 @@ fn refused(code: &str, message: String, kind: RejectionKind) -> Failure {
     Failure { code: code.to_owned(), message, rejection: Some(kind) }
 }
 
-/// Never less than it is.
+/// Returns whole seconds, rounded up.
 fn seconds(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }

@@ -1,20 +1,20 @@
-//! Who asks, for which tenant, and what they may do.
+//! Principals: the tenant, the subject and the rights of a request.
 //!
 //! Every command and every query names a [`Principal`], and every access to stored facts a [`TenantScope`].
-//! Neither has a default, so that nothing reaches across tenants because somebody forgot to say whose facts
-//! are meant. Credentials are the edge's business: it judges them and makes a principal of each request.
+//! Neither has a default, so no access crosses tenants because a scope was omitted. Credentials belong to the
+//! edge, which checks them and makes a principal for each request.
 
 use std::fmt;
 
 use crate::id::UploadId;
 
-/// A tenant, by the number under which its facts and bytes are kept. Its label may
-/// change; the number is never used again.
+/// A tenant, by the number that its facts and bytes are stored under. Its label may change; the number is
+/// never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(u32);
 
 impl TenantId {
-    /// The only tenant of a server that knows none. No answer names it.
+    /// The only tenant of a server without tenants. Responses never mention it.
     pub const DEFAULT: Self = Self(0);
 
     pub const fn from_number(number: u32) -> Self {
@@ -32,11 +32,11 @@ impl fmt::Debug for TenantId {
     }
 }
 
-/// Whose facts an access may touch.
+/// The tenants whose facts an access may touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TenantScope {
     One(TenantId),
-    /// Every tenant's: for the server's own work, and for operators.
+    /// All tenants: for the server's own work and for operators.
     All,
 }
 
@@ -50,23 +50,23 @@ impl TenantScope {
 }
 
 crate::named! {
-    /// What a route needs of whoever calls it.
+    /// A right that a route requires of its caller.
     pub enum Right {
         /// Create an upload.
         Create = "uploads:create",
-        /// Send bytes, and ask where to go on.
+        /// Send bytes and query the offset.
         Append = "uploads:append",
         /// Read the status of an upload.
         Read = "uploads:read",
         List = "uploads:list",
-        /// Follow the events of uploads.
+        /// Subscribe to the events of uploads.
         Events = "uploads:events",
         Download = "uploads:download",
-        /// End an unfinished upload, or remove a completed one.
+        /// Terminate an unfinished upload, or remove a completed one.
         Terminate = "uploads:terminate",
-        /// Report the stages of an upload that follow its completion.
+        /// Report processing stages of an upload after its completion.
         Report = "uploads:report",
-        /// Make a token that opens one upload for reading.
+        /// Issue a token that grants read access to one upload.
         MintTokens = "tokens:mint",
         ReadWebhooks = "webhooks:read",
         ManageWebhooks = "webhooks:manage",
@@ -81,7 +81,7 @@ pub struct Rights(u32);
 impl Rights {
     pub const NONE: Self = Self(0);
 
-    /// Every right there is.
+    /// Returns the set of all rights.
     pub fn all() -> Self {
         Self::of(&Right::ALL)
     }
@@ -113,16 +113,16 @@ impl fmt::Debug for Rights {
     }
 }
 
-/// What a request has shown to be.
+/// The kind of credential that a request has presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
-    /// Somebody without a credential, where none is needed.
+    /// A caller without a credential, where none is required.
     Anonymous,
     /// A holder of the token that clients and backends share.
     SharedToken,
-    /// A holder of a token that opens one upload for reading.
+    /// A holder of a token that grants read access to one upload.
     Reader(UploadId),
-    /// A holder of a token for reports about one upload.
+    /// A holder of a token that permits reports about one upload.
     Stage(UploadId),
     /// A holder of an admin key.
     Operator,
@@ -130,7 +130,7 @@ pub enum Subject {
     Server,
 }
 
-/// Who asks, for which tenant, and what they may do.
+/// The originator of a request: its tenant, subject and rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Principal {
     pub tenant: TenantId,
@@ -143,12 +143,12 @@ impl Principal {
         Self { tenant, subject, rights }
     }
 
-    /// The server itself, at work for the default tenant.
+    /// Returns the principal of the server itself, acting for the default tenant.
     pub fn server() -> Self {
         Self::new(TenantId::DEFAULT, Subject::Server, Rights::all())
     }
 
-    /// What this principal may see.
+    /// Returns the scope of facts that this principal may access.
     pub const fn scope(&self) -> TenantScope {
         TenantScope::One(self.tenant)
     }

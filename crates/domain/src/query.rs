@@ -1,4 +1,4 @@
-//! What may be asked of recorded facts, and the pages that answer it.
+//! Queries of recorded facts, and the pages they return.
 
 use std::ops::RangeInclusive;
 
@@ -11,28 +11,29 @@ use crate::stage::Stage;
 use crate::time::Timestamp;
 use crate::upload::Upload;
 
-/// Which uploads to list. Every condition given must hold.
+/// A query for uploads. All given conditions must hold.
 #[derive(Debug, Clone, Default)]
 pub struct UploadQuery {
-    /// Any of these; empty for all.
+    /// The upload is in one of these stages; empty for all.
     pub stages: Vec<Stage>,
     pub created_from: Option<Timestamp>,
-    /// Excluded.
+    /// Exclusive.
     pub created_before: Option<Timestamp>,
-    /// Pairs of metadata that must be there, compared as bytes. A value of more than 1 KiB is never found.
+    /// Metadata pairs that the upload must have, compared as bytes. Values over 1 KiB are never found.
     pub metadata: Vec<(String, Vec<u8>)>,
-    /// Types by content, any of these; empty for all. What was not looked into has none.
+    /// The detected type matches one of these patterns; empty for all. An upload whose content was not
+    /// examined has no detected type.
     pub types: Vec<TypePattern>,
-    /// What the facts say. Where they say nothing, no bound holds.
+    /// Bounds on the facts. An unknown value satisfies no bound.
     pub width: NumberBounds,
     pub height: NumberBounds,
     pub duration_ms: NumberBounds,
-    /// Only uploads older than this one: the cursor of the page before.
+    /// Only uploads older than this one: the cursor from the previous page.
     pub before: Option<UploadId>,
     pub limit: u32,
 }
 
-/// The least and the most that a number may be, both included.
+/// The minimum and maximum of a number, both inclusive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NumberBounds {
     pub least: Option<u64>,
@@ -42,7 +43,7 @@ pub struct NumberBounds {
 impl NumberBounds {
     pub const OPEN: Self = Self { least: None, most: None };
 
-    /// Returns whether the number is within them. An unknown number is only within open ones.
+    /// Reports whether the number is within the bounds. An unknown number is only within open ones.
     pub fn contain(self, number: Option<u64>) -> bool {
         match number {
             Some(number) => {
@@ -53,50 +54,51 @@ impl NumberBounds {
     }
 }
 
-/// Uploads that match, newest first.
+/// A page of matching uploads, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadPage {
     pub found: Vec<Upload>,
-    /// The cursor of the next page. A page that is not full may have one too: no query
-    /// examines more than a bounded number of uploads.
+    /// The cursor of the next page. A page that is not full may have one too, because no query examines more
+    /// than a bounded number of uploads.
     pub next: Option<UploadId>,
 }
 
-/// Which calls of hooks to list. Every condition given must hold.
+/// A query for recorded hook calls. All given conditions must hold.
 #[derive(Debug, Clone, Default)]
 pub struct HookCallQuery {
     pub upload: Option<UploadId>,
-    /// Only calls older than this one: the cursor of the page before.
+    /// Only calls older than this one: the cursor from the previous page.
     pub before: Option<HookCallId>,
     pub limit: u32,
 }
 
-/// Which deliveries to list. Every condition given must hold.
+/// A query for deliveries. All given conditions must hold.
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryQuery {
     pub endpoint: Option<EndpointId>,
     pub upload: Option<UploadId>,
-    /// Deliveries that were made with this event. Those that a replay has made later are not found by it.
+    /// Deliveries created together with this event. Deliveries that a replay created later are not found by
+    /// it.
     pub event: Option<EventId>,
     pub kind: Option<EventKind>,
     pub state: Option<DeliveryState>,
     pub created_from: Option<Timestamp>,
-    /// Excluded.
+    /// Exclusive.
     pub created_before: Option<Timestamp>,
-    /// The latest attempt was answered with one of these statuses.
+    /// The response to the latest attempt had one of these statuses.
     pub last_status: Option<RangeInclusive<u16>>,
     /// The latest attempt ended with this error, one of [`AttemptOutcome::ERRORS`].
     pub last_error: Option<AttemptOutcome>,
-    /// Only deliveries older than this one: the cursor of the page before.
+    /// Only deliveries older than this one: the cursor from the previous page.
     pub before: Option<DeliveryId>,
     pub limit: u32,
 }
 
-/// Deliveries as they were asked for, newest first.
+/// A page of matching deliveries, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryPage {
     pub found: Vec<DeliveryRecord>,
-    /// Ask for those before this one for more. A page that is not full may have it too: no question looks at
-    /// more than a bounded number of deliveries.
+    /// The cursor of the next page. A page that is not full may have one too, because no query examines more
+    /// than a bounded number of deliveries.
     pub next: Option<DeliveryId>,
 }

@@ -1,15 +1,15 @@
-//! Which bytes of an upload are there.
+//! The byte ranges of an upload that are present.
 
 use crate::size::Offset;
 
-/// A set of received byte ranges, kept sorted, disjoint and joined where they touch.
+/// A set of received byte ranges, kept sorted, disjoint and merged where they touch.
 ///
 /// The offset of an upload is the end of the range that starts at zero. Dialects that append in order only
-/// ever lengthen that range; ranged ones may fill in any order.
+/// extend that range; ranged ones may fill in any order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReceivedRanges(Vec<(u64, u64)>);
 
-/// Bytes in a row that are all there, or all missing. The end is excluded.
+/// A run of bytes that are all present or all missing. The end is exclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeSpan {
     pub start: u64,
@@ -18,7 +18,7 @@ pub struct RangeSpan {
 }
 
 impl ReceivedRanges {
-    /// Takes ranges as stored; joins and sorts them, and drops empty ones.
+    /// Builds the set from stored ranges: merges and sorts them, and drops empty ones.
     pub fn from_pairs(pairs: impl IntoIterator<Item = (u64, u64)>) -> Self {
         let mut ranges = Self::default();
         for (start, end) in pairs {
@@ -27,12 +27,12 @@ impl ReceivedRanges {
         ranges
     }
 
-    /// The ranges as `(start, end)`, end excluded, in order.
+    /// Returns the ranges as `(start, end)`, end exclusive, in order.
     pub fn pairs(&self) -> &[(u64, u64)] {
         &self.0
     }
 
-    /// The end of what is there without a gap from the first byte on.
+    /// Returns the end of the bytes that are present without a gap from the first byte.
     pub fn contiguous(&self) -> Offset {
         match self.0.first() {
             Some((0, end)) => Offset::new(*end).unwrap_or_default(),
@@ -40,24 +40,24 @@ impl ReceivedRanges {
         }
     }
 
-    /// How many bytes are there in all.
+    /// Returns the number of bytes present.
     pub fn total_bytes(&self) -> u64 {
         self.0.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// Whether `place` lies within bytes that are there, or at an end of them: a range that ends there makes
-    /// no new border.
+    /// Reports whether `place` lies within bytes that are present, or at one of their ends. A range that ends
+    /// there creates no new boundary.
     pub fn touches(&self, place: u64) -> bool {
         self.0.iter().any(|(start, end)| (*start..=*end).contains(&place))
     }
 
-    /// Whether any byte from `start` to `end` is there.
+    /// Reports whether any byte from `start` to `end` is present.
     pub fn has_some(&self, start: u64, end: u64) -> bool {
         let first = self.0.partition_point(|(_, known_end)| *known_end <= start);
         start < end && self.0.get(first).is_some_and(|(known_start, _)| *known_start < end)
     }
 
-    /// Whether every byte from `start` to `end` is there.
+    /// Reports whether every byte from `start` to `end` is present.
     pub fn has_all(&self, start: u64, end: u64) -> bool {
         let first = self.0.partition_point(|(_, known_end)| *known_end <= start);
         let whole =
@@ -65,7 +65,7 @@ impl ReceivedRanges {
         start >= end || whole
     }
 
-    /// Where the last byte ends that is there.
+    /// Returns the end of the last byte that is present.
     pub fn end(&self) -> Offset {
         self.0.last().and_then(|(_, end)| Offset::new(*end)).unwrap_or_default()
     }
@@ -78,15 +78,15 @@ impl ReceivedRanges {
         self.0.clear();
     }
 
-    /// How many ranges there would be with the bytes from `start` to `end`.
+    /// Returns the number of ranges after adding the bytes from `start` to `end`.
     pub fn count_with(&self, start: u64, end: u64) -> usize {
         let mut with = self.clone();
         with.insert(start, end);
         with.0.len()
     }
 
-    /// Takes `start` to `end` apart at the borders of what is there:
-    /// stretches in order, each there or missing whole.
+    /// Splits `start` to `end` at the boundaries of the present bytes. Each returned span, in order, is
+    /// entirely present or entirely missing.
     pub fn spans(&self, start: u64, end: u64) -> Vec<RangeSpan> {
         let mut spans = Vec::new();
         let mut at = start;
@@ -105,13 +105,13 @@ impl ReceivedRanges {
         spans
     }
 
-    /// What is missing of the first `length` bytes, as `(start, end)`, end excluded, in order.
+    /// Returns the missing parts of the first `length` bytes as `(start, end)`, end exclusive, in order.
     pub fn missing(&self, length: u64) -> impl Iterator<Item = (u64, u64)> {
         let missing = self.spans(0, length).into_iter().filter(|span| !span.there);
         missing.map(|span| (span.start, span.end))
     }
 
-    /// Adds the bytes from `start` up to, not including, `end`. Adding what is there changes nothing.
+    /// Adds the bytes from `start` to `end`, end exclusive. Adding bytes that are present changes nothing.
     pub fn insert(&mut self, start: u64, end: u64) {
         if start >= end {
             return;

@@ -1,4 +1,4 @@
-//! Why the caller may not. Every rejection can be acted on by the client; none carries text from below.
+//! Rejections of requests. A client can act on each of them; none contains text from lower layers.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub enum Rejection {
     NotFound,
     #[error("this upload has {}", .0.past())]
     Gone(Ended),
-    /// Retention or an operator has removed the file.
+    /// Retention or an operator removed the file.
     #[error("the file of this upload was removed")]
     Removed,
     #[error("the bytes of this upload are missing on the server")]
@@ -57,7 +57,7 @@ pub enum Rejection {
     ChecksumMismatch(Algorithm),
     #[error("the upload has failed: it does not match the {} digest that was declared at its creation", .0.name())]
     BrokenPromise(Algorithm),
-    /// A policy, or the application, has said no, and why.
+    /// A policy or the application rejected the upload, with its reason.
     #[error("{}", .0.message)]
     Refused(Failure),
     #[error("a final upload is assembled from its parts and accepts no data")]
@@ -73,7 +73,8 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// The stable word for programs. A protocol with words of its own for some of them says those.
+    /// Returns the stable code for programs. A protocol that defines its own codes for some rejections uses
+    /// those.
     pub fn code(&self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::Refused(failure) => return failure.code.clone().into(),

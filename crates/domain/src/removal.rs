@@ -1,21 +1,21 @@
-//! Who deleted an upload, or had its file removed.
+//! The originator of a deletion, and the removal of a file.
 
 use crate::time::Timestamp;
 
 crate::named! {
-    /// On whose behalf an upload is deleted.
+    /// The originator of a deletion.
     #[derive(PartialOrd, Ord)]
     pub enum DeletedBy {
-        /// Whoever may delete it in its protocol.
+        /// A client with the right to delete the upload by its protocol.
         Client = "client",
-        /// Whoever has an admin key.
+        /// A holder of an admin key.
         Operator = "operator",
-        /// The configuration says how long completed uploads are kept.
+        /// The configured retention time of completed uploads.
         Retention = "retention",
     }
 }
 
-/// The end of the file of a completed upload.
+/// The removal of the file of a completed upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Removal {
     pub at: Timestamp,

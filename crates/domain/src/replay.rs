@@ -1,4 +1,4 @@
-//! Deliveries that are sent again, many at a time.
+//! Jobs that send many deliveries again.
 
 use std::time::Duration;
 
@@ -9,33 +9,33 @@ use crate::log::EventPosition;
 use crate::principal::TenantId;
 use crate::time::Timestamp;
 
-/// Many deliveries sent again, oldest first, a piece at a time.
+/// A job that sends many deliveries again, oldest first, in batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayJob {
     pub id: ReplayId,
-    /// Whose it is, and whose events it sends.
+    /// The owner of the job, whose events it sends.
     pub tenant: TenantId,
     pub endpoint: EndpointId,
     pub what: ReplaySelection,
-    /// Only events from then on.
+    /// Only events at or after this time.
     pub from: Timestamp,
-    /// Only events before then.
+    /// Only events before this time.
     pub before: Timestamp,
     pub state: ReplayState,
-    /// Events looked at so far end here.
+    /// The position after the last event examined.
     pub cursor: EventPosition,
-    /// Deliveries made due so far.
+    /// The number of deliveries made due so far.
     pub queued: u64,
     pub created_at: Timestamp,
     pub finished_at: Option<Timestamp>,
 }
 
 impl ReplayJob {
-    /// How far the times of events may be out of the order of the log. Commits overtake each other, and
-    /// clocks are put right: by an hour or two, or by a time zone.
+    /// The maximum deviation between the times of events and the order of the log. Commits can overtake each
+    /// other, and clocks can be corrected by an hour or two, or by a time zone.
     pub const DISORDER: Duration = Duration::from_hours(25);
 
-    /// How many events a piece of a job looks at, whatever it queues of them.
+    /// The number of events that a batch examines, regardless of the number it queues.
     pub const MOST_LOOKED_AT: u32 = 500;
 }
 

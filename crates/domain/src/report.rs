@@ -1,35 +1,35 @@
-//! What backends report of an upload: stages of their own, such as `transcoding`, 40 percent.
+//! Reports by backends about an upload: processing stages, such as `transcoding`, 40 percent.
 
 use std::time::Duration;
 
 use crate::stage::{Ended, Stage};
 use crate::time::Timestamp;
 
-/// The most stages of their own that backends may report of one upload.
+/// The maximum number of processing stages that backends may report for one upload.
 pub(super) const MAX_STAGES: usize = 32;
 
 const MAX_NAME_LENGTH: usize = 64;
 
 pub const MAX_MESSAGE_CHARS: usize = 500;
 
-/// Of reports on one stage that differ only in their percentage, one in this time is told.
+/// The minimum time between two events for reports on one stage that differ only in their percentage.
 pub const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
-/// The latest a backend has said of one of its stages.
+/// The latest report about one processing stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Which stage; unique within an upload.
+    /// The name of the stage, unique within an upload.
     pub name: String,
-    /// From 0 to 100, if it can be told.
+    /// From 0 to 100; `None` if the backend does not know.
     pub percent: Option<u8>,
     /// A sentence for people.
     pub message: Option<String>,
     pub at: Timestamp,
-    /// When an event last told of this stage.
+    /// The time of the last event about this stage.
     pub published_at: Timestamp,
 }
 
-/// Something a backend has to say, in bounds that everyone who is told can rely on.
+/// A valid report before it is applied. Its limits hold for every recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewReport {
     name: String,
@@ -37,7 +37,7 @@ pub struct NewReport {
     message: Option<String>,
 }
 
-/// Why that cannot be reported. Says what to write instead.
+/// The invalid part of a report. The message describes the valid form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReport {
     #[error("the name of a stage must have 1 to {MAX_NAME_LENGTH} characters: a-z, 0-9, `_`, `.` and `-`")]
@@ -48,7 +48,7 @@ pub enum InvalidReport {
     Message,
 }
 
-/// Why an upload takes no report.
+/// The reason why an upload accepts no report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReportRejected {
     #[error("this upload has {} and accepts no more reports", .0.past())]
@@ -84,7 +84,7 @@ impl NewReport {
         &self.name
     }
 
-    /// What this adds to what was said of the stage before.
+    /// Compares this report with the previous one about the stage, and returns its effect.
     pub(super) fn effect_after(&self, before: Option<&Report>, now: Timestamp) -> ReportEffect {
         match before {
             None => ReportEffect::Event,
@@ -102,17 +102,17 @@ impl NewReport {
     }
 }
 
-/// What a report adds to those before.
+/// The effect of a report, given the reports before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReportEffect {
     Nothing,
-    /// It is written down, but makes no event: there was one a moment ago.
+    /// The report is recorded without an event, because the last event was less than [`PUBLISH_EVERY`] ago.
     RecordOnly,
     Event,
 }
 
 fn is_due(before: &Report, now: Timestamp) -> bool {
-    // A clock that was set back must not keep news from being told.
+    // A clock that was set back must not keep events from being published.
     now < before.published_at || now.since(before.published_at) >= PUBLISH_EVERY
 }
 

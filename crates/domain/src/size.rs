@@ -1,11 +1,12 @@
-//! How many bytes, and where. Both are `u64` on every machine and stay within what a database integer holds.
+//! Sizes and positions in bytes. Both are `u64` on every machine and stay within the range of a database
+//! integer.
 
 use std::fmt;
 
-/// The largest size or position anywhere: 2^63 - 1, what a signed database integer can hold.
+/// The largest size or position: 2^63 - 1, the maximum of a signed database integer.
 pub const MAX_BYTES: u64 = i64::MAX as u64;
 
-/// A position in an upload: how many bytes lie before it.
+/// A position in an upload: the number of bytes before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Offset(u64);
 
@@ -24,7 +25,7 @@ impl Offset {
         self.0
     }
 
-    /// The position `count` bytes on, unless that is beyond [`MAX_BYTES`].
+    /// Returns the position `count` bytes later, or `None` if it is beyond [`MAX_BYTES`].
     pub fn plus(self, count: u64) -> Option<Self> {
         self.0.checked_add(count).and_then(Self::new)
     }
@@ -39,7 +40,7 @@ impl Length {
         self.0
     }
 
-    /// Whether an upload of this length may hold bytes up to `end`.
+    /// Reports whether an upload of this length may have bytes up to `end`.
     pub fn admits(self, end: Offset) -> bool {
         end.0 <= self.0
     }
@@ -61,7 +62,7 @@ impl fmt::Display for Length {
     }
 }
 
-/// Reads a count of bytes written as ASCII digits and nothing else.
+/// Parses a number of bytes written as ASCII digits and nothing else.
 ///
 /// `u64::from_str` accepts `+5`, which every protocol here forbids (tus 1.0, Upload-Length and Upload-Offset:
 /// non-negative integers), so digits are checked first.

@@ -1,25 +1,25 @@
-//! Where an upload stands. The moves between stages are those of [`Upload`](crate::upload::Upload).
+//! The stages of an upload. [`Upload`](crate::upload::Upload) defines the transitions between them.
 
-/// Where an upload stands. See the diagram in [`upload`](crate::upload).
+/// The stage of an upload. See the diagram in [`upload`](crate::upload).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// Announced; not a byte yet.
+    /// Announced, without any bytes yet.
     Created,
-    /// Bytes are arriving, or were a moment ago.
+    /// Bytes are arriving, or were until a moment ago.
     Receiving,
-    /// No byte for a while; the client may come back.
+    /// No byte has arrived for a while; the client may resume.
     Stalled,
     /// Every byte is durable.
     Received,
-    /// The promised digests match, and it is known what the bytes are.
+    /// The promised digests match, and the content has been examined.
     Verified,
-    /// The bytes are at their final name.
+    /// The bytes are stored under their final name.
     Stored,
     Completed,
     Ended(Ended),
 }
 
-/// How an upload ended without, or after, completing.
+/// The end of an upload before or after its completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ended {
     Failed,
@@ -28,7 +28,7 @@ pub enum Ended {
 }
 
 impl Ended {
-    /// Goes after "has": `failed`, `expired`, `been terminated`.
+    /// Returns the text that follows "has": `failed`, `expired`, `been terminated`.
     pub const fn past(self) -> &'static str {
         match self {
             Self::Failed => "failed",
@@ -71,7 +71,7 @@ impl Stage {
         Self::ALL.into_iter().find(|stage| stage.name() == name)
     }
 
-    /// Whether bytes may still be added.
+    /// Reports whether bytes may still be added.
     pub const fn takes_bytes(self) -> bool {
         matches!(self, Self::Created | Self::Receiving | Self::Stalled)
     }

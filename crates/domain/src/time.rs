@@ -1,9 +1,9 @@
-//! Wall-clock time as the rules see it: whole milliseconds since 1970, UTC.
+//! Wall-clock time as the rules use it: whole milliseconds since 1970, UTC.
 
 use std::fmt;
 use std::time::Duration;
 
-/// An instant on the wall clock, in whole milliseconds. Never used to measure how long something took.
+/// An instant on the wall clock, in whole milliseconds. Never used to measure durations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -16,7 +16,7 @@ impl Timestamp {
         self.0
     }
 
-    /// This instant and then `span`, held at the far end of the calendar.
+    /// Returns this instant plus `span`, clamped to the largest representable instant.
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(signed_ms(span)))
     }
@@ -25,17 +25,17 @@ impl Timestamp {
         Self(self.0.saturating_sub(signed_ms(span)))
     }
 
-    /// How long after `earlier` this is; nothing when it is not after it.
+    /// Returns the time since `earlier`, or zero if `earlier` is not before this instant.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// `2026/11/21`, the day in UTC as a path.
+    /// Returns the day in UTC as a path, such as `2026/11/21`.
     pub fn day_path(self) -> String {
         self.zoned().strftime("%Y/%m/%d").to_string()
     }
 
-    /// Reads RFC 3339 with any offset, such as `2026-11-21T22:31:30Z`.
+    /// Parses RFC 3339 with any offset, such as `2026-11-21T22:31:30Z`.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         text.parse::<jiff::Timestamp>().ok().map(|at| Self(at.as_millisecond()))
     }
@@ -46,7 +46,7 @@ impl Timestamp {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds: `2026-11-21T22:31:30.123Z`.
+/// Prints RFC 3339 in UTC with milliseconds: `2026-11-21T22:31:30.123Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.3}", self.zoned())

@@ -1,26 +1,26 @@
-//! How an upload is filled with bytes, and when it is complete.
+//! Rules for writing the bytes of an upload, and for its completion.
 
 crate::named! {
-    /// In which order the bytes of an upload come.
+    /// The order in which the bytes of an upload arrive.
     pub enum WriteOrder {
-        /// One after the other, from one request at a time.
+        /// Sequential, from one request at a time.
         InOrder = "in-order",
-        /// In any, from several requests at once.
+        /// Any order, from several requests at once.
         Any = "any",
     }
 }
 
 crate::named! {
-    /// When an upload completes.
+    /// The condition under which an upload completes.
     pub enum Completion {
-        /// By itself, once all of its length is there.
+        /// Automatically, once the whole length is present.
         WhenFull = "when-full",
-        /// When its client says that nothing more comes.
+        /// When the client declares the upload complete.
         WhenSaid = "when-said",
     }
 }
 
-/// Both, as the protocol of its creation sets them for good.
+/// Order and completion of an upload. The protocol of its creation sets them permanently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WriteRules {
     pub order: WriteOrder,

@@ -1,4 +1,4 @@
-//! Tables of the rules, and what holds in every lane whatever happens to it.
+//! Tables of the rules, and properties of every lane.
 
 use proptest::prelude::*;
 
@@ -203,14 +203,14 @@ fn a_wait_of_a_clock_that_was_ahead_is_told_from_others() {
     assert!(!was_planned_by_fast_clock(1, at(1), Some(at(900)), NOW));
 }
 
-/// A delivery of a lane that is tried out.
+/// A delivery of a lane under test.
 #[derive(Debug, Clone)]
 struct Entry {
     sequence: u64,
     class: DeliveryClass,
     state: DeliveryState,
     attempts: u32,
-    /// Whether it has been sent again, which puts it out of the order of first attempts.
+    /// True if it was sent again, which takes it out of the order of first attempts.
     is_again: bool,
 }
 
@@ -235,12 +235,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A store of one lane that does as the rules say.
+/// A store of one lane that follows the rules.
 #[derive(Debug)]
 struct Lane {
     ordering: Ordering,
     entries: Vec<Entry>,
-    /// The sequences of first attempts, as they were claimed.
+    /// The sequences of first attempts, in the order of their claims.
     first_attempts: Vec<u64>,
 }
 
@@ -264,7 +264,7 @@ impl Lane {
         }
     }
 
-    /// One of those in a state, whichever `which` falls on.
+    /// Picks a matching delivery by `which`, modulo their number.
     fn pick(&mut self, which: usize, is_meant: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
         let count = self.entries.iter().filter(|entry| is_meant(entry)).count();
         self.entries.iter_mut().filter(|entry| is_meant(entry)).nth(which.checked_rem(count)?)
@@ -290,7 +290,7 @@ impl Lane {
                 next.state = Leased;
                 if next.attempts == 0 && !next.is_again {
                     let sequence = next.sequence;
-                    // One that was taken back is attempted for the first time once more.
+                    // A reclaimed delivery repeats its first attempt.
                     if self.first_attempts.last() != Some(&sequence) {
                         self.first_attempts.push(sequence);
                     }
@@ -331,7 +331,7 @@ impl Lane {
         }
     }
 
-    /// How many deliveries are under way that others of this order wait for.
+    /// Returns the number of ready and leased deliveries that block others in this ordering.
     fn blocking(&self) -> usize {
         let under_way = self.entries.iter().filter(|entry| matches!(entry.state, Ready | Leased));
         under_way.filter(|entry| self.ordering == Ordering::Strict || entry.attempts == 0).count()
@@ -339,8 +339,8 @@ impl Lane {
 }
 
 proptest! {
-    /// webhooks G6, G7: one at a time, and nothing waits for what never
-    /// comes. C3: one progress report at most.
+    /// Deliveries stay in order, one at a time, and none waits for one that never comes (webhooks G6, G7). At
+    /// most one progress delivery is pending (C3).
     #[test]
     fn a_lane_keeps_its_order_and_never_stands_still(
         ordering in prop_oneof![Just(Ordering::PerUpload), Just(Ordering::Strict)],

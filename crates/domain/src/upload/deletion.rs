@@ -1,4 +1,4 @@
-//! Deletion of an upload, and of the bytes of one that needs them no more.
+//! Deletion of an upload, and of bytes that are no longer needed.
 
 use crate::event::{Details, EventKind};
 use crate::rejection::Rejection;
@@ -8,7 +8,8 @@ use crate::time::Timestamp;
 use crate::upload::{StoredBytes, Upload};
 
 impl Upload {
-    /// Ends an upload because its client, or an operator, said so. A completed one may be terminated too.
+    /// Terminates an upload on behalf of its client or of an operator. A completed upload may be terminated
+    /// too.
     pub fn terminate(&mut self, by: DeletedBy, now: Timestamp) -> Result<(), Rejection> {
         if let Stage::Ended(how) = self.record.stage {
             return Err(Rejection::Gone(how));
@@ -23,8 +24,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Gives up the file of a completed upload, once. The upload stays
-    /// completed, and backends may still report on it.
+    /// Marks the file of a completed upload for removal, once. The upload stays completed, and backends may
+    /// still report about it.
     pub fn remove(&mut self, by: DeletedBy, now: Timestamp) -> Result<(), Rejection> {
         debug_assert!(self.record.stage == Stage::Completed, "only a completed upload has a file");
         debug_assert!(by != DeletedBy::Client, "a client's deletion terminates");
@@ -38,8 +39,8 @@ impl Upload {
         Ok(())
     }
 
-    /// Deletes an upload for an operator, whatever its stage: one that has completed loses its file, one
-    /// whose time has passed expires, any other is terminated.
+    /// Deletes an upload for an operator, in any stage: the file of a completed upload is removed, an upload
+    /// past its expiry expires, and any other is terminated.
     pub fn delete_for_operator(&mut self, now: Timestamp) -> Result<(), Rejection> {
         if self.record.stage == Stage::Completed {
             return self.remove(DeletedBy::Operator, now);
@@ -51,7 +52,7 @@ impl Upload {
         self.terminate(DeletedBy::Operator, now)
     }
 
-    /// Takes note that the bytes of an upload that needs them no more are gone.
+    /// Records that the bytes of an upload that no longer needs them were deleted.
     pub fn bytes_removed(&mut self, now: Timestamp) {
         debug_assert!(!self.owns_bytes(), "bytes are removed only after the record says so");
         self.record.bytes = StoredBytes::Removed;

@@ -1,4 +1,4 @@
-//! One upload: its stages and every legal move between them.
+//! One upload: its stages and every legal transition between them.
 //!
 //! ```text
 //!             first byte      all bytes      digests, facts   at its final place
@@ -9,12 +9,12 @@
 //!     └────────────┴──► expired · terminated ◄────────────────────────┘ (terminated only)
 //! ```
 //!
-//! A move changes the upload and notes the event that tells of it; the state store writes both in one
+//! A transition changes the upload and adds the event that reports it; the state store writes both in one
 //! transaction. `failed`, `expired` and `terminated` are terminal: nothing follows them. `completed` is the
-//! last of the server's own work, after which an upload may still be worked on by backends, and be deleted.
-//! An upload whose file retention or an operator has removed stays `completed`; it cannot be deleted again. A
-//! partial upload (tus concatenation) ends its way at `received`; it is material for a final one. From
-//! `received` on, backends may report stages of their own; these are beside the way and change no stage.
+//! last stage of the server's own work; backends may then process the upload, and it may be deleted. An
+//! upload whose file retention or an operator has removed stays `completed`; it cannot be deleted again. The
+//! last stage of a partial upload (tus concatenation) is `received`; it is material for a final upload. From
+//! `received` on, backends may report processing stages; these do not change the stage of the upload.
 
 mod deletion;
 mod record;
@@ -45,22 +45,22 @@ use crate::stage::{Ended, Stage};
 use crate::time::Timestamp;
 use crate::write_rules::{Completion, WriteOrder};
 
-/// The longest timeline kept; an upload that stalls over and over forgets its oldest stalls.
+/// The maximum number of timeline entries. An upload that stalls repeatedly loses its oldest stalls.
 const MAX_TIMELINE: usize = 64;
 
-/// An upload, with the events its latest moves have caused and that no commit has written yet.
+/// An upload with the events of its latest transitions that no commit has written yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
     record: Record,
     events: Vec<Event>,
-    /// When its `expires_at` was set.
+    /// The time at which its `expires_at` was set.
     term_began_at: Timestamp,
-    /// Whether its bytes were known to be missing at the last commit.
+    /// True if its bytes were known to be missing at the last commit.
     was_missing: bool,
 }
 
 impl Upload {
-    /// Creates an upload. One of length zero has all its bytes; its caller seals it at once.
+    /// Creates an upload. An upload of length zero has all its bytes; the caller seals it at once.
     pub fn create(new: NewUpload, now: Timestamp) -> Self {
         let record = Record {
             id: new.id,
@@ -103,7 +103,7 @@ impl Upload {
         upload
     }
 
-    /// Takes an upload as the state store has it.
+    /// Restores an upload from its stored record.
     pub fn from_record(record: Record) -> Self {
         let (term_began_at, was_missing) = (record.updated_at, record.missing_since.is_some());
         Self { record, events: Vec::new(), term_began_at, was_missing }
@@ -117,7 +117,7 @@ impl Upload {
         self.record.id
     }
 
-    /// Whose it is.
+    /// Returns the tenant that owns the upload.
     pub fn tenant(&self) -> TenantId {
         self.record.tenant
     }
@@ -130,17 +130,17 @@ impl Upload {
         self.record.dialect
     }
 
-    /// In which order its bytes come.
+    /// Returns the order in which its bytes arrive.
     pub fn write_order(&self) -> WriteOrder {
         self.record.write_rules.order
     }
 
-    /// The blobs that hold its bytes.
+    /// Returns the blobs that hold its bytes.
     pub fn generations(&self) -> &Generations {
         &self.record.generations
     }
 
-    /// When it completes.
+    /// Returns the condition under which it completes.
     pub fn completion(&self) -> Completion {
         self.record.write_rules.completion
     }
@@ -149,27 +149,27 @@ impl Upload {
         self.record.length
     }
 
-    /// Names the commit that is to write it next.
+    /// Sets the identifier of the commit that will write it next.
     pub fn set_commit_id(&mut self, commit: CommitId) {
         self.record.commit_id = Some(commit);
     }
 
-    /// Has a node write it from its first commit on.
+    /// Assigns it to a node, which runs its writer from the first commit on.
     pub fn assign_to(&mut self, node: InstanceId) {
         self.record.lease = self.record.lease.taken_by(node);
     }
 
-    /// How many bytes from the first on are durable without a gap.
+    /// Returns the number of leading bytes that are durable without a gap.
     pub fn offset(&self) -> Offset {
         self.record.received.contiguous()
     }
 
-    /// Where the last durable byte ends.
+    /// Returns the end of the last durable byte.
     pub fn reach(&self) -> Offset {
         self.record.received.end()
     }
 
-    /// How many bytes are durable, wherever they are.
+    /// Returns the number of durable bytes, including those behind gaps.
     pub fn received_bytes(&self) -> u64 {
         self.record.received.total_bytes()
     }
@@ -182,18 +182,19 @@ impl Upload {
         matches!(self.record.role, Role::Final { .. })
     }
 
-    /// Whether every byte of a known length is there, and none beyond it.
+    /// Reports whether the length is known, every byte is present, and none is beyond it.
     pub fn is_full(&self) -> bool {
         self.record.length.is_some_and(|length| length.get() == self.offset().get())
     }
 
-    /// Whether it is to be sealed although no client says another word.
+    /// Reports whether it is to be sealed without a further request from its client.
     pub fn awaits_seal(&self) -> bool {
         let completes = self.completion() == Completion::WhenFull && !self.is_final();
         completes && self.record.stage.takes_bytes() && self.is_full()
     }
 
-    /// Whether nothing is left to happen to it by itself: completed, ended, or a partial with all its bytes.
+    /// Reports whether no automatic step is left: it has completed or ended, or it is a partial upload with
+    /// all its bytes.
     pub fn is_settled(&self) -> bool {
         match self.record.stage {
             Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Verified | Stage::Stored => false,
@@ -202,29 +203,29 @@ impl Upload {
         }
     }
 
-    /// Whether every byte is there and the rest of the way is under way.
+    /// Reports whether every byte is present and the remaining steps are in progress.
     pub fn is_settling(&self) -> bool {
         !self.record.stage.takes_bytes() && !self.is_settled()
     }
 
-    /// Whether its time has passed, be it recorded already or not.
+    /// Reports whether its expiry has passed, even if that is not recorded yet.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         let expires = self.record.stage.takes_bytes() || (self.record.stage == Stage::Received && self.is_partial());
         expires && self.record.expires_at.is_some_and(|at| at <= now)
     }
 
-    /// Whether the time is over that the application has set, be bytes arriving or not.
+    /// Reports whether the expiry set by the application has passed; arriving bytes do not extend it.
     pub fn is_past_set_expiry(&self, now: Timestamp) -> bool {
         self.record.stage.takes_bytes() && self.record.terms.expires_by.is_some_and(|by| by <= now)
     }
 
-    /// The most bytes it may have, where all uploads may have `max_bytes`.
+    /// Returns the maximum size of this upload, given the server-wide maximum `max_bytes`.
     pub fn most_bytes(&self, max_bytes: u64) -> u64 {
         self.record.terms.max_bytes.map_or(max_bytes, |own| own.min(max_bytes))
     }
 
-    /// What is said to whoever asks for an upload that has ended or whose file was removed, always the same:
-    /// of one that was refused, why.
+    /// Returns the rejection for every request about an upload that has ended or whose file was removed. A
+    /// rejected upload returns the reason for the rejection.
     pub fn ended(&self) -> Option<Rejection> {
         let Stage::Ended(how) = self.record.stage else {
             return self.record.removed.map(|_| Rejection::Removed);
@@ -233,20 +234,20 @@ impl Upload {
         Some(rejection.map_or(Rejection::Gone(how), |failure| Rejection::Refused(failure.clone())))
     }
 
-    /// The same, of one whose time has passed though nobody has recorded it
-    /// yet, and of one whose bytes are missing.
+    /// Returns the same rejection, also for an upload whose expiry is not recorded yet and for one whose
+    /// bytes are missing.
     pub fn gone(&self, now: Timestamp) -> Option<Rejection> {
         self.ended()
             .or_else(|| self.is_expired(now).then_some(Rejection::Gone(Ended::Expired)))
             .or_else(|| self.record.missing_since.map(|_| Rejection::BytesMissing))
     }
 
-    /// Events not yet committed.
+    /// Returns the events that are not committed yet.
     pub fn events(&self) -> &[Event] {
         &self.events
     }
 
-    /// This upload after the state store has committed it.
+    /// Returns this upload as it is after the state store has committed it.
     #[must_use]
     pub fn committed(mut self) -> Self {
         self.record.version += 1;
@@ -256,25 +257,24 @@ impl Upload {
         self
     }
 
-    /// Returns when it completed, also after its file was removed.
+    /// Returns the time of completion, also after the file was removed.
     pub fn completed_at(&self) -> Option<Timestamp> {
         self.record.timeline.iter().rev().find(|(stage, _)| *stage == Stage::Completed).map(|(_, at)| *at)
     }
 
-    /// Returns whether there is anything to store: it has not ended,
-    /// and its file was not given up for removal.
+    /// Reports whether the upload still needs its bytes: it has not ended, and its file is not marked for
+    /// removal.
     pub fn owns_bytes(&self) -> bool {
         !matches!(self.record.stage, Stage::Ended(_)) && self.record.removed.is_none()
     }
 
-    /// Returns by how much a commit of this changes the number of
-    /// uploads whose bytes are known to be missing.
+    /// Returns the change that committing this upload makes to the number of uploads whose bytes are known to
+    /// be missing.
     pub fn missing_change(&self) -> i64 {
         i64::from(self.record.missing_since.is_some()) - i64::from(self.was_missing)
     }
 
-    /// Takes note of bytes that are durable now, and came from the live
-    /// writer. After an error nothing has changed.
+    /// Records bytes that are durable now and came from the live writer. An error changes nothing.
     pub fn receive(
         &mut self,
         durable: DurableBytes,
@@ -308,20 +308,20 @@ impl Upload {
         Ok(())
     }
 
-    /// Extends the life of an open upload whose client has been heard of without new bytes.
+    /// Extends the expiry of an open upload whose client was active without sending new bytes.
     pub fn touch(&mut self, running_digests: Vec<u8>, expires_at: Timestamp, now: Timestamp) {
         self.record.running_digests = running_digests;
         self.renew(expires_at, now);
     }
 
-    /// Gives an unfinished upload until `expires_at`, from `now` on.
+    /// Sets the expiry of an unfinished upload to `expires_at`, starting from `now`.
     pub fn renew(&mut self, expires_at: Timestamp, now: Timestamp) {
         self.set_expiry(expires_at, now);
         self.record.updated_at = now;
     }
 
-    /// Moves its end to where `extended` moves it, given when it was set and where it is. Doing it again
-    /// changes nothing unless more time was passed over.
+    /// Moves the expiry to the result of `extended`, which gets the time at which the expiry was set and the
+    /// expiry itself. Repeating the call changes nothing unless more time has to be skipped.
     pub fn extend_term(&mut self, extended: impl FnOnce(Timestamp, Timestamp) -> Timestamp, now: Timestamp) {
         let Some(at) = self.record.expires_at else { return };
         let extended = extended(self.term_began_at, at);
@@ -330,14 +330,14 @@ impl Upload {
         }
     }
 
-    /// Sets when it expires, if the application has not set an earlier time.
+    /// Sets the expiry, unless the application has set an earlier one.
     fn set_expiry(&mut self, at: Timestamp, now: Timestamp) {
         self.record.expires_at = Some(self.record.terms.expires_by.map_or(at, |by| by.min(at)));
         self.term_began_at = now;
     }
 
-    /// Marks an upload whose every byte is durable, with the digests of the
-    /// whole. After an error nothing has changed.
+    /// Marks an upload as received, with the digests of the whole, once every byte is durable. An error
+    /// changes nothing.
     pub fn seal(&mut self, digests: Vec<Digest>, now: Timestamp) -> Result<(), InconsistentChange> {
         self.check_sealable()?;
         self.record.digests = digests;
@@ -346,7 +346,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Whether it is open and every byte of it is durable.
+    /// Checks that the upload is open and every byte of it is durable.
     pub fn check_sealable(&self) -> Result<(), InconsistentChange> {
         if !self.record.stage.takes_bytes() {
             return Err(InconsistentChange::Closed(self.record.stage));
@@ -354,7 +354,7 @@ impl Upload {
         self.check_whole()
     }
 
-    /// Whether every byte of it is durable.
+    /// Checks that every byte of the upload is durable.
     pub fn check_whole(&self) -> Result<(), InconsistentChange> {
         match self.is_full() {
             true => Ok(()),
@@ -362,7 +362,7 @@ impl Upload {
         }
     }
 
-    /// Compares the promised digests with the computed ones: verified, or failed.
+    /// Compares the promised digests with the computed ones: the upload becomes verified or fails.
     pub fn verify(&mut self, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Received, "only a received upload is verified");
         match self.broken_promise() {
@@ -375,41 +375,41 @@ impl Upload {
         }
     }
 
-    /// The digest that its client promised of the whole upload and that it turned out not to have.
+    /// Returns the algorithm of a promised digest that does not match the upload, if there is one.
     pub fn broken_promise(&self) -> Option<Algorithm> {
         let has = |promised: &&Digest| self.record.digests.contains(promised);
         self.record.promised_digests.iter().find(|promised| !has(promised)).map(Digest::algorithm)
     }
 
-    /// Takes digests of the whole that could not be computed before every byte was there to be read.
+    /// Adds digests of the whole that could only be computed once every byte was readable.
     pub fn complete_digests(&mut self, digests: Vec<Digest>) {
         debug_assert!(self.record.stage == Stage::Received, "only a received upload lacks digests");
         self.record.digests.extend(digests);
         self.record.digests.sort_by_key(Digest::algorithm);
     }
 
-    /// The digests that are wanted of the whole upload, or promised, and not known of it yet.
+    /// Returns the algorithms of wanted or promised digests of the whole upload that `known` lacks.
     pub fn missing_digests(&self, known: &[Digest]) -> Vec<Algorithm> {
         let promised = self.record.promised_digests.iter().map(Digest::algorithm);
         let wanted = self.record.wanted_digests.iter().copied().chain(promised).chain([Algorithm::Crc32c]);
         wanted.filter(|wanted| !known.iter().any(|known| known.algorithm() == *wanted)).collect()
     }
 
-    /// Takes note that the application, asked before completion, has said yes.
+    /// Records that the application has accepted the upload before its completion.
     pub fn accept(&mut self, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is approved by the application");
         self.record.accepted_at = Some(now);
         self.record.updated_at = now;
     }
 
-    /// Takes note of what the bytes are, which `verify` or a refusal then tells.
+    /// Records the facts about the content. The event of the following `verify` or failure publishes them.
     pub fn set_facts(&mut self, facts: Facts) {
         debug_assert!(self.record.stage == Stage::Received, "only a received upload is examined");
         self.record.facts = Some(facts);
     }
 
-    /// Goes on in a blob of this epoch's own, behind what was committed in
-    /// earlier ones. Says whether there was none.
+    /// Continues in a new blob for this epoch, after the bytes committed in earlier epochs. Returns true if
+    /// the blob is new.
     pub fn begin_generation(&mut self, epoch: Epoch, now: Timestamp) -> bool {
         debug_assert!(self.record.stage.takes_bytes(), "only an upload that accepts bytes begins a generation");
         let is_new = self.record.generations.begin(epoch, self.reach().get());
@@ -420,7 +420,7 @@ impl Upload {
         is_new
     }
 
-    /// Takes note that one blob holds all bytes now, with what the storage needs to go on with it.
+    /// Records that one blob now holds all bytes, with the storage's data for continuing with that blob.
     pub fn join_generations(&mut self, resume: Vec<u8>, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Verified, "only a verified upload has its generations joined");
         self.record.generations.join(self.offset().get());
@@ -428,7 +428,7 @@ impl Upload {
         self.record.updated_at = now;
     }
 
-    /// Marks an upload whose bytes are at their final name.
+    /// Marks an upload as stored: its bytes are under their final name.
     pub fn store(&mut self, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Verified, "only a verified upload is stored");
         self.record.generations.drop_joined();
@@ -439,14 +439,14 @@ impl Upload {
         self.complete_at(None, now);
     }
 
-    /// Completes the upload, and says in the event where its file is.
+    /// Completes the upload; the event contains the location of its file, if given.
     pub fn complete_at(&mut self, file: Option<String>, now: Timestamp) {
         debug_assert!(self.record.stage == Stage::Stored, "only a stored upload completes");
         self.record.expires_at = None;
         self.enter_with(Stage::Completed, EventKind::Completed, Details { file, ..Details::default() }, now);
     }
 
-    /// Ends an upload that cannot be completed.
+    /// Ends an upload that cannot complete.
     pub fn fail(&mut self, failure: Failure, now: Timestamp) {
         self.record.failure = Some(failure);
         self.end(Ended::Failed, EventKind::Failed, Details::default(), now);
@@ -456,7 +456,7 @@ impl Upload {
         self.end(Ended::Expired, EventKind::Expired, Details::default(), now);
     }
 
-    /// Notes that stored bytes of the upload are not where they should be. Says whether that was unknown.
+    /// Records that stored bytes of the upload are missing. Returns true if that was not known before.
     pub fn mark_bytes_missing(&mut self, now: Timestamp) -> bool {
         let is_new = self.owns_bytes() && self.record.missing_since.is_none();
         if is_new {
@@ -466,7 +466,7 @@ impl Upload {
         is_new
     }
 
-    /// Notes that the bytes are where they should be. Says whether they were missing.
+    /// Records that the bytes are present again. Returns true if they were missing.
     pub fn clear_bytes_missing(&mut self, now: Timestamp) -> bool {
         let were_missing = self.record.missing_since.take().is_some();
         if were_missing {
@@ -475,14 +475,14 @@ impl Upload {
         were_missing
     }
 
-    /// Marks an upload that has been silent for too long; bytes bring it back.
+    /// Marks an upload as stalled after a period without data. New bytes resume it.
     pub fn stall(&mut self, now: Timestamp) {
         if self.record.stage == Stage::Receiving {
             self.enter(Stage::Stalled, EventKind::Stalled, now);
         }
     }
 
-    /// Takes out what its client, the application and backends have said in their own words.
+    /// Removes all free text that came from its client, the application or backends.
     pub fn expunge(&mut self) {
         self.record.metadata = Metadata::default();
         self.record.metadata_as_sent = None;

@@ -1,4 +1,4 @@
-//! What is known of an upload, and what is given to one when it is created or continued.
+//! The recorded facts of an upload, and the values for creating and continuing one.
 
 use std::time::Duration;
 
@@ -20,16 +20,16 @@ use crate::time::Timestamp;
 use crate::upload::Upload;
 use crate::write_rules::WriteRules;
 
-/// What part an upload plays in a concatenation.
+/// The role of an upload in a concatenation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     Single,
-    /// Material for final uploads.
+    /// A source for final uploads.
     Partial,
-    /// Made of these partial uploads, in this order.
+    /// The concatenation of these partial uploads, in this order.
     Final {
         parts: Vec<UploadId>,
-        /// The list as its client sent it, to be echoed.
+        /// The list as sent by the client, echoed in responses.
         as_sent: String,
     },
 }
@@ -44,87 +44,90 @@ impl Role {
     }
 }
 
-/// Whether stored bytes may exist for an upload.
+/// The possible existence of stored bytes for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StoredBytes {
     Kept,
     Removed,
 }
 
-/// What the application has set for one upload when it was asked before its creation.
+/// Limits that the application has set for one upload in its pre-create hook.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UploadTerms {
-    /// The most bytes it may have, where that is less than everyone may.
+    /// The maximum size in bytes, if it is below the server-wide maximum.
     pub max_bytes: Option<u64>,
-    /// It expires then if it is not complete, whatever its client does.
+    /// The time at which the upload expires if it has not completed, regardless of its client's activity.
     pub expires_by: Option<Timestamp>,
 }
 
-/// Everything known of an upload, as stored. Only [`Upload`] changes it.
+/// The stored record of an upload. Only [`Upload`] changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub id: UploadId,
     pub tenant: TenantId,
-    /// Counts commits; a commit names the version it read and loses if that has moved.
+    /// The number of commits. A commit names the version it read and fails if the version has moved.
     pub version: u64,
-    /// The commit that made this version; `None` in records of before commits
-    /// had names. Before a commit, its own name.
+    /// The commit that made this version, or `None` if the record is older than commit identifiers. Before a
+    /// commit it is the identifier of that commit.
     pub commit_id: Option<CommitId>,
-    /// Which node writes it, and in which epoch. A commit in an earlier epoch loses, whatever the version.
+    /// The node that writes the upload, and its epoch. A commit in an earlier epoch fails, whatever its
+    /// version.
     pub lease: Lease,
     pub dialect: Dialect,
     pub write_rules: WriteRules,
     pub role: Role,
     pub stage: Stage,
-    /// Durable bytes.
+    /// The durable bytes.
     pub received: ReceivedRanges,
-    /// `None` while the client has deferred it.
+    /// `None` while the client defers the length.
     pub length: Option<Length>,
     pub metadata: Metadata,
-    /// The metadata as the client wrote it, to be echoed unchanged.
+    /// The metadata as the client encoded it, echoed unchanged.
     pub metadata_as_sent: Option<String>,
     pub terms: UploadTerms,
-    /// Digests to compute besides CRC-32C, which is always computed.
+    /// Digests to compute in addition to CRC-32C, which is always computed.
     pub wanted_digests: Vec<Algorithm>,
-    /// Digests of the whole upload that the client has promised.
+    /// Digests of the whole upload that the client promised.
     pub promised_digests: Vec<Digest>,
-    /// The state of the running digests after the contiguous bytes; made and read by the engine.
+    /// The state of the running digests after the contiguous bytes, written and read by the engine.
     pub running_digests: Vec<u8>,
     /// Digests of the whole upload, from `received` on.
     pub digests: Vec<Digest>,
-    /// What the bytes are, from `verified` on.
+    /// Facts about the content, from `verified` on.
     pub facts: Option<Facts>,
-    /// When the application, asked before completion, said yes. Asked once; the answer stays.
+    /// The time at which the application accepted the upload before its completion. It decides once; the
+    /// decision is final.
     pub accepted_at: Option<Timestamp>,
-    /// Stages of their own that backends have reported, in the order they first did.
+    /// Processing stages that backends have reported, in the order of their first report.
     pub reports: Vec<Report>,
-    /// What the storage needs to go on writing; `None` before the first byte. Made and read by the storage.
+    /// The storage's data for continuing to write, written and read by the storage; `None` before the first
+    /// byte.
     pub resume: Option<Vec<u8>>,
-    /// The blobs that hold its bytes; `resume` belongs to the current one.
+    /// The blobs that hold the bytes. `resume` belongs to the current one.
     pub generations: Generations,
     pub bytes: StoredBytes,
-    /// When the file of a completed upload was given up for removal, and by whom.
+    /// The time at which the file of a completed upload was marked for removal, and the originator.
     pub removed: Option<Removal>,
-    /// Since when it is known that stored bytes are not where they should be.
+    /// The time since which stored bytes are known to be missing.
     pub missing_since: Option<Timestamp>,
-    /// When each stage was entered, oldest first.
+    /// The times at which stages were entered, oldest first.
     pub timeline: Vec<(Stage, Timestamp)>,
     pub failure: Option<Failure>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
-    /// `None` when it does not expire.
+    /// `None` if the upload does not expire.
     pub expires_at: Option<Timestamp>,
-    /// The number the next event gets.
+    /// The sequence number of the next event.
     pub next_sequence: u64,
-    /// How many bytes there were, and when, at the last event.
+    /// The number of received bytes and the time at the last event.
     pub last_progress: (Offset, Timestamp),
 }
 
-/// What a client asks for when it creates an upload.
+/// The parameters of an upload to be created.
 #[derive(Debug, Clone)]
 pub struct NewUpload {
     pub id: UploadId,
-    /// Whose it is, for as long as there is a record of it.
+    /// The owner. It never changes.
     pub tenant: TenantId,
     pub dialect: Dialect,
     pub write_rules: WriteRules,
@@ -138,26 +141,26 @@ pub struct NewUpload {
     pub expires_at: Timestamp,
 }
 
-/// Bytes made durable, and the state that goes with them.
+/// Bytes made durable, with the state that belongs to them.
 #[derive(Debug, Clone)]
 pub struct DurableBytes {
-    /// Where they are, as `(start, end)`, end excluded.
+    /// Their ranges as `(start, end)`, end exclusive.
     pub ranges: Vec<(u64, u64)>,
     pub running_digests: Vec<u8>,
     pub resume: Vec<u8>,
     pub expires_at: Timestamp,
 }
 
-/// When progress within a stage is worth an event (webhooks C2).
+/// The conditions for a progress event within a stage (webhooks C2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProgressPolicy {
-    /// At most one event in this time.
+    /// The minimum time between two events.
     pub every: Duration,
-    /// Unless a hundredth of the length has come in, at least this many bytes have.
+    /// The number of new bytes that makes an event due. A hundredth of the length suffices if that is less.
     pub min_bytes: u64,
 }
 
-/// What requests have said of a whole upload and no commit has written yet.
+/// Declarations about a whole upload that no commit has written yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PendingDeclarations {
     pub length: Option<Length>,
@@ -169,14 +172,15 @@ impl PendingDeclarations {
         self.length.is_none() && self.promised_digests.is_empty()
     }
 
-    /// Drops what `upload` says already.
+    /// Drops declarations that `upload` already contains.
     pub fn drop_recorded(&mut self, upload: &Upload) {
         self.length = self.length.filter(|_| upload.record.length.is_none());
         self.promised_digests.retain(|digest| !upload.record.promised_digests.contains(digest));
     }
 }
 
-/// A change that would leave a record which contradicts itself. Its caller is at fault, never a client.
+/// A change that would make a record inconsistent. It indicates a bug in the caller, never an error of a
+/// client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InconsistentChange {
     #[error("an upload that is {} accepts no bytes", .0.name())]
@@ -191,10 +195,10 @@ pub enum InconsistentChange {
     Unsealed,
 }
 
-/// What came of a backend's report.
+/// The outcome of a backend's report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportOutcome {
     Changed,
-    /// It was known already.
+    /// The report was known already.
     Unchanged,
 }

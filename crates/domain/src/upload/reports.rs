@@ -1,4 +1,4 @@
-//! What backends report of an upload: stages of their own, beside the way.
+//! Processing stages that backends report for an upload; they do not change the stage of the upload.
 
 use crate::event::{Details, EventKind};
 use crate::report::{MAX_STAGES, NewReport, ReportEffect, ReportRejected};
@@ -7,7 +7,7 @@ use crate::time::Timestamp;
 use crate::upload::{ReportOutcome, Upload};
 
 impl Upload {
-    /// Takes note of what a backend says of a stage of its own. Saying it again changes nothing.
+    /// Records a backend's report about a processing stage. Repeating a report changes nothing.
     pub fn report(&mut self, new: NewReport, now: Timestamp) -> Result<ReportOutcome, ReportRejected> {
         self.check_reportable(now)?;
         let place = self.record.reports.iter().position(|report| report.name == new.name());
@@ -33,7 +33,7 @@ impl Upload {
         Ok(ReportOutcome::Changed)
     }
 
-    /// Whether backends may report stages of their own now.
+    /// Checks that backends may report processing stages now.
     pub fn check_reportable(&self, now: Timestamp) -> Result<(), ReportRejected> {
         match self.record.stage {
             Stage::Created | Stage::Receiving | Stage::Stalled => Err(ReportRejected::TooEarly(self.record.stage)),

@@ -1,4 +1,4 @@
-//! What requests of clients may ask of an upload, and what they declare about it.
+//! Checks of client requests against an upload, and declarations in such requests.
 
 use crate::checksum::Digest;
 use crate::rejection::Rejection;
@@ -7,8 +7,8 @@ use crate::time::Timestamp;
 use crate::upload::{PendingDeclarations, Upload};
 
 impl Upload {
-    /// Whether an append at `at` is in order. `count` is what it announces to carry, if it does, and
-    /// `max_bytes` the most any upload of yet unknown length may hold.
+    /// Checks an append at `at`. `count` is the announced number of bytes, if any; `max_bytes` is the maximum
+    /// size of uploads whose length is unknown.
     pub fn check_append(
         &self,
         at: Offset,
@@ -23,7 +23,7 @@ impl Upload {
         self.check_fits(at, count, max_bytes)
     }
 
-    /// Whether bytes at `at`, wherever that is, are in order.
+    /// Checks a write at `at`, which may be any position.
     pub fn check_range(&self, at: Offset, count: Option<u64>, max_bytes: u64, now: Timestamp) -> Result<(), Rejection> {
         self.check_open(now)?;
         self.check_fits(at, count, max_bytes)
@@ -40,7 +40,7 @@ impl Upload {
         let end = at.plus(count.unwrap_or(0));
         let max_bytes = self.most_bytes(max_bytes);
         match self.record.length {
-            // tus 1.0, PATCH: repeating an empty append after a lost answer is not an error.
+            // tus 1.0, PATCH: repeating an empty append after a lost response is not an error.
             Some(length) if !self.record.stage.takes_bytes() && count != Some(0) => {
                 Err(Rejection::AlreadyComplete(length))
             }
@@ -50,8 +50,8 @@ impl Upload {
         }
     }
 
-    /// Sets a deferred length. Saying the known length again is fine. `taken` is where the last byte ends
-    /// that was taken from a client, committed or not.
+    /// Sets a deferred length. Repeating the known length is permitted. `taken` is the end of the last byte
+    /// accepted from a client, committed or not.
     pub fn declare_length(&mut self, length: Length, max_bytes: u64, taken: Offset) -> Result<(), Rejection> {
         let max_bytes = self.most_bytes(max_bytes);
         let reach = self.reach().max(taken);
@@ -67,7 +67,7 @@ impl Upload {
         }
     }
 
-    /// Takes digests that the whole upload must turn out to have, besides those promised before.
+    /// Adds digests that the whole upload must match, in addition to those promised before.
     pub fn declare_digests(&mut self, digests: &[Digest]) {
         for digest in digests {
             if !self.record.promised_digests.contains(digest) {
@@ -76,7 +76,7 @@ impl Upload {
         }
     }
 
-    /// What was declared of this copy and is unknown to `earlier`.
+    /// Returns the declarations of this copy that `earlier` lacks.
     pub fn declared_since(&self, earlier: &Self) -> PendingDeclarations {
         let mut declared =
             PendingDeclarations { length: self.record.length, promised_digests: self.record.promised_digests.clone() };
@@ -84,7 +84,7 @@ impl Upload {
         declared
     }
 
-    /// Takes over what was declared of another copy.
+    /// Applies declarations from another copy.
     pub fn apply_declarations(&mut self, declared: &PendingDeclarations) {
         self.record.length = self.record.length.or(declared.length);
         self.declare_digests(&declared.promised_digests);

@@ -392,8 +392,8 @@ fn progress_is_told_seldom() {
     assert_eq!(progress.iter().map(|event| event.offset.get()).collect::<Vec<_>>(), [501, 511]);
 }
 
-/// A move in the life of an upload. Anyone may ask for most of them at any time; the others are made by
-/// whoever has read where the upload stands.
+/// Makes one move in the life of an upload. Most moves may be requested at any time; the others are made only
+/// in the stage that permits them.
 fn live(upload: &mut Upload, choice: u8, now: Timestamp) {
     match (choice, upload.stage()) {
         (0, _) => {
@@ -430,7 +430,7 @@ fn live(upload: &mut Upload, choice: u8, now: Timestamp) {
     }
 }
 
-/// webhooks G8: whatever is asked for, and however often.
+/// No event follows a terminal one, whatever is requested and however often (webhooks G8).
 #[test]
 fn nothing_follows_an_end() {
     use EventKind::*;
