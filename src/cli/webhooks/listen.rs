@@ -110,14 +110,13 @@ pub(super) fn run(typed: &ArgMatches) -> Result<(), Failure> {
 fn introduction(at: SocketAddr, secret: Option<&str>) -> String {
     let Some(secret) = secret else {
         return format!(
-            "listening on http://{at} for events that verify with the public key.\n\nPress Ctrl-C to \
-                        stop.\n"
+            "listening on http://{at} for events that verify with the public key.\n\nPress Ctrl-C to stop.\n"
         );
     };
     format!(
-        "listening on http://{at}; put this into the server's configuration file and start it:\n\n\
+        "listening on http://{at}; add this to the server's configuration file and start the server:\n\n\
          [[webhooks.endpoints]]\nname = \"listen\"\nurl = \"http://{at}/\"\nsecret = \"{secret}\"\nevents = [\"*\"]\n\n\
-         Ctrl-C ends it. Give the next run the same --secret, and the server needs no restart for it.\n"
+         Press Ctrl-C to stop. If the next run has the same --secret, the server needs no change.\n"
     )
 }
 
