@@ -1,7 +1,8 @@
-//! How much of something the clients of one address may hold at once.
+//! Limits on the number of concurrent uses by the clients of one address.
 //!
-//! A share belongs to an address, or to a /64 of IPv6, which is what one customer has. This machine is not
-//! limited: a proxy on it speaks for many. What is counted is forgotten when nothing is held any more.
+//! The limit applies to an IPv4 address, or to an IPv6 /64, which is what one customer typically has. This
+//! machine is not limited, because a proxy on it acts for many clients. The count of an address is removed
+//! when it reaches zero.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,22 +10,22 @@ use std::sync::{Arc, Mutex};
 
 use crate::lock::lock;
 
-/// A share of something. Clones count together.
+/// A limit for each address. Clones share their counts.
 #[derive(Debug, Clone)]
 pub struct AddressLimit(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// `None`: nobody is limited.
+    /// `None`: there is no limit.
     limit: Option<usize>,
     held: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// Part of a share, given back when dropped.
+/// A slot of an address, released when dropped.
 #[derive(Debug, Default)]
 pub struct AddressSlot(Option<(Arc<Inner>, IpAddr)>);
 
-/// The share of an address is used up.
+/// The limit of the address is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitReached;
 
@@ -33,7 +34,7 @@ impl AddressLimit {
         Self(Arc::new(Inner { limit, held: Mutex::default() }))
     }
 
-    /// One more for a client. One whose address is not known has no share.
+    /// Takes a slot for a client. A client whose address is unknown is not limited.
     pub fn take(&self, client: Option<IpAddr>) -> Result<AddressSlot, LimitReached> {
         let (Some(limit), Some(holder)) = (self.0.limit, client.and_then(holder)) else {
             return Ok(AddressSlot::default());
@@ -47,13 +48,13 @@ impl AddressLimit {
         Ok(AddressSlot(Some((Arc::clone(&self.0), holder))))
     }
 
-    /// How many one address may hold.
+    /// Returns the number of slots of one address.
     pub fn limit(&self) -> Option<usize> {
         self.0.limit
     }
 }
 
-/// Who holds what a client holds; `None` for this machine.
+/// Returns the address that a client's slots are counted for; `None` for this machine.
 fn holder(client: IpAddr) -> Option<IpAddr> {
     match client.to_canonical() {
         address if address.is_loopback() => None,

@@ -28,12 +28,12 @@ impl LocalAddress {
     }
 }
 
-/// What the addresses that are reported to clients are made of.
+/// The settings from which the addresses reported to clients are built.
 #[derive(Debug, Clone)]
 pub struct Addresses {
-    /// Stands before every path; empty where none is set.
+    /// The prefix of every path; empty if it is not set.
     pub public_url: String,
-    /// What clients that connect directly speak: `http` or `https`.
+    /// The scheme for clients that connect directly: `http` or `https`.
     pub scheme: &'static str,
     pub proxies: Proxies,
 }
@@ -75,7 +75,8 @@ impl Addresses {
         (names_it && self.is_direct(request)).then(|| format!("{}://{host}", self.scheme))
     }
 
-    /// Returns whether nothing indicates a proxy. nginx speaks HTTP/1.0 to its upstreams by default.
+    /// Returns whether nothing indicates a proxy. HTTP/1.0 counts as one: by default, nginx uses it to its
+    /// upstreams.
     fn is_direct(&self, request: &HttpRequest) -> bool {
         let is_trusted_proxy = request.peer_addr().is_some_and(|peer| self.proxies.trusts(peer.ip()));
         !is_trusted_proxy && !came_through_a_proxy(request.headers()) && request.version() != Version::HTTP_10

@@ -1,12 +1,12 @@
-//! Memory for answers, with a ceiling.
+//! Memory for responses, with an upper bound.
 //!
-//! A client that asks and does not read makes the server hold its answer. So every answer that lies in memory
-//! as a whole, and is not small, counts against a budget that all connections share, and goes out in pieces,
-//! so that no other copy of it is made. Who finds the budget used up waits for a while, and is then asked to
-//! come back. Nobody holds a part of it for long: a client that takes nothing of such an answer is closed
-//! after as long a wait.
+//! A client that sends a request and does not read makes the server hold the response. Each response that is
+//! completely in memory, and is not small, therefore counts against a budget that all connections share. It
+//! is sent in pieces, so that no second copy is made. A request that finds the budget used up waits for a
+//! limited time, and is then shed. No client holds a part of the budget for long: a connection whose client
+//! reads nothing of such a response for the same time is closed.
 //!
-//! Answers to uploads are small, and never wait here.
+//! Responses to upload requests are small and never wait here.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,37 +21,39 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::Problem;
 
-/// Answers up to this size count as part of their connection.
+/// Responses up to this size are accounted to their connection.
 const SMALL_BYTES: usize = 16 << 10;
 
-/// What is handed to a connection at a time.
+/// The largest piece that is passed to a connection at a time.
 pub const PIECE_BYTES: usize = 16 << 10;
 
-/// What an item of a list takes beside what its client has said about it.
+/// The memory for one item of a list, besides its client metadata.
 const ITEM_BYTES: usize = 2 << 10;
 
-/// A page while it is rendered.
+/// The memory for a page while it is rendered.
 const PAGE_BYTES: usize = 2 << 20;
 
-/// What is read for a page. With [`PAGE_BYTES`] it is less than downloads leave to others.
+/// The memory for the records that are read for a page. Together with [`PAGE_BYTES`] it is less than what
+/// downloads leave free.
 const ITEMS_BYTES: usize = 10 << 20;
 
-/// Memory for answers. Clones share it.
+/// The memory for responses. Clones share it.
 #[derive(Debug, Clone)]
 pub struct AnswerMemory {
     pool: Pool,
     patience: Duration,
 }
 
-/// Memory for an answer in the making, and then for what was made.
+/// The memory for a response while it is built, and then for the finished response.
 #[derive(Debug)]
 pub struct AnswerReservation {
     memory: Reservation,
     _slot: Option<OwnedSemaphorePermit>,
 }
 
-/// In the requests of a connection that brings many at once: how many of them may have answers here.
-/// Otherwise one client that opens a hundred streams and reads none would have all there is.
+/// Limits how many requests of one HTTP/2 connection hold response memory at a time; kept in the extensions
+/// of these requests. Without it, a client that opens a hundred streams and reads none could take the whole
+/// budget.
 #[derive(Debug, Clone)]
 pub struct AnswerSlots(Arc<Semaphore>);
 
@@ -61,7 +63,8 @@ impl Default for AnswerSlots {
     }
 }
 
-/// Marks an answer whose client may take nothing for as long as it likes to watch: a download.
+/// Marks the response to a download, whose client may stop reading for longer, such as while it plays a
+/// video.
 #[derive(Debug, Clone, Copy)]
 pub struct IsDownload;
 
@@ -70,16 +73,16 @@ impl AnswerMemory {
         Self { pool, patience }
     }
 
-    /// Memory for this many bytes of the answer to `request`, within bounded time.
+    /// Reserves memory for `bytes` bytes of the response to `request`, and waits a limited time for it.
     pub async fn reserve(&self, request: &HttpRequest, bytes: usize) -> Result<AnswerReservation, Problem> {
         let slots = request.extensions().get::<AnswerSlots>().cloned();
         self.reserve_with(slots, bytes).await
     }
 
-    /// The same for an answer that goes on for as long as its connection.
+    /// Reserves like [`Self::reserve`], for a response that lasts as long as its connection.
     pub async fn reserve_with(&self, slots: Option<AnswerSlots>, bytes: usize) -> Result<AnswerReservation, Problem> {
         let slot = slots.as_ref().map(|AnswerSlots(slots)| Arc::clone(slots).try_acquire_owned().ok());
-        // Without waiting no timer is needed.
+        // The fast path needs no timer.
         if slot.as_ref().is_none_or(Option::is_some)
             && let Some(memory) = self.pool.try_reserve(bytes)
         {
@@ -98,8 +101,8 @@ impl AnswerMemory {
         })
     }
 
-    /// Memory for making a page about uploads with metadata of at most `metadata_bytes` each. It may have
-    /// fewer items than were wanted.
+    /// Reserves memory for a page about uploads with metadata of at most `metadata_bytes` each. Lowers
+    /// `items` to the number that fits.
     pub async fn reserve_page(
         &self,
         request: &HttpRequest,
@@ -113,8 +116,8 @@ impl AnswerMemory {
         self.reserve(request, items.saturating_mul(item).saturating_add(PAGE_BYTES)).await
     }
 
-    /// Counts an answer that is there as a whole. One that cannot be counted is replaced by the request to
-    /// come back.
+    /// Accounts for a response that is completely in memory. If no memory becomes free in time, returns a
+    /// problem that asks the client to retry.
     pub async fn hold(&self, request: &HttpRequest, answer: HttpResponse<BoxBody>) -> HttpResponse<BoxBody> {
         let is_small = match answer.body().size() {
             BodySize::None | BodySize::Stream => true,
@@ -126,7 +129,7 @@ impl AnswerMemory {
         let (mut answer, body) = answer.into_parts();
         let bytes = match body.try_into_bytes() {
             Ok(bytes) => bytes,
-            // A stream of known length, which holds what it counts by itself.
+            // A stream of known length, which accounts for its own memory.
             Err(body) => return answer.set_body(body),
         };
         let made = answer.extensions_mut().remove::<AnswerReservation>();
@@ -149,14 +152,14 @@ impl AnswerReservation {
         self.memory.shrink_to(bytes);
     }
 
-    /// Goes with what was made in it.
+    /// Attaches the reservation to the response that was built with it.
     pub fn with(self, mut answer: HttpResponse) -> HttpResponse {
         answer.extensions_mut().insert(self);
         answer
     }
 }
 
-/// An answer that lies in memory until its client has taken it.
+/// A response that stays in memory until its client has read it.
 struct ReservedBody {
     bytes: Bytes,
     _reservation: AnswerReservation,
@@ -267,7 +270,7 @@ mod tests {
         let reservation = answers.reserve_page(&request, &mut items, 64 << 10).await.unwrap();
         assert!((100..=160).contains(&items), "{items} with much metadata are enough");
         assert!(free - answers.pool.free_bytes() <= 12 * MIB);
-        // What turns out small needs none.
+        // A response that turns out to be small releases its reservation.
         drop(hold(&answers, reservation.with(of(10))).await);
         assert_eq!(answers.pool.free_bytes(), free);
     }

@@ -1,14 +1,15 @@
-//! Request bodies: how they are read, and answering while they still arrive.
+//! Request bodies: reading them, and responding before they are complete.
 //!
-//! An answer given before the whole body has come would often be lost: closing a connection with unread bytes
-//! resets it, and the reset can overtake the answer. So an early answer is sent at once, and what still comes
-//! is read and thrown away for a bounded time before the connection closes. The HTTP layer announces that it
-//! closes (`Connection: close`) with every answer to a body that has not all come; only one that has all come
-//! lets the connection live on.
+//! A response that is sent before the whole body has arrived would often be lost: closing a connection with
+//! unread bytes resets it, and the reset can overtake the response. An early response is therefore sent
+//! immediately, and the rest of the body is read and discarded for a limited time before the connection
+//! closes. The HTTP layer announces the closing (`Connection: close`) in each response to a body that is
+//! incomplete; the connection stays open only after a complete body.
 //!
-//! A client may wait to be told before it sends the body (`Expect: 100-continue`). It is told when somebody
-//! asks for the body and none of it is there. So whoever refuses without a look at the body refuses before
-//! the client has sent any, and there is nothing to wait for afterwards.
+//! A client may wait for `100 Continue` before it sends the body (`Expect: 100-continue`). The interim
+//! response is sent when the body is polled and none of it has arrived. A handler that rejects a request
+//! without reading the body therefore rejects it before the client has sent any, and nothing needs to be
+//! discarded afterwards.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -36,29 +37,29 @@ pub use crate::body_rate::Pauses;
 pub use crate::listen::inflow::ReadLimit;
 pub use crate::listen::interim::Interim;
 
-/// How bodies are taken.
+/// The limits for request bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// How long a client may send nothing in the middle of a body.
+    /// The longest time for which a client may send nothing in the middle of a body.
     pub idle_timeout: Duration,
-    /// The fewest bytes a second of a body, on average over `idle_timeout`,
-    /// from clients on other machines. 0: any.
+    /// The minimum rate in bytes per second of a body, on average over `idle_timeout`, for clients on other
+    /// machines. 0: no minimum.
     pub min_rate_bytes: u64,
-    /// How long the rest of a body is read after its request was answered.
+    /// The longest time for which the rest of a body is read after the response was sent.
     pub drain_timeout: Duration,
 }
 
-/// What is known of a request's body before a byte of it is read.
+/// The size of a request's body, as known before any of it is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodySize {
-    /// `Content-Length`; zero when there is no body.
+    /// `Content-Length`; zero if there is no body.
     Known(u64),
-    /// Chunked.
+    /// The body is chunked.
     Unknown,
 }
 
 impl BodySize {
-    /// Reads `Content-Length` as the HTTP layer has understood it.
+    /// Returns the size for the `Content-Length` and the transfer coding that the HTTP layer has parsed.
     pub fn of(content_length: Option<u64>, chunked: bool) -> Self {
         match content_length {
             _ if chunked => Self::Unknown,
@@ -79,17 +80,17 @@ impl BodySize {
     }
 }
 
-/// What the headers say about the size of the body.
+/// Returns the size of the body according to the header fields.
 pub fn announced_size(request: &HttpRequest) -> BodySize {
     let headers = request.headers();
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     BodySize::of(length, headers.contains_key(header::TRANSFER_ENCODING))
 }
 
-/// Does long work for as long as its client waits for the answer. `None`: the client has closed its
-/// connection. Only for requests without a body.
+/// Runs long work for as long as the client waits for the response. Returns `None` if the client has closed
+/// its connection. Only for requests without a body.
 pub async fn while_awaited<T>(request: &HttpRequest, work: impl Future<Output = T>) -> Option<T> {
-    // HTTP/2 has none: it drops the handler of a stream that was reset.
+    // `None` over HTTP/2, which drops the handler of a stream that was reset.
     let inflow = request.conn_data::<Inflow>().cloned();
     let gone = async {
         match inflow {
@@ -104,28 +105,28 @@ pub async fn while_awaited<T>(request: &HttpRequest, work: impl Future<Output = 
     }
 }
 
-/// What tells the connection of a request how many bytes to read ahead. `None` over HTTP/2, which has windows
-/// for this.
+/// Returns the control for how many bytes the connection of a request reads ahead. `None` over HTTP/2, which
+/// controls this by its windows.
 pub fn limit_reads(request: &HttpRequest) -> Option<ReadLimit> {
     request.conn_data::<Inflow>().map(Inflow::limit_reads)
 }
 
-/// The pauses of a connection in which other requests wait while one takes no bytes, where there are any.
+/// Returns the pauses that the requests of a connection share, over a protocol that has them.
 pub fn pauses(request: &HttpRequest) -> Option<Pauses> {
     request.extensions().get::<Pauses>().cloned()
 }
 
-/// A body ceased to come before its end.
+/// A body that stopped before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyCut;
 
-/// Whether a request has a body with something in it.
+/// Returns whether a request has a non-empty body.
 pub fn carries_body(headers: &HeaderMap) -> bool {
     let length = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
     length.is_some_and(|length| length != b"0") || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-/// The next bytes of a body, or its end.
+/// Returns the next bytes of a body; `None` at its end.
 pub async fn next_piece(payload: &mut Payload, idle_timeout: Duration) -> Result<Option<Bytes>, BodyCut> {
     match tokio::time::timeout(idle_timeout, payload.next()).await {
         Ok(None) => Ok(None),
@@ -134,8 +135,8 @@ pub async fn next_piece(payload: &mut Payload, idle_timeout: Duration) -> Result
     }
 }
 
-/// Returns all of a body, unless it has more than `limit` bytes. One that announces more is rejected before
-/// its client is asked to send it.
+/// Returns the whole body, or `None` if it has more than `limit` bytes. A body that announces more is
+/// rejected before its client is asked to send it.
 pub async fn small(
     request: &HttpRequest,
     mut payload: Payload,
@@ -156,26 +157,26 @@ pub async fn small(
     Ok(Some(all))
 }
 
-/// A request's body, still readable after the handler is done with it.
+/// The body of a request, which remains readable after the handler has finished.
 #[derive(Clone)]
 pub(crate) struct RequestBody(Rc<RefCell<RequestBodyState>>);
 
 struct RequestBodyState {
     payload: Payload,
     ended: bool,
-    /// While the client waits to be told to send: what tells it.
+    /// Sends `100 Continue`, while the client waits for it.
     held_back: Option<Interim>,
-    /// Over HTTP/1.1: what is known of the body's framing.
+    /// The framing of the body, over HTTP/1.1.
     exchange: Option<Exchange>,
     inflow: Option<Inflow>,
     read_bytes: u64,
-    /// Where the body has to keep a minimum rate.
+    /// The minimum rate, if one applies.
     rate: Option<BodyRate>,
     is_too_slow: bool,
 }
 
 impl RequestBody {
-    /// Puts itself between a request and its body, which has to come at least so fast.
+    /// Wraps the body of a request, and enforces the minimum rate `least` on it.
     pub(crate) fn tap(request: &mut ServiceRequest, least: Option<MinRate>) -> Self {
         let held_back = request.head().expect().then(|| Interim::of(request)).flatten();
         let pauses = request.extensions().get::<Pauses>().cloned().unwrap_or_default();
@@ -193,29 +194,29 @@ impl RequestBody {
         request_body
     }
 
-    /// Whether the whole body has been read.
+    /// Returns whether the whole body has been read.
     pub(crate) fn is_spent(&self) -> bool {
         self.0.borrow().ended
     }
 
-    /// Whether the body ended because it came too slowly.
+    /// Returns whether the body ended because it arrived too slowly.
     pub(crate) fn is_too_slow(&self) -> bool {
         self.0.borrow().is_too_slow
     }
 
-    /// Whether the body ended where its framing is broken.
+    /// Returns whether the body ended at invalid framing.
     pub(crate) fn is_broken(&self) -> bool {
         self.0.borrow().is_broken()
     }
 
-    /// Whether the client still waits to be told to send the body.
+    /// Returns whether the client is still waiting for `100 Continue`.
     fn is_held_back(&self) -> bool {
         self.0.borrow().held_back.is_some()
     }
 }
 
 impl RequestBodyState {
-    /// What comes next, as the rate and the framing of the body allow.
+    /// Polls for the next bytes, and enforces the rate and the framing of the body.
     fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
         if self.is_too_slow {
             let slow = std::io::Error::from(std::io::ErrorKind::TimedOut);
@@ -234,7 +235,7 @@ impl RequestBodyState {
             }
             Poll::Ready(Some(Ok(bytes))) => {
                 self.read_bytes += bytes.len() as u64;
-                // These bytes still count.
+                // These bytes are still passed on.
                 self.is_too_slow = self.rate.as_mut().is_some_and(|rate| !rate.on_bytes(bytes.len()));
             }
             Poll::Ready(None | Some(Err(_))) => {}
@@ -256,8 +257,8 @@ impl Stream for RequestBody {
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             state.ended = true;
         }
-        // RFC 9110, 10.1.1: a client that has begun to send need not be told. Once answered, it cannot be any
-        // more.
+        // RFC 9110, 10.1.1: a client that has begun to send needs no `100 Continue`. After the final
+        // response, none can be sent.
         let comes = polled.is_ready() || state.exchange.as_ref().is_some_and(Exchange::has_body);
         if state.held_back.as_ref().is_some_and(|interim| comes || interim.send_continue()) {
             state.held_back = None;
@@ -266,11 +267,11 @@ impl Stream for RequestBody {
     }
 }
 
-/// How long a client that was answered may be silent in the middle of its body. Either it has read the
-/// answer, or it is gone.
+/// The longest silence in the middle of the body of a client that was answered. After this time the client
+/// has read the response, or it is gone.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// An answer that, once sent, goes on reading the request's body for a while.
+/// A response that continues to read the request's body for a limited time after it is sent.
 pub(crate) struct DrainingAnswer {
     answer: BoxBody,
     request_body: RequestBody,
@@ -290,7 +291,7 @@ impl DrainingAnswer {
         if deadline.poll_unpin(cx).is_ready() {
             return Poll::Ready(());
         }
-        // Other connections of this thread get their turn, however fast this client is.
+        // Yields to the other connections of this thread, however fast the client sends.
         for turn in 0..64 {
             match Pin::new(&mut self.request_body).poll_next(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
@@ -328,7 +329,7 @@ impl MessageBody for DrainingAnswer {
     }
 }
 
-/// Header fields of the HTTP layer, as dialects read them.
+/// Header fields of the HTTP layer, as [`Fields`].
 #[derive(Debug)]
 pub struct HeaderFields<'a>(pub &'a HeaderMap);
 

@@ -1,8 +1,9 @@
 //! The minimum rate of a request's body.
 //!
-//! Counted is only the time in which the body was waited for, so that a server that takes nothing, because
-//! its memory or its disk is busy, never ends a client for it. There is no timer: a client that sends nothing
-//! at all is ended for being idle, and one that sends a little is looked at whenever it does.
+//! Only the time in which the server waits for the body counts. A server that reads nothing because its
+//! memory or its disk is busy therefore never ends a request for its rate. There is no timer: a client that
+//! sends nothing is ended by the idle timeout, and the rate of a client that sends a little is checked
+//! whenever bytes arrive.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,16 +11,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What the body of a request has to keep up with.
+/// The rate that the body of a request must keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MinRate {
     pub(crate) bytes_per_second: u64,
-    /// The time over which it is averaged.
+    /// The time over which the rate is averaged.
     pub(crate) window: Duration,
 }
 
-/// The time in which requests of one connection had no use for more bytes. Over HTTP/2, what one does not
-/// take can keep others from being sent. Clones speak of the same connection.
+/// The time in which a request of a connection did not accept bytes. Over HTTP/2, one such request can keep
+/// the others from receiving theirs. Clones belong to the same connection.
 #[derive(Debug, Clone, Default)]
 pub struct Pauses(Rc<State>);
 
@@ -30,19 +31,19 @@ struct State {
     total: Cell<Duration>,
 }
 
-/// One of them, until it is dropped.
+/// A pause, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Pause(Pauses);
 
-/// How fast the body of one request comes.
+/// The measured rate of the body of one request.
 #[derive(Debug)]
 pub(crate) struct BodyRate {
     least: MinRate,
     pauses: Pauses,
-    /// In this window.
+    /// Bytes that arrived in the current window.
     bytes: u64,
     waited: Duration,
-    /// When the present wait began, and how long pauses had been by then.
+    /// The start of the current wait, and the total of the pauses up to then.
     waiting: Option<(Instant, Duration)>,
 }
 
@@ -75,7 +76,7 @@ impl BodyRate {
         Self { least, pauses, bytes: 0, waited: Duration::ZERO, waiting: None }
     }
 
-    /// Nothing is there, and something is wanted.
+    /// Records that the body was polled and no bytes were available.
     pub(crate) fn on_pending(&mut self) {
         if self.waiting.is_none() {
             let now = Instant::now();
@@ -83,7 +84,7 @@ impl BodyRate {
         }
     }
 
-    /// This much has come; whether the rate is kept.
+    /// Records that bytes arrived. Returns whether the minimum rate is kept.
     pub(crate) fn on_bytes(&mut self, bytes: usize) -> bool {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         let Some((since, paused)) = self.waiting.take() else { return true };
@@ -105,7 +106,8 @@ mod tests {
 
     const LEAST: MinRate = MinRate { bytes_per_second: 64, window: Duration::from_secs(60) };
 
-    /// How long a body is taken that brings this many bytes after each wait, for an hour at most.
+    /// Returns how long a body is accepted that sends `bytes` bytes after each wait; `None` if it is still
+    /// accepted after an hour.
     async fn lasts(bytes: usize, wait: Duration, between: impl AsyncFn(&Pauses)) -> Option<Duration> {
         let pauses = Pauses::default();
         let mut rate = BodyRate::new(LEAST, pauses.clone());

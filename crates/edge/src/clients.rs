@@ -1,6 +1,6 @@
-//! Who a client is: the address its requests come from, seen through the proxies an operator trusts.
+//! The client's address of a request, found through the proxies that the operator trusts.
 //!
-//! This is the only place that reads what proxies say. Everybody else asks `client_of`.
+//! This is the only module that interprets what proxies report. Everything else calls [`client_of`].
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +10,7 @@ use actix_web::http::header::{HeaderMap, HeaderName};
 
 use domain::network::Network;
 
-/// The one field in which trusted proxies say whom they pass on.
+/// The header field in which trusted proxies name the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyField {
     XForwardedFor,
@@ -18,18 +18,18 @@ pub enum ProxyField {
     Forwarded,
 }
 
-/// The proxies that are believed.
+/// The proxies that are trusted, and the field that they set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxies {
     pub trusted: Vec<Network>,
     pub field: ProxyField,
 }
 
-/// The address of a request's client, in its extensions.
+/// The address of a request's client, in the extensions of the request.
 #[derive(Debug, Clone, Copy)]
 pub struct Client(pub Option<IpAddr>);
 
-/// The address of a request's client.
+/// Returns the address of a request's client.
 pub fn client_of(request: &impl HttpMessage) -> Option<IpAddr> {
     request.extensions().get::<Client>().and_then(|client| client.0)
 }
@@ -39,9 +39,9 @@ impl Proxies {
         self.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// The address of the client behind a peer: the last one in the chain that no trusted proxy has. What
-    /// anybody else says is not looked at, and what a trusted proxy says is believed up to the first word
-    /// that is no address.
+    /// Returns the address of the client behind a peer: the last one in the chain that is not a trusted
+    /// proxy. The field is ignored if the peer is not trusted, and is used up to the first element that is
+    /// not an address.
     pub fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let mut client = peer?;
         let mut chain = self.chain(headers).into_iter();
@@ -63,7 +63,7 @@ impl Proxies {
             ProxyField::XForwardedFor => HeaderName::from_static("x-forwarded-proto"),
             ProxyField::Forwarded => header::FORWARDED,
         };
-        // The last element is that of the proxy itself.
+        // The last element is the one that the nearest proxy added.
         let nearest = elements(headers.get_all(name).last()?.to_str().ok()?).last()?;
         let scheme = match self.field {
             ProxyField::XForwardedFor => nearest.trim(),
@@ -75,7 +75,7 @@ impl Proxies {
         ["http", "https"].into_iter().find(|known| known.eq_ignore_ascii_case(scheme))
     }
 
-    /// What the field says, the nearest first.
+    /// Returns the addresses in the field, the nearest first. An element that is not an address is `None`.
     fn chain(&self, headers: &HeaderMap) -> Vec<Option<IpAddr>> {
         let name = match self.field {
             ProxyField::XForwardedFor => HeaderName::from_static("x-forwarded-for"),
@@ -101,7 +101,7 @@ impl Proxies {
     }
 }
 
-/// The elements of a list. A comma in quotes is part of one.
+/// Splits a list into its elements. A comma in quotes belongs to its element.
 fn elements(line: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     line.split(move |c| {
@@ -110,7 +110,7 @@ fn elements(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// An address, perhaps with a port.
+/// Parses an address with or without a port.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))

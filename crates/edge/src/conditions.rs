@@ -1,22 +1,22 @@
-//! Conditions on entity tags (RFC 9110, 13.1): lists that may stand in several lines.
+//! Conditions on entity tags (RFC 9110, 13.1): lists that can span several lines.
 
 use actix_web::http::header::{HeaderMap, HeaderName};
 
-/// Returns a field that is a list, all its lines joined (RFC 9110, 5.3).
+/// Returns the value of a list field, with all its lines joined (RFC 9110, 5.3).
 pub fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     let lines: Vec<_> = headers.get_all(name).filter_map(|line| line.to_str().ok()).collect();
     (!lines.is_empty()).then(|| lines.join(","))
 }
 
-/// Returns whether a list of `If-None-Match` names a tag. Weakness does not count (RFC 9110, 8.8.3.2):
-/// proxies that compress make tags weak.
+/// Returns whether a list of `If-None-Match` contains a tag. The comparison is weak (RFC 9110, 8.8.3.2),
+/// because proxies that compress make tags weak.
 pub fn names(list: &str, tag: &str) -> bool {
     let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
     let tag = opaque(tag);
     list.split(',').map(str::trim).any(|item| item == "*" || opaque(item) == tag)
 }
 
-/// Returns whether a list of `If-Match` names a tag.
+/// Returns whether a list of `If-Match` contains a tag. The comparison is strong.
 pub fn names_strongly(list: &str, tag: &str) -> bool {
     list.split(',').map(str::trim).any(|item| item == "*" || item == tag)
 }

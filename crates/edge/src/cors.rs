@@ -1,5 +1,5 @@
-//! Cross-origin resource sharing: which pages may use this server from a browser, what they may send, and
-//! what they may read.
+//! Cross-origin resource sharing: the methods and fields that pages may send, and the fields that they may
+//! read.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use actix_web::http::{Method, header};
 
 use crate::access::Origins;
 
-/// The fields of conditional requests, of range requests and of distributed tracing, which belong to no
-/// protocol of uploads.
+/// The request fields that belong to no upload protocol: those of authorization, conditional requests, range
+/// requests and distributed tracing.
 const REQUEST_FIELDS: [&str; 17] = [
     "Authorization",
     "Content-Type",
@@ -47,7 +47,7 @@ const ANSWER_FIELDS: [&str; 11] = [
 
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
-/// The answers to preflights and the headers on cross-origin responses, apart from the origins themselves.
+/// The CORS fields of preflight and other responses, except the origins.
 #[derive(Debug, Clone)]
 pub struct Cors {
     allow_credentials: bool,
@@ -57,7 +57,7 @@ pub struct Cors {
     expose_headers: HeaderValue,
 }
 
-/// What the protocols of uploads, and the application, add to the lists.
+/// The names that the upload protocols and the application add to the lists.
 #[derive(Debug, Clone, Default)]
 pub struct CorsLists {
     pub methods: Vec<&'static str>,
@@ -81,7 +81,7 @@ impl Cors {
 
     /// Adds the CORS fields to a response.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap, request: &HttpRequest, origins: &Origins) {
-        // Also without an origin: a cache must not give one page's answer to another.
+        // Also without an origin, so that no cache serves the response for one page to another.
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
         let Some(origin) = request.headers().get(header::ORIGIN) else { return };
         let allowed = match origins {
@@ -105,7 +105,7 @@ impl Cors {
     }
 }
 
-/// Names in a list, each once.
+/// Joins names into a list, each once.
 fn joined<'a>(names: impl Iterator<Item = &'a str>) -> HeaderValue {
     let mut list: Vec<&str> = Vec::new();
     for name in names {

@@ -1,4 +1,4 @@
-//! Request header fields as plain text, whatever HTTP crate they came from.
+//! Request header fields as plain text, independent of the HTTP crate.
 
 use std::borrow::Cow;
 
@@ -11,9 +11,9 @@ pub const LENIENT_BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Reads header fields by their lower-case name.
+/// Reads header fields by their lower-case names.
 pub trait Fields {
-    /// Every value of a field, in order, as bytes.
+    /// Returns all values of a field, in order, as bytes.
     fn values<'a>(&'a self, name: &'a str) -> Box<dyn Iterator<Item = &'a [u8]> + 'a>;
 
     fn has(&self, name: &str) -> bool {
@@ -21,7 +21,7 @@ pub trait Fields {
     }
 }
 
-/// A field that cannot be read.
+/// A field that is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct BadField {
@@ -35,7 +35,7 @@ impl BadField {
     }
 }
 
-/// The text of a field that may stand there once. A repeated field is refused rather than guessed at.
+/// Returns the text of a field that is allowed once. A repeated field is an error; no value is picked.
 pub fn single<'a>(fields: &'a dyn Fields, field: &'static str) -> Result<Option<&'a str>, BadField> {
     let mut values = fields.values(field);
     let Some(value) = values.next() else { return Ok(None) };
@@ -45,12 +45,12 @@ pub fn single<'a>(fields: &'a dyn Fields, field: &'static str) -> Result<Option<
     text(field, value).map(Some)
 }
 
-/// The media type of the body, in lower case and without parameters.
+/// Returns the media type of the body, in lower case and without parameters.
 pub fn media_type(fields: &dyn Fields) -> Result<Option<String>, BadField> {
     Ok(single(fields, "content-type")?.map(domain::media_type::essence))
 }
 
-/// All values of a field that is a list, joined as one (RFC 9110, 5.2). An empty line adds nothing to it.
+/// Returns all values of a list field, joined (RFC 9110, 5.2). Empty lines add nothing.
 pub fn joined(fields: &dyn Fields, field: &'static str) -> Result<Option<String>, BadField> {
     let mut values: Vec<&str> = fields.values(field).map(|value| text(field, value)).collect::<Result<_, _>>()?;
     values.retain(|value| !value.is_empty());
@@ -65,7 +65,7 @@ fn text<'a>(field: &'static str, value: &'a [u8]) -> Result<&'a str, BadField> {
     }
 }
 
-/// Fields written down in a test or built by a client.
+/// Fields defined by a test or built by a client.
 impl Fields for Vec<(&'static str, &'static str)> {
     fn values<'a>(&'a self, name: &'a str) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
         Box::new(

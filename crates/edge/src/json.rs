@@ -1,4 +1,4 @@
-//! JSON in requests and answers.
+//! JSON in requests and responses.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderMap, HeaderValue};
@@ -9,8 +9,8 @@ use crate::body::BodySize;
 use crate::problem::Problem;
 use domain::media_type;
 
-/// Refuses a body that says it is something else than JSON. Forms and text are what pages elsewhere can send
-/// without asking first; a program that says nothing of the type is no browser.
+/// Rejects a body whose `Content-Type` is not JSON: pages of other origins can send forms and text without a
+/// preflight. A request without `Content-Type` is accepted, because many programs send none.
 pub fn is_not(request: &HttpRequest) -> Option<Problem> {
     let named = request.headers().get(header::CONTENT_TYPE)?;
     if body::announced_size(request) == BodySize::Known(0) {
@@ -22,7 +22,8 @@ pub fn is_not(request: &HttpRequest) -> Option<Problem> {
     })
 }
 
-/// Names the charset of an answer in JSON. What clients have uploaded keeps the type it was given.
+/// Adds the charset to the type of a JSON response. Downloads, which have a `Content-Disposition`, keep the
+/// type of the uploaded file.
 pub(crate) fn name_charset(headers: &mut HeaderMap) {
     let is_json = headers.get(header::CONTENT_TYPE).is_some_and(|named| named == "application/json");
     if is_json && !headers.contains_key(header::CONTENT_DISPOSITION) {

@@ -1,9 +1,10 @@
-//! The edge: what is around every request, whoever answers it.
+//! The edge: everything that surrounds the handler of a request.
 //!
 //! Owns connections from their acceptance to their end, bodies, the form of problems, header fields and
 //! queries as text, addresses, credentials, and the route table that leads a request to its handler. Promises
-//! that no handler sees a request that was not judged, and that no client holds anything for nothing. It
-//! knows no dialect's header or path, no engine and no database: rows and lists of fields are given to it.
+//! that a request reaches a handler only after its access was checked, and that limits and timeouts bound
+//! what a client can hold. It knows no header field or path of a dialect, no engine and no database: routes
+//! and lists of fields are passed in.
 
 use std::fmt;
 
@@ -46,15 +47,15 @@ use refusals::Refusals;
 pub use rejections::Rejections;
 use table::RouteTable;
 
-/// What goes around every request.
+/// Everything that the processing of a request needs around its handler.
 pub struct Edge {
     pub table: RouteTable,
     pub access: Arc<Access>,
     pub addresses: Arc<Addresses>,
     pub cors: Cors,
-    /// Connections of one address at once.
+    /// Concurrent connections of one address.
     pub connections: AddressLimit,
-    /// Requests of one address at once that bring bytes of uploads.
+    /// Concurrent requests of one address that carry bytes of uploads.
     pub uploads: AddressLimit,
     pub refusals: Refusals,
     pub rejections: Rejections,

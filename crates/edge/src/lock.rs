@@ -1,4 +1,4 @@
-//! Locks that a panic does not close: what they guard here is valid at every step.
+//! Locking of mutexes without poisoning: the values that they guard in this crate are valid at every step.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,7 +1,7 @@
-//! What operators can watch of connections and requests.
+//! Metrics of connections and requests.
 //!
-//! Every request is counted, so counting takes no lock and allocates nothing: each combination of labels has
-//! its place in a table that has its full size from the start.
+//! Each request is counted, so counting takes no lock and allocates nothing: each combination of labels has
+//! an entry in a table that is allocated in full at the start.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,20 +22,20 @@ const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const LISTENERS: [(ListenerRole, &str); 2] = [(ListenerRole::All, "listen"), (ListenerRole::Reading, "read_listen")];
 
-/// Counts of the edge. Clones count together.
+/// The counters of the edge. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct EdgeMetrics(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Made when it is known which routes there are.
+    /// Allocated once the routes are known.
     requests: OnceLock<Requests>,
     sent_bytes: AtomicU64,
     connections: [Arc<AtomicUsize>; LISTENERS.len()],
     streams: Arc<AtomicUsize>,
 }
 
-/// Requests by method, route and class of status, in this order.
+/// The number of requests by method, route and status class, in this order.
 #[derive(Debug)]
 struct Requests {
     routes: Vec<&'static str>,
@@ -70,12 +70,12 @@ impl EdgeMetrics {
         registry.register_collector(Box::new(self.clone()));
     }
 
-    /// Makes room for the requests of these routes. The place of one is the index of its [`RouteLabel`].
+    /// Allocates the counters for these routes. The index of a route is that of its [`RouteLabel`].
     pub(crate) fn add_routes(&self, routes: &[&'static str]) {
         self.0.requests.get_or_init(|| Requests::of(routes));
     }
 
-    /// Counts a request that was answered.
+    /// Counts an answered request.
     pub(crate) fn answered(&self, method: &str, route: RouteLabel, status: StatusCode) {
         let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
         if let Some(requests) = self.0.requests.get() {
@@ -83,12 +83,12 @@ impl EdgeMetrics {
         }
     }
 
-    /// Counts bytes of a download that were handed to its connection.
+    /// Counts bytes of a download that were passed to their connection.
     pub fn sent(&self, bytes: usize) {
         self.0.sent_bytes.fetch_add(u64::try_from(bytes).unwrap_or_default(), Ordering::Relaxed);
     }
 
-    /// The number of open connections of a listener, for whoever counts them.
+    /// Returns the gauge of a listener's open connections, which the caller maintains.
     pub(crate) fn connections(&self, of: ListenerRole) -> Arc<AtomicUsize> {
         let [all, reading] = &self.0.connections;
         Arc::clone(match of {
@@ -97,7 +97,7 @@ impl EdgeMetrics {
         })
     }
 
-    /// The number of clients that wait for events, for whoever counts them.
+    /// Returns the gauge of clients that wait for events, which the caller maintains.
     pub fn streams(&self) -> &Arc<AtomicUsize> {
         &self.0.streams
     }
@@ -128,7 +128,7 @@ impl Collector for EdgeMetrics {
     }
 }
 
-/// Returns the name of a method, which clients may make up: one of few, and short.
+/// Returns the name of a method as one of a few short names, because clients can send any method.
 pub(crate) fn method_name(method: &str) -> &'static str {
     METHODS[place_of_method(method)]
 }

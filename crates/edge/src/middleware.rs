@@ -1,6 +1,6 @@
-//! What every request and every answer goes through, in this order: one spelling of the path, a request id
-//! and one log line, CORS, the row of the route table, who may, its handler, and last the reading of a body
-//! that nobody read.
+//! The processing of each request and its response. In this order: normalizes the path, determines the client
+//! and the request id, finds the row of the route table, checks access and limits, runs the handler, adds
+//! header fields (CORS among them), counts and logs the response, and discards what is left of the body.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use domain::time::milliseconds;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Answers a request.
+/// Serves a request and returns its response.
 pub(crate) async fn serve(edge: &Edge, role: ListenerRole, mut request: ServiceRequest) -> ServiceResponse<BoxBody> {
     let began = Instant::now();
     path::normalize(&mut request);
@@ -71,7 +71,7 @@ pub(crate) async fn serve(edge: &Edge, role: ListenerRole, mut request: ServiceR
     edge.metrics.answered(http.method().as_str(), label, answer.status());
     let problem = answer.extensions_mut().remove::<ProblemCode>();
     if let Some(code) = problem {
-        // As long as its client likes, so it is logged only where it is a known one.
+        // A client chooses the length of its method, so the log shows one of the known names.
         let (status, method) = (answer.status(), method_name(http.method().as_str()));
         edge.rejections.note(code, &RejectedRequest { status, method, route: label.name, client, request: &id });
     }
@@ -84,8 +84,8 @@ pub(crate) async fn serve(edge: &Edge, role: ListenerRole, mut request: ServiceR
         took_ms = milliseconds(began.elapsed()),
         "answered"
     );
-    // HTTP/2 refuses the rest of a body without ending the connection, and an answer is over only when its
-    // body is.
+    // HTTP/2 rejects the rest of a body without closing the connection. Draining would delay the end of the
+    // response there, because a response ends with its body.
     if http.version() != Version::HTTP_2 && !request_body.is_spent() && carries_body(http.headers()) {
         answer =
             answer.map_body(|_, body| BoxBody::new(DrainingAnswer::new(body, request_body, edge.bodies.drain_timeout)));
@@ -93,8 +93,8 @@ pub(crate) async fn serve(edge: &Edge, role: ListenerRole, mut request: ServiceR
     ServiceResponse::new(http, answer)
 }
 
-/// Lets a request to its handler: it may do what it wants, the listener serves it, and its client has a share
-/// left.
+/// Admits a request to its handler: its principal has the needed right, the listener serves the method, and
+/// the limit of the client's address is not reached.
 fn admit(
     request: &ServiceRequest,
     address: &RoutePath,
@@ -112,7 +112,7 @@ fn admit(
     }
 }
 
-/// A path without what a client calls its file: a plain upload names it there.
+/// Returns the path without the client's file name, which the path of a plain upload contains.
 fn path_for_log<'a>(request: &'a HttpRequest, address: &RoutePath) -> &'a str {
     let named = || address.parameter(request.match_info().as_str(), 0).and_then(|name| name.parse::<UploadId>().ok());
     match address.uploads() {
@@ -121,19 +121,19 @@ fn path_for_log<'a>(request: &'a HttpRequest, address: &RoutePath) -> &'a str {
     }
 }
 
-/// Whether a request comes from this machine, or through a proxy that is trusted.
+/// Returns whether a request comes from this machine or through a trusted proxy.
 fn is_near(peer: Option<IpAddr>, edge: &Edge) -> bool {
     peer.is_some_and(|peer| peer.to_canonical().is_loopback() || edge.addresses.proxies.trusts(peer))
 }
 
-/// What the body of a request has to keep up with. Programs on this machine are not in a hurry.
+/// Returns the minimum rate of a request's body. It does not apply to programs on this machine.
 fn min_rate(client: Option<IpAddr>, edge: &Edge) -> Option<MinRate> {
     let least = MinRate { bytes_per_second: edge.bodies.min_rate_bytes, window: edge.bodies.idle_timeout };
     let is_far = client.is_some_and(|client| !client.is_loopback());
     Some(least).filter(|least| is_far && least.bytes_per_second > 0)
 }
 
-/// Part of the client's share of uploads, for a request that brings bytes of one.
+/// Takes one of the address's upload slots for a request that carries bytes of an upload.
 fn take_slot(
     request: &ServiceRequest,
     address: &RoutePath,
@@ -154,14 +154,15 @@ fn take_slot(
     })
 }
 
-/// A request id sent along is kept if it is one, so that logs of several servers can be joined.
+/// Returns the request id that the client sent, if it is a valid one, so that logs of several servers can be
+/// joined.
 fn chosen_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     ((8..=64).contains(&id.len()) && id.bytes().all(plain)).then(|| id.to_owned())
 }
 
-/// Renders an error that actix made as a problem.
+/// Renders an error of actix as a problem.
 fn from_framework(error: &Error, request: &HttpRequest) -> HttpResponse {
     let status = error.as_response_error().status_code();
     if status.is_server_error() {
@@ -191,8 +192,8 @@ fn add_headers(request: &HttpRequest, address: &RoutePath, edge: &Edge, id: &str
     edge.cors.add_to(headers, request, &edge.access.origins);
 }
 
-/// Keeps an answer with content out of pages that may not read it, and what it shows from telling where it
-/// was.
+/// Keeps pages that may not read a response from embedding it, and keeps a document shown from it from
+/// sending its URL as the referrer.
 fn confine(request: &HttpRequest, origins: &Origins, headers: &mut HeaderMap) {
     let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
     let is_shared = *origins == Origins::Any || origin.is_some_and(|origin| origins.allow(origin));
@@ -202,14 +203,14 @@ fn confine(request: &HttpRequest, origins: &Origins, headers: &mut HeaderMap) {
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
 }
 
-/// Copies header fields out of the buffer they were read into, into a map that is no larger than it must be.
+/// Copies header fields from the buffer they were read into, into a map of the smallest size.
 ///
-/// The buffer is the connection's. While a field shares it, bytes of the body need another one beside it, for
+/// The buffer belongs to the connection. While a field shares it, bytes of the body need a second buffer, for
 /// as long as the body takes.
 fn detach(headers: &mut HeaderMap) {
     let mut detached = HeaderMap::with_capacity(headers.len_keys());
     for (name, value) in headers.iter() {
-        // Whatever the parser let pass can be copied; should it not be so one day, sharing does no harm.
+        // Every value that the parser accepts can be copied. If one ever could not, sharing does no harm.
         let copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
         detached.append(name.clone(), copy);
     }

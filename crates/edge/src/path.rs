@@ -1,10 +1,10 @@
-//! Normalises request paths before they are authorised and routed.
+//! Normalizes request paths before access is checked and the route is found.
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Uri;
 
-/// Merges repeated slashes in the path of a request and drops a trailing one. Clients that join URLs
-/// carelessly send both, and no two routes differ in them.
+/// Merges repeated slashes in the path of a request and removes a trailing one. Clients that join URLs
+/// carelessly send both, and no two routes differ only in them.
 pub(crate) fn normalize(request: &mut ServiceRequest) {
     let Some(path) = normalized(request.path()) else { return };
     let target = match request.query_string() {
@@ -19,7 +19,7 @@ pub(crate) fn normalize(request: &mut ServiceRequest) {
     }
 }
 
-/// Returns the normalised path; `None` if it is normal already, which is nearly always the case.
+/// Returns the normalized path; `None` if it is already normal, which is nearly always the case.
 fn normalized(path: &str) -> Option<String> {
     let ends_with_slash = path.len() > 1 && path.ends_with('/');
     if !ends_with_slash && !path.contains("//") {

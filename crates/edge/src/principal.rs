@@ -1,4 +1,4 @@
-//! Who a request comes from, as the edge has judged it before its handler was called.
+//! The principal of a request, as determined before the handler is called.
 
 use actix_web::{HttpMessage, HttpRequest};
 
@@ -8,7 +8,7 @@ use domain::principal::Principal;
 ///
 /// # Panics
 ///
-/// If the request did not come through the edge: no handler runs without a judgement.
+/// Panics if the request did not pass through the edge, which checks access before each handler.
 pub fn principal(request: &HttpRequest) -> Principal {
     *request.extensions().get::<Principal>().expect("the edge judges every request before its handler is called")
 }

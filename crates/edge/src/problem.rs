@@ -1,8 +1,8 @@
-//! Failure to response: one log line, one public sentence, in the form of RFC 9457.
+//! Error responses in the form of RFC 9457, with one public sentence.
 //!
-//! What a client can act on is told precisely. Trouble below is logged with its causes and shown only as a
-//! fixed sentence with the request's id. Trouble that may pass is 5xx with `Retry-After`, never a 4xx:
-//! clients give up on those, and some forget the upload.
+//! Errors that a client can act on are described precisely. Internal errors are logged with their causes, and
+//! the client receives a fixed sentence with the request's id. Temporary errors are 5xx with `Retry-After`,
+//! never 4xx: clients stop retrying after a 4xx, and some forget the upload.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,33 +16,33 @@ use api::problem::{Problem as Body, own_kind};
 use domain::failure::Failure;
 use domain::upload::Upload;
 
-/// A refusal a person can act on.
+/// An error response, which tells a person what to change.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
-    /// A stable word for programs, such as `wrong-offset`.
+    /// A stable identifier for programs, such as `wrong-offset`.
     code: Cow<'static, str>,
-    /// The registered type that says the same, where there is one.
+    /// The registered problem type with the same meaning, if there is one.
     kind: Option<&'static str>,
     /// A sentence for people.
     detail: String,
-    /// What programs need besides.
+    /// Further members for programs.
     members: Vec<(&'static str, Value)>,
     headers: Vec<(HeaderName, String)>,
 }
 
-/// Whether an answer has its body with it. That to HEAD has not.
+/// Whether a response includes its body. The response to HEAD does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShowsBody {
     Yes,
     No,
 }
 
-/// The id of a request, in its answer and in every log line about it.
+/// The id of a request, in its response and in every log line about it.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub String);
 
-/// The code of the problem that is the answer, in the extensions of that answer.
+/// The code of a problem, in the extensions of the response.
 #[derive(Debug, Clone)]
 pub(crate) struct ProblemCode(pub(crate) Cow<'static, str>);
 
@@ -51,7 +51,7 @@ impl Problem {
         Self { status, code: code.into(), kind: None, detail: detail.into(), members: Vec::new(), headers: Vec::new() }
     }
 
-    /// What a policy or the application has refused, with its reasons.
+    /// Reports a rejection by a policy or the application, with its reason.
     pub fn rejected(failure: &Failure) -> Self {
         let chosen = failure.rejection.and_then(|refusal| StatusCode::from_u16(api::problem::status_of(refusal)).ok());
         let status = chosen.unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
@@ -85,7 +85,7 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "not-complete", detail)
     }
 
-    /// Trouble that may pass.
+    /// Reports a temporary error.
     pub fn try_again(code: &'static str, detail: impl Into<String>, after: Duration) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with(header::RETRY_AFTER, after.as_secs().to_string())
     }
@@ -96,7 +96,7 @@ impl Problem {
         self
     }
 
-    /// Says it with a type that is registered for all servers (RFC 9457, 4.2).
+    /// Uses a problem type that is registered for all servers (RFC 9457, 4.2).
     #[must_use]
     pub fn kind(mut self, uri: &'static str) -> Self {
         self.kind = Some(uri);
@@ -127,7 +127,7 @@ impl Problem {
         self.respond_as(&id)
     }
 
-    /// The answer where there is no request that could be shown to the application.
+    /// Renders the response if there is no request that the application could see.
     pub(crate) fn respond_alone(self) -> HttpResponse {
         let id = new_request_id();
         let mut response = self
@@ -149,13 +149,14 @@ impl Problem {
         response.insert_header((header::CACHE_CONTROL, "no-store")).content_type("application/problem+json").body(body)
     }
 
-    /// Says it with another status, where a client would misunderstand its own.
+    /// Replaces the status where a client would misunderstand the original one.
     #[must_use]
     pub fn with_status(self, status: StatusCode) -> Self {
         Self { status, ..self }
     }
 
-    /// The whole answer as HTTP/1.1, for a connection that closes after it and on which no request is served.
+    /// Renders the whole response as HTTP/1.1, for a connection on which no request is served and that closes
+    /// afterwards.
     pub(crate) fn to_http1(&self, shows_body: ShowsBody) -> Vec<u8> {
         let id = new_request_id();
         let body = self.body(&id);
@@ -189,12 +190,12 @@ pub fn request_id(request: &HttpRequest) -> String {
     request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default()
 }
 
-/// An id for a request that brought none.
+/// Returns an id for a request that brought none.
 pub(crate) fn new_request_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
-/// The phrase of a status, also where HTTP itself has none.
+/// Returns the reason phrase of a status, including statuses for which HTTP defines none.
 fn reason(status: StatusCode) -> &'static str {
     match status.as_u16() {
         460 => "Checksum Mismatch",

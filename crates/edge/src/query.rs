@@ -1,4 +1,4 @@
-//! Query strings, read strictly: an unknown or unreadable parameter is refused, not passed over.
+//! Strict parsing of query strings: an unknown or invalid parameter is rejected, not ignored.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::problem::Problem;
 use domain::id::UploadId;
 use domain::time::Timestamp;
 
-/// The parameter that a read token is in. Whether one may be there was judged before.
+/// The parameter that contains a read token. Access control has already checked whether it is allowed.
 pub const TOKEN: &str = "token";
 
-/// Pairs of a query string, decoded, in order.
+/// The decoded pairs of a query string, in order.
 #[derive(Debug)]
 pub struct Query(Vec<(String, String)>);
 
@@ -60,12 +60,12 @@ pub fn limit(value: &str, max: u32) -> Result<u32, Problem> {
     limit.ok_or_else(|| bad("limit", value, &format!("it must be a number from 1 to {max}")))
 }
 
-/// `30s`, `500ms` or plain seconds; held at `max`.
+/// Parses `30s`, `500ms` or plain seconds. The result is at most `max`.
 pub fn wait(value: &str, max: Duration) -> Result<Duration, Problem> {
     span_ms("wait", value).map(|span_ms| Duration::from_millis(span_ms).min(max))
 }
 
-/// `30s`, `500ms` or plain seconds.
+/// Parses `30s`, `500ms` or plain seconds, into milliseconds.
 pub fn span_ms(name: &str, value: &str) -> Result<u64, Problem> {
     let (number, unit_ms) = match (value.strip_suffix("ms"), value.strip_suffix('s')) {
         (Some(number), _) => (number, 1),

@@ -1,7 +1,8 @@
-//! What is turned away at the door: counted exactly, logged in samples.
+//! Connections and requests that are rejected, shed or ended before they are served: counted exactly, logged
+//! in samples.
 //!
-//! Whoever can reach the server can be refused as often as it likes. So a refusal costs a counter, and a log
-//! line only while there were few of its kind.
+//! Any client that reaches the server can cause rejections at any rate. A rejection therefore costs a
+//! counter, and a log line only while few of its kind were logged.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -15,34 +16,34 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 
-/// How many lines each reason has in the log for each [`PERIOD`].
+/// The number of lines logged per reason in each [`PERIOD`].
 const LINES: u32 = 100;
 
 const PERIOD: Duration = Duration::from_secs(60);
 
 domain::named! {
-    /// Why something was refused.
+    /// The reason for which a connection or request was rejected, shed or ended.
     pub enum Reason {
-        /// The head of a request cannot be read.
+        /// The head of a request is unreadable.
         UnreadableHead = "unreadable-head",
-        /// The head of a request took too long.
+        /// The head of a request took too long to arrive.
         SlowHead = "slow-head",
-        /// The framing of a body is broken.
+        /// The framing of a body is invalid.
         BrokenBody = "broken-body",
-        /// A body fell below the minimum rate.
+        /// The rate of a body fell below the minimum.
         SlowBody = "slow-body",
-        /// All connections are taken.
+        /// All connection slots are in use.
         Full = "full",
-        /// The client's address has its share of connections.
+        /// The client's address has reached its limit of connections.
         Connections = "connections-of-address",
-        /// The client's address has its share of event streams and long polls.
+        /// The client's address has reached its limit of event streams and long polls.
         Streams = "streams-of-address",
-        /// The client's address has its share of uploads.
+        /// The client's address has reached its limit of uploads.
         Uploads = "uploads-of-address",
     }
 }
 
-/// Notes refusals. Clones note together.
+/// Counts and logs these events. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct Refusals(Arc<Inner>);
 
@@ -66,7 +67,7 @@ impl Refusals {
         }
     }
 
-    /// Counts a refusal, and logs it unless there were many. The detail may hold what the client has sent.
+    /// Counts an event, and logs it if it is in the sample. The detail may contain what the client sent.
     pub fn note(&self, reason: Reason, client: Option<IpAddr>, detail: &str) {
         self.counter(reason).inc();
         let mut sample = lock(&self.0.samples[reason as usize]);
@@ -86,10 +87,10 @@ impl Refusals {
     }
 }
 
-/// Decides which of many events of one kind are logged.
+/// Selects which of many events of one kind are logged.
 #[derive(Debug, Default)]
 pub struct LogSampler {
-    /// When the present period began.
+    /// The start of the current period.
     since: Option<Instant>,
     logged: u32,
     suppressed: u64,
@@ -97,9 +98,9 @@ pub struct LogSampler {
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sampled {
-    /// Of the period before.
+    /// The number of events of the previous period that were not logged.
     pub suppressed: u64,
-    /// Whether no more are logged in this period.
+    /// True if no further event is logged in this period.
     pub is_last: bool,
 }
 

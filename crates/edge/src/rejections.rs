@@ -1,9 +1,9 @@
-//! Requests that were answered with a problem: all are counted, by its code, and those that were rejected are
-//! logged in samples.
+//! Requests that were answered with a problem: all are counted by problem code, and rejections are logged in
+//! samples.
 //!
-//! A line says who was rejected where and why, under the request's id. It holds no token, no query and no
-//! name of a file. Codes are few, but some come from records and applications, so there is a bound on how
-//! many are told apart.
+//! A log line states the client, the route and the reason, with the request's id. It contains no token, no
+//! query and no file name. There are few codes, but some come from records and applications, so the number of
+//! distinct codes is limited.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::lock::lock;
 use crate::problem::ProblemCode;
 use crate::refusals::{LogSampler, Sampled};
 
-/// How many codes are told apart; further ones are counted as one.
+/// The number of distinct codes; further codes are counted as one.
 const MOST_CODES: usize = 100;
 
 const OTHER: &str = "other";
@@ -38,7 +38,7 @@ pub(crate) struct RejectedRequest<'a> {
     pub(crate) request: &'a str,
 }
 
-/// Notes problems. Clones note together.
+/// Counts and logs problems. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct Rejections(Arc<Mutex<BTreeMap<Cow<'static, str>, CodeCounts>>>);
 
@@ -46,7 +46,7 @@ pub struct Rejections(Arc<Mutex<BTreeMap<Cow<'static, str>, CodeCounts>>>);
 struct CodeCounts {
     count: u64,
     sample: LogSampler,
-    /// Counts them too.
+    /// A counter outside this module that also counts this code.
     counter: Option<Counter>,
 }
 
@@ -55,14 +55,13 @@ impl Rejections {
         registry.register_collector(Box::new(self.clone()));
     }
 
-    /// Has the problems of one code counted in a counter besides.
+    /// Also counts the problems of one code in `counter`.
     pub fn count_in(&self, code: &'static str, counter: Counter) {
         let mut all = lock(&self.0);
         all.entry(Cow::Borrowed(code)).or_default().counter = Some(counter);
     }
 
-    /// Counts an answer with a problem, and logs it if it is a rejection and few of its kind were logged
-    /// lately.
+    /// Counts a response with a problem, and logs it if it is a rejection and in the sample.
     pub(crate) fn note(&self, ProblemCode(code): ProblemCode, rejected: &RejectedRequest<'_>) {
         let admitted = self.count(code.clone(), is_rejection(rejected.status), Instant::now());
         let Some(Sampled { suppressed, is_last }) = admitted else { return };
@@ -97,8 +96,9 @@ impl Rejections {
     }
 }
 
-/// Whether a status says that the client or what it sent is not wanted. What belongs to the course of an
-/// upload, such as a conflict of offsets or an upload that is gone, says nothing of that kind.
+/// Returns whether a status means that the client or the content of its request is rejected. Statuses that
+/// belong to the normal course of an upload, such as a conflict of offsets or an upload that is gone, do not
+/// count.
 fn is_rejection(status: StatusCode) -> bool {
     matches!(status.as_u16(), 400..=403 | 413 | 415 | 421 | 422 | 429 | 431 | 451 | 460 | 507)
 }

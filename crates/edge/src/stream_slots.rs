@@ -1,4 +1,4 @@
-//! The clients that may wait for events at once, on a stream or a long poll.
+//! The limits on clients that wait for events, on a stream or a long poll.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,10 @@ use crate::clients::client_of;
 use crate::problem::Problem;
 use crate::refusals::{Reason, Refusals};
 
-/// When it is worth asking for a seat again.
+/// The time after which a rejected client should retry.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
-/// All seats there are.
+/// All slots for waiting clients.
 #[derive(Debug)]
 pub struct StreamSlots {
     limit: usize,
@@ -24,7 +24,7 @@ pub struct StreamSlots {
     refusals: Refusals,
 }
 
-/// One of them, given back when dropped.
+/// A slot, released when dropped.
 #[derive(Debug)]
 pub struct StreamSlot {
     taken: Arc<AtomicUsize>,
@@ -32,7 +32,7 @@ pub struct StreamSlot {
 }
 
 impl StreamSlots {
-    /// Has `limit` seats, and for each address as many as its share allows.
+    /// Creates `limit` slots in total, of which each address can take as many as `of_address` allows.
     pub fn new(limit: usize, of_address: AddressLimit, metrics: &EdgeMetrics, refusals: Refusals) -> Self {
         Self { limit, of_address, taken: Arc::clone(metrics.streams()), refusals }
     }

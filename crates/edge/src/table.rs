@@ -1,8 +1,8 @@
-//! The route table: which requests are served, who may send them, and what answers them.
+//! The route table: which requests are served, which right each needs, and which handler answers it.
 //!
-//! Owns the lookup of a row by path and method. One row holds the right that a request needs and the handler
-//! that answers it, so nothing is served that was not judged. The rows come from above; this module knows
-//! none of them.
+//! Owns the lookup of a row by path and method. A row holds both the right that a request needs and its
+//! handler, so no request is served without an access check. The rows are passed in; this module knows none
+//! of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,23 +22,23 @@ use crate::problem::Problem;
 /// Answers the requests of a row.
 pub type Handler = Box<dyn Fn(RoutedRequest) -> LocalBoxFuture<'static, HttpResponse> + Send + Sync>;
 
-/// The method that is followed, where it is not the one that was sent.
+/// Returns the effective method, if it is not the one that was sent.
 pub type EffectiveMethod = Box<dyn Fn(&str, &HeaderMap) -> Option<&'static str> + Send + Sync>;
 
-/// Stands for every method: the handler looks at it.
+/// Matches every method: the handler distinguishes them.
 pub const ANY: &str = "*";
 
-/// The methods that a row may be for, in the order in which they are listed.
+/// The methods that a row can be for, in the order in which `Allow` lists them.
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
-/// The label of requests to no address of the table.
+/// The label of requests whose path is not in the table.
 const OTHER: &str = "other";
 
-/// One row: requests with this method to this path need this right, and are answered by this handler.
+/// A row: requests with this method to this path need this right and are answered by this handler.
 pub struct Route {
-    /// A method, or [`ANY`]. A row for GET is one for HEAD too, unless HEAD has its own.
+    /// A method, or [`ANY`]. A row for GET also serves HEAD, unless HEAD has its own row.
     method: &'static str,
-    /// `{name}` stands for a segment, and `{..}` at the end for one or more.
+    /// `{name}` matches one segment, and `{..}` at the end matches one or more.
     path: &'static str,
     needs: Needs,
     handler: Handler,
@@ -47,17 +47,17 @@ pub struct Route {
     is_empty: bool,
 }
 
-/// What the edge has to know of an address to which uploads are sent.
+/// The facts about an address for uploads that the edge needs.
 #[derive(Debug, Clone, Default)]
 pub struct UploadAddress {
-    /// A field of every answer there, unless a handler has set another [`MarkerField`].
+    /// A field of every response at this address, unless a handler has set another [`MarkerField`].
     pub marker: Option<(HeaderName, HeaderValue)>,
-    /// The status of the answer to HEAD when the server is busy, where clients take 503 for the end of an
+    /// The status of the response to HEAD when the server is busy, for clients that take 503 as the end of an
     /// upload.
     pub busy_head: Option<StatusCode>,
 }
 
-/// A field of the answer to a request, in the extensions of the request. It replaces that of the address.
+/// The marker field of the response, in the extensions of the request. It replaces that of the address.
 #[derive(Debug, Clone)]
 pub struct MarkerField(pub Option<(HeaderName, HeaderValue)>);
 
@@ -76,7 +76,7 @@ pub(crate) struct RoutePath {
     allow: String,
 }
 
-/// What metrics and logs call an address: few names, whatever is requested.
+/// The name of an address in metrics and logs: one of a few, whatever is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RouteLabel {
     pub(crate) index: usize,
@@ -87,11 +87,12 @@ pub(crate) struct RouteLabel {
 enum Segment {
     Fixed(&'static str),
     Any,
-    /// One or more.
+    /// One or more segments.
     Rest,
 }
 
-/// What a request to no address of the table needs: what every client may, so that strangers learn nothing.
+/// The needs of a path that is not in the table: a right that every client has, so that strangers learn
+/// nothing.
 const NOWHERE: Needs = Needs::Client(Right::Read);
 
 /// All rows.
@@ -107,7 +108,7 @@ impl Route {
         Self { method, path, needs, handler, label: path, uploads: None, is_empty: false }
     }
 
-    /// Lets metrics and logs call it by the name of something larger.
+    /// Sets the label, so that several paths can share one in metrics and logs.
     #[must_use]
     pub fn labelled(self, label: &'static str) -> Self {
         Self { label, ..self }
@@ -119,7 +120,7 @@ impl Route {
         Self { uploads: Some(address), ..self }
     }
 
-    /// Marks an address where there is nothing: its row is there for what it needs.
+    /// Marks an address without a resource: its row exists only for what it needs.
     #[must_use]
     pub fn for_nothing(self) -> Self {
         Self { is_empty: true, ..self }
@@ -127,7 +128,7 @@ impl Route {
 }
 
 impl RouteTable {
-    /// Of two paths that fit a request, the first counts.
+    /// Builds the table. If two paths match a request, the first one is used.
     pub fn new(rows: impl IntoIterator<Item = Route>, effective_method: EffectiveMethod) -> Self {
         let mut labels = vec![OTHER];
         let mut addresses: Vec<(&'static str, RoutePath)> = Vec::new();
@@ -148,22 +149,22 @@ impl RouteTable {
         Self { addresses, nowhere: Arc::new(RoutePath::of(Vec::new(), Vec::new())), labels, effective_method }
     }
 
-    /// The address of a path, decoded; one without rows if there is none in the table.
+    /// Returns the address of a decoded path; one without rows if the table has none.
     pub(crate) fn find(&self, path: &str) -> &Arc<RoutePath> {
         self.addresses.iter().find(|address| address.fits(path)).unwrap_or(&self.nowhere)
     }
 
-    /// What metrics call addresses; the place of a name is the `index` of its `RouteLabel`.
+    /// Returns the labels of the addresses; the position of a label is the `index` of its `RouteLabel`.
     pub fn labels(&self) -> &[&'static str] {
         &self.labels
     }
 
-    /// The paths of the table and their methods.
+    /// Returns the methods and paths of the table.
     pub fn paths(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.addresses.iter().flat_map(|address| address.rows.iter().map(|row| (row.method, row.path)))
     }
 
-    /// What a request wants.
+    /// Returns the access that a request needs.
     pub fn requested_access<'a>(&self, request: &'a ServiceRequest) -> RequestedAccess<'a> {
         self.requested_access_at(self.find(request.match_info().as_str()), request)
     }
@@ -182,7 +183,7 @@ impl RouteTable {
         RequestedAccess { needs, method, follows, upload: if names_one { named() } else { None } }
     }
 
-    /// What metrics and logs call the address of a path.
+    /// Returns the label of a path in metrics and logs.
     pub fn label_of(&self, path: &str) -> &'static str {
         self.find(path).label.name
     }
@@ -221,9 +222,9 @@ impl RoutePath {
         of(method).or_else(|| if method == "HEAD" { of("GET") } else { None }).or_else(|| of(ANY))
     }
 
-    /// What a request needs: what the row does that will answer it. A row for every method looks at the one
-    /// that is followed, so there it is that one's row. Methods that are not taken need what the first row
-    /// does, so that nobody else learns of it.
+    /// Returns the needs of the row that answers a request. The handler of an [`ANY`] row distinguishes the
+    /// effective method, so for such a row the needs are those of the effective method's row. An unsupported
+    /// method needs what the first row needs, so that nobody without that right learns about the address.
     pub(crate) fn needs(&self, sent: &str, followed: &str) -> Needs {
         let answering = self.row(sent).filter(|row| row.method != ANY);
         answering.or_else(|| self.row(followed)).or(self.rows.first()).map_or(NOWHERE, |row| row.needs)
@@ -237,19 +238,19 @@ impl RoutePath {
         self.rows.first().and_then(|row| row.uploads.as_ref())
     }
 
-    /// The path with nothing in it that a client has chosen.
+    /// Returns the path as defined in the table, without anything that a client has chosen.
     pub(crate) fn pattern(&self) -> &'static str {
         self.rows.first().map_or(OTHER, |row| row.path)
     }
 
-    /// The segment of a path in the place of a `{name}`, as the router has it: `%25`, `%2B` and `%2F` are not
-    /// decoded.
+    /// Returns the segment in the place of the `number`th `{name}`, as the router has it: `%25`, `%2B` and
+    /// `%2F` are not decoded.
     pub(crate) fn parameter<'a>(&self, path: &'a str, number: usize) -> Option<&'a str> {
         let pairs = self.segments.iter().zip(path.split('/').skip(1));
         pairs.filter(|(segment, _)| **segment == Segment::Any).map(|(_, given)| given).nth(number)
     }
 
-    /// The rejection of a method on a listener that only serves reading.
+    /// Returns the problem for a method on a listener that serves only reads.
     pub(crate) fn unless_it_reads(&self, method: &str) -> Option<Problem> {
         let is_empty = self.rows.iter().all(|row| row.is_empty);
         let is_read = is_empty || self.rows.iter().any(|row| row.method == "GET");
@@ -270,13 +271,13 @@ impl RoutedRequest {
         Self { request, payload, address: Arc::clone(address) }
     }
 
-    /// The text in the place of a `{name}` of the path, by its number.
+    /// Returns the decoded text in the place of the `number`th `{name}`, counted from 0.
     pub fn parameter(&self, number: usize) -> String {
         let given = self.address.parameter(self.request.match_info().as_str(), number).unwrap_or_default();
         percent_decode_str(given).decode_utf8_lossy().into_owned()
     }
 
-    /// Answers the request with its row, or says which methods there are.
+    /// Answers the request with its row, or with the methods that the address supports.
     pub(crate) fn answer(self) -> LocalBoxFuture<'static, HttpResponse> {
         let address = Arc::clone(&self.address);
         if let Some(row) = address.row(self.request.method().as_str()) {
@@ -292,7 +293,7 @@ impl RoutedRequest {
     }
 }
 
-/// The segments of a path of the table.
+/// Splits a path of the table into its segments.
 fn segments(path: &'static str) -> Vec<Segment> {
     let segment = |text| match text {
         "{..}" => Segment::Rest,

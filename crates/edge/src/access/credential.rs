@@ -1,6 +1,6 @@
-//! What a request shows for itself, and what that is worth in the place it is for.
+//! Credentials: which one a request presents, and whether it is valid for the resource that is requested.
 //!
-//! Everything is compared in constant time. What is not known is nothing, whatever it looks like.
+//! All secrets are compared in constant time. An unknown text counts as no credential, whatever its form.
 
 use std::borrow::Cow;
 
@@ -17,25 +17,25 @@ use domain::principal::Right;
 use domain::time::Timestamp;
 use keyring::{TokenValidity, is_read_token};
 
-/// What a request can show for itself.
+/// The credential that a request presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Credential {
-    /// Nothing that this server knows.
+    /// No credential that this server knows.
     Nothing,
-    /// The token for reporting on the upload it is about.
+    /// A stage token: permits reports on its upload.
     Stage(UploadId),
-    /// A token for following the upload it is about.
+    /// A read token: permits following its upload.
     Read(UploadId),
-    /// One whose time is over.
+    /// A read token that has expired.
     ExpiredRead,
-    /// The token that clients share.
+    /// The token that all clients share.
     Shared,
     Admin,
 }
 
 impl Access {
-    /// The text that a request shows as its credential: in the header, or a read token in the query where it
-    /// may be there.
+    /// Returns the text that a request presents as its credential: from `Authorization`, or a read token from
+    /// the query where that is allowed.
     pub(super) fn given<'a>(
         &self,
         head: &'a RequestHead,
@@ -44,21 +44,21 @@ impl Access {
     ) -> Result<Cow<'a, [u8]>, Denial<'a>> {
         let in_header = bearer(&head.headers);
         let Some(token) = head.uri.query().and_then(token_in_query) else { return Ok(Cow::Borrowed(in_header)) };
-        // Browsers ask with the same URL whether a page may read it, if the page sends `If-None-Match` or
-        // `Last-Event-ID`.
+        // A page that sends `If-None-Match` or `Last-Event-ID` makes the browser send a preflight to the same
+        // URL.
         let reads = matches!(action, RequestAction::Get | RequestAction::Head | RequestAction::Options);
         if self.query_tokens && follows && reads && in_header.is_empty() && is_read_token(token.as_bytes()) {
             return Ok(Cow::Owned(token.into_bytes()));
         }
-        // Elsewhere clients may have tokens of their own in there, for others.
+        // At other addresses, a client may send a `token` parameter that belongs to another system.
         let is_ours = follows || looks_like_ours(token.as_bytes());
         let is_credential = is_ours | self.is_shared(token.as_bytes()) | self.is_admin(token.as_bytes());
         if is_credential { Err(Denial::TokenInUrl) } else { Ok(Cow::Borrowed(in_header)) }
     }
 
-    /// What a text is wherever it is shown.
+    /// Returns the credential that a text is at every address.
     pub(super) fn known(&self, given: &[u8]) -> Credential {
-        // Both are compared, so that the time tells nothing of which it was.
+        // Both are compared, so that the timing does not reveal which one matched.
         match (self.is_shared(given), self.is_admin(given)) {
             (_, true) => Credential::Admin,
             (true, false) => Credential::Shared,
@@ -66,7 +66,8 @@ impl Access {
         }
     }
 
-    /// What a text is here: some tokens are for one upload.
+    /// Returns the credential that a text is for this request: stage and read tokens are valid for one
+    /// upload.
     pub(super) fn credential(&self, given: &[u8], access: &RequestedAccess<'_>, now: Timestamp) -> Credential {
         match (self.known(given), access.needs, access.upload) {
             (Credential::Nothing, Needs::Upload(Right::Report), Some(upload)) => {
@@ -92,19 +93,20 @@ impl Access {
     }
 }
 
-/// The first `token` of a query.
+/// Returns the value of the first `token` parameter of a query, decoded.
 fn token_in_query(query: &str) -> Option<String> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     pairs.map(|(name, value)| (decoded(name), value)).find(|(name, _)| name == "token").map(|(_, value)| decoded(value))
 }
 
-/// Whether a text has the form of a credential that a server of this kind makes.
+/// Returns whether a text has the form of a credential that Longshore issues.
 fn looks_like_ours(text: &[u8]) -> bool {
     is_read_token(text) || text.starts_with(b"stg_") || text.starts_with(b"lsk_")
 }
 
-/// RFC 9110, 11.1: the scheme is the same in any case.
+/// Returns the bearer credential of `Authorization`, or nothing. The scheme is case-insensitive (RFC 9110,
+/// 11.1).
 pub(super) fn bearer(headers: &HeaderMap) -> &[u8] {
     let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     match given.split_at_checked(b"Bearer ".len()) {

@@ -1,4 +1,4 @@
-//! Why requests are refused, in the words of their answers and of the log.
+//! The reasons for which access is denied, with the problem returned for each and the warnings logged.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,33 +7,33 @@ use actix_web::http::{StatusCode, header};
 use crate::access::credential::Credential;
 use crate::problem::Problem;
 
-/// Why a request is not served. Its answer names what would open it.
+/// The reason why a request is denied. The response names what would grant access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Denial<'a> {
-    /// It needs a credential; the words say which.
+    /// The request needs a credential; the text names it.
     Unauthorized(&'static str),
-    /// Its read token has expired.
+    /// The read token of the request has expired.
     Expired,
-    /// It has a credential in its URL that must not be there.
+    /// The URL contains a credential that is not allowed there.
     TokenInUrl,
-    /// It has one that does not open this.
+    /// The credential of the request does not grant the right that is needed.
     AdminKeyNeeded(&'static str),
-    /// There is no admin key, and it does not come from a program on this machine.
+    /// No admin key is configured, and the request does not come directly from a program on this machine.
     NoAdminKey,
-    /// Clients may not, and it has no admin key.
+    /// The configuration denies this to clients, and the request has no admin key.
     Closed {
         what: &'static str,
         key: &'static str,
         credential: Credential,
     },
-    /// It does not say what it calls this server.
+    /// The host of the request is missing, repeated, or differs from the target.
     UnclearHost,
     ForeignHost(&'a str),
-    /// A page elsewhere is behind it.
+    /// The request was made by a page of an origin that is not allowed.
     CrossSite,
 }
 
-/// Which refusals the log has shown once, because an operator may want them otherwise.
+/// The denials that are logged once each as a warning, because the operator may want to allow these requests.
 #[derive(Debug, Default)]
 pub struct LoggedDenials {
     host: AtomicBool,
@@ -62,7 +62,7 @@ impl LoggedDenials {
     }
 }
 
-/// A client's word, short enough for the log.
+/// Shortens a value that a client sent, for the log.
 fn shortened(text: &str) -> String {
     text.chars().take(100).collect()
 }

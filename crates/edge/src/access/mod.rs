@@ -1,25 +1,26 @@
-//! Who may ask for what: makes a principal of each request, or refuses it.
+//! Access control: turns each request into a [`Principal`], or denies it.
 //!
-//! A row of the route table says what it needs ([`Needs`]):
+//! Each row of the route table states what it needs ([`Needs`]):
 //!
-//! | Needs | Opened by |
+//! | Needs | Granted by |
 //! |---|---|
-//! | nothing | nothing is needed |
-//! | a client's right | the shared token, an admin key. Where there is no token: nothing is needed |
-//! | one of `auth.public_…`, where that closes it | an admin key |
-//! | a right on one upload | what opens everything else; a token for that upload, if it is for that right |
-//! | an operator's right | an admin key; without any, programs on this machine with the shared token, if set |
+//! | nothing | no credential is needed |
+//! | a client's right | the shared token, an admin key. If no token is configured: no credential is needed |
+//! | a client's right that an `auth.public_…` key closes | an admin key |
+//! | a right on one upload | the same as a client's right; a token for that upload, if it grants the right |
+//! | an operator's right | an admin key; without any configured, programs on this machine, with the shared token if set |
 //!
-//! Where there is no token, whoever asks without a key is a stranger, and browsers ask for strangers: any
-//! page can make them send requests to this machine. So a stranger is served only under a host that no page
-//! can give itself, and does nothing on behalf of a page elsewhere. Preflights are answered without a
-//! credential, as browsers send none with them.
+//! If no token is configured, a caller without an admin key is a stranger. Browsers send requests for
+//! strangers: any page can make a browser send requests to this machine. A stranger is therefore served only
+//! under a host name that no page can obtain for itself, and cannot act on behalf of a page of another
+//! origin. Preflights are answered without a credential, because browsers send none with them.
 //!
-//! A read token may be in the query, where `auth.query_tokens` says so. No other credential may be in a URL:
-//! it ends up in logs and histories, so a request that has one there is refused, whatever it is for.
+//! A read token may be in the query if `auth.query_tokens` allows it. No other credential may be in a URL,
+//! because logs and browser histories keep URLs. A request with such a credential in its URL is rejected at
+//! every address.
 //!
-//! The row is found by the path as it is decoded: what is spelled in another way leads to the same row. The
-//! method is the one that will be followed.
+//! The row is looked up by the decoded path, so that differently encoded spellings of a path lead to the same
+//! row. The method that counts is the effective one.
 
 use std::time::Duration;
 
@@ -50,36 +51,36 @@ use denial::Denial;
 use origin::{FetchSite, RequestingPage};
 use request::RequestAction;
 
-/// What opens the server, and to whom.
+/// The credentials that grant access to the server, and the rules for requests without one.
 #[derive(Debug)]
 pub struct Access {
-    /// What opens everything but the administration. `None`: everyone may.
+    /// Grants everything but administration. `None`: no token is needed.
     pub token: Option<Token>,
-    /// What opens everything.
+    /// Each grants everything.
     pub admin_keys: Vec<AdminKeyHash>,
     pub stage_tokens: StageTokens,
     pub read_tokens: ReadTokens,
     pub read_token_lifetime: Duration,
-    /// Whether a read token may be in the query.
+    /// True if a read token is allowed in the query.
     pub query_tokens: bool,
     pub exposure: Exposure,
-    /// What strangers may call this server, besides loopback hosts.
+    /// The hosts under which strangers may address this server, besides loopback hosts.
     pub hosts: Vec<Host<'static>>,
-    /// Whose pages may read answers, and change something without a credential.
+    /// The origins whose pages may read responses, and change something without a credential.
     pub origins: Origins,
     pub client_rights: ClientRights,
     pub logged_denials: LoggedDenials,
 }
 
-/// From where the server can be reached.
+/// The networks from which the server can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposure {
-    /// Nobody but this machine can connect to it.
+    /// Only programs on this machine can connect.
     ThisMachine,
     Network,
 }
 
-/// A token that clients and backends share. It does not print itself.
+/// A token that clients and backends share. `Debug` does not print it.
 pub struct Token(String);
 
 impl Token {
@@ -98,35 +99,36 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// What is said to whoever was let in without the right that is needed. It is never seen while judgement and
-/// rights agree; should they not one day, the smaller of the two holds.
+/// The detail for a request that was admitted but whose principal lacks the needed right. It is never shown
+/// while `judge` and `principal` agree. If they ever differ, the stricter of the two decides.
 const LACKING: &str = "the credential of this request does not grant the required right";
 
-/// All that a request is judged by.
+/// The facts about a request that the decision depends on.
 #[derive(Debug, Clone, Copy)]
 struct AccessCheck<'a> {
     needs: Needs,
     action: RequestAction,
     credential: Credential,
-    /// What it calls this server.
+    /// The host under which the request addresses this server.
     host: RequestHost<'a>,
     page: RequestingPage<'a>,
-    /// Whether a proxy has passed it on.
+    /// True if the request came through a proxy.
     proxied: bool,
 }
 
-/// What a request calls this server, in the address it asks for.
+/// The host under which a request addresses this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequestHost<'a> {
-    /// Nothing in HTTP/1.1, or several things at once.
+    /// No `Host` in HTTP/1.1, or contradictory hosts.
     Unclear,
-    /// Nothing: HTTP/1.0 has no `Host`.
+    /// No host: HTTP/1.0 does not require `Host`.
     Nothing,
     By(&'a str),
 }
 
 impl<'a> RequestHost<'a> {
-    /// RFC 9112, 3.2: one `Host`. It must not differ from a host in the target itself.
+    /// Reads the host of a request. Exactly one `Host` is allowed (RFC 9112, 3.2), and it must not differ
+    /// from the host in the target.
     fn of(head: &'a RequestHead) -> Self {
         let mut named = head.headers.get_all(header::HOST);
         let host = match (named.next(), named.next()) {
@@ -143,7 +145,7 @@ impl<'a> RequestHost<'a> {
 }
 
 impl Access {
-    /// Finds out who sends a request; refuses it if it lacks what it needs at this time.
+    /// Returns the principal of a request. Denies the request if it lacks what it needs at time `now`.
     pub fn admit(
         &self,
         head: &RequestHead,
@@ -177,7 +179,7 @@ impl Access {
         Err(refusal.problem())
     }
 
-    /// Who has sent a request that was admitted.
+    /// Returns the principal of an admitted request.
     fn principal(&self, check: &AccessCheck<'_>) -> Principal {
         let is_open = self.token.is_none() && check.action != RequestAction::Options;
         let (subject, rights) = match check.credential {
@@ -194,21 +196,21 @@ impl Access {
         Principal::new(TenantId::DEFAULT, subject, rights)
     }
 
-    /// Whether a request may see why the server is as it is: it has a credential, or none is needed and it
-    /// comes from a program on this machine.
+    /// Returns whether the response may explain the server's state: the request presents a credential, or
+    /// none is configured and the request comes from a program on this machine.
     pub fn shows_reasons(&self, request: &HttpRequest) -> bool {
         let check = self.check_of(request.head(), Needs::Nothing);
         let is_near = self.exposure == Exposure::ThisMachine && check.comes_straight_from_here();
         check.credential != Credential::Nothing || (self.token.is_none() && is_near)
     }
 
-    /// Whether a request shows what would open the administration. What only operators are to know is shown
-    /// to it.
+    /// Returns whether a request presents what administration requires. Such a request may see what is
+    /// reserved for operators.
     pub fn opens_administration(&self, request: &HttpRequest) -> bool {
         self.judge(&self.check_of(request.head(), Needs::Operator(Right::ReadWebhooks))).is_ok()
     }
 
-    /// What is asked for by looking at something, with what the request shows for itself.
+    /// Returns the check of a read, with the credential in `Authorization`.
     fn check_of<'a>(&self, head: &'a RequestHead, needs: Needs) -> AccessCheck<'a> {
         AccessCheck {
             needs,
@@ -230,7 +232,7 @@ impl Access {
                 return Ok(());
             }
             Credential::Read(_) => return Err(Denial::Unauthorized("a read token allows only GET and HEAD")),
-            // The page is to read that of its own request.
+            // The page needs to read the response to its actual request.
             Credential::ExpiredRead if action == RequestAction::Options => return Ok(()),
             Credential::ExpiredRead => return Err(Denial::Expired),
             Credential::Shared => {}
@@ -246,7 +248,7 @@ impl Access {
                 "send Authorization: Bearer with the webhook-stage-token of a webhook about this upload",
             )),
             Needs::Operator(_) => self.judge_administration(check),
-            // What a token for reading opens, nobody but an operator deletes anything of.
+            // Only an operator may delete at an address that a read token grants.
             Needs::Upload(_) if needs.follows() && action == RequestAction::Delete => self.judge_administration(check),
             Needs::Upload(_) => self.require_token(credential),
             Needs::Client(right) => {
@@ -266,16 +268,16 @@ impl Access {
         Ok(())
     }
 
-    /// Lets in who needs no credential here, unless a page elsewhere may be behind the request.
+    /// Admits a request without a credential, unless a page of another origin may have caused it.
     ///
-    /// A page can have a name of its own mean this machine, and then ask as if it were a page of this server;
-    /// only the host tells. Else its browser says whose page it is: with `Origin` on every request that a
-    /// page could read or that changes something, and with `Sec-Fetch-Site` on all. Who says neither is no
-    /// browser.
+    /// A page can point a DNS name of its own to this machine, and its requests then look like those of a
+    /// page of this server; only the host reveals this. In all other cases the browser states the origin of
+    /// the page: with `Origin` on each request that the page can read or that changes something, and with
+    /// `Sec-Fetch-Site` on every request. A client that sends neither is not a browser.
     fn judge_stranger<'a>(&self, check: &AccessCheck<'a>) -> Result<(), Denial<'a>> {
         let host = match check.host {
             RequestHost::By(host) => host,
-            // No browser speaks HTTP/1.0, so no page is behind it.
+            // Browsers do not use HTTP/1.0, so no page caused this request.
             RequestHost::Nothing if check.page.is_nobodys() && !check.proxied => return Ok(()),
             RequestHost::Nothing | RequestHost::Unclear => return Err(Denial::UnclearHost),
         };
@@ -286,10 +288,10 @@ impl Access {
         let page = &check.page;
         let is_trusted = page.origin.is_some_and(|origin| self.origins.allow(origin)) || page.is_of(host);
         let may = match (check.action, page.site) {
-            // A preflight changes nothing; what a page may do then is in the answer.
+            // A preflight changes nothing; its response states what the page may do.
             (RequestAction::Options, _) => true,
             _ if is_trusted => true,
-            // What a person opens from a page elsewhere, that page cannot read.
+            // A page cannot read what a user opens by following a link from it.
             (RequestAction::Get, FetchSite::Cross) => page.navigates,
             (RequestAction::Head, FetchSite::Cross) => false,
             (
@@ -321,9 +323,9 @@ impl Access {
 }
 
 impl AccessCheck<'_> {
-    /// Whether a request that came from this machine was also meant to be made by a program on it. A proxy
-    /// passes on what comes from elsewhere, and so does a browser: pages may have it ask a loopback address,
-    /// under a name of their own too.
+    /// Returns whether a program on this machine sent the request on its own behalf. Both proxies and
+    /// browsers send requests from this machine on behalf of others: a page can make a browser request a
+    /// loopback address, also under a DNS name that the page controls.
     fn comes_straight_from_here(&self) -> bool {
         let RequestHost::By(host) = self.host else { return false };
         let own_page = match self.page.site {

@@ -1,9 +1,9 @@
-//! What rows of the route table need, and what clients have of it.
+//! The needs of rows of the route table, and the rights that clients have.
 
 use domain::id::UploadId;
 use domain::principal::{Right, Rights};
 
-/// What takes no admin key.
+/// The rights that clients have without an admin key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientRights {
     pub list: bool,
@@ -11,32 +11,32 @@ pub struct ClientRights {
     pub terminate: bool,
 }
 
-/// What a row of the route table needs of whoever calls it.
+/// The right that a row of the route table requires of its callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     Nothing,
-    /// A right that clients have, unless the configuration closes it to them.
+    /// A right that clients have unless the configuration closes it.
     Client(Right),
-    /// A right on the upload that the path names. Tokens for that upload may give it.
+    /// A right on the upload that the path names. A token for that upload can grant it.
     Upload(Right),
-    /// A right as operators have it.
+    /// A right that only operators have.
     Operator(Right),
 }
 
-/// What a request wants, by the row it is for.
+/// The access that a request needs, according to its row.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestedAccess<'a> {
     pub needs: Needs,
-    /// The method that is followed.
+    /// The effective method.
     pub method: &'a str,
-    /// Whether a token that opens one upload for reading is known at this address, with any method.
+    /// True if a read token for one upload is recognized at this address, whatever the method.
     pub follows: bool,
-    /// The upload that the path names, where tokens for it are known.
+    /// The upload that the path names, at addresses where tokens for one upload are recognized.
     pub upload: Option<UploadId>,
 }
 
 impl Needs {
-    /// The right that is needed, whoever has it.
+    /// Returns the right that is needed, of a client or an operator.
     pub fn right(self) -> Option<Right> {
         match self {
             Self::Nothing => None,
@@ -44,15 +44,15 @@ impl Needs {
         }
     }
 
-    /// Whether a token that opens one upload for reading can help.
+    /// Returns whether a read token for one upload can grant this.
     pub(crate) fn follows(self) -> bool {
         matches!(self, Self::Upload(Right::Read | Right::Events))
     }
 }
 
 impl ClientRights {
-    /// What takes an admin key here, if this right does: in words, and
-    /// the key of the configuration that says so.
+    /// If clients need an admin key for a right here, returns a description of the action and the
+    /// configuration key that closes it.
     pub(super) fn not(self, right: Right) -> Option<(&'static str, &'static str)> {
         match right {
             Right::List if !self.list => Some(("listing uploads", "auth.public_list")),
@@ -62,7 +62,7 @@ impl ClientRights {
         }
     }
 
-    /// The rights of whoever is a client here.
+    /// Returns the rights of clients.
     pub(super) fn rights(self) -> Rights {
         let rights = Rights::all().without(&[Right::ReadWebhooks, Right::ManageWebhooks]);
         Right::ALL

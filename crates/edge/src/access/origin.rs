@@ -1,5 +1,5 @@
-//! What a browser says about the page behind a request: its origin, how far that is, and what it wants the
-//! answer for.
+//! The page behind a request, as its browser describes it: its origin, its relation to this server, and the
+//! purpose of the request.
 
 use actix_web::http::header;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -10,15 +10,15 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-/// Origins whose pages may use the server.
+/// The origins whose pages may use the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
     Any,
-    /// Pages of servers on this machine, and those of the server's public address.
+    /// Pages of servers on this machine, and of the server's public address.
     ThisMachine {
         public: Option<String>,
     },
-    /// Exactly these. `https://*.example.com` stands for all with one label there.
+    /// Exactly these. The `*` in `https://*.example.com` matches exactly one label.
     Listed(Vec<String>),
 }
 
@@ -32,7 +32,7 @@ impl Origins {
     }
 }
 
-/// Whether an origin is the rule with one label in place of its `*`.
+/// Returns whether an origin matches a rule with one label in place of its `*`.
 fn fits(origin: &str, rule: &str) -> bool {
     let Some((scheme, rest)) = rule.split_once("*.") else { return false };
     let label = origin.strip_prefix(scheme).and_then(|origin| origin.strip_suffix(rest)?.strip_suffix('.'));
@@ -45,30 +45,30 @@ fn is_loopback(origin: &str) -> bool {
     authority(origin).and_then(Host::of_authority).is_some_and(|host| host.is_loopback())
 }
 
-/// Host and port of an http or https origin.
+/// Returns the host and port of an HTTP or HTTPS origin.
 fn authority(origin: &str) -> Option<&str> {
     origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
 }
 
-/// `Sec-Fetch-Site`: how the page that asks is related to this server, as its browser knows.
+/// `Sec-Fetch-Site`: the relation of the requesting page to this server, as the browser determined it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FetchSite {
-    /// No browser of today says nothing.
+    /// Not sent. All current browsers send it.
     Unsaid,
-    /// A page of this server itself, or nobody but the person at the browser.
+    /// A page of this server, or the user directly.
     Own,
     /// Another origin of the same site.
     Same,
     Cross,
 }
 
-/// What a browser has said.
+/// The description of a page by its browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RequestingPage<'a> {
-    /// As it was sent; what cannot be an origin is empty.
+    /// `Origin` as it was sent; empty if it is repeated or unreadable.
     pub(super) origin: Option<&'a str>,
     pub(super) site: FetchSite,
-    /// Whether the answer replaces what a window shows, where no page can read it.
+    /// True if the response replaces the document in a window, where no page can read it.
     pub(super) navigates: bool,
 }
 
@@ -85,18 +85,19 @@ impl<'a> RequestingPage<'a> {
         Self { origin: only(headers, &header::ORIGIN), site, navigates }
     }
 
-    /// Whether nothing says that there is a page at all.
+    /// Returns whether nothing indicates that a page caused the request.
     pub(super) fn is_nobodys(&self) -> bool {
         self.origin.is_none() && self.site == FetchSite::Unsaid
     }
 
-    /// Whether the page belongs to the server by the host it has asked for.
+    /// Returns whether the origin of the page is the host that the request addresses.
     pub(super) fn is_of(&self, host: &str) -> bool {
         self.origin.and_then(authority).is_some_and(|origin| origin.eq_ignore_ascii_case(host))
     }
 }
 
-/// The value of a field that may stand once; empty where it cannot be read, so that it fits nothing.
+/// Returns the value of a field that is allowed once. A repeated or unreadable value becomes empty, so that
+/// it matches nothing.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name);
     let first: &HeaderValue = values.next()?;

@@ -1,22 +1,22 @@
-//! What a request would do, and whether a proxy has passed it on, by its head alone.
+//! The action of a request and the presence of a proxy, both read from its head.
 
 use actix_web::http::header::HeaderMap;
 
-/// What a request would do.
+/// The action that a request performs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestAction {
-    /// Asks what may be asked, as browsers do before they let a page ask.
+    /// Requests permissions, as browsers do in a preflight.
     Options,
-    /// Asks how things are.
+    /// Reads metadata.
     Head,
     Get,
-    /// Changes something, or has no name that says otherwise.
+    /// Changes something. Unknown methods count as this.
     Write,
     Delete,
 }
 
 impl RequestAction {
-    /// The method is the one that is followed, not the one that was sent.
+    /// Returns the action of the effective method, which can differ from the one that was sent.
     pub(super) fn of(method: &str) -> Self {
         match method {
             "OPTIONS" => Self::Options,
@@ -28,13 +28,14 @@ impl RequestAction {
     }
 }
 
-/// Whether a proxy has passed the request on: each adds fields of its own, and none of these comes from a
-/// program that asks by itself.
+/// Returns whether the request came through a proxy. Proxies add header fields that programs do not send on
+/// their own behalf.
 pub(crate) fn came_through_a_proxy(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| is_added_by_proxies(name.as_str()))
 }
 
-/// Names are in lower case. All that begin like `X-Forwarded-For` count, whichever a proxy makes up next.
+/// Expects a lower-case name. Every name with the prefix `x-forwarded` counts, including ones that future
+/// proxies may introduce.
 fn is_added_by_proxies(name: &str) -> bool {
     const NAMES: [&str; 20] = [
         "forwarded",
