@@ -1,8 +1,8 @@
-//! Reading ahead of the decryption.
+//! Buffered reading below TLS.
 //!
-//! rustls asks for 4 KiB at a time, which costs a fast upload five system calls for each record. This layer
-//! asks the kernel for more when more is there, and holds nothing when nothing is: a slow connection costs no
-//! memory.
+//! rustls reads 4 KiB at a time, which costs a fast upload five system calls for each record. This layer
+//! reads more from the kernel when more is available, and holds no buffer when nothing is: a slow connection
+//! costs no memory.
 
 use std::io;
 use std::io::IoSlice;
@@ -14,16 +14,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-/// As much as rustls asks for.
+/// The size that rustls reads at a time.
 const LEAST: usize = 4 * 1024;
 const MOST: usize = 256 * 1024;
 
-/// A stream of which more is read than is asked for.
+/// A stream that reads more from the kernel than its reader requests.
 #[derive(Debug)]
 pub(super) struct BufferedStream {
     stream: TcpStream,
     read: BytesMut,
-    /// How much to ask for next: more than came last.
+    /// The size of the next read: larger than what the last one returned.
     size: usize,
 }
 
@@ -53,7 +53,7 @@ impl AsyncRead for BufferedStream {
     }
 }
 
-/// Twice as much where all was filled, half where most was empty.
+/// Doubles the size if the last read filled the buffer, and halves it if the read filled less than a quarter.
 fn next_size(size: usize, filled: usize) -> usize {
     match filled {
         _ if filled >= size => (size * 2).min(MOST),

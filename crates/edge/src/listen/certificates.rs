@@ -1,6 +1,7 @@
-//! The certificate in use, which changes when its files do.
+//! The certificate in use, which is reloaded when its files change.
 //!
-//! Promises that there is always one that works: new files are taken only when they fit together.
+//! Promises that a usable certificate is always available: new files replace it only if they match each
+//! other.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,25 +15,25 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::mpsc;
 
-/// Where the certificate and its key are.
+/// The paths of the certificate and its private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {
     pub certificate: PathBuf,
     pub private_key: PathBuf,
 }
 
-/// What is wrong with the files.
+/// The reason why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// In the file with the certificate.
+    /// An error in the certificate file.
     #[error(transparent)]
     Certificate(CertificateFileError),
-    /// In the file with the private key.
+    /// An error in the private key file.
     #[error(transparent)]
     PrivateKey(CertificateFileError),
 }
 
-/// What is wrong with one of them.
+/// The reason why one of the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateFileError {
     #[error("could not read the file: {0}")]
@@ -58,7 +59,7 @@ pub struct Certificates {
     current: RwLock<Arc<CertifiedKey>>,
 }
 
-/// What was in the files, byte for byte.
+/// The content of the files, byte for byte.
 #[derive(Debug, PartialEq, Eq)]
 struct Content {
     certificate: Vec<u8>,
@@ -71,12 +72,12 @@ impl Certificates {
         Ok(Self { files, current: RwLock::new(Arc::new(current)) })
     }
 
-    /// Takes new files as they come: looks every so often, and whenever it is told to. Ends when nobody can
-    /// tell it any more.
+    /// Reloads the files when they change: checks them at each interval of `every`, and at each message.
+    /// Returns when the sender of the messages is dropped.
     pub async fn reload_on_change(self: Arc<Self>, every: Duration, mut reload: mpsc::Receiver<()>) {
         let mut known = None;
         loop {
-            // A first look shows what is there; only what differs from it later is new.
+            // The first pass always loads the files; later ones do so only if the content has changed.
             let found = self.reload(known).await;
             known = Some(found);
             if let Ok(None) = tokio::time::timeout(every, reload.recv()).await {
@@ -85,7 +86,7 @@ impl Certificates {
         }
     }
 
-    /// Reads the files and takes what they hold, if it is not what is known.
+    /// Reads the files, and loads their content if it differs from `known`.
     async fn reload(self: &Arc<Self>, known: Option<Result<Content, String>>) -> Result<Content, String> {
         let this = Arc::clone(self);
         let read = tokio::task::spawn_blocking(move || Content::read(&this.files)).await;
@@ -146,7 +147,8 @@ impl Content {
             .map_err(|error| CertificateError::PrivateKey(CertificateFileError::BadKey(error)))?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
-            // A key that cannot show its public half cannot be compared; the first handshake will.
+            // A key that cannot show its public half cannot be compared. The first handshake will show
+            // whether it matches.
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
             Err(rustls::Error::InconsistentKeys(_)) => {
                 Err(CertificateError::PrivateKey(CertificateFileError::DoesNotFit))

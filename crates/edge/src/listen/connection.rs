@@ -1,4 +1,4 @@
-//! One connection from its acceptance to its end.
+//! One connection, from its acceptance to its end.
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -26,20 +26,20 @@ use crate::listen::{ListenerRole, ListenerSettings, http2, shedding};
 use crate::refusals::Reason;
 use crate::{Edge, middleware};
 
-/// How long a closing connection may take to take in what was sent.
+/// The time that a closing connection has to receive what was sent.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How many connections beyond the share of their address each thread has time for.
+/// The number of connections over the limit of their address that each thread answers at a time.
 const MAX_SHED_PER_THREAD: usize = 16;
 
-/// What answers requests.
+/// The service that answers requests.
 pub(super) type AppService = RcService<Request, ServiceResponse<BoxBody>, actix_web::Error>;
 
-/// The two ends of a connection.
+/// The addresses of both ends of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConnectionAddresses {
     pub(super) peer: Option<SocketAddr>,
-    /// The local one.
+    /// The local address.
     pub(super) local_address: Option<LocalAddress>,
 }
 
@@ -49,7 +49,7 @@ impl ConnectionAddresses {
     }
 }
 
-/// What the connections of one worker thread share.
+/// The state that the connections of one worker thread share.
 #[derive(Clone)]
 pub(super) struct Connections(Rc<Inner>);
 
@@ -57,7 +57,8 @@ struct Inner {
     settings: ListenerSettings,
     edge: web::Data<Edge>,
     slots: ConnectionSlots,
-    /// For those that are told that their address has its share. Others are just closed.
+    /// Slots for connections that receive a response saying that the limit of their address is reached.
+    /// Without a slot, a connection is closed without a response.
     shed_slots: ConnectionSlots,
     stopping: GracefulShutdownSignal,
     answers: AppService,
@@ -84,9 +85,10 @@ impl Connections {
         })))
     }
 
-    /// Serves a connection until it ends, or turns it away.
+    /// Serves a connection until it ends, or sheds it.
     ///
-    /// What not every connection needs is boxed: there may be ten thousand that wait.
+    /// Futures that not every connection needs are boxed, to keep this one small: ten thousand connections
+    /// may be waiting.
     pub(super) async fn serve(&self, stream: TcpStream) {
         let inner = &self.0;
         let addresses = ConnectionAddresses::of(&stream);
@@ -115,14 +117,14 @@ impl Connections {
         }
     }
 
-    /// A trusted proxy brings the connections of many, who are counted by their requests.
+    /// A trusted proxy carries the connections of many clients; limits apply to their requests instead.
     fn take_slot(&self, peer: Option<IpAddr>) -> Result<AddressSlot, LimitReached> {
         let edge = &self.0.edge;
         let counted = peer.filter(|peer| !edge.addresses.proxies.trusts(*peer));
         edge.connections.take(counted)
     }
 
-    /// Under TLS the connection is only closed: a handshake is the costly part.
+    /// Under TLS the connection is closed without a response, because the handshake is the expensive part.
     async fn shed(&self, stream: TcpStream, peer: Option<SocketAddr>, why: Reason) {
         let inner = &self.0;
         inner.edge.refusals.note(why, peer.map(|peer| peer.ip()), "a connection");
@@ -165,10 +167,10 @@ impl Connections {
     }
 }
 
-/// The application, once for each thread.
+/// Creates the application, once for each thread.
 ///
-/// What it knows of itself is left at its default: links are paths or begin with `public_url`, so nobody asks
-/// an app for its scheme or host.
+/// The `AppConfig` keeps its defaults. Links are paths or begin with `public_url`, so nothing reads the
+/// scheme or host of the application.
 async fn answers(edge: web::Data<Edge>, role: ListenerRole) -> Result<AppService, ()> {
     let service = fn_service(move |request: ServiceRequest| {
         let edge = edge.clone();
@@ -178,8 +180,8 @@ async fn answers(edge: web::Data<Edge>, role: ListenerRole) -> Result<AppService
     Ok(boxed::rc_service(app.new_service(()).await?))
 }
 
-/// Small answers go out at once, and a connection ends whose peer takes nothing for that long, be it gone or
-/// just not reading.
+/// Sends small responses without delay, and ends a connection whose peer accepts nothing for this time,
+/// whether the peer is gone or does not read.
 fn prepare(stream: &TcpStream, reader_timeout: Duration) {
     let timeout_ms = u32::try_from(reader_timeout.as_millis()).unwrap_or(u32::MAX);
     let limited = rustix::net::sockopt::set_tcp_user_timeout(stream, timeout_ms).map_err(Into::into);

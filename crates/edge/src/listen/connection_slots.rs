@@ -1,16 +1,16 @@
-//! A bounded number of something, counted across threads.
+//! A limited number of slots, counted across threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// This many may be taken at once.
+/// At most `limit` slots, which can be taken concurrently.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionSlots {
     taken: Arc<AtomicUsize>,
     limit: usize,
 }
 
-/// One of them, given back when dropped.
+/// A slot, released when dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionSlot(Arc<AtomicUsize>);
 
@@ -19,15 +19,15 @@ impl ConnectionSlots {
         Self::counted(limit, Arc::default())
     }
 
-    /// This many, and how many are taken can be read in `taken`.
+    /// Creates `limit` slots. The number of slots in use can be read from `taken`.
     pub(super) fn counted(limit: usize, taken: Arc<AtomicUsize>) -> Self {
         Self { taken, limit }
     }
 
-    /// One of them, if one is left.
+    /// Takes a slot, if one is free.
     pub(super) fn take(&self) -> Option<ConnectionSlot> {
         let one_more = |taken| (taken < self.limit).then_some(taken + 1);
-        // Nothing else is ordered by this count.
+        // No other memory access is ordered by this count.
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(ConnectionSlot(Arc::clone(&self.taken)))
     }

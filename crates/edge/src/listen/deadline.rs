@@ -1,13 +1,13 @@
-//! A deadline that moves, mostly to later, as long as its connection lives.
+//! A deadline that moves, mostly to a later time, for as long as its connection lives.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep};
 
-/// A time by which something must have happened, if there is one now.
+/// The time by which something must have happened, if any is set.
 ///
-/// Moving it costs nothing: the timer below is set again when it goes off and the time has not come yet.
+/// Moving it is cheap: the timer is reset only when it fires before the current deadline.
 pub(crate) struct Deadline {
     at: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -34,7 +34,7 @@ impl Deadline {
         self.at.is_some()
     }
 
-    /// Ready, once, when it has passed. Otherwise the task is woken then, or earlier.
+    /// Ready once, when the deadline has passed. Until then, the task is woken at the deadline or earlier.
     pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));

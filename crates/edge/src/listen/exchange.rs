@@ -1,7 +1,7 @@
-//! What the layers below and above the HTTP/1.1 layer tell each other about the request under way.
+//! State of the current request that the layers below and above the HTTP/1.1 layer share.
 //!
-//! The HTTP layer in between knows nothing of it. Below, bytes are framed into requests, one at a time;
-//! above, requests are answered. Each side learns here what only the other one sees.
+//! The HTTP layer between them knows nothing of it. The layer below frames bytes into requests, one at a
+//! time; the layer above answers requests. Each side learns here what only the other one can observe.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -13,31 +13,30 @@ use bytes::Bytes;
 
 use crate::problem::Problem;
 
-/// The request under way on one connection. Clones speak of the same one.
+/// The current request of one connection. Clones refer to the same one.
 #[derive(Clone, Default)]
 pub(crate) struct Exchange(Rc<State>);
 
 #[derive(Default)]
 struct State {
-    /// Whether all of the answer was handed to the HTTP layer.
+    /// True if the whole response was passed to the HTTP layer.
     is_answered: Cell<bool>,
-    /// Whether some of the request's body has come.
+    /// True if some of the request's body has arrived.
     has_body: Cell<bool>,
-    /// The answer to what could not be read as a request.
+    /// The response to bytes that could not be read as a request.
     rejection: RefCell<Option<Problem>>,
-    /// After how many bytes of the request's body its framing is broken.
+    /// The number of bytes of the request's body after which its framing is invalid.
     breaks_at: Cell<Option<u64>>,
-    /// Whether the connection ends here, without another byte.
+    /// True if the connection ends now, without another byte.
     is_hung_up: Cell<bool>,
 }
 
-/// Stands in the extensions of an answer that is not to be sent: its connection, or its stream, is ended
-/// instead.
+/// Marks a response that must not be sent, in its extensions: its connection or stream is ended instead.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HangUp;
 
 impl Exchange {
-    /// The next request has come.
+    /// Records that the next request has arrived.
     pub(super) fn begin(&self) {
         self.0.is_answered.set(false);
         self.0.breaks_at.set(None);
@@ -48,7 +47,7 @@ impl Exchange {
         self.0.has_body.set(true);
     }
 
-    /// Whether some of the request's body has come, read or not.
+    /// Returns whether some of the request's body has arrived, read or not.
     pub(crate) fn has_body(&self) -> bool {
         self.0.has_body.get()
     }
@@ -57,12 +56,12 @@ impl Exchange {
         self.0.is_answered.get()
     }
 
-    /// The next request is answered with this, whatever it is.
+    /// Makes `problem` the response to the next request, whatever it is.
     pub(super) fn reject(&self, problem: Problem) {
         *self.0.rejection.borrow_mut() = Some(problem);
     }
 
-    /// Whether the refusal was not given yet.
+    /// Returns whether a rejection has not been sent yet.
     pub(super) fn has_rejection(&self) -> bool {
         self.0.rejection.borrow().is_some()
     }
@@ -71,12 +70,13 @@ impl Exchange {
         self.0.rejection.borrow_mut().take()
     }
 
-    /// The framing of the request's body is broken behind this many bytes.
+    /// Records that the framing of the request's body is invalid after `at` bytes.
     pub(super) fn break_body(&self, at: u64) {
         self.0.breaks_at.set(Some(at));
     }
 
-    /// Behind how many bytes the rest of the request's body cannot be read. They may not have been read yet.
+    /// Returns the number of bytes after which the request's body cannot be read. They may not have been read
+    /// yet.
     pub(crate) fn breaks_at(&self) -> Option<u64> {
         self.0.breaks_at.get()
     }
@@ -90,7 +90,7 @@ impl Exchange {
     }
 }
 
-/// The body of an answer. The answer is over when it is dropped.
+/// The body of a response. Dropping it marks the exchange as answered.
 pub(super) struct AnswerBody {
     body: BoxBody,
     _last: ExchangeEnd,

@@ -1,8 +1,7 @@
-//! Watches the heads that come over HTTP/2.
+//! A deadline for request heads over HTTP/2.
 //!
-//! The protocol's library has no deadline for a head that begins and does not end, be it within one frame or
-//! over many (RFC 9113, 4.3 and 6.10). All frames pass here, so it is seen here when a head is under way for
-//! too long.
+//! The h2 library has no deadline for a head that begins and does not end, within one frame or over many (RFC
+//! 9113, 4.3 and 6.10). All frames pass through this layer, which detects a head that takes too long.
 
 use std::io;
 use std::io::IoSlice;
@@ -15,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::listen::deadline::Deadline;
 
-/// What a peer begins with (RFC 9113, 3.4).
+/// The connection preface of a peer (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;
 
 const FRAME_HEAD_BYTES: usize = 9;
@@ -23,7 +22,7 @@ const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-/// A connection whose heads have to come in time.
+/// A connection that enforces a deadline on each head.
 pub(super) struct HeadTimeout<S> {
     wire: S,
     frames: Frames,
@@ -37,18 +36,18 @@ impl<S> HeadTimeout<S> {
     }
 }
 
-/// Where one frame ends and the next begins.
+/// The boundaries of frames.
 #[derive(Debug)]
 struct Frames {
-    /// Of the present frame's payload.
+    /// The bytes left of the current frame's payload.
     left: usize,
     head: [u8; FRAME_HEAD_BYTES],
     head_bytes: usize,
-    /// Whether the present frame is the last one of a head.
+    /// True if the current frame is the last one of a head.
     ends_head: bool,
-    /// Whether a head has begun and not ended.
+    /// True if a head has begun and not ended.
     in_head: bool,
-    /// How many have begun.
+    /// The number of heads that have begun.
     heads: u64,
 }
 

@@ -1,14 +1,15 @@
-//! HTTP/1.1: actix-http speaks it, with two layers of ours around the application and one around the stream.
+//! HTTP/1.1 by actix-http, with two layers of this module around the application and one around the stream.
 //!
-//! Below, a connection is framed into requests that come one at a time and in time (`framing`), is read as
-//! its taker has room (`inflow.rs`), and interim responses are put between the answers (`interim.rs`). Above,
-//! requests get their turn. What both sides must know of the request under way is in `exchange.rs`.
+//! Below actix-http, a connection is framed into requests that arrive one at a time and within their
+//! deadlines (`framing`), is read only as far as the consumer has capacity (`inflow.rs`), and interim
+//! responses are inserted between the responses (`interim.rs`). Above it, requests are passed to the
+//! application. The state of the current request that both sides need is in `exchange.rs`.
 //!
-//! `Expect: 100-continue`: actix-http asks a service of its own whether such a request may go on, says `100
-//! Continue` if so, and calls the application after that. Nobody can refuse by then without having asked for
-//! the body. So here the application itself is that service. It answers, and its answer takes the way of a
-//! refusal, which is the way of any answer; actix-http never says `100`. It is said where a body that has not
-//! come is first read: see `body.rs`.
+//! `Expect: 100-continue`: actix-http calls a separate service to decide whether such a request may continue,
+//! sends `100 Continue` if so, and calls the application afterwards. The application could then reject a
+//! request only after its body was requested. Here the application itself is that service. Its response is
+//! sent the way a rejection by that service is sent, which is the way of all responses, and actix-http never
+//! sends `100 Continue`. It is sent when a body that has not arrived is first read: see `body.rs`.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -48,11 +49,12 @@ pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let in_turn = Http1Service { answers };
     let instead = ExpectService(in_turn.clone());
     let service = HttpService::build()
-        // Both times are kept below, where they hold for every request: see `framing`.
+        // Both deadlines are enforced below, where they apply to each request: see `framing`.
         .client_request_timeout(Duration::ZERO)
         .keep_alive(KeepAlive::Os)
         .client_disconnect_timeout(CLOSE_TIMEOUT)
-        // What is written at once, and kept. Bodies come in pieces that are as large, or much larger.
+        // The amount that is written at a time, and the capacity that is kept. Bodies arrive in pieces of
+        // this size or much larger.
         .h1_write_buffer_size(WRITE_BUFFER_BYTES)
         .on_connect_ext(|stream: &Http1Stream<S>, data| {
             data.insert(stream.exchange.clone());
@@ -64,7 +66,8 @@ pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
             }
         })
         .expect(fn_factory(move || ready(Ok::<_, Infallible>(instead.clone()))))
-        // Without it a stopping server would wait for idle connections. actix-web's own server uses it too.
+        // Without it, a stopping server would wait for idle connections. The server of actix-web uses it,
+        // too.
         .graceful_shutdown_signal(move || {
             let stopping = stopping.clone();
             async move { stopping.notified().await }
@@ -72,10 +75,10 @@ pub(super) async fn http1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     service.h1(fn_factory(move || ready(Ok::<_, Infallible>(in_turn.clone())))).new_service(()).await
 }
 
-/// As much as the HTTP layer begins with.
+/// The initial size in the HTTP layer.
 const WRITE_BUFFER_BYTES: usize = 8 << 10;
 
-/// A connection over which HTTP/1.1 is spoken.
+/// A connection that uses HTTP/1.1.
 pub(super) struct Http1Stream<S> {
     stream: S,
     exchange: Exchange,
@@ -112,7 +115,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http1Stream<S> {
     }
 }
 
-/// The dispatcher makes one buffer of what it writes, so there is no vectored writing to hand on.
+/// The dispatcher writes from a single buffer, so there is no vectored writing to pass on.
 impl<S: AsyncWrite + Unpin> AsyncWrite for Http1Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
@@ -143,7 +146,7 @@ pub(super) struct Http1Service {
     answers: AppService,
 }
 
-/// An answer in the making, and the time for interim responses, which it ends.
+/// A response in progress, and the period for interim responses, which ends with it.
 pub(super) struct AnswerFuture {
     answer: AnswerSource,
     turn: Option<InterimPeriod>,
@@ -152,7 +155,7 @@ pub(super) struct AnswerFuture {
     version: Version,
 }
 
-/// By the application, or made already.
+/// From the application, or already complete.
 type AnswerSource = Either<
     LocalBoxFuture<'static, Result<ServiceResponse<BoxBody>, actix_web::Error>>,
     std::future::Ready<HttpResponse>,
@@ -190,7 +193,7 @@ impl Future for AnswerFuture {
             },
             Either::Right(rejection) => ready!(rejection.poll_unpin(cx)).into(),
         };
-        // Not left to whoever drops this future.
+        // Ends the period now, instead of when this future is dropped.
         self.turn = None;
         if let Some(outflow) = &self.outflow {
             outflow.begin(answer.extensions().contains::<IsDownload>());
@@ -206,7 +209,7 @@ impl Future for AnswerFuture {
             if answer.extensions().contains::<HangUp>() {
                 exchange.hang_up();
             }
-            // The HTTP layer would go on with the rest of a body in chunks.
+            // The HTTP layer would continue with the rest of a chunked body.
             if exchange.breaks_at().is_some() {
                 answer.head_mut().set_connection_type(ConnectionType::Close);
             }
@@ -215,12 +218,12 @@ impl Future for AnswerFuture {
     }
 }
 
-/// The application in the place of the service that lets requests with `Expect` go on: it lets none go on and
-/// gives the answer instead.
+/// The application in place of the service that decides on requests with `Expect`. It never lets such a
+/// request continue; it returns the response instead.
 #[derive(Clone)]
 pub(super) struct ExpectService(Http1Service);
 
-/// Whatever the application answered.
+/// The response of the application.
 pub(super) struct FinalAnswer(Box<Response<BoxBody>>);
 
 impl From<actix_web::Error> for FinalAnswer {

@@ -1,8 +1,8 @@
-//! HTTP/2: one connection, many requests.
+//! HTTP/2: many requests over one connection.
 //!
-//! actix-http's own dispatcher limits neither the number of requests nor the size of their heads, waits for
-//! ever for a peer that takes nothing, and does not end idle connections when the server stops. So this one
-//! stands in its place and hands requests to the same application. Requests are put into the words of
+//! The dispatcher of actix-http limits neither the number of requests nor the size of their heads, waits
+//! indefinitely for a peer that reads nothing, and does not end idle connections when the server stops. This
+//! one replaces it and passes requests to the same application. Requests are translated to the form of
 //! HTTP/1.1, so that nothing above needs to know the difference.
 //!
 //! A connection makes the server hold at most what its window lets its peer send ahead: see `window.rs`.
@@ -39,35 +39,35 @@ use crate::listen::window::{ConsumedBytes, FIRST_WINDOW_BYTES, ReceiveWindow, Wi
 use crate::listen::wire::Wire;
 use crate::listen::write_queue::{CountedStream, WriteQueue};
 
-/// The most that may stand in the head of a request, as much as HTTP/1.1 takes.
+/// The largest head of a request, the same as over HTTP/1.1.
 const MAX_HEAD_BYTES: u32 = 128 * 1024;
 
-/// How much a peer may send in one piece. Large pieces cost less to take apart.
+/// The largest frame that a peer may send. Large frames are cheaper to process.
 const MAX_FRAME_BYTES: u32 = 64 * 1024;
 
-/// How one connection is served.
+/// The settings of HTTP/2 connections.
 #[derive(Debug, Clone)]
 pub struct Http2Settings {
     pub max_streams: u32,
-    /// What a fast connection's window may grow to.
+    /// The largest window of a fast connection.
     pub max_window_bytes: u32,
-    /// What it may grow out of, shared by all connections.
+    /// The budget from which windows grow, shared by all connections.
     pub budget: WindowBudget,
 }
 
-/// How long peers are waited for.
+/// The times to wait for a peer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Http2Timeouts {
-    /// For the beginning of the connection, and for each head.
+    /// For the start of the connection, and for each head.
     pub(super) head: Duration,
-    /// For the next request when none is under way.
+    /// For the next request when none is open.
     pub(super) idle: Duration,
-    /// For the peer to take more of an answer.
+    /// For the peer to read more of a response.
     pub(super) readers: ReaderTimeouts,
 }
 
-/// Serves a connection until it ends, is idle for too long, or, when `stopping`, its last request is
-/// answered.
+/// Serves a connection until it ends, is idle for too long, or, after `stopping` completes, its last request
+/// is answered.
 pub(super) async fn serve(
     mut wire: Wire,
     addresses: ConnectionAddresses,
@@ -77,7 +77,7 @@ pub(super) async fn serve(
     stopping: impl Future<Output = ()>,
 ) -> Result<(), h2::Error> {
     drive(&mut wire, addresses, answers, settings, timeouts, stopping).await?;
-    // Closing with unread bytes would reset the connection, and the reset can overtake the last answer.
+    // Closing with unread bytes would reset the connection, and the reset can overtake the last response.
     let _ = timeout(CLOSE_TIMEOUT, tokio::io::copy(&mut wire, &mut tokio::io::sink())).await;
     Ok(())
 }
@@ -138,7 +138,7 @@ async fn drive(
             () = poll_fn(|cx| window.poll_earned(cx)) => window.grow(&mut connection),
             () = tokio::time::sleep_until(running.0.quiet_since.get() + patience) => {
                 let busy = running.0.count.get() > 0 || connection.has_streams();
-                // Whoever has not taken the farewell by now takes nothing.
+                // A peer that has not accepted the GOAWAY by now accepts nothing.
                 if leaving && !busy {
                     return Ok(());
                 }
@@ -149,7 +149,7 @@ async fn drive(
                 running.0.quiet_since.set(Instant::now());
             }
             () = &mut stopping, if !leaving => {
-                // Requests under way are answered; the connection ends with the last of them.
+                // Open requests are answered; the connection ends with the last of them.
                 connection.graceful_shutdown();
                 leaving = true;
                 running.0.quiet_since.set(Instant::now());
@@ -158,7 +158,7 @@ async fn drive(
     }
 }
 
-/// What the answers of one connection share.
+/// The state that the responses of one connection share.
 #[derive(Clone)]
 struct AnswerContext {
     answers: AppService,
@@ -168,13 +168,13 @@ struct AnswerContext {
     pauses: Pauses,
 }
 
-/// The requests of one connection that are under way.
+/// The open requests of one connection.
 #[derive(Default)]
 struct OpenRequests(Rc<RequestCount>);
 
 struct RequestCount {
     count: Cell<u32>,
-    /// When the last of them ended, or was looked for in vain.
+    /// The start of the current idle period: the time when the last of them ended, or of the last idle check.
     quiet_since: Cell<Instant>,
     ended: Notify,
 }
@@ -185,7 +185,7 @@ impl Default for RequestCount {
     }
 }
 
-/// One of them, until dropped.
+/// An open request, until dropped.
 struct OpenRequest(Rc<RequestCount>);
 
 impl OpenRequests {
@@ -211,7 +211,7 @@ fn begin(
     each: &AnswerContext,
     underway: Option<OpenRequest>,
 ) {
-    // Requests that their peer has reset do not count for the protocol, but their handlers may not have ended
+    // A request that its peer has reset no longer counts for the protocol, but its handler may not have ended
     // yet.
     let Some(underway) = underway else {
         return respond.send_reset(Reason::REFUSED_STREAM);
@@ -231,7 +231,7 @@ fn begin(
     });
 }
 
-/// A request as HTTP/1.1 would have brought it. `None` if that cannot be.
+/// Translates a request to the form it would have over HTTP/1.1. Returns `None` if that is impossible.
 fn to_http1(
     request: ::http::Request<RecvStream>,
     addresses: ConnectionAddresses,
@@ -257,8 +257,7 @@ fn to_http1(
     if let Some(authority) = parts.uri.authority() {
         head.headers.insert(header::HOST, HeaderValue::from_str(authority.as_str()).ok()?);
     }
-    // RFC 9113, 8.2.2: this field never comes from a peer. A body of unknown size is announced by nothing at
-    // all.
+    // RFC 9113, 8.2.2: a peer cannot send this field. Over HTTP/2, no field announces a body of unknown size.
     if has_body && !head.headers.contains_key(header::CONTENT_LENGTH) {
         head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
@@ -268,7 +267,7 @@ fn to_http1(
     Some(request)
 }
 
-/// A request's body. Its peer may send more as it is taken, not before.
+/// The body of a request. Its peer may send more only as the body is consumed.
 struct Http2Body {
     stream: RecvStream,
     taken: ConsumedBytes,
@@ -291,11 +290,12 @@ impl Stream for Http2Body {
     }
 }
 
-/// Has a request answered and sends the answer, unless the peer loses interest first.
+/// Answers a request and sends the response, unless the peer resets the stream first.
 ///
-/// The handler is dropped then, as HTTP/1.1 does it when a connection is reset. One that is given a body
-/// learns of it from the body, after all that has arrived: dropping it would lose that. What is left of the
-/// body when the answer is out is refused by the protocol itself: RFC 9113, 8.1, RST_STREAM with NO_ERROR.
+/// In that case the handler is dropped, as over HTTP/1.1 when a connection is reset. A handler with a body
+/// learns of the reset from the body, after all bytes that have arrived, because dropping it would lose them.
+/// The protocol itself rejects what is left of the body after the response: RFC 9113, 8.1, RST_STREAM with
+/// NO_ERROR.
 async fn answer(
     each: &AnswerContext,
     request: Request,
@@ -328,7 +328,8 @@ async fn answer(
     send(body, reader).await
 }
 
-/// The head of an answer without what only HTTP/1.1 has, and whether it is all there is.
+/// Returns the head of a response without the fields that only HTTP/1.1 has, and whether the response has no
+/// body.
 fn to_http2(response: &actix_http::Response<()>, size: BodySize) -> (Response<()>, bool) {
     const OF_HTTP1: [HeaderName; 3] = [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
     let mut head = Response::new(());
@@ -344,7 +345,7 @@ fn to_http2(response: &actix_http::Response<()>, size: BodySize) -> (Response<()
             add(name.as_str(), value.as_bytes());
         }
     }
-    // RFC 9110, 8.6: these have no length, not even none.
+    // RFC 9110, 8.6: these have no `Content-Length`, not even 0.
     let may_have_length = !matches!(response.status().as_u16(), 204 | 304);
     if let (BodySize::Sized(bytes), true) = (size, may_have_length) {
         add("content-length", bytes.to_string().as_bytes());
@@ -355,13 +356,13 @@ fn to_http2(response: &actix_http::Response<()>, size: BodySize) -> (Response<()
     (head, size.is_eof() || !may_have_length)
 }
 
-/// When an answer is given, which is no deadline of anything.
+/// The current time for the `Date` field. No deadline depends on it.
 #[expect(clippy::disallowed_methods, reason = "RFC 9110, 6.6.1: the date is that of the machine")]
 fn date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }
 
-/// Who takes an answer.
+/// The stream of a response, and the deadline of its reader.
 struct AnswerStream {
     stream: SendStream<Bytes>,
     queue: WriteQueue,
@@ -369,8 +370,8 @@ struct AnswerStream {
 }
 
 async fn send(body: BoxBody, mut reader: AnswerStream) -> Result<(), h2::Error> {
-    // Of an answer of known length nothing more is taken before the reader has room for it. Of another one
-    // nobody knows whether more will come; it holds little.
+    // If the length is known, nothing more is taken from the body before the reader has capacity for it. If
+    // it is unknown, more may never come, so the body is polled; such a body holds little.
     let mut left = match body.size() {
         BodySize::Sized(bytes) => bytes,
         BodySize::None | BodySize::Stream => 0,
@@ -392,7 +393,7 @@ async fn send(body: BoxBody, mut reader: AnswerStream) -> Result<(), h2::Error> 
                     return Ok(());
                 }
             }
-            // Why was logged where it happened. The peer must not take what it has for the whole.
+            // The cause was logged where it occurred. The peer must not mistake a part for the whole.
             Some(Err(_)) => {
                 reader.stream.send_reset(Reason::INTERNAL_ERROR);
                 return Ok(());
@@ -402,7 +403,7 @@ async fn send(body: BoxBody, mut reader: AnswerStream) -> Result<(), h2::Error> 
 }
 
 impl AnswerStream {
-    /// Sends as the peer takes; whether it took all of it.
+    /// Sends a chunk as the peer reads. Returns whether the peer accepted all of it.
     async fn take(&mut self, mut chunk: Bytes) -> Result<bool, h2::Error> {
         while !chunk.is_empty() {
             let Some(capacity) = self.capacity(chunk.len()).await? else { return Ok(false) };
@@ -414,13 +415,14 @@ impl AnswerStream {
         Ok(true)
     }
 
-    /// How much of `wanted` the peer and its connection have room for, as soon as they have any; `None` when
-    /// the peer has lost interest or used up its time.
+    /// Returns how many of the `wanted` bytes the peer and its connection have capacity for, as soon as they
+    /// have any; `None` if the peer has reset the stream or its deadline has passed.
     async fn capacity(&mut self, wanted: usize) -> Result<Option<usize>, h2::Error> {
         let Self { stream, queue, patience } = self;
         stream.reserve_capacity(wanted);
         let capacity = async {
-            // The connection's comes last: it must not be gone again when the peer's has come.
+            // The capacity of the connection is checked last: it must not be gone when that of the peer
+            // becomes available.
             let capacity =
                 if stream.capacity() > 0 { Some(Ok(stream.capacity())) } else { poll_capacity(stream).await };
             queue.wait_for_capacity().await;

@@ -1,13 +1,14 @@
-//! How far a connection is read ahead of whoever takes its bytes.
+//! Limits on how far a connection is read ahead of the consumer of its bytes.
 //!
-//! The HTTP layer reads what it can get, up to some hundred KiB that nobody may have room for yet. While a
-//! taker has set an allowance, no more than that is read (and what one read brings with it), and reading goes
-//! on when more is asked for. So memory for uploads is what their buffers hold; what does not fit waits in
-//! the socket, and with it the client.
+//! The HTTP layer reads as much as is available, up to some hundred KiB for which no consumer may have
+//! memory. While a consumer has set an allowance, no more than that is read (plus what one read returns
+//! beyond it), and reading resumes when the consumer allows more. Memory for uploads is therefore what their
+//! buffers hold. What does not fit waits in the socket, and the client waits with it.
 //!
-//! The HTTP layer's own buffer grows with what is read at once, and keeps its size. A connection with a large
-//! body takes a grant for that out of [`ReadAhead`], and keeps it until it ends. One that finds none left is
-//! metered: its body is read a few KiB at a time, as it is asked for, and its buffer stays as it began.
+//! The HTTP layer's own buffer grows with the bytes that are read at a time, and keeps its size. A connection
+//! with a large body takes a grant for that from [`ReadAhead`], and keeps it until the connection ends. A
+//! connection that gets no grant is metered: its body is read a few KiB at a time on demand, and its buffer
+//! keeps its initial size.
 
 use std::cell::{Cell, OnceCell};
 use std::pin::Pin;
@@ -19,17 +20,17 @@ use std::{fmt, io};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Who allows no more than this is slow, and is to hold little.
+/// A consumer that allows no more than this at a time is slow, and should hold little memory.
 pub(super) const SLOW_BYTES: usize = 4 * 1024;
 
-/// With less room than this, actix-http wants 8 KiB before it reads on.
+/// With less free capacity than this, actix-http reserves 8 KiB before it reads on.
 const LOW_ROOM_BYTES: usize = 1024;
 
-/// What the buffer of a connection may grow to: actix-http stops reading at 128 KiB, and a buffer doubles as
-/// it grows.
+/// The size to which the buffer of a connection can grow: actix-http stops reading at 128 KiB, and a buffer
+/// doubles when it grows.
 const GRANT_BYTES: u64 = 256 * 1024;
 
-/// Memory for the buffers of connections that bring large bodies. Clones share it.
+/// Memory for the buffers of connections with large bodies. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ReadAhead(Arc<Semaphore>);
 
@@ -40,7 +41,7 @@ impl ReadAhead {
         Self(Arc::new(Semaphore::new(grants.min(Semaphore::MAX_PERMITS))))
     }
 
-    /// How much of it is left.
+    /// Returns the bytes that are not granted.
     pub fn free_bytes(&self) -> u64 {
         u64::try_from(self.0.available_permits()).unwrap_or(u64::MAX).saturating_mul(GRANT_BYTES)
     }
@@ -50,26 +51,27 @@ impl ReadAhead {
     }
 }
 
-/// What may be read of one connection. Clones speak of the same one.
+/// The allowance of one connection. Clones refer to the same connection.
 #[derive(Clone, Default)]
 pub(crate) struct Inflow(Rc<State>);
 
 #[derive(Default)]
 struct State {
-    /// `None`: nobody has set a limit.
+    /// `None`: there is no limit.
     allowance_bytes: Cell<Option<usize>>,
-    /// `None`: its buffer may grow without a grant.
+    /// `None`: the buffer of the connection may grow without a grant.
     read_ahead: Option<ReadAhead>,
     grant: OnceCell<OwnedSemaphorePermit>,
-    /// The body under way is read only as it is asked for, and nobody has taken it over.
+    /// True if the current body is read only on demand, and no consumer has set a limit for it.
     is_held: Cell<bool>,
     reader: Cell<Option<Waker>>,
-    /// The peer sends nothing more, or is gone.
+    /// True if the peer has closed its side of the connection, or is gone.
     has_ended: Cell<bool>,
     end_waiter: Cell<Option<Waker>>,
 }
 
-/// Somebody who takes the bytes of a connection as it has room for them. When it is gone, there is no limit.
+/// A consumer that limits the reads of a connection to its own capacity. Dropping it removes the limit; a
+/// metered connection is then read on demand again.
 pub struct ReadLimit(Inflow);
 
 impl fmt::Debug for ReadLimit {
@@ -79,23 +81,23 @@ impl fmt::Debug for ReadLimit {
 }
 
 impl Inflow {
-    /// Of a connection whose buffer may grow only with a grant.
+    /// Creates the state of a connection whose buffer may grow only with a grant.
     pub(super) fn metered(read_ahead: ReadAhead) -> Self {
         Self(Rc::new(State { read_ahead: Some(read_ahead), ..State::default() }))
     }
 
-    /// Nothing more is read until the taker allows it.
+    /// Stops reading until the returned limit allows it.
     pub(crate) fn limit_reads(&self) -> ReadLimit {
         self.0.is_held.set(false);
         self.set(Some(0));
         ReadLimit(self.clone())
     }
 
-    /// A large body begins. Without a grant no more than a little of it is read until it is asked for.
-    /// `handed_bytes` of what was read before have yet to be handed on.
+    /// Begins a large body. Without a grant, only a little of it is read before it is polled. `handed_bytes`
+    /// of what was read before are still to be passed on.
     pub(super) fn begin_body(&self, handed_bytes: usize) {
         if let Some(grant) = self.0.read_ahead.as_ref().filter(|_| self.is_metered()).and_then(ReadAhead::take) {
-            // It was empty a moment ago.
+            // It was empty before.
             let _ = self.0.grant.set(grant);
         }
         if self.is_metered() {
@@ -104,14 +106,14 @@ impl Inflow {
         }
     }
 
-    /// Somebody waits for the body.
+    /// Records that the body was polled and no bytes were available.
     pub(crate) fn want_body(&self) {
         if self.0.is_held.get() && self.0.allowance_bytes.get().is_some_and(|allowance| allowance < SLOW_BYTES) {
             self.set(Some(SLOW_BYTES));
         }
     }
 
-    /// No body is under way any more: what comes is read again.
+    /// Ends the current body, so that reading continues without a limit.
     pub(super) fn end_body(&self) {
         if self.0.is_held.replace(false) {
             self.set(None);
@@ -122,7 +124,7 @@ impl Inflow {
         self.0.read_ahead.is_some() && self.0.grant.get().is_none()
     }
 
-    /// Reads as much as is allowed. Pending when nothing is, until it is.
+    /// Reads as much as is allowed. Pending until something is allowed.
     pub(super) fn poll_read(
         &self,
         stream: Pin<&mut impl AsyncRead>,
@@ -160,7 +162,7 @@ impl Inflow {
         .await;
     }
 
-    /// How much may be taken of bytes that were read already. Pending when nothing may, until something may.
+    /// Returns how many of the bytes that were already read may be passed on. Pending until some may.
     pub(super) fn poll_allowed(&self, cx: &Context<'_>) -> Poll<usize> {
         match self.0.allowance_bytes.get() {
             None => Poll::Ready(usize::MAX),
@@ -172,7 +174,7 @@ impl Inflow {
         }
     }
 
-    /// So much of them was taken.
+    /// Subtracts bytes that were passed on from the allowance.
     pub(super) fn took(&self, bytes: usize) {
         self.0.allowance_bytes.set(self.0.allowance_bytes.get().map(|allowance| allowance.saturating_sub(bytes)));
     }
@@ -188,7 +190,7 @@ impl Inflow {
 }
 
 impl ReadLimit {
-    /// Lets so many bytes be read, or less at a time where the connection has no grant.
+    /// Allows the next `bytes` bytes to be read, or fewer at a time if the connection has no grant.
     pub fn allow(&self, bytes: usize) {
         let most = if self.0.is_metered() { SLOW_BYTES } else { usize::MAX };
         self.0.set(Some(bytes.min(most)));
@@ -203,10 +205,10 @@ impl Drop for ReadLimit {
     }
 }
 
-/// How much of the `room` in the HTTP layer's buffer is filled in one go.
+/// Returns how much of the `room` in the HTTP layer's buffer one read may fill.
 ///
-/// The buffer grows to twice its size, and stays so, when what was just read does not fit into the room left
-/// beside it. That is good for a fast upload. For a slow one it would be half of all the memory it takes.
+/// The buffer doubles, and keeps its size, when the bytes just read do not fit into the free capacity beside
+/// them. This is good for a fast upload. For a slow one it would be half of all the memory that it needs.
 fn read_at_once(room: usize, allowance_bytes: Option<usize>) -> u64 {
     let slow = allowance_bytes.is_some_and(|bytes| bytes <= SLOW_BYTES);
     let most = match room {
@@ -225,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that is read as it is allowed.
+    /// A stream that is read as far as it is allowed.
     struct Metered<S> {
         stream: S,
         inflow: Inflow,
@@ -262,7 +264,8 @@ mod tests {
         assert_eq!(rest.len(), 100_000 - 6_000 - 6_000 - (6_000 - LOW_ROOM_BYTES));
     }
 
-    /// Reads drops of a slow upload as actix-http does, and gives the size of its buffer then.
+    /// Reads the small pieces of a slow upload as actix-http does, and returns the largest size of its
+    /// buffer.
     async fn buffer_after(drop_bytes: usize, slow: bool) -> usize {
         const BUFFER_BYTES: usize = 8 * 1024;
         let (mut near, far) = tokio::io::duplex(BUFFER_BYTES);
@@ -271,7 +274,7 @@ mod tests {
         let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
         let mut largest = 0;
         for _ in 0..100 {
-            // The runtime lets a task read so often before others have their turn.
+            // The runtime limits the number of reads of a task before it must yield.
             tokio::task::yield_now().await;
             near.write_all(&vec![7; drop_bytes]).await.unwrap();
             read_limit.allow(if slow { SLOW_BYTES } else { BUFFER_BYTES });

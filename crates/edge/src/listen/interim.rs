@@ -1,22 +1,22 @@
-//! Interim responses: what a client is told of its request before the answer.
+//! Interim responses: information for a client before the response to its request.
 //!
-//! actix-http has no words for them, so they are written below it, between what it writes. That an interim
-//! response never ends up inside another response rests on its dispatcher (3.20, `h1/dispatcher.rs`), and on
-//! four rules here:
+//! actix-http cannot send them, so they are written below it, between the bytes that it writes. That an
+//! interim response never ends up inside another response depends on its dispatcher (3.20,
+//! `h1/dispatcher.rs`) and on four rules:
 //!
-//! - The dispatcher serves one request at a time. It calls the application with the next one when the last
-//!   answer stands whole in its write buffer. Bytes of that may be unsent for long, so whoever wants to tell
-//!   something is **queued**, and nothing is written at that moment.
-//! - It flushes its stream only when that buffer is empty. So **only a flush begins to write**: nothing of an
-//!   earlier answer is above us any more.
-//! - The future that answers a request ends before its answer is put into the buffer, and no flush is in
-//!   between. With that future **its turn ends**: what was queued is dropped, and handles that are left send
-//!   nothing.
-//! - A peer may take only half of an interim response. **What has begun is
-//!   finished** before a byte of an answer is taken.
+//! - The dispatcher serves one request at a time. It calls the application with the next request when the
+//!   last response is completely in its write buffer. Bytes of that response may be unsent for long, so an
+//!   interim response is **queued**, and nothing is written at that moment.
+//! - The dispatcher flushes its stream only when that buffer is empty. So **only a flush begins to write**:
+//!   no bytes of an earlier response are left above this layer.
+//! - The future that answers a request ends before its response is put into the buffer, with no flush in
+//!   between. With that future **its period ends**: queued interim responses are dropped, and remaining
+//!   handles send nothing.
+//! - A peer may accept only a part of an interim response. **An interim response that has begun is finished**
+//!   before a byte of a response is accepted.
 //!
-//! Nobody needs to be woken: a handler is polled in the task of its connection, and after each such poll that
-//! task flushes. A handle used in another task is heard no earlier than the connection's next poll.
+//! No wake-up is needed: a handler is polled in the task of its connection, and that task flushes after each
+//! poll. What a handle queues from another task is sent no earlier than the next poll of the connection.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -31,14 +31,15 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
-/// The most that waits to be written for one connection. A peer that does not read is told no more than that.
+/// The largest number of bytes queued for one connection. A peer that does not read receives no more than
+/// that.
 const MAX_QUEUED_BYTES: usize = 8 * 1024;
 
-/// Lets a handler tell its client something before the answer. Clones speak for the same request.
+/// Lets a handler send interim responses to its client. Clones belong to the same request.
 #[derive(Clone)]
 pub struct Interim {
     connection: Interims,
-    /// What the connection counted when the turn of this request began.
+    /// The value of `State::turns` when the period of this request began.
     turn: u64,
 }
 
@@ -48,32 +49,32 @@ impl fmt::Debug for Interim {
     }
 }
 
-/// The interim responses of one connection. Clones speak of the same one.
+/// The interim responses of one connection. Clones refer to the same connection.
 #[derive(Clone, Default)]
 pub(super) struct Interims(Rc<State>);
 
 #[derive(Default)]
 struct State {
-    /// Counts beginnings and ends of turns, so that it never has the same value in two of them.
+    /// Counts starts and ends of periods, so that no two periods have the same value.
     turns: Cell<u64>,
-    /// Whole responses that nothing was written of, all of the present turn.
+    /// Complete responses of the current period of which nothing was written yet.
     queued: RefCell<Vec<u8>>,
 }
 
-/// The time in which interim responses for one request can be sent. Ends when dropped.
+/// The period in which interim responses for one request can be sent. Ends when dropped.
 pub(super) struct InterimPeriod(Interim);
 
 impl Interim {
-    /// The handle for this request; `None` where none can be sent: HTTP/1.0 knows no interim responses, and
-    /// over HTTP/2 we send none.
+    /// Returns the handle for this request; `None` if no interim responses can be sent: HTTP/1.0 does not
+    /// have them, and this server sends none over HTTP/2.
     pub fn of(request: &impl HttpMessage) -> Option<Self> {
         request.extensions().get::<Self>().cloned()
     }
 
-    /// Tells the client `104 Upload Resumption Supported`, and whether it could be: not once the answer has
-    /// begun, and not while the client leaves too much unread.
+    /// Sends `104 Upload Resumption Supported`. Returns false if that is impossible: the response has begun,
+    /// or the client leaves too much unread.
     ///
-    /// Names and values cannot break out of their lines: their types allow no control characters.
+    /// Names and values cannot break out of their lines, because their types allow no control characters.
     pub fn send_104(&self, fields: &[(HeaderName, HeaderValue)]) -> bool {
         let mut response = b"HTTP/1.1 104 Upload Resumption Supported\r\n".to_vec();
         for (name, value) in fields {
@@ -86,8 +87,8 @@ impl Interim {
         waiting + response.len() <= MAX_QUEUED_BYTES && self.queue(&response)
     }
 
-    /// Tells a client that asked for it to send the body, and whether it could be. To be called once: there
-    /// is always room for it.
+    /// Sends `100 Continue` to a client that expects it. Returns false if the response has begun. Call it
+    /// once; there is always capacity for it.
     pub(crate) fn send_continue(&self) -> bool {
         self.queue(b"HTTP/1.1 100 Continue\r\n\r\n")
     }
@@ -106,7 +107,8 @@ impl Interim {
 }
 
 impl InterimPeriod {
-    /// Begins the turn of a request, if it can have one, and puts the handle where [`Interim::of`] finds it.
+    /// Begins the period of a request, if it can have one, and stores the handle where [`Interim::of`] finds
+    /// it.
     pub(super) fn begin(request: &Request) -> Option<Self> {
         let connection = request.conn_data::<Interims>().filter(|_| request.head().version == Version::HTTP_11)?;
         let interim = Interim { connection: connection.clone(), turn: connection.count() };
@@ -132,11 +134,11 @@ impl Interims {
     }
 }
 
-/// Writes the interim responses of a connection between everything else that is written to it.
+/// Writes the interim responses of a connection between all other bytes written to it.
 #[derive(Default)]
 pub(super) struct Interleaver {
     interims: Interims,
-    /// What is left of those that have begun.
+    /// The rest of the interim responses that have begun.
     begun: Bytes,
 }
 
@@ -145,7 +147,7 @@ impl Interleaver {
         &self.interims
     }
 
-    /// Ready when nothing stands in the way of other bytes.
+    /// Ready when no part of an interim response is left to write, so that other bytes may follow.
     pub(super) fn poll_finish(
         &mut self,
         mut stream: Pin<&mut impl AsyncWrite>,
@@ -160,7 +162,7 @@ impl Interleaver {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes all there is. To be called when everything else has been written.
+    /// Writes all queued interim responses. Must be called only when all other bytes have been written.
     pub(super) fn poll_write_queued(
         &mut self,
         mut stream: Pin<&mut impl AsyncWrite>,

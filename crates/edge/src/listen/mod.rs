@@ -1,9 +1,9 @@
-//! How connections come in: listening, who gets a place, and what speaks with whom.
+//! Connections: listening, limits on their number, TLS and the HTTP versions.
 //!
-//! Owns every socket from its acceptance to its end. Promises that no peer holds one for nothing: each wait
-//! for a peer has a limit, and so has the number of connections. Connections are accepted by actix-server and
-//! handed to this module's own service instead of actix-web's `HttpServer`, which offers no place for any of
-//! that. It knows nothing of what is asked and answered on a connection.
+//! Owns every socket from its acceptance to its end. Promises that no peer holds a connection indefinitely:
+//! each wait for a peer has a limit, and so does the number of connections. actix-server accepts connections
+//! and passes them to the service of this module, instead of actix-web's `HttpServer`, which supports none of
+//! this. It knows nothing of the content of requests and responses.
 
 mod buffered;
 pub mod certificates;
@@ -41,50 +41,51 @@ use connection_slots::ConnectionSlots;
 pub use inflow::ReadAhead;
 use tls::Tls;
 
-/// How many connections wait in the kernel to be accepted.
+/// The number of connections that wait in the kernel to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// How many connections beyond the limit may be open just to be told so. More wait in the kernel.
+/// The number of connections over the limit that may be open at a time to receive a rejection. Further ones
+/// wait in the kernel.
 pub const MAX_SHED_AT_ONCE: usize = 128;
 
-/// What a listener is for.
+/// The requests that a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerRole {
     All,
-    /// Everything that changes nothing.
+    /// Only requests that change nothing.
     Reading,
 }
 
-/// How long a peer is waited for.
+/// The times to wait for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// For the head of a request, from its first byte.
     pub header: Duration,
-    /// How long a connection may wait for its next request.
+    /// For the next request of an idle connection.
     pub keep_alive: Duration,
-    /// How long a peer may take nothing of a download.
+    /// For a peer that reads nothing of a download.
     pub reader: Duration,
-    /// How long a peer may take nothing of any other answer.
+    /// For a peer that reads nothing of any other response.
     pub answer: Duration,
 }
 
-/// How one listener behaves.
+/// The settings of one listener.
 #[derive(Clone)]
 pub struct ListenerSettings {
-    /// Port 0 asks for a free one.
+    /// Port 0 selects a free port.
     pub address: SocketAddr,
     pub role: ListenerRole,
-    /// Threads that serve connections.
+    /// The number of threads that serve connections.
     pub workers: usize,
     pub max_connections: usize,
     pub timeouts: Timeouts,
     pub shutdown_timeout: Duration,
-    /// `None`: connections are plain, and speak HTTP/1.1.
+    /// `None`: connections are not encrypted, and use HTTP/1.1.
     pub tls: Option<Tls>,
     pub http2: http2::Http2Settings,
-    /// Memory for reading ahead, of all listeners together.
+    /// Memory for reading ahead, shared by all listeners.
     pub read_ahead: ReadAhead,
-    /// Run by each worker thread before it serves anything.
+    /// Called by each worker thread before it serves connections.
     pub on_thread_start: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -94,7 +95,7 @@ impl fmt::Debug for ListenerSettings {
     }
 }
 
-/// Takes the address. The server given serves once it is polled.
+/// Binds the address. The returned server serves connections once it is polled.
 pub fn listen(settings: ListenerSettings, edge: web::Data<Edge>) -> io::Result<(Server, SocketAddr)> {
     let socket = if settings.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -122,7 +123,7 @@ pub fn listen(settings: ListenerSettings, edge: web::Data<Edge>) -> io::Result<(
 
 type Worker = (ListenerSettings, web::Data<Edge>, ConnectionSlots, GracefulShutdownSignal);
 
-/// What a worker thread begins with, and then does with every connection it is given.
+/// Starts a worker thread, and returns the service that it calls with each connection.
 async fn serve_on_this_thread(
     (settings, edge, slots, stopping): Worker,
 ) -> Result<impl Service<TcpStream, Response = (), Error = ()>, ()> {
@@ -131,7 +132,7 @@ async fn serve_on_this_thread(
     Ok(fn_service(move |stream: TcpStream| {
         let connections = connections.clone();
         async move {
-            // Boxed, or the service would make room for it twice.
+            // Boxed, because the service would otherwise reserve its memory twice.
             Box::pin(connections.serve(stream)).await;
             Ok(())
         }

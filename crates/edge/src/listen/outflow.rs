@@ -1,8 +1,8 @@
-//! How long a connection waits for a peer that takes nothing of its answer.
+//! Deadlines for a peer that reads nothing of its response.
 //!
-//! A download may wait for as long as a player is paused. Everything else lies in memory until it is taken,
-//! so its reader must go on: it has a deadline, and what it takes moves that away by the time it would need
-//! at the least rate.
+//! A download may wait for as long as a player is paused. Every other response stays in memory until it is
+//! read, so its reader must make progress: it has a deadline, and the bytes that it reads extend the deadline
+//! by the time they take at the minimum rate.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,18 +14,18 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 
-/// How fast an answer that is no download must be taken in the long run. A page of 1 MiB may take four
-/// minutes.
+/// The minimum average rate at which a response that is not a download must be read. A page of 1 MiB may take
+/// four minutes.
 const LEAST_BYTES_PER_SECOND: u32 = 4 << 10;
 
-/// How long a reader may take nothing, by what it reads.
+/// The longest time for which a reader may read nothing, by the kind of response.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReaderTimeouts {
     pub(super) download: Duration,
     pub(super) answer: Duration,
 }
 
-/// The time one reader has, since it was found to take nothing.
+/// The deadline of one reader, from the moment when it was found to read nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReaderDeadline {
     most: Duration,
@@ -43,7 +43,7 @@ impl ReaderDeadline {
         self.deadline
     }
 
-    /// The reader has taken this many bytes.
+    /// Extends the deadline after the reader has accepted `bytes` bytes.
     pub(super) fn has_taken(&mut self, bytes: usize) {
         let latest = Instant::now() + self.most;
         if self.is_download {
@@ -55,14 +55,14 @@ impl ReaderDeadline {
     }
 }
 
-/// What is written to one connection. Clones speak of the same one.
+/// The bytes written to one connection. Clones refer to the same connection.
 #[derive(Clone)]
 pub(super) struct Outflow(Rc<RefCell<State>>);
 
 struct State {
     readers: ReaderTimeouts,
     is_download: bool,
-    /// Since something could not be written, until all is.
+    /// Set from the moment when a write is blocked until everything is written.
     stuck: Option<Stalled>,
 }
 
@@ -76,7 +76,7 @@ impl Outflow {
         Self(Rc::new(RefCell::new(State { readers, is_download: false, stuck: None })))
     }
 
-    /// What is written next.
+    /// Sets the kind of response that is written next.
     pub(super) fn begin(&self, is_download: bool) {
         self.0.borrow_mut().is_download = is_download;
     }
@@ -112,7 +112,7 @@ impl Outflow {
 }
 
 impl State {
-    /// Ready when the reader has had its time.
+    /// Ready when the deadline of the reader has passed.
     fn poll_impatient(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let (readers, is_download) = (self.readers, self.is_download);
         let stuck = self.stuck.get_or_insert_with(|| {
@@ -138,8 +138,8 @@ mod tests {
     const READERS: ReaderTimeouts =
         ReaderTimeouts { download: Duration::from_secs(600), answer: Duration::from_secs(30) };
 
-    /// Writes without end to a peer that reads `bytes` every `pause`; how long it lasts, unless it lasts an
-    /// hour.
+    /// Writes endlessly to a peer that reads `bytes` after each `pause`. Returns the seconds until the
+    /// deadline passes; `None` if it does not pass within an hour.
     async fn lasts(is_download: bool, bytes: usize, pause: Duration) -> Option<u64> {
         let (mut near, far): (DuplexStream, DuplexStream) = tokio::io::duplex(64 << 10);
         let (outflow, began) = (Outflow::new(READERS), Instant::now());

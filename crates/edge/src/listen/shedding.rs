@@ -1,10 +1,10 @@
-//! Turning connections away when there are as many as are allowed.
+//! Shedding of connections over the limit.
 //!
-//! A peer left waiting in the kernel's queue cannot tell a full server from a dead one. So it is answered and
-//! its connection closed. The answer depends on the request: one to HEAD has no body, and a tus client that
-//! asks for the offset of its upload must hear 423, because after a 503 it would begin the upload anew and
-//! double the load. So the request line is awaited for a moment. All of this costs little and ends soon,
-//! whatever the peer does.
+//! A peer that waits in the kernel's queue cannot distinguish a full server from a dead one. So it gets a
+//! response, and its connection is closed. The response depends on the request: one to HEAD has no body, and
+//! a tus client that requests the offset of its upload must receive 423, because after a 503 it would restart
+//! the upload from the beginning and double the load. The request line is therefore awaited for a short time.
+//! All of this is cheap and ends soon, whatever the peer does.
 
 use std::time::Duration;
 
@@ -14,32 +14,33 @@ use tokio::time::timeout;
 use crate::problem::{Problem, ShowsBody};
 use crate::table::RouteTable;
 
-/// For the whole of it.
+/// The time limit for shedding one connection.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// For a peer that says nothing: long enough for a request that was on its way when the peer was told.
+/// The time limit for a silent peer: long enough for a request that was in transit when the response was
+/// sent.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// The most that is read of a request nobody will answer otherwise.
+/// The largest number of bytes that are read of a request that is shed.
 const READ_MAX: usize = 256 * 1024;
 
-/// No request line of ours is longer.
+/// No request line of a supported request is longer.
 const LINE_MAX: usize = 4 * 1024;
 
-/// Tells the peer to come back later.
+/// Asks the peer to retry later, and closes the connection.
 pub(super) async fn shed(mut stream: impl AsyncRead + AsyncWrite + Unpin, problem: Problem, table: &RouteTable) {
-    // Whether it was heard or not, the connection is over.
+    // The connection ends, whether the peer received the response or not.
     let _ = timeout(PATIENCE, answer_and_drain(&mut stream, problem, table)).await;
 }
 
-/// What is told to one connection too many.
+/// Returns the problem for a connection over the limit.
 pub(super) fn too_many_connections() -> Problem {
     let detail = "the limit of open connections is reached; retry in a moment";
     Problem::try_again("too-many-connections", detail, Duration::from_secs(5))
 }
 
-/// Closing with unread bytes would reset the connection, and the reset can overtake the answer: so what the
-/// peer has sent is read until it closes.
+/// Closing with unread bytes would reset the connection, and the reset can overtake the response. So the
+/// bytes of the peer are read until it closes.
 async fn answer_and_drain(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     problem: Problem,
@@ -64,7 +65,7 @@ async fn answer_and_drain(
     Ok(())
 }
 
-/// The answer to a request that begins like this.
+/// Returns the response to a request that begins with these bytes.
 fn answer(received: &[u8], problem: Problem, table: &RouteTable) -> Vec<u8> {
     let Some(target) = received.strip_prefix(b"HEAD ") else { return problem.to_http1(ShowsBody::Yes) };
     let path = target.split(|byte| b" ?\r\n".contains(byte)).next().and_then(|path| std::str::from_utf8(path).ok());

@@ -1,8 +1,8 @@
-//! Encryption, and agreeing on what is spoken within it.
+//! TLS, and the negotiation of the HTTP version.
 //!
-//! HTTP/2 lets a peer send ahead, so how many connections speak it is bounded. When no place is left for one
-//! more, it is offered HTTP/1.1 alone. That has to be known before the handshake, so the client's greeting is
-//! read first.
+//! HTTP/2 lets a peer send ahead, so the number of connections that use it is limited. When no slot is free,
+//! a client is offered only HTTP/1.1. This must be known before the handshake, so the ClientHello is read
+//! first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::listen::connection_slots::{ConnectionSlot, ConnectionSlots};
 const HTTP_2: &[u8] = b"h2";
 const HTTP_1: &[u8] = b"http/1.1";
 
-/// How connections are encrypted. Clones share everything.
+/// The TLS configuration. Clones share everything.
 #[derive(Clone)]
 pub struct Tls {
     with_http2: Arc<ServerConfig>,
@@ -36,16 +36,16 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// What a client and the server agreed to speak.
+/// The negotiated HTTP version, with the encrypted stream.
 #[derive(Debug)]
 pub(super) enum Negotiated {
     Http1(Box<TlsStream<BufferedStream>>),
-    /// For as long as the place is held.
+    /// Holds its slot for as long as the connection lives.
     Http2(Box<TlsStream<BufferedStream>>, ConnectionSlot),
 }
 
 impl Tls {
-    /// At most `http2_connections` speak HTTP/2 at once.
+    /// Creates the configuration. At most `http2_connections` connections use HTTP/2 at a time.
     pub fn new(
         certificates: Arc<Certificates>,
         handshake_timeout: Duration,
@@ -55,7 +55,7 @@ impl Tls {
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_no_client_auth()
             .with_cert_resolver(certificates);
-        // A client that comes back, as one that resumes does, is spared the costly half of the handshake.
+        // A returning client, such as one that resumes an upload, skips the expensive half of the handshake.
         config.ticketer = ring::Ticketer::new()?;
         config.alpn_protocols = vec![HTTP_1.to_vec()];
         let without_http2 = Arc::new(config.clone());
@@ -64,7 +64,7 @@ impl Tls {
         Ok(Self { with_http2, without_http2, slots: ConnectionSlots::new(http2_connections), handshake_timeout })
     }
 
-    /// Encrypts a connection, in bounded time.
+    /// Encrypts a connection, within the handshake timeout.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Negotiated> {
         tokio::time::timeout(self.handshake_timeout, self.handshake(stream)).await?
     }

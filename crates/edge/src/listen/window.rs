@@ -1,10 +1,10 @@
-//! How far ahead the peers of HTTP/2 may send.
+//! Receive windows of HTTP/2 connections.
 //!
-//! What a peer sends ahead the server has to hold, and an upload can only be as fast as its window divided by
-//! the round trip time. So every connection begins with a small window, and earns a larger one by having half
-//! of it taken within one round trip, out of a budget that all connections share. It is granted as soon as
-//! that has happened, not when the round trip is over: on a long line it would come one round trip late each
-//! time.
+//! The server must hold what a peer sends ahead, and the rate of an upload is at most its window divided by
+//! the round trip time. Each connection therefore starts with a small window, and earns a larger one when the
+//! server consumes half of it within one round trip. The growth comes from a budget that all connections
+//! share. It is granted as soon as that has happened, not when the round trip is over, because over a long
+//! line it would come one round trip late each time.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,21 +19,20 @@ use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-/// What every connection begins with. Nobody can make the server hold more without being fast.
+/// The initial window of every connection. Only a fast peer can make the server hold more.
 pub const FIRST_WINDOW_BYTES: u32 = 1024 * 1024;
 
-/// The shortest time between two looks at how much comes. Round trips on a local network are shorter and tell
-/// nothing.
+/// The shortest time between two measurements. Round trips on a local network are shorter and show nothing.
 const MEASURE_EVERY: Duration = Duration::from_millis(10);
 
-/// No round trip is believed to take longer. The peer says when it ends, and could gather half a window at
-/// leisure.
+/// The longest round trip that counts. The peer determines when it ends, and could otherwise take any time to
+/// send half a window.
 const LONGEST_MEASUREMENT: Duration = Duration::from_secs(1);
 
-/// How many times as large a window becomes; the second where the budget has no room for the first.
+/// The factors by which a window grows; the second applies if the budget is too small for the first.
 const STEPS: [u32; 2] = [4, 2];
 
-/// What connections may be granted beyond their first window. Clones share it.
+/// The budget for growth beyond the initial windows. Clones share it.
 #[derive(Debug, Clone)]
 pub struct WindowBudget(Arc<AtomicU64>);
 
@@ -42,15 +41,15 @@ impl WindowBudget {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
 
-    /// How much of it is left.
+    /// Returns the bytes that are left of it.
     pub fn free_bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// All of it or nothing.
+    /// Takes all of the bytes or none.
     fn take(&self, bytes: u32) -> bool {
         let less = |left: u64| left.checked_sub(bytes.into());
-        // Nothing else is ordered by this count.
+        // No other memory access is ordered by this count.
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
@@ -59,7 +58,7 @@ impl WindowBudget {
     }
 }
 
-/// Bytes of bodies that were taken, on all requests of one connection.
+/// The number of consumed body bytes, over all requests of one connection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ConsumedBytes(Rc<Cell<u64>>);
 
@@ -76,9 +75,9 @@ pub(super) struct ReceiveWindow {
     budget: WindowBudget,
     taken: ConsumedBytes,
     ping: Option<PingPong>,
-    /// Whether the answer to the last ping is still on the way.
+    /// True while the response to the last ping is outstanding.
     pinging: bool,
-    /// How it was when something came last.
+    /// The state when bytes last arrived.
     before: Mark,
     measurement: Measurement,
 }
@@ -89,11 +88,11 @@ struct Mark {
     taken: u64,
 }
 
-/// A look at how much comes, until a ping is answered. It begins with what came just before the ping: that
-/// may have been all that the window allows.
+/// A measurement of the consumed bytes until a ping is answered. It includes the bytes consumed just before
+/// the ping, because these may have been all that the window allows.
 struct Measurement {
     since: Mark,
-    /// It has led to a larger window, and tells nothing about that one.
+    /// True if the measurement has led to a larger window, about which it says nothing.
     spent: bool,
 }
 
@@ -117,7 +116,7 @@ impl ReceiveWindow {
         }
     }
 
-    /// Ready when the connection has earned a larger window. Wants to be polled whenever something comes.
+    /// Ready when the connection has earned a larger window. Must be polled whenever bytes arrive.
     pub(super) fn poll_earned(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(ping) = &mut self.ping else { return Poll::Pending };
         if self.bytes >= self.most {
@@ -126,14 +125,14 @@ impl ReceiveWindow {
         let now = Mark::now(self.taken.0.get());
         let before = std::mem::replace(&mut self.before, now);
         if self.pinging && !self.measurement.shows_fast_peer(now, self.bytes) {
-            // After an error the next ping fails too.
+            // After an error, the next ping fails, too.
             let _answered = ready!(ping.poll_pong(cx));
             self.pinging = false;
         }
         if !self.pinging && self.measurement.is_old(now) && ping.send_ping(Ping::opaque()).is_ok() {
             self.measurement = Measurement::since(before);
             self.pinging = true;
-            // It cannot be answered yet; this asks to be woken then.
+            // The pong cannot have arrived yet; this registers the wake-up for it.
             let _unanswered = ping.poll_pong(cx);
         }
         if !self.pinging || !self.measurement.shows_fast_peer(now, self.bytes) {
@@ -143,11 +142,12 @@ impl ReceiveWindow {
         Poll::Ready(())
     }
 
-    /// Makes the window larger, as far as the budget allows.
+    /// Enlarges the window as far as the budget allows.
     pub(super) fn grow<S: AsyncRead + AsyncWrite + Unpin>(&mut self, connection: &mut Connection<S, Bytes>) {
         let mut sizes = STEPS.iter().map(|step| self.bytes.saturating_mul(*step).min(self.most));
         let Some(larger) = sizes.find(|larger| self.budget.take(larger - self.bytes)) else { return };
-        // The peer may not have agreed to the last change yet; then there is another look.
+        // The peer may not have acknowledged the last change yet. In this case a later measurement tries
+        // again.
         match connection.set_initial_window_size(larger) {
             Ok(()) => {
                 connection.set_target_window_size(larger);
@@ -169,14 +169,14 @@ impl Measurement {
         Self { since: moment, spent: false }
     }
 
-    /// Whether half of the window was taken since it began. That is when the protocol's own bookkeeping lets
-    /// the peer go on.
+    /// Returns whether half of the window was consumed since the measurement began. That is when h2 sends the
+    /// peer a window update.
     fn shows_fast_peer(&self, now: Mark, window_bytes: u32) -> bool {
         let came = now.taken - self.since.taken;
         !self.spent && came >= u64::from(window_bytes / 2) && now.at - self.since.at <= LONGEST_MEASUREMENT
     }
 
-    /// Whether it is time for another one, and something has come to look at.
+    /// Returns whether the next measurement is due, and bytes have arrived since the last one.
     fn is_old(&self, now: Mark) -> bool {
         now.taken > self.since.taken && now.at - self.since.at >= MEASURE_EVERY
     }

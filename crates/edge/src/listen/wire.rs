@@ -1,7 +1,7 @@
-//! What a connection's bytes pass through.
+//! The transport of a connection: plain or encrypted.
 //!
-//! Everything above speaks through a [`Wire`] and cannot tell what is below. What must see or add bytes of
-//! HTTP/1.1 on their way is a layer around it, in `http1.rs`.
+//! All layers above use a [`Wire`] and do not see what is below. Layers that must see or insert bytes of
+//! HTTP/1.1 wrap it, in `http1.rs`.
 
 use std::io;
 use std::io::IoSlice;
@@ -21,7 +21,7 @@ pub(super) enum Wire {
     Tls(Box<TlsStream<BufferedStream>>),
 }
 
-/// Calls a method of whatever the connection is made of.
+/// Calls a method of the stream inside a [`Wire`].
 macro_rules! on_stream {
     ($wire:expr, $stream:ident => $call:expr) => {
         match $wire.get_mut() {

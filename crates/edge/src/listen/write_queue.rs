@@ -1,7 +1,7 @@
-//! What the answers of one connection have handed over and its socket has not taken.
+//! The response bytes of one connection that its socket has not accepted yet.
 //!
-//! HTTP/2 keeps it for each stream, as much as the peer's window allows, and a peer may open its window and
-//! then not read. So the answers of a connection share one bound on what waits.
+//! HTTP/2 queues them for each stream, as much as the peer's window allows, and a peer may open its window
+//! and then not read. The responses of a connection therefore share a limit on the queued bytes.
 
 use std::cell::Cell;
 use std::io;
@@ -13,26 +13,26 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
-/// While this much waits, nobody adds to it.
+/// While this many bytes are queued, none are added.
 const MOST_BYTES: usize = 128 << 10;
 
-/// The queue of one connection. Clones speak of the same one.
+/// The queue of one connection. Clones refer to the same queue.
 #[derive(Clone, Default)]
 pub(super) struct WriteQueue(Rc<State>);
 
 #[derive(Default)]
 struct State {
     bytes: Cell<usize>,
-    /// Whether the socket takes nothing more for now.
+    /// True while the socket accepts nothing.
     is_blocked: Cell<bool>,
     has_capacity: Notify,
 }
 
 impl WriteQueue {
-    /// Waits until there is room for more. Whoever adds at once adds to no more than the bound.
+    /// Waits until there is capacity. A caller that adds bytes without another await keeps to the limit.
     pub(super) async fn wait_for_capacity(&self) {
         while self.0.bytes.get() >= MOST_BYTES {
-            // Nothing comes between looking and waiting: all of this is on one thread.
+            // No change can occur between the check and the wait, because everything is on one thread.
             self.0.has_capacity.notified().await;
         }
     }
@@ -41,13 +41,13 @@ impl WriteQueue {
         self.0.bytes.set(self.0.bytes.get() + bytes);
     }
 
-    /// The socket has taken this many bytes, of answers and of what the protocol adds.
+    /// Records that the socket has accepted this many bytes, of responses and of protocol overhead.
     fn written(&self, bytes: usize) {
         self.set(self.0.bytes.get().saturating_sub(bytes));
     }
 
-    /// The protocol has nothing more to do for now. If it is not the socket that it waits for, all there was
-    /// is written. What was dropped with its stream would never be.
+    /// Records that the protocol has nothing to do. If it does not wait for the socket, everything is
+    /// written, so bytes that were dropped with their stream stop counting.
     pub(super) fn is_idle(&self) {
         if !self.0.is_blocked.get() {
             self.set(0);
@@ -62,7 +62,7 @@ impl WriteQueue {
     }
 }
 
-/// A stream whose writes are counted.
+/// A stream whose written bytes are counted.
 pub(super) struct CountedStream<S> {
     stream: S,
     queue: WriteQueue,
@@ -139,7 +139,7 @@ mod tests {
         queue.add(100);
         assert!((&mut second).now_or_never().is_none(), "the first was faster");
         far.read_exact(&mut [0; 100]).await.unwrap();
-        // What the protocol adds does not make room for more than there is.
+        // Protocol overhead does not free more capacity than there is.
         wire.write_all(&[7; 20_000]).await.unwrap();
         assert!(second.now_or_never().is_some());
         queue.add(2 * MOST_BYTES);

@@ -1,16 +1,16 @@
-//! Chunked bodies: where they end, and where they are broken (RFC 9112, 7.1).
+//! Chunked bodies: finds their end, or the position where they are invalid (RFC 9112, 7.1).
 
-/// The most that one line between the bytes may have, and all trailer fields together.
+/// The size limits of one line between the data, and of all trailer fields in total.
 const MAX_LINE_BYTES: usize = 4 * 1024;
 const MAX_TRAILER_BYTES: usize = 16 * 1024;
 
-/// What comes next in a chunked body.
+/// The position in a chunked body.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     expects: Expects,
-    /// Of the line, or of the trailer, so far.
+    /// Bytes of the current line or of the trailer so far.
     line_bytes: usize,
-    /// How long the body is without its framing, so far.
+    /// Bytes of data so far, without the framing.
     data_bytes: u64,
 }
 
@@ -32,19 +32,19 @@ enum Expects {
     Nothing,
 }
 
-/// How a look at some bytes has ended.
+/// The result of scanning some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ChunkScan {
-    /// All of them belong to the body, and there is more of it.
+    /// All of the bytes belong to the body, and more of it follows.
     All,
-    /// The body ends after this many.
+    /// The body ends after this many bytes.
     End(usize),
-    /// After this many comes what cannot be there.
+    /// The byte after this many is invalid.
     Broken(usize),
 }
 
 impl Chunks {
-    /// Goes over the next bytes of the body.
+    /// Scans the next bytes of the body.
     pub(super) fn pass(&mut self, bytes: &[u8]) -> ChunkScan {
         let mut at = 0;
         while at < bytes.len() {
@@ -67,7 +67,7 @@ impl Chunks {
         ChunkScan::All
     }
 
-    /// How long the body is without its framing, so far.
+    /// Returns the number of bytes of data so far, without the framing.
     pub(super) fn data_bytes(&self) -> u64 {
         self.data_bytes
     }
@@ -89,7 +89,7 @@ impl Chunks {
 }
 
 impl Expects {
-    /// What is expected after this byte; `None` if it cannot be there.
+    /// Returns what is expected after this byte; `None` if the byte is invalid here.
     fn after(self, byte: u8) -> Option<Self> {
         let digit = char::from(byte).to_digit(16).map(u64::from);
         Some(match (self, byte) {
@@ -117,7 +117,7 @@ impl Expects {
 mod tests {
     use super::*;
 
-    /// Whether it is all of a body, in one piece and byte by byte; where it breaks otherwise.
+    /// Returns the result of scanning a text, which must be the same in one piece and byte by byte.
     fn read(text: &str) -> ChunkScan {
         let whole = Chunks::default().pass(text.as_bytes());
         let mut chunks = Chunks::default();
@@ -174,7 +174,7 @@ mod tests {
         assert!(matches!(read(&format!("5;{long}")), ChunkScan::Broken(_)));
         let trailer = format!("X: {}\r\n", "x".repeat(1_000)).repeat(20);
         assert!(matches!(read(&format!("0\r\n{trailer}")), ChunkScan::Broken(_)));
-        // However many there are.
+        // The number of lines is not limited.
         assert_eq!(read(&format!("{}0\r\n\r\n", "1\r\nx\r\n".repeat(5_000))), ChunkScan::End(5_000 * 6 + 5));
     }
 }

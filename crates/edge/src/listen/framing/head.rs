@@ -1,19 +1,19 @@
-//! The head of one request over HTTP/1.1: where it ends, and how its body is framed.
+//! The head of one HTTP/1.1 request: finds its end, and determines the framing of the body.
 //!
-//! Reads strictly: whatever two readers could understand in two ways is refused, because a proxy in front may
-//! be one of them (RFC 9112, 6.3 and 11.2). What passes has the same meaning for every reader.
+//! Reads strictly. A head that two parsers could interpret differently is rejected, because a proxy in front
+//! may be one of them (RFC 9112, 6.3 and 11.2). An accepted head has the same meaning for every parser.
 
 use actix_web::http::{Method, StatusCode, Uri};
 
 use crate::problem::Problem;
 
-/// The most that a head may have.
+/// The largest head.
 pub(super) const MAX_HEAD_BYTES: usize = 128 * 1024;
 
-/// As many as the HTTP layer takes.
+/// The largest number of fields; the HTTP layer has the same limit.
 const MAX_FIELDS: usize = 96;
 
-/// How the body of a request is framed.
+/// The framing of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyFraming {
     None,
@@ -21,7 +21,7 @@ pub(super) enum BodyFraming {
     Chunked,
 }
 
-/// Why a head is refused.
+/// The reason for which a head is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadHead {
     #[error("this is not an HTTP/1.1 or HTTP/1.0 request")]
@@ -45,7 +45,7 @@ pub(super) enum BadHead {
 }
 
 impl BadHead {
-    /// A word for logs and metrics.
+    /// Returns an identifier for logs and metrics.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::NotHttp => "not-http",
@@ -76,18 +76,18 @@ impl BadHead {
     }
 }
 
-/// Looks for the end of a head in bytes that grow at their end.
+/// Finds the end of a head in bytes that grow at their end.
 #[derive(Debug, Default)]
 pub(super) struct HeadScanner {
-    /// Looked at so far.
+    /// The number of bytes scanned so far.
     seen: usize,
     line_start: usize,
-    /// Whether there is a request line. Empty lines before it are passed over (RFC 9112, 2.2).
+    /// True once a request line has begun. Empty lines before it are ignored (RFC 9112, 2.2).
     begun: bool,
 }
 
 impl HeadScanner {
-    /// How long the head at the beginning of `bytes` is, once all of it is there.
+    /// Returns the length of the head at the beginning of `bytes`, once it is complete.
     pub(super) fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, BadHead> {
         while let Some(found) = memchr::memchr(b'\n', &bytes[self.seen..]) {
             let feed = self.seen + found;
@@ -106,7 +106,7 @@ impl HeadScanner {
         if bytes.len() < MAX_HEAD_BYTES { Ok(None) } else { Err(BadHead::TooLarge) }
     }
 
-    /// Another protocol, such as TLS, is told at once: its peer would wait for an answer too.
+    /// Rejects another protocol, such as TLS, immediately: its peer would wait for a response, too.
     fn check_beginning(&self, bytes: &[u8]) -> Result<(), BadHead> {
         let first = bytes.get(self.line_start).filter(|_| !self.begun);
         let may_begin = |first: &u8| first.is_ascii_graphic() || matches!(first, b'\r' | b'\n');
@@ -114,17 +114,17 @@ impl HeadScanner {
     }
 }
 
-/// A head that every reader understands alike.
+/// A head that every parser interprets the same way.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FramedHead {
     pub(super) body: BodyFraming,
-    /// Whether the HTTP layer would reject it for want of a length. RFC 9112, 6.3: a request without framing
-    /// has no body.
+    /// True if the HTTP layer would reject the head because it has no length. RFC 9112, 6.3: a request
+    /// without framing has no body.
     pub(super) lacks_length: bool,
 }
 
-/// Reads a whole head, and takes wishes to change the protocol out of it: RFC 9110, 7.8 allows to ignore
-/// them, and the HTTP layer would take what follows for another protocol.
+/// Reads a complete head, and disables requests to upgrade the protocol in it. RFC 9110, 7.8 allows a server
+/// to ignore them, and the HTTP layer would interpret the following bytes as another protocol.
 pub(super) fn read(bytes: &mut [u8]) -> Result<FramedHead, BadHead> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
@@ -153,13 +153,13 @@ pub(super) fn read(bytes: &mut [u8]) -> Result<FramedHead, BadHead> {
         bytes[at] = b'/';
     }
     for at in read.wishes {
-        // One letter makes it a field, or an option, that nobody knows.
+        // One changed letter turns it into an unknown field or option.
         bytes[at] = b'x';
     }
     Ok(FramedHead { body: read.body, lacks_length })
 }
 
-/// The method of a head that is refused, as far as the answer depends on it.
+/// Returns whether a rejected head has the method HEAD, on which the response depends.
 pub(super) fn asks_for_head_only(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().starts_with(b"HEAD ")
 }
@@ -167,7 +167,7 @@ pub(super) fn asks_for_head_only(bytes: &[u8]) -> bool {
 struct Fields {
     body: BodyFraming,
     has_length: bool,
-    /// Where the words begin that ask for another protocol.
+    /// The positions of the names and options that request another protocol.
     wishes: Vec<usize>,
 }
 
@@ -208,7 +208,7 @@ fn read_fields(fields: &[httparse::Header<'_>], bytes: &[u8], minor: u8) -> Resu
     Ok(Fields { body, has_length: length.is_some(), wishes })
 }
 
-/// RFC 9110, 8.6: digits and nothing else.
+/// Parses a length of digits only (RFC 9110, 8.6).
 fn decimal(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     text.parse().ok()

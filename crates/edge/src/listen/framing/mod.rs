@@ -1,13 +1,13 @@
-//! Frames what a peer sends into requests of HTTP/1.1, and hands the HTTP layer one at a time.
+//! Frames the bytes of a peer into HTTP/1.1 requests, and passes them to the HTTP layer one at a time.
 //!
-//! The HTTP layer gives no deadline to heads but the first, takes the wish for another protocol seriously,
-//! answers what it cannot read without a word, and goes on with the next request after an answer that ends
-//! the connection. So heads are read here first, whole and strictly, each within its time. Of what follows,
-//! only the bytes that belong to the request are handed on; the next request waits until the answer is out. A
-//! head that is refused is replaced by a request of ours for which the refusal is the answer, so that it goes
-//! out like any other.
+//! The HTTP layer has a deadline only for the first head, honors requests to upgrade the protocol, answers
+//! unreadable requests with an empty response, and processes the next request even after a response that ends
+//! the connection. Heads are therefore read here first, completely and strictly, each within its deadline. Of
+//! the bytes that follow, only those of the current request are passed on; the next request waits until the
+//! response is sent. A rejected head is replaced by a request of this module's own that the rejection
+//! answers, so that it is sent like any response.
 //!
-//! Bytes are looked at in the buffer they are read into. What cannot be handed on yet is held: part of a
+//! Bytes are scanned in the buffer they are read into. Bytes that cannot be passed on yet are held: part of a
 //! head, or the beginning of the next request.
 
 mod chunks;
@@ -32,53 +32,53 @@ use crate::refusals::{Reason, Refusals};
 use chunks::{ChunkScan, Chunks};
 use head::{BadHead, BodyFraming, HeadScanner};
 
-/// The most that is held of the requests behind the one under way.
+/// The largest number of bytes held of the requests after the current one.
 const MAX_HELD_BYTES: usize = 16 * 1024;
 
-/// The most that is read, and thrown away, of a connection on which nothing is understood any more.
+/// The largest number of bytes read and discarded on a connection whose bytes can no longer be interpreted.
 const MAX_IGNORED_BYTES: usize = 64 * 1024;
 
-/// How a connection is framed, and who its peer is.
+/// The deadlines of a connection's framing, and its peer.
 #[derive(Debug, Clone)]
 pub(super) struct FramingSettings {
-    /// For the head of a request, from its first byte. For the first one, from the beginning of the
+    /// The time for the head of a request, from its first byte. For the first request, it starts with the
     /// connection.
     pub(super) header_timeout: Duration,
-    /// From the end of an answer to the first byte of the next request.
+    /// The time from the end of a response to the first byte of the next request.
     pub(super) keep_alive: Duration,
     pub(super) peer: Option<IpAddr>,
     pub(super) refusals: Refusals,
 }
 
-/// The requests of one connection, as they come in.
+/// The incoming requests of one connection.
 pub(super) struct Framing {
     settings: FramingSettings,
     exchange: Exchange,
     stage: Stage,
     scan: HeadScanner,
-    /// Read and not handed on.
+    /// Bytes that were read and not passed on.
     held: BytesMut,
-    /// How much of it, from its beginning, belongs to the request under way.
+    /// The number of leading held bytes that belong to the current request.
     cleared: usize,
-    /// The head of a large body has just been read.
+    /// True if the head of a large body was just read.
     begins_body: bool,
-    /// Where to insert the length that the head just read lacks.
+    /// The position at which to insert the length that the head just read lacks.
     lacks_length_at: Option<usize>,
     deadline: Deadline,
 }
 
-/// What comes next.
+/// The part of the protocol that comes next.
 #[derive(Debug)]
 enum Stage {
-    /// A head, of which there may be a part already.
+    /// A head, of which part may already be there.
     FramedHead {
         begun: bool,
     },
     Sized(u64),
     Chunked(Chunks),
-    /// Another request, once this one is answered.
+    /// Another request, after the current one is answered.
     Answer,
-    /// Nothing that would be understood. This much was ignored.
+    /// Nothing that can be interpreted; `ignored` bytes of it were discarded.
     Nothing {
         ignored: usize,
     },
@@ -100,8 +100,7 @@ impl Framing {
         }
     }
 
-    /// Reads more of the request under way, or the next one. The end of the stream is also what a peer gets
-    /// to see that was silent for too long.
+    /// Reads more of the current request, or the next one. After a timeout it reports the end of the stream.
     pub(super) fn poll_read(
         &mut self,
         mut stream: Pin<&mut impl AsyncRead>,
@@ -117,7 +116,7 @@ impl Framing {
                 return self.hand_on(inflow, cx, buf);
             }
             if matches!(self.stage, Stage::Answer) && self.held.len() >= MAX_HELD_BYTES {
-                // What wakes the connection is the end of the answer.
+                // The end of the response wakes the connection.
                 return Poll::Pending;
             }
             let before = buf.filled().len();
@@ -163,14 +162,14 @@ impl Framing {
         }
     }
 
-    /// Whether what comes next is not part of a request that has begun.
+    /// Returns whether the next bytes do not belong to a request that has begun.
     pub(super) fn is_between_requests(&self) -> bool {
         matches!(self.stage, Stage::FramedHead { .. } | Stage::Nothing { .. })
     }
 
-    /// Everything was written so far. If that was the end of an answer, the next request may come. Where none
-    /// can come, the peer has a moment to read the answer: with what it has sent unread, closing would reset
-    /// the connection.
+    /// Handles that everything so far was written. If a response ended with it, the next request can follow.
+    /// If none can follow, the peer gets some time to read the response: closing with unread bytes would
+    /// reset the connection.
     pub(super) fn flushed(&mut self, cx: &mut Context<'_>) {
         if !self.exchange.is_answered() {
             return;
@@ -228,8 +227,8 @@ impl Framing {
         }
     }
 
-    /// What follows is not understood: of what is held, only what belongs to the request stays, or the
-    /// request that stands for a refused one.
+    /// Discards the held bytes that cannot be interpreted. Those of the current request stay, or the request
+    /// that replaces a rejected one.
     fn ignore_rest(&mut self) {
         if let Some(instead) = self.instead() {
             self.held = instead;
@@ -245,13 +244,14 @@ impl Framing {
     fn instead(&mut self) -> Option<BytesMut> {
         let Stage::Nothing { ignored: 0 } = self.stage else { return None };
         self.exchange.has_rejection().then(|| {
-            // With a body that never comes, the HTTP layer lets the peer read the answer before it closes.
+            // The announced body never arrives, so the HTTP layer lets the peer read the response before it
+            // closes.
             let method = if head::asks_for_head_only(&self.held) { "HEAD" } else { "GET" };
             BytesMut::from(format!("{method} / HTTP/1.1\r\nhost: refused\r\ncontent-length: 1\r\n\r\n").as_bytes())
         })
     }
 
-    /// How much of `bytes`, which come next, belongs to the request under way.
+    /// Returns how many of the next bytes belong to the current request.
     fn examine(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         if let Stage::FramedHead { begun } = self.stage {
@@ -336,8 +336,8 @@ impl Framing {
         self.stage = Stage::Nothing { ignored: 0 };
     }
 
-    /// The peer has been silent, or slow, for too long. A client of tus gives up at a 408, so it is told
-    /// nothing.
+    /// Handles a peer that was silent or slow for too long. No response is sent, because a tus client
+    /// abandons its upload after a 408.
     fn time_out(&mut self) {
         if !self.held.is_empty() {
             self.settings.refusals.note(Reason::SlowHead, self.settings.peer, "limits.header_timeout");

@@ -37,7 +37,7 @@ impl Connection {
         self.peer.write_all(words.as_ref()).await.unwrap();
     }
 
-    /// One read with this much room; `None` at the end of the stream.
+    /// Reads once into a buffer of this size; `None` at the end of the stream.
     async fn read(&mut self, room: usize) -> Option<String> {
         let mut buffer = vec![0; room];
         let mut buf = ReadBuf::new(&mut buffer);
@@ -45,17 +45,17 @@ impl Connection {
         Some(String::from_utf8_lossy(buf.filled()).into_owned()).filter(|read| !read.is_empty())
     }
 
-    /// All that is handed on for now.
+    /// Returns all bytes that are passed on at this time.
     async fn hears(&mut self, room: usize) -> String {
         let mut heard = String::new();
-        // The runtime lets a task read so often before others have their turn.
+        // The runtime limits the number of reads of a task before it must yield.
         while let Some(Some(more)) = tokio::task::unconstrained(self.read(room)).now_or_never() {
             heard.push_str(&more);
         }
         heard
     }
 
-    /// The answer to the request under way is made and sent.
+    /// Completes and sends the response to the current request.
     async fn answers(&mut self) {
         drop(crate::listen::exchange::AnswerBody::new(actix_web::body::BoxBody::new(()), Some(self.exchange.clone())));
         poll_fn(|cx| {
@@ -112,7 +112,7 @@ async fn every_head_has_its_time_and_a_silent_connection_has_another() {
     let second = Duration::from_secs(1);
     let began = Instant::now();
     for _ in 0..3 {
-        // Idle for long, and then slow, but in time.
+        // Idle for long, and then slow, but within the deadline.
         connection.says("GET / HTTP/1.1\r\n").await;
         assert_eq!(connection.hears(100).await, "");
         tokio::time::advance(9 * second).await;
@@ -192,7 +192,7 @@ async fn a_peer_that_goes_on_and_on_is_heard_only_so_far() {
     connection.says("x").await;
     assert_eq!(connection.read(4_096).await, None);
 
-    // Behind a request that is not answered yet, too.
+    // Also behind a request that is not answered yet.
     let mut connection = Connection::new();
     connection.says(&requests()[0]).await;
     assert_ne!(connection.hears(4_096).await, "");

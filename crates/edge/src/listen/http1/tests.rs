@@ -1,4 +1,4 @@
-//! Interim responses between everything else that is written to a connection, whatever its two ends do.
+//! Tests of interim responses among the other bytes written to a connection, whatever both ends do.
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
@@ -24,18 +24,18 @@ use crate::listen::interim::{Interim, Interims};
 use crate::listen::wire::Wire;
 use crate::refusals::Refusals;
 
-/// Longer than anything a test waits for on purpose.
+/// Longer than any intended wait of a test.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const READERS: ReaderTimeouts = ReaderTimeouts { download: PATIENCE, answer: PATIENCE };
 const LARGE: usize = 300_000;
 const OFFSET: &str = "upload-offset";
 
-/// What the handlers under test and the test itself share.
+/// State that the handlers under test and the test share.
 #[derive(Default)]
 struct Script {
     go_on: Notify,
-    /// Handles that handlers left behind.
+    /// Handles that outlive their handlers.
     kept: RefCell<Vec<Interim>>,
     told: Cell<usize>,
     answered: Cell<bool>,
@@ -48,7 +48,7 @@ fn tell(interim: &Interim, offset: usize) -> bool {
 async fn play(request: HttpRequest, mut payload: web::Payload, script: web::Data<Script>) -> HttpResponse {
     let interim = Interim::of(&request).expect("this is HTTP/1.1");
     match request.path() {
-        // Tells how much has come whenever something comes.
+        // Reports the number of bytes received whenever some arrive.
         "/body" => {
             let mut came = 0;
             assert!(tell(&interim, came));
@@ -106,7 +106,7 @@ fn terms() -> FramingSettings {
     FramingSettings { header_timeout: PATIENCE, keep_alive: PATIENCE, peer: None, refusals: Refusals::default() }
 }
 
-/// Plays both ends of a connection until both are done.
+/// Runs both ends of a connection until both are done.
 async fn converse<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     server: S,
     script: &web::Data<Script>,
@@ -116,7 +116,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     tokio::time::timeout(PATIENCE, both).await.expect("nobody waits for ever").0
 }
 
-/// A client that takes a given number of bytes at a time.
+/// A client that reads a given number of bytes at a time.
 struct Peer<S> {
     stream: S,
     at_a_time: usize,
@@ -143,14 +143,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         Self { stream, at_a_time, unread: Vec::new() }
     }
 
-    /// Sends requests, with the one field that all must have.
+    /// Sends requests, and adds the `Host` field to each.
     async fn say(&mut self, words: &str) {
         let words = words.replace(" HTTP/1.1\r\n", " HTTP/1.1\r\nHost: upload.test\r\n");
         self.stream.write_all(words.as_bytes()).await.unwrap();
         self.stream.flush().await.unwrap();
     }
 
-    /// The next response, whole and in its order, or nothing at the end of the connection.
+    /// Returns the next complete response; `None` at the end of the connection.
     async fn hear(&mut self) -> Option<Heard> {
         let head = String::from_utf8(self.until(b"\r\n\r\n").await?).expect("a head is text");
         let status = head.strip_prefix("HTTP/1.1 ").expect("a response begins here")[..3].parse().unwrap();
@@ -177,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         assert!(heard == expected, "heard {:?} instead of {:?}", in_short(&heard), in_short(&expected));
     }
 
-    /// Small pieces may be told of one by one before.
+    /// Expects this response. Offsets of smaller pieces may be reported before it.
     async fn hears_in_the_end(&mut self, expected: Heard) {
         let mut before = None;
         loop {
@@ -223,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 }
 
-/// Sends bodies in parts, each when the last was told of: two with a length, one in chunks.
+/// Sends bodies in parts, each after the last one was reported: two with a length, one in chunks.
 async fn upload_three_times<S: AsyncRead + AsyncWrite + Unpin>(peer: &mut Peer<S>) {
     for _ in 0..2 {
         peer.say("POST /body HTTP/1.1\r\nContent-Length: 10\r\n\r\n").await;
@@ -250,7 +250,8 @@ async fn a_client_is_told_while_its_body_is_waited_for_and_the_connection_lives_
     }
 }
 
-/// The ends of a connection of which the server's has little room for what its peer does not read.
+/// Returns the ends of a connection. The server's send buffer is small, so little fits that its peer does not
+/// read.
 async fn connected() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -259,7 +260,7 @@ async fn connected() -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-/// The same, encrypted, with the server's end as it is in the program.
+/// The same with TLS. The server's end is of the same type as in production.
 async fn encrypted() -> (tokio_rustls::client::TlsStream<TcpStream>, Wire) {
     let made = rcgen::generate_simple_self_signed(["upload.test".to_owned()]).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -298,7 +299,7 @@ async fn a_client_is_told_under_tls() {
     converse(server, &web::Data::default(), asking).await.unwrap();
 }
 
-/// Asks for large answers and for an upload at once.
+/// Requests large responses and an upload in a single write.
 async fn upload_between_large_answers<S: AsyncRead + AsyncWrite + Unpin>(peer: &mut Peer<S>, large: &str) {
     let get = format!("GET {large} HTTP/1.1\r\n\r\n");
     let post = "POST /body HTTP/1.1\r\nContent-Length: 3\r\n\r\n";
@@ -364,7 +365,7 @@ async fn a_handle_that_is_left_does_not_speak_for_the_next_request() {
         assert!(!tell(of_the_first, 2));
         assert!(tell(of_the_second, 3));
         script.go_on.notify_one();
-        // Flushing comes after the handler: by then its turn is over.
+        // The flush comes after the handler, when its period has ended.
         peer.hears(answered("waited")).await;
         assert!(!tell(of_the_second, 4));
         peer.stream.shutdown().await.unwrap();
@@ -429,8 +430,8 @@ async fn the_word_to_go_on_always_has_room() {
             sent += 1;
         }
         assert!(interim.send_continue());
-        // A handle outside of the handler is heard when the connection is polled next, as it is while its
-        // peer reads.
+        // What a handle outside of the handler queues is sent when the connection is polled next, which
+        // happens while its peer reads.
         for offset in 1..=sent {
             peer.hears(told(offset)).await;
         }
