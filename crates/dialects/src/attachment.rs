@@ -1,5 +1,5 @@
-//! How the bytes of clients are labelled when they are handed out: never as anything that a browser runs or
-//! draws as a page of this server.
+//! The labels of client data in downloads: never a type that a browser runs or renders as a page of this
+//! server.
 
 use std::borrow::Cow;
 
@@ -7,22 +7,22 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use domain::media_type;
 
-/// The type of what must only be saved.
+/// The type of data that should only be saved.
 const OCTETS: &str = "application/octet-stream";
 
-/// Words that begin the names of scripts, in whatever version.
+/// Prefixes of the names of script types, in every version.
 const SCRIPTS: [&str; 5] = ["javascript", "ecmascript", "jscript", "livescript", "wasm"];
 
-/// Words in the names of what browsers parse as a document, or apply to one.
+/// Words in the names of types that browsers parse as a document or apply to one.
 const DOCUMENTS: [&str; 9] = ["html", "xhtml", "xml", "xsl", "xslt", "svg", "css", "flash", "mhtml"];
 
-/// Others that browsers act on.
+/// Other types that browsers act on.
 const FEEDS: [&str; 2] = ["text/event-stream", "text/cache-manifest"];
 
-/// The type a download is sent with: the client's own, unless it is an active one.
+/// Returns the type that a download is sent with: the client's own, unless it is active content.
 ///
-/// A sandbox is about pages, and `nosniff` about types that lie. A script that says it is one may still be
-/// used by whatever page names it as its source.
+/// A sandbox protects against pages, and `nosniff` against wrong types. A script with a correct type could
+/// still be used by any page that names it as its source.
 pub(crate) fn content_type(of_client: Option<&str>) -> Cow<'static, str> {
     let Some(named) = of_client else { return Cow::Borrowed(OCTETS) };
     let essence = media_type::essence(named);
@@ -34,9 +34,10 @@ pub(crate) fn content_type(of_client: Option<&str>) -> Cow<'static, str> {
     Cow::Owned(named.to_owned())
 }
 
-/// RFC 6266 with RFC 8187: the client's name for the file, in a form that cannot break out of the header.
+/// Returns a `Content-Disposition` with the client's file name, in a form that cannot break out of the field
+/// (RFC 6266 with RFC 8187).
 pub(crate) fn disposition(file_name: Option<&str>) -> String {
-    /// RFC 8187, attr-char: what may stand unescaped.
+    /// RFC 8187, attr-char: all other characters are escaped.
     const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'!')
         .remove(b'#')
@@ -51,7 +52,7 @@ pub(crate) fn disposition(file_name: Option<&str>) -> String {
         .remove(b'|')
         .remove(b'~');
     let Some(name) = file_name else { return "attachment".to_owned() };
-    // No file system of a browser takes it, and readers of the header disagree about what follows it.
+    // No file system of a browser allows it, and parsers of the field disagree about what follows it.
     let name = name.replace('"', "_");
     let plain: String = name
         .chars()

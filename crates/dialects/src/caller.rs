@@ -1,4 +1,4 @@
-//! What the application may see of a request when it is asked about it.
+//! The parts of a request that a hook passes to the application.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use crate::uploads::UploadContext;
 use domain::hook::Caller;
 use edge::clients::client_of;
 
-/// The request as the application sees it; `None` when nobody is ever asked.
+/// Returns the request as the application sees it; `None` if no hooks are configured.
 ///
-/// The query is left out, where some clients put a token, and so is every header field that is not listed.
+/// It leaves out the query, in which some clients put a token, and all header fields that are not listed.
 pub(crate) fn caller(request: &HttpRequest, shared: &UploadContext) -> Option<Arc<Caller>> {
     let forwarded = shared.settings.forward_headers.as_ref()?;
     Some(Arc::new(Caller {
@@ -22,7 +22,7 @@ pub(crate) fn caller(request: &HttpRequest, shared: &UploadContext) -> Option<Ar
     }))
 }
 
-/// RFC 9110, 5.3: several lines of one name are one value with commas between them.
+/// Returns the value of a field. Several lines of a field are one value, separated by commas (RFC 9110, 5.3).
 fn field(request: &HttpRequest, name: &HeaderName) -> Option<String> {
     let lines: Vec<_> =
         request.headers().get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes())).collect();

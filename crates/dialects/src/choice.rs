@@ -1,23 +1,24 @@
-//! Which dialect a request is said in, from its head alone. Pure.
+//! Finds the dialect of a request from its head alone. Pure.
 //!
-//! All dialects share the same URLs. What marks a request is its header fields, not its content type:
-//! creations carry any type, and some fields belong to two dialects. Each dialect says how surely a request
-//! is in it, and the surest one gets the request; of several, the first in the list.
+//! All dialects share the same URLs. Header fields identify the dialect of a request, not its content type:
+//! creations have any content type, and some fields belong to two dialects. Each dialect states its certainty
+//! that a request belongs to it, and the one with the highest certainty gets the request; of several, the
+//! first in the list.
 
 use crate::dialect::{Certainty, DialectHandler, Head, TargetKind};
 
-/// Who is to understand a request.
+/// The dialect that answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialectChoice {
-    /// What this server can do, in all dialects at once.
+    /// The capabilities of the server, in all dialects together.
     Options,
-    /// The dialect at this place of the list.
+    /// The dialect at this index of the list.
     Dialect(usize),
-    /// Nothing says; the upload does, by how it was created.
+    /// The request has no mark, so the dialect that created the upload answers it.
     AsCreated,
-    /// The marks of two dialects.
+    /// The request has marks of two dialects.
     Mixed,
-    /// A PATCH that no dialect knows.
+    /// A PATCH of no known dialect.
     UnknownPatch,
 }
 
@@ -60,13 +61,13 @@ mod tests {
     use crate::ranged::wire::starts_session;
     use edge::fields::Fields;
 
-    /// Who answers a request in the end.
+    /// The part of the server that finally answers a request.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Spoken {
         Options,
         Tus,
         Ietf,
-        /// A session is started, or an upload is written.
+        /// Starts a session, or writes to an upload.
         Ranged,
         /// A whole file, without a protocol.
         Plain,
@@ -150,7 +151,7 @@ mod tests {
             ("POST", Collection, "", vec![("transfer-encoding", "chunked")], Plain),
             ("PUT", Collection, "", vec![], Plain),
             ("PUT", Name, "", vec![("content-type", "video/mp4")], Plain),
-            // Broken tus, and what nobody speaks: tus answers.
+            // Invalid tus, and requests of no dialect: tus answers.
             ("POST", Collection, "", vec![("content-length", "0")], Tus),
             ("POST", Collection, "", vec![("upload-length", "5")], Tus),
             ("POST", Collection, "", vec![("upload-metadata", "")], Tus),

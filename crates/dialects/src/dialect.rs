@@ -1,4 +1,5 @@
-//! What a dialect hands to the front: one value with all that others have to know of it.
+//! The interface between a dialect and the front: one value with everything that other modules need to know
+//! of it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,36 +16,36 @@ use crate::uploads::UploadContext;
 use domain::id::UploadId;
 use edge::fields::Fields;
 
-/// A protocol for uploads.
+/// An upload protocol.
 pub struct DialectHandler {
-    /// How the uploads that are created in it are recorded.
+    /// The names under which uploads created in this dialect are recorded.
     pub records: &'static [domain::dialect::Dialect],
     pub methods: &'static [&'static str],
-    /// The media type in which PATCH brings bytes.
+    /// The media type of a PATCH that carries bytes.
     pub patch_type: Option<&'static str>,
-    /// Fields that its clients send, for preflights.
+    /// The request fields of its clients, for preflights.
     pub request_fields: Vec<&'static str>,
-    /// Fields of answers that its clients read.
+    /// The response fields that its clients read.
     pub answer_fields: Vec<&'static str>,
-    /// A field of each of its answers, but of those to OPTIONS.
+    /// A field of each of its responses, except those to OPTIONS.
     pub marker: Option<(HeaderName, HeaderValue)>,
-    /// The status of its answer to HEAD when the server is busy, if its clients would take 503 for the end of
-    /// an upload.
+    /// The status of its response to HEAD when the server is busy, if its clients take 503 as the end of an
+    /// upload.
     pub busy_head: Option<StatusCode>,
     pub recognise: fn(&Head<'_>) -> Recognised,
-    /// Finds the method that is followed, where it is not the one that was sent.
+    /// Returns the effective method, if it is not the one that was sent.
     pub effective_method: fn(&str, &dyn Fields) -> Option<&'static str>,
-    /// Adds to the answer to OPTIONS what its clients look for.
+    /// Adds the fields that its clients look for to the response to OPTIONS.
     pub add_options: fn(&mut HeaderMap, &UploadContext),
     pub answer: AnswerFn,
-    /// Takes bodies as whole files, if the dialect is for requests without any protocol.
+    /// Stores a body as a whole file, if the dialect serves requests without a protocol.
     pub whole_file: Option<AnswerFn>,
-    /// Addresses of its own, besides those that all dialects share.
+    /// Addresses of this dialect only, in addition to those that all dialects share.
     pub routes: &'static [(&'static str, AnswerFn)],
 }
 
-/// Answers a request. Thousands may wait for bytes at once, so the future of each kind of request is a box of
-/// its own.
+/// Answers a request. Thousands of requests may wait for bytes concurrently, so the future of each kind of
+/// request is boxed separately and takes only the memory that its kind needs.
 pub type AnswerFn = fn(DialectRequest, Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse>;
 
 /// A request in a dialect.
@@ -57,7 +58,7 @@ pub struct DialectRequest {
     pub whole_file: AnswerFn,
 }
 
-/// Whether a request is marked as one of its dialect. One without a mark could be of any client of HTTP, and
+/// The presence of a dialect's mark in a request. A request without a mark may come from any HTTP client, and
 /// is answered in the dialect that its upload was created in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Marked {
@@ -65,19 +66,19 @@ pub enum Marked {
     No,
 }
 
-/// What a request is sent to.
+/// The target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestTarget {
-    /// Where uploads are created.
+    /// The URL at which uploads are created.
     Collection,
     Upload(UploadId),
-    /// A name below the collection that is not the id of an upload, as `curl -T` makes them.
+    /// A name below the collection that is not the id of an upload, as `curl -T` sends it.
     Name(String),
-    /// An address of the dialect's own, with what stands in the place of its `{name}`.
+    /// An address of this dialect only, with the value of its `{name}`.
     Own(String),
 }
 
-/// The head of a request, as far as it says which dialect it is in.
+/// The parts of a request's head that determine its dialect.
 pub struct Head<'a> {
     pub method: &'a str,
     pub target: TargetKind,
@@ -86,7 +87,7 @@ pub struct Head<'a> {
     pub carries_body: bool,
 }
 
-/// What kind of thing a request is sent to.
+/// The kind of a request's target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
     Collection,
@@ -94,30 +95,30 @@ pub enum TargetKind {
     Name,
 }
 
-/// What a dialect makes of a request.
+/// The answer of a dialect to whether a request belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recognised {
     pub certainty: Option<Certainty>,
-    /// Whether the request has a mark that cannot stand beside those of other dialects.
+    /// True if the request has a mark that must not occur together with marks of other dialects.
     pub excludes_others: bool,
 }
 
-/// How surely a request is in a dialect, from the weakest to the strongest.
+/// The certainty that a request belongs to a dialect, from the weakest to the strongest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Certainty {
-    /// It is in no other.
+    /// Only if no other dialect claims the request.
     Otherwise,
-    /// Nothing speaks against it.
+    /// Nothing contradicts it.
     Possible,
-    /// Its method and its content type are those of the dialect.
+    /// The method and the content type are those of the dialect.
     Likely,
-    /// It has marks of the dialect that may also be there for another reason.
+    /// The request has marks of the dialect that can also have another reason.
     Hinted,
     Marked,
 }
 
 impl Head<'_> {
-    /// Returns whether one of these fields is there.
+    /// Returns whether any of these fields is present.
     pub(crate) fn has_any(&self, names: &[&str]) -> bool {
         names.iter().any(|name| self.fields.has(name))
     }
@@ -130,8 +131,8 @@ impl Head<'_> {
 }
 
 impl RequestTarget {
-    /// Reads what stands behind the collection in a path, undecoded. The HTTP layer decodes paths too, but as
-    /// UTF-8 only.
+    /// Parses the undecoded path segment below the collection. The HTTP layer decodes paths, too, but only as
+    /// UTF-8.
     pub fn below_collection(segment: &str) -> Self {
         let name = names::text(percent_decode_str(segment).collect());
         name.parse().map_or(Self::Name(name), Self::Upload)

@@ -1,9 +1,9 @@
-//! Digest fields (RFC 9530), which mean the same in every dialect.
+//! Digest fields (RFC 9530), which have the same meaning in every dialect.
 //!
-//! `Content-Digest` is of the bytes of one request, `Repr-Digest` of the whole upload, and `Want-Repr-Digest`
-//! names what a client would like to be told of it. Algorithms this server does not know are passed over. But
-//! a client that sends digests wants its bytes checked: a field of which nothing can be used is refused, not
-//! stored past.
+//! `Content-Digest` applies to the bytes of one request, `Repr-Digest` to the whole upload, and
+//! `Want-Repr-Digest` names the digests that a client requests for the whole upload. Unknown algorithms are
+//! ignored. But a client that sends digests expects its bytes to be checked, so a field without any usable
+//! digest is rejected instead of ignored.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,19 +15,19 @@ use edge::fields::{BadField, Fields};
 
 pub(crate) mod reply;
 
-/// Of the bytes of one request.
+/// The digest of the bytes of one request.
 pub(crate) const CONTENT_DIGEST: &str = "content-digest";
-/// Of the whole upload.
+/// The digest of the whole upload.
 pub(crate) const REPR_DIGEST: &str = "repr-digest";
 
-/// Fields that clients send.
+/// The request fields of clients.
 pub(crate) const REQUEST_FIELDS: [&str; 4] =
     ["Content-Digest", "Repr-Digest", "Want-Content-Digest", "Want-Repr-Digest"];
 
-/// Fields of answers that clients read.
+/// The response fields that clients read.
 pub(crate) const ANSWER_FIELDS: [&str; 2] = ["Content-Digest", "Repr-Digest"];
 
-/// A digest field that cannot be used.
+/// A digest field that is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadDigests {
     #[error(transparent)]
@@ -38,17 +38,17 @@ pub(crate) enum BadDigests {
     Invalid { field: &'static str, algorithm: Algorithm },
 }
 
-/// The digest of this request's bytes. Of several, the strongest counts.
+/// Returns the digest of this request's bytes. Of several, the strongest is used.
 pub(crate) fn content(fields: &dyn Fields) -> Result<Option<Digest>, BadDigests> {
     Ok(read(fields, CONTENT_DIGEST)?.into_iter().max_by_key(Digest::algorithm))
 }
 
-/// Digests the whole upload must turn out to have.
+/// Returns the digests that the whole upload must have.
 pub(crate) fn promised(fields: &dyn Fields) -> Result<Vec<Digest>, BadDigests> {
     read(fields, REPR_DIGEST)
 }
 
-/// Algorithms with a weight above zero that we know. A preference that cannot be read is none.
+/// Returns the known algorithms with a weight above zero. An invalid preference counts as none.
 pub(crate) fn wanted(fields: &dyn Fields) -> Vec<Algorithm> {
     let members = dictionary(fields, "want-repr-digest").ok().flatten().unwrap_or_default();
     let weighed = members.iter().filter(|(_, entry)| match entry {
@@ -58,7 +58,7 @@ pub(crate) fn wanted(fields: &dyn Fields) -> Vec<Algorithm> {
     weighed.filter_map(|(name, _)| by_token(name.as_str())).collect()
 }
 
-/// These digests as a field, those whose algorithm has no name there left out.
+/// Returns these digests as a field value, without those whose algorithm has no registered name.
 pub(crate) fn print<'a>(digests: impl Iterator<Item = &'a Digest>) -> Option<String> {
     let named = digests.filter(|digest| by_token(token(digest.algorithm())).is_some());
     let members: Vec<String> =
@@ -66,7 +66,7 @@ pub(crate) fn print<'a>(digests: impl Iterator<Item = &'a Digest>) -> Option<Str
     (!members.is_empty()).then(|| members.join(", "))
 }
 
-/// RFC 9651, 4.1.8.
+/// Serializes a byte sequence (RFC 9651, 4.1.8).
 fn byte_sequence(value: &[u8]) -> String {
     format!(":{}:", STANDARD.encode(value))
 }
@@ -94,14 +94,14 @@ fn digest(algorithm: Algorithm, entry: &ListEntry) -> Option<Digest> {
 }
 
 fn names(members: &Dictionary) -> Vec<String> {
-    // A request's head is bounded, and so is what is said of it.
+    // The head of a request is limited, and so is a response that lists parts of it.
     members.keys().take(16).map(|name| name.as_str().to_owned()).collect()
 }
 
-/// The names of those we know, strongest first.
+/// The names of the supported algorithms, strongest first.
 const KNOWN: [&str; 5] = ["sha-512", "sha-256", "sha", "md5", "crc32c"];
 
-/// The name in the registry of RFC 9530, which has none for CRC-32. The names of tus are others.
+/// Returns the name in the registry of RFC 9530, which has none for CRC-32. tus uses other names.
 fn token(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::Sha512 => "sha-512",

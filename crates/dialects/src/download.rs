@@ -1,4 +1,5 @@
-//! The bytes of a completed upload: ranges, conditional requests, and headers that make nothing of them run.
+//! The download of a completed upload: ranges, conditional requests, and header fields that keep browsers
+//! from running its content.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -24,16 +25,16 @@ use engine::read::Download;
 
 const CACHE_CONTROL: &str = "private, no-cache";
 
-/// What a request wants of `size` bytes.
+/// The part of `size` bytes that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
     All,
-    /// From the first to the last byte, both included.
+    /// From the first to the last byte, both inclusive.
     Range(u64, u64),
     OutOfReach,
 }
 
-/// What the conditions of a request come to.
+/// The result of a request's conditions.
 #[derive(Debug, PartialEq, Eq)]
 enum Condition {
     Met,
@@ -41,7 +42,7 @@ enum Condition {
     Failed,
 }
 
-/// Answers a GET, or a HEAD with the same status and fields and without the bytes.
+/// Answers a GET, or a HEAD with the same status and fields but without the bytes.
 pub(crate) async fn serve(
     request: &HttpRequest,
     download: Download,
@@ -54,7 +55,7 @@ pub(crate) async fn serve(
     match condition(request, &tag, &modified) {
         Condition::Met => {}
         Condition::NotModified => {
-            // RFC 9110, 15.4.5: with what the whole answer would tell caches.
+            // RFC 9110, 15.4.5: with the fields that a complete response would have for caches.
             return Ok(HttpResponse::NotModified()
                 .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
                 .insert_header((header::ETAG, tag))
@@ -72,7 +73,7 @@ pub(crate) async fn serve(
     }
     let asks_for_head = request.method() == Method::HEAD;
     let wanted = match list(request.headers(), &header::RANGE) {
-        // RFC 9110, 14.2: a range is of GET only.
+        // RFC 9110, 14.2: ranges apply only to GET.
         Some(range) if !asks_for_head && range_applies(request, &tag, &modified) => wanted(&range, size),
         _ => Wanted::All,
     };
@@ -96,7 +97,7 @@ pub(crate) async fn serve(
             header::CONTENT_DISPOSITION,
             attachment::disposition(upload.record().metadata.file_name().as_deref()),
         ))
-        // What clients upload must not run as ours.
+        // Content of clients must not run with the origin of this server.
         .insert_header((header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"))
         .insert_header((header::ACCEPT_RANGES, "bytes"))
         .insert_header((header::CACHE_CONTROL, CACHE_CONTROL))
@@ -118,7 +119,7 @@ pub(crate) async fn serve(
     Ok(response)
 }
 
-/// Stands for the body that the response to a HEAD describes and does not have.
+/// The body that the response to a HEAD describes and does not have.
 struct Announced(u64);
 
 impl MessageBody for Announced {
@@ -133,15 +134,15 @@ impl MessageBody for Announced {
     }
 }
 
-/// Returns the client's own type if it says something, else the type that was detected.
+/// Returns the client's own type if it is specific, otherwise the type that was detected.
 fn served_type(upload: &Upload) -> Option<String> {
     let record = upload.record();
     let named = record.metadata.content_type().filter(|named| !media_type::is_generic(named));
     named.or_else(|| record.facts.as_ref().map(|facts| facts.content_type.clone()))
 }
 
-/// What is small is handed on in smaller pieces: the HTTP layer keeps a buffer that has grown to `KEPT_BYTES`
-/// for as long as its connection lives, and gives up a larger one.
+/// Splits small chunks into smaller pieces: the HTTP layer keeps a buffer that has grown to `KEPT_BYTES` for
+/// as long as its connection lives, and frees a larger one.
 fn pieces(mut bytes: Bytes) -> impl Stream<Item = Result<Bytes, Box<dyn std::error::Error>>> {
     const KEPT_BYTES: usize = 128 << 10;
     let piece_bytes = if bytes.len() <= KEPT_BYTES { PIECE_BYTES } else { bytes.len() };
@@ -149,12 +150,12 @@ fn pieces(mut bytes: Bytes) -> impl Stream<Item = Result<Bytes, Box<dyn std::err
     stream::iter(std::iter::from_fn(next))
 }
 
-/// A completed upload never changes, so its id names its bytes forever.
+/// Returns the entity tag. A completed upload never changes, so its id identifies its bytes permanently.
 fn etag(upload: &Upload) -> String {
     format!("\"{}\"", upload.id())
 }
 
-/// RFC 9110, 13.2.2: the order in which conditions count.
+/// Evaluates the conditions of a request in the order of RFC 9110, 13.2.2.
 fn condition(request: &HttpRequest, tag: &str, modified: &str) -> Condition {
     match (list(request.headers(), &header::IF_MATCH), text(request, header::IF_UNMODIFIED_SINCE)) {
         (Some(tags), _) if !names_strongly(&tags, tag) => return Condition::Failed,
@@ -170,12 +171,13 @@ fn condition(request: &HttpRequest, tag: &str, modified: &str) -> Condition {
     }
 }
 
-/// RFC 9110, 13.1.5: a range of something else than what the client has is answered with the whole.
+/// Returns whether a range applies. If the client's copy is of something else, it gets the whole (RFC 9110,
+/// 13.1.5).
 fn range_applies(request: &HttpRequest, tag: &str, modified: &str) -> bool {
     text(request, header::IF_RANGE).is_none_or(|held| held == tag || held == modified)
 }
 
-/// Whether one HTTP date is after another; never, when either cannot be read.
+/// Returns whether one HTTP date is later than another; false if either is invalid.
 fn is_after(one: &str, other: &str) -> bool {
     let time = |text| httpdate::parse_http_date(text).unwrap_or(SystemTime::UNIX_EPOCH);
     httpdate::parse_http_date(other).is_ok() && time(one) > time(other)
@@ -185,7 +187,7 @@ fn text(request: &HttpRequest, name: header::HeaderName) -> Option<&str> {
     request.headers().get(name).and_then(|value| value.to_str().ok())
 }
 
-/// RFC 9110, 14: one range of bytes. Several, or what is not understood, get the whole.
+/// Parses a single byte range (RFC 9110, 14). Several ranges or an invalid one select the whole.
 fn wanted(range: &str, size: u64) -> Wanted {
     let in_bytes = range.split_once('=').filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes"));
     let Some((first, last)) = in_bytes.and_then(|(_, range)| range.split_once('-')) else { return Wanted::All };

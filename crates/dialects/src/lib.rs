@@ -1,9 +1,9 @@
-//! The dialects clients speak. Each is two pure translations around one engine call, and decides nothing.
+//! The dialects. Each consists of two translations around one engine call, and makes no decisions.
 //!
 //! A dialect is a folder with `wire` (header text to command and back; no I/O and no HTTP crate), `reply`
-//! (outcome or rejection to response) and `mod` (handlers of a few lines). It hands one value to the front
-//! ([`dialect::DialectHandler`]): its addresses, the fields it reads and shows, and how it is recognised. No
-//! dialect names another.
+//! (outcome or rejection to response) and `mod` (handlers of a few lines). It provides one value to the front
+//! ([`dialect::DialectHandler`]): its addresses, the fields it reads and returns, and how it is recognized.
+//! No dialect refers to another.
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -29,17 +29,17 @@ pub mod uploads;
 
 use dialect::DialectHandler;
 
-/// Every dialect. Where two might be meant, the first one is.
+/// Returns all dialects. If a request may belong to two, the first is used.
 pub fn all() -> Vec<DialectHandler> {
     vec![ietf::dialect(), tus::dialect(), ranged::dialect()]
 }
 
-/// Every media type that PATCH takes, in the words of `Accept-Patch`.
+/// Returns all media types that PATCH accepts, as the value of `Accept-Patch`.
 pub fn patch_types() -> String {
     all().iter().filter_map(|dialect| dialect.patch_type).collect::<Vec<_>>().join(", ")
 }
 
-/// The names that uploads are recorded under, of every dialect.
+/// Returns the names under which uploads of all dialects are recorded.
 pub fn names() -> Vec<domain::dialect::Dialect> {
     all().iter().flat_map(|dialect| dialect.records).copied().collect()
 }

@@ -1,5 +1,5 @@
-//! `Upload-Metadata`, which clients of more than one dialect send, and the media types that are of no file.
-//! Pure.
+//! `Upload-Metadata`, which clients of more than one dialect send, and the media types that do not describe a
+//! file. Pure.
 
 use base64::Engine as _;
 
@@ -9,22 +9,22 @@ use edge::fields::{BadField, Fields, LENIENT_BASE64, joined};
 /// The media type of upload bytes in tus.
 pub(crate) const OFFSET_OCTET_STREAM: &str = "application/offset+octet-stream";
 
-/// The media type of appended bytes in the protocol of the IETF.
+/// The media type of appended bytes in the IETF protocol.
 pub(crate) const PARTIAL_UPLOAD: &str = "application/partial-upload";
 
-/// Returns whether a media type is that of bytes on their way, and says nothing of the file that they are
-/// from.
+/// Returns whether a media type is that of bytes in transfer, which does not describe the file that they
+/// belong to.
 pub(crate) fn is_of_a_protocol(media_type: &str) -> bool {
     [PARTIAL_UPLOAD, OFFSET_OCTET_STREAM].contains(&media_type)
 }
 
-/// Reads the metadata of a request, if it has any that can be read.
+/// Returns the metadata of a request, if it has any and it is valid.
 pub(crate) fn metadata(fields: &dyn Fields) -> Option<Metadata> {
     parse_metadata(&joined(fields, "upload-metadata").ok()??).ok()
 }
 
-/// tus 1.0, Upload-Metadata: `key base64,key base64`; a value may be left out, with or without the blank
-/// before it. RFC 9110, 5.6.1.2: empty elements of a list are ignored.
+/// Parses metadata. tus 1.0, Upload-Metadata: `key base64,key base64`; a value may be left out, with or
+/// without the space before it. RFC 9110, 5.6.1.2: empty elements of a list are ignored.
 pub(crate) fn parse_metadata(text: &str) -> Result<Metadata, BadField> {
     let bad = |problem: &'static str| BadField::new("upload-metadata", problem);
     let mut pairs = Vec::new();

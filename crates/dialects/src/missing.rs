@@ -1,17 +1,18 @@
-//! The ranges that an upload still lacks, as every API lists them.
+//! The missing ranges of an upload, as every API lists them.
 
 use domain::upload::Upload;
 
-/// What has not arrived of an upload that is still being received.
+/// The ranges that have not arrived of an upload that is being received.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MissingRanges {
-    /// First and last bytes. What is behind everything that is there is among them once the length is known.
+    /// The first and last bytes of each range. The range after the last received byte is included once the
+    /// length is known.
     pub ranges: Vec<(u64, u64)>,
-    /// Whether there are more than are listed.
+    /// True if there are more ranges than are listed.
     pub truncated: bool,
 }
 
-/// The most missing ranges told at once.
+/// The largest number of missing ranges in a response.
 const MAX_MISSING: usize = 100;
 
 impl MissingRanges {

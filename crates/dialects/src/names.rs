@@ -1,4 +1,4 @@
-//! Decodes file names in header fields, from whatever bytes a client sends. Pure.
+//! Decodes file names in header fields, from arbitrary bytes of a client. Pure.
 
 use base64::Engine as _;
 use percent_encoding::percent_decode_str;
@@ -6,11 +6,11 @@ use percent_encoding::percent_decode_str;
 use edge::fields::LENIENT_BASE64;
 
 /// Decodes the value of a parameter such as `filename*` (RFC 8187, 3.2.1):
-/// `charset'language'percent-encoded`. `None` where nothing is named, or not in a way that can be read.
+/// `charset'language'percent-encoded`. Returns `None` if it is empty or invalid.
 pub(crate) fn extended(value: &[u8]) -> Option<String> {
     let (charset, encoded) = parts_of_extended(value)?;
-    // Decoding leaves alone what is no escape; here that is a mistake of the client, whose plain name is
-    // whole.
+    // Percent-decoding keeps invalid escapes as they are. Here an invalid escape is an error of the client,
+    // whose plain name is intact.
     let mut behind_percents = encoded.split('%').skip(1);
     let is_escape = |text: &str| text.len() >= 2 && text.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
     if !behind_percents.all(is_escape) {
@@ -19,7 +19,7 @@ pub(crate) fn extended(value: &[u8]) -> Option<String> {
     in_charset(charset, percent_decode_str(encoded).collect()).filter(|name| !name.is_empty())
 }
 
-/// Returns the name in such a value as it was sent, for values that cannot be decoded.
+/// Returns the name in such a value undecoded, for values that are invalid.
 pub(crate) fn extended_as_sent(value: &[u8]) -> Option<String> {
     let (_, encoded) = parts_of_extended(value)?;
     Some(encoded.to_owned()).filter(|name| !name.is_empty())
@@ -31,13 +31,13 @@ fn parts_of_extended(value: &[u8]) -> Option<(&str, &str)> {
     Some((charset, encoded))
 }
 
-/// Decodes bytes of no stated charset: browsers send UTF-8, and what else there is was ISO-8859-1 once.
+/// Decodes bytes without a stated charset: browsers send UTF-8, and older software sent ISO-8859-1.
 pub(crate) fn text(value: Vec<u8>) -> String {
     String::from_utf8(value).unwrap_or_else(|error| latin1(error.as_bytes()))
 }
 
-/// Decodes the encoded words (RFC 2047, 2) in a text, and leaves the rest as it is. RFC 7578, 4.2, rules them
-/// out in forms, but the client of .NET and others send them.
+/// Decodes the encoded words (RFC 2047, 2) in a text, and keeps the rest unchanged. RFC 7578, 4.2, forbids
+/// them in forms, but the client of .NET and others send them.
 pub(crate) fn with_words_decoded(text: &str) -> String {
     let (mut decoded, mut rest, mut follows_word) = (String::new(), text, false);
     while let Some(at) = rest.find("=?") {
@@ -47,7 +47,7 @@ pub(crate) fn with_words_decoded(text: &str) -> String {
             (rest, follows_word) = (&rest[at + 2..], false);
             continue;
         };
-        // RFC 2047, 6.2: blanks between two words only separate them.
+        // RFC 2047, 6.2: whitespace between two words only separates them.
         if !follows_word || !before.trim_matches([' ', '\t']).is_empty() {
             decoded.push_str(before);
         }
@@ -72,7 +72,7 @@ fn first_word(text: &str) -> Option<(String, &str)> {
     Some((in_charset(charset, bytes)?, after))
 }
 
-/// RFC 2047, 4.2.
+/// Decodes the `Q` encoding (RFC 2047, 4.2).
 fn quoted_printable(encoded: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut rest = encoded.bytes();

@@ -18,14 +18,14 @@ use edge::body::{Pauses, ReadLimit};
 use engine::command::{BodyEnd, EngineError};
 use engine::feed::{Feed, FeedEnded};
 
-/// The most that is read of a connection before its bytes are taken.
+/// The largest number of bytes read ahead from a connection before the append has accepted them.
 const READ_AHEAD_BYTES: usize = 128 * 1024;
 
-/// Moves a request's body into an append, and gives the upload as it is when all of it is settled.
+/// Moves a request's body into an append, and returns the upload when all of it is settled.
 ///
-/// Bytes are copied out of the connection's buffer while they are fresh in the processor's cache; so that
-/// buffer is free again before the next read, and is used for it. While there is no room for bytes, none are
-/// read. A body that is cut short keeps what arrived and is never answered with success.
+/// Bytes are copied out of the connection's buffer while they are in the processor's cache, so that the
+/// buffer is free before the next read and is reused for it. While the append has no capacity, nothing is
+/// read. If a body is cut off, the bytes that arrived are kept, and the response is never a success.
 pub(crate) async fn pump(
     request: &HttpRequest,
     payload: Payload,
@@ -35,7 +35,7 @@ pub(crate) async fn pump(
     pump_with_progress(request, payload, feed, idle_timeout, None).await
 }
 
-/// Does the same, and gives `report` the committed offset as it grows, once a second at most.
+/// Like [`pump`], and passes the committed offset to `report` as it grows, at most once a second.
 pub(crate) async fn pump_with_progress(
     request: &HttpRequest,
     mut payload: impl Stream<Item = Result<Bytes, PayloadError>> + Unpin,
@@ -68,7 +68,7 @@ pub(crate) async fn pump_with_progress(
     }
 }
 
-/// Hands bytes on. While that has to wait, other requests of the connection may have to, too.
+/// Passes bytes on. While that waits, other requests of the connection may have to wait, too.
 async fn push(feed: &mut Feed, chunk: &[u8], pauses: Option<&Pauses>) -> Result<(), FeedEnded> {
     let mut pushing = pin!(feed.push(chunk));
     let Some(pauses) = pauses else { return pushing.await };
@@ -81,14 +81,14 @@ async fn push(feed: &mut Feed, chunk: &[u8], pauses: Option<&Pauses>) -> Result<
     }
 }
 
-/// Tells of progress, but not too often.
+/// Reports progress at a limited rate.
 struct ProgressReporter<'a> {
     report: &'a dyn Fn(u64),
     reported_bytes: u64,
     due: Instant,
 }
 
-/// The shortest time between two words about progress.
+/// The shortest time between two reports of progress.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
 impl<'a> ProgressReporter<'a> {
@@ -106,14 +106,14 @@ impl<'a> ProgressReporter<'a> {
     }
 }
 
-/// What comes next; nothing once the append has ended by itself or the client was silent for too long.
+/// Returns the next item of the body; `None` if the append has ended, or the client was silent for too long.
 async fn next(
     payload: &mut (impl Stream<Item = Result<Bytes, PayloadError>> + Unpin),
     feed: &mut Feed,
     read_limit: Option<&ReadLimit>,
     idle_timeout: Duration,
 ) -> Option<Option<Result<Bytes, PayloadError>>> {
-    // Nothing else is looked at, and no timer set, while bytes are there.
+    // While bytes are available, nothing else is checked and no timer is set.
     if let Some(ready) = payload.next().now_or_never() {
         return Some(ready);
     }

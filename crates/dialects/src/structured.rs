@@ -1,23 +1,23 @@
 //! Structured fields (RFC 9651), as far as uploads need them.
 //!
-//! What is not of the type its field has counts as absent, and so does a single value that is there twice.
-//! Whoever must not pass over such a field, as with digests, is told.
+//! A field that does not have the expected type counts as absent, and so does a single value that is
+//! repeated. For fields that must not be ignored, such as digests, an error is returned.
 
 use sfv::{BareItem, Dictionary, Item, Parser};
 
 use edge::fields::Fields;
 
-/// An Integer, parameters left aside.
+/// Returns an Integer, without its parameters.
 pub(crate) fn integer(fields: &dyn Fields, name: &str) -> Option<i64> {
     if let BareItem::Integer(value) = item(fields, name)? { Some(value.into()) } else { None }
 }
 
-/// A Boolean, parameters left aside.
+/// Returns a Boolean, without its parameters.
 pub(crate) fn boolean(fields: &dyn Fields, name: &str) -> Option<bool> {
     if let BareItem::Boolean(value) = item(fields, name)? { Some(value) } else { None }
 }
 
-/// A Dictionary; `None` when the field is not there or has no members.
+/// Returns a Dictionary; `None` if the field is absent or has no members.
 pub(crate) fn dictionary(fields: &dyn Fields, name: &str) -> Result<Option<Dictionary>, sfv::Error> {
     let members: Dictionary = Parser::new(&combined(fields, name)).parse()?;
     Ok((!members.is_empty()).then_some(members))
@@ -28,7 +28,7 @@ fn item(fields: &dyn Fields, name: &str) -> Option<BareItem> {
     Some(item.bare_item)
 }
 
-/// RFC 9651, 4.2: all lines of a field are read as one, and two items in it are none.
+/// Joins the lines of a field. RFC 9651, 4.2: they are parsed as one, and two items in it are invalid.
 fn combined(fields: &dyn Fields, name: &str) -> Vec<u8> {
     fields.values(name).collect::<Vec<_>>().join(&b", "[..])
 }
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    /// Lines of whatever bytes a client sends.
+    /// Lines of arbitrary bytes from a client.
     struct Raw(Vec<Vec<u8>>);
 
     impl Fields for Raw {

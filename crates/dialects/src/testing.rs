@@ -1,12 +1,12 @@
-//! Header fields for the tests of what reads them.
+//! Header fields for the tests of parsers.
 
 use edge::fields::Fields;
 use proptest::prelude::*;
 
-/// Fields as a test writes them down.
+/// Fields as a test defines them.
 pub(crate) type Text = Vec<(&'static str, &'static str)>;
 
-/// Whatever bytes a client puts into whatever fields.
+/// Arbitrary fields with arbitrary bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Anything(Vec<(&'static str, Vec<u8>)>);
 
@@ -16,7 +16,8 @@ impl Fields for Anything {
     }
 }
 
-/// Some of the fields, with random bytes or with words of the grammar, which come far into the parsers.
+/// Generates some of the fields, with random bytes or with words of the grammar, which get far into the
+/// parsers.
 pub(crate) fn anything(
     fields: &'static [&'static str],
     words: &'static [&'static [u8]],

@@ -1,4 +1,4 @@
-//! Failures of the engine that mean the same in every dialect, as problems.
+//! Errors of the engine that have the same meaning in every dialect, as problems.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use domain::rejection::Rejection;
 use edge::problem::{Problem, request_id};
 use engine::command::{EngineError, Unavailable};
 
-/// The problem behind an error that means the same in every dialect; the error itself if it is a rejection,
-/// which each dialect words for itself.
+/// Returns the problem for an error that has the same meaning in every dialect. Returns the rejection if it
+/// is one, because each dialect has its own response to it.
 pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Rejection> {
     let soon = Duration::from_secs(1);
     Ok(match error {
@@ -26,7 +26,7 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Reje
                 Unavailable::Undecided => "application-unavailable",
                 Unavailable::DatabaseGone => "database-gone",
             };
-            // An application that could not be asked is seldom back within a second.
+            // An application that could not be reached is seldom back within a second.
             let after = if why == Unavailable::Undecided { 5 * soon } else { soon };
             Problem::try_again(code, why.to_string(), after)
         }
@@ -49,7 +49,7 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Reje
     })
 }
 
-/// The failure of an append or of a question whose body ceased to come before its end.
+/// Returns the error of an append or a query whose body stopped before its end.
 pub(crate) fn broken_off() -> EngineError {
     EngineError::Unavailable(Unavailable::Idle)
 }

@@ -1,6 +1,6 @@
-//! What is told of an upload to whoever asks for its offset, in fields that mean the same in every dialect.
+//! The fields about an upload in responses to offset queries, with the same meaning in every dialect.
 //!
-//! A client passes over those of other dialects, so all are told to all.
+//! Clients ignore the fields of other dialects, so every client receives all of them.
 
 use std::time::SystemTime;
 
@@ -32,7 +32,7 @@ pub(crate) fn insert(response: &mut HttpResponseBuilder, upload: &Upload) {
             response.insert_header((UPLOAD_CONCAT, as_sent.as_str()));
         }
     }
-    // tus 1.0, Concatenation: a final upload shows an offset only once it is whole.
+    // tus 1.0, Concatenation: a final upload has an offset only once it is complete.
     if !upload.is_final() || upload.is_settled() {
         response.insert_header((UPLOAD_OFFSET, upload.offset().get()));
     }
@@ -64,7 +64,7 @@ pub(crate) fn insert_expiry(response: &mut HttpResponseBuilder, upload: &Upload)
     }
 }
 
-/// tus 1.0, Expiration: told while the upload is unfinished.
+/// Returns the expiry of an unfinished upload (tus 1.0, Expiration).
 pub(crate) fn expiry(upload: &Upload) -> Option<String> {
     let record = upload.record();
     record.expires_at.filter(|_| record.stage != Stage::Completed).map(imf_fixdate)

@@ -1,4 +1,4 @@
-//! What the handlers of all dialects use: the engine, and the terms on which uploads are taken.
+//! The context of all dialects' handlers: the engine, and the settings under which uploads are accepted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use edge::addresses::Addresses;
 use edge::fields::BadField;
 use engine::Engine;
 
-/// Where uploads are created; each has its address below.
+/// The path at which uploads are created; each upload has its address below it.
 pub const BASE_PATH: &str = "/files";
 
-/// Where the status of each upload is, below.
+/// The path below which each upload has its status.
 const STATUS_PATH: &str = "/api/v1/uploads/";
 
-/// What the handlers of all dialects use.
+/// The context of all dialects' handlers.
 pub struct UploadContext {
     pub engine: Engine,
     pub addresses: Arc<Addresses>,
@@ -28,35 +28,35 @@ pub struct UploadContext {
     pub metrics: EdgeMetrics,
 }
 
-/// The terms on which uploads are taken.
+/// The settings under which uploads are accepted.
 #[derive(Debug, Clone)]
 pub struct DialectSettings {
     pub max_metadata_bytes: usize,
-    /// How long a client may send nothing in the middle of a body.
+    /// The longest time for which a client may send nothing in the middle of a body.
     pub idle_timeout: Duration,
-    /// Header fields of a client's request that the application may see when it is asked; `None` when it is
-    /// not.
+    /// The request header fields that hooks pass to the application; `None` if no hooks are configured.
     pub forward_headers: Option<Vec<HeaderName>>,
-    /// Whether clients may delete uploads.
+    /// True if clients may delete uploads.
     pub clients_may_terminate: bool,
     pub protocols: Protocols,
-    /// Ranges begin and end at multiples of this, where they do not touch bytes that are there.
+    /// Ranges begin and end at multiples of this, except where they touch bytes that are already there.
     pub range_alignment_bytes: u64,
 }
 
-/// Which ways of uploading are offered.
+/// The upload protocols that are enabled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Protocols {
-    /// Versions of the IETF draft, by their interop number, whose clients are sent interim responses.
+    /// The interop numbers of the versions of the IETF draft whose clients receive interim responses.
     pub ietf_interop_versions: Vec<u32>,
-    /// Whether a whole file may be sent as it is, without a protocol.
+    /// True if a whole file may be sent without a protocol.
     pub plain_uploads: bool,
-    /// The least size of ranges that clients are advised to send.
+    /// The minimum size of ranges that clients are advised to send.
     pub range_size_bytes: u64,
 }
 
 impl DialectSettings {
-    /// Returns the size of ranges that clients are advised to send, which the storage can take.
+    /// Returns the size of ranges that clients are advised to send, as a multiple of the alignment of the
+    /// storage.
     pub fn range_size_bytes(&self) -> u64 {
         self.protocols.range_size_bytes.next_multiple_of(self.range_alignment_bytes)
     }
@@ -84,7 +84,7 @@ impl UploadContext {
     }
 }
 
-/// What stands before the id in the address of an upload's status.
+/// Returns the part before the id in the address of an upload's status.
 pub fn status_root(public_url: &str) -> String {
     format!("{public_url}{STATUS_PATH}")
 }

@@ -31,7 +31,7 @@ pub struct Problem {
     headers: Vec<(HeaderName, String)>,
 }
 
-/// Whether a response includes its body. The response to HEAD does not.
+/// The choice of a response with or without its body. The response to HEAD has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShowsBody {
     Yes,

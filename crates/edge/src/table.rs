@@ -243,8 +243,8 @@ impl RoutePath {
         self.rows.first().map_or(OTHER, |row| row.path)
     }
 
-    /// Returns the segment in the place of the `number`th `{name}`, as the router has it: `%25`, `%2B` and
-    /// `%2F` are not decoded.
+    /// Returns the segment that the `number`th `{name}` matches, as the router has it: `%25`, `%2B` and `%2F`
+    /// are not decoded.
     pub(crate) fn parameter<'a>(&self, path: &'a str, number: usize) -> Option<&'a str> {
         let pairs = self.segments.iter().zip(path.split('/').skip(1));
         pairs.filter(|(segment, _)| **segment == Segment::Any).map(|(_, given)| given).nth(number)
@@ -271,7 +271,7 @@ impl RoutedRequest {
         Self { request, payload, address: Arc::clone(address) }
     }
 
-    /// Returns the decoded text in the place of the `number`th `{name}`, counted from 0.
+    /// Returns the decoded text that the `number`th `{name}` matches, counted from 0.
     pub fn parameter(&self, number: usize) -> String {
         let given = self.address.parameter(self.request.match_info().as_str(), number).unwrap_or_default();
         percent_decode_str(given).decode_utf8_lossy().into_owned()

@@ -1,4 +1,4 @@
-//! Digests that cannot be used or do not match, in the words registered for them.
+//! Problems for digests that are unusable or do not match, with their registered types.
 
 use crate::digests::{BadDigests, byte_sequence, token};
 use domain::checksum::Digest;
@@ -24,8 +24,8 @@ pub(crate) fn problem(error: &BadDigests) -> Problem {
     }
 }
 
-/// Bytes that do not have the digest sent for them. What they have instead is not told: whoever guesses must
-/// not be helped.
+/// Reports bytes that do not have the digest sent with them. The response does not contain their actual
+/// digest, which would help a client that guesses.
 pub(crate) fn mismatched(field: &'static str, provided: &Digest) -> Problem {
     let algorithm = token(provided.algorithm());
     let detail = format!("{field}: the data does not match the {algorithm} digest that was sent with it");
@@ -37,7 +37,7 @@ pub(crate) fn mismatched(field: &'static str, provided: &Digest) -> Problem {
     Problem::bad_request("digest-mismatch", detail).kind(MISMATCHED).list("mismatched_digests", [entry])
 }
 
-/// A field's name as people write it.
+/// Returns the name of a field in its usual capitalization.
 fn shown(field: &str) -> String {
     let words = field.split('-').map(|word| word[..1].to_ascii_uppercase() + &word[1..]);
     words.collect::<Vec<_>>().join("-")

@@ -1,10 +1,10 @@
-//! The file name in a `Content-Disposition` (RFC 6266), from whatever bytes a client sends.
+//! Parses the file name in a `Content-Disposition` (RFC 6266), from arbitrary bytes of a client.
 
 use crate::names;
 
-/// The name: `filename*` before `filename`. A field that is not written as it should be names nothing.
+/// Returns the name: `filename*` takes precedence over `filename`. An invalid field has no name.
 ///
-/// What is found is as the client wrote it, paths and control characters included.
+/// The name is returned as the client sent it, including paths and control characters.
 pub(super) fn file_name(value: &[u8]) -> Option<String> {
     let mut rest = Cursor(value);
     rest.token()?;
@@ -23,7 +23,7 @@ pub(super) fn file_name(value: &[u8]) -> Option<String> {
             b"filename*" => &mut extended,
             _ => continue,
         };
-        // RFC 6266, 4.1: the same parameter twice makes the field invalid.
+        // RFC 6266, 4.1: a repeated parameter makes the field invalid.
         if known.replace(value).is_some() {
             return None;
         }
@@ -32,12 +32,12 @@ pub(super) fn file_name(value: &[u8]) -> Option<String> {
     extended.and_then(|value| names::extended(&value)).or_else(plain)
 }
 
-/// What is left of a field.
+/// The rest of a field.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
-    /// Passes over one character and the blanks around it. `false` at the end; nothing when there is
-    /// something else.
+    /// Skips one character and the whitespace around it. Returns `Some(false)` at the end, and `None` at any
+    /// other character.
     fn skip(&mut self, expected: u8) -> Option<bool> {
         match self.0.trim_ascii_start().split_first() {
             None => Some(false),
@@ -57,7 +57,7 @@ impl<'a> Cursor<'a> {
         (!token.is_empty()).then_some(token)
     }
 
-    /// A token or a quoted string.
+    /// Parses a token or a quoted string.
     fn value(&mut self) -> Option<Vec<u8>> {
         let Some(mut quoted) = self.0.strip_prefix(b"\"") else { return self.token().map(<[u8]>::to_vec) };
         let mut value = Vec::new();

@@ -1,47 +1,48 @@
-//! How the versions of the draft differ, as values. Nothing else in this program asks for a version.
+//! The differences between versions of the draft, as values. No other code depends on a version number.
 
 use crate::structured::integer;
 use edge::fields::Fields;
 use engine::command::Overflow;
 
-/// What the client of one version expects.
+/// The behavior that the clients of one version expect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DraftVersion {
-    /// The interop number, if it is among those configured: it is echoed, and interim responses are sent.
+    /// The interop number, if it is configured: it is echoed, and interim responses are sent.
     pub interop: Option<u32>,
     pub completeness: Completeness,
-    /// Whether appends carry the media type `application/partial-upload`.
+    /// True if appends have the media type `application/partial-upload`.
     pub typed_appends: bool,
-    /// Whether the time left is called `expires` in `Upload-Limit`.
+    /// True if `Upload-Limit` has the remaining time also as `expires`.
     pub has_expires: bool,
-    /// Whether HEAD and DELETE must not carry fields of an upload.
+    /// True if HEAD and DELETE must not carry upload fields.
     pub strict_queries: bool,
-    /// Whether an upload that has ended is as if it had never been.
+    /// True if an upload that has ended is reported as unknown (404).
     pub gone_is_missing: bool,
-    /// What becomes of an upload when more bytes come than it can have.
+    /// The effect on an upload of more bytes than it can have.
     pub overflow: Overflow,
-    /// Whether there is a problem type for data that comes after the end.
+    /// True if there is a problem type for data after the end of an upload.
     pub names_completed: bool,
-    /// Whether a client that has nothing to send, and says so only by lengths, has ended its upload.
-    /// tus-js-client, which speaks these versions, never sends the word it should: for an empty file, and for
-    /// a stream that ends where a chunk does, in a browser.
+    /// True if a client that has nothing to send, and indicates this only by lengths, has completed its
+    /// upload. tus-js-client, which uses these versions, does not send the field that it should for an empty
+    /// file, or, in a browser, for a stream that ends at the end of a chunk.
     pub silence_ends: bool,
 }
 
-/// The field that says whether a request has the last bytes.
+/// The field that states whether a request has the last bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Completeness {
     /// `Upload-Complete`.
     CompleteField,
-    /// `Upload-Incomplete`, with the opposite sense.
+    /// `Upload-Incomplete`, with the opposite meaning.
     IncompleteField,
 }
 
-/// What clients speak that name no version: those of the finished RFC.
+/// The version of clients that name none: the final RFC.
 const NEWEST: i64 = 10;
 
 impl DraftVersion {
-    /// The version a request is said in. One that is not configured is served as what it is, but not echoed.
+    /// Returns the version of a request. A version that is not configured is served correctly, but not
+    /// echoed.
     pub(super) fn of(fields: &dyn Fields, configured: &[u32]) -> Self {
         let number = integer(fields, "upload-draft-interop-version").filter(|number| *number > 0);
         let interop = number.and_then(|number| u32::try_from(number).ok()).filter(|number| configured.contains(number));
@@ -76,7 +77,7 @@ impl Completeness {
         }
     }
 
-    /// What the field's value says: whether the upload ends with this.
+    /// Returns whether the upload ends with this request, according to the field's value.
     pub(super) const fn is_end(self, value: bool) -> bool {
         match self {
             Self::CompleteField => value,
@@ -84,7 +85,7 @@ impl Completeness {
         }
     }
 
-    /// The value that says so.
+    /// Returns the field's value for an upload that ends (`end`) or does not.
     pub(super) const fn value(self, end: bool) -> &'static str {
         match (self, end) {
             (Self::CompleteField, true) | (Self::IncompleteField, false) => "?1",
@@ -107,8 +108,8 @@ pub(super) mod tests {
 
     #[test]
     fn versions_differ_in_these_things() {
-        // ietf 1 to 4: typed appends from 6, the field's opposite in 3, `expires` in
-        // 6, strict HEAD and DELETE to 6, 404 to 6, fatal overflow from 8, a type for completed uploads to 8.
+        // ietf 1 to 4: typed appends from 6, the opposite field up to 3, `expires` in 6, strict HEAD and
+        // DELETE from 3 to 6, 404 up to 6, fatal overflow from 8, a type for completed uploads from 6 to 8.
         let table = |draft: DraftVersion| {
             let flags = [
                 draft.completeness == Completeness::CompleteField,

@@ -1,8 +1,8 @@
-//! Resumable Uploads for HTTP: the IETF draft in its versions, and the RFC it becomes.
+//! Resumable Uploads for HTTP: the versions of the IETF draft, and the RFC that it becomes.
 //!
-//! An upload completes when its client says so, not when its length is reached. A client learns the URL of
-//! its upload before it has sent the body, from an interim response, where the version and the connection
-//! allow one.
+//! An upload completes when its client declares it complete, not when its length is reached. A client learns
+//! the URL of its upload from an interim response before it has sent the body, if the version and the
+//! connection allow one.
 
 use std::sync::Arc;
 
@@ -39,15 +39,15 @@ mod wire;
 use draft::DraftVersion;
 use wire::{Creation, WireError};
 
-/// Bytes go to the offset, and the client says with which of them an upload is complete.
+/// Bytes are written at the offset, and the client declares which of them complete the upload.
 const FILLING: WriteRules = WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenSaid };
 
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
-/// What its uploads are recorded under.
+/// The name under which uploads are recorded.
 const NAME: Dialect = Dialect::named("ietf");
 
-/// What the front has to know of this dialect.
+/// Returns the description of this dialect for the front.
 pub(crate) fn dialect() -> dialect::DialectHandler {
     dialect::DialectHandler {
         records: &[NAME],
@@ -82,7 +82,7 @@ fn answer(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalB
     }
 }
 
-/// Answers a creation, or the upload of a whole file if its marks turn out to be none.
+/// Answers a creation, or stores a whole file if the request turns out to have no valid mark.
 fn create(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
     let request = dialect_request.request.clone();
     let exchange = IetfRequest::new(&request, dialect_request.marked, &shared);
@@ -96,7 +96,7 @@ fn create(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalB
                 exchange.versioned(answer)
             });
         }
-        // The draft, 4.1.2: without a readable `Upload-Complete` it is a request like any other.
+        // Draft, 4.1.2: without a valid `Upload-Complete` it is an ordinary request.
         (Ok(None), "POST" | "PUT") => return (dialect_request.whole_file)(dialect_request, Arc::clone(&shared)),
         (Ok(None), "PATCH") => exchange.completeness_missing(),
         (Ok(_), _) => Problem::method_not_allowed("OPTIONS, POST, PUT, PATCH"),
@@ -105,7 +105,7 @@ fn create(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalB
     ready(exchange.versioned(Err(rejection))).boxed_local()
 }
 
-/// Adds to the answer to OPTIONS what clients of this dialect look for.
+/// Adds the fields that clients of this dialect look for to the response to OPTIONS.
 fn add_options(headers: &mut HeaderMap, shared: &UploadContext) {
     let settings = shared.engine.settings();
     let draft = DraftVersion::of(&Vec::new(), &[]);
@@ -117,7 +117,7 @@ fn add_options(headers: &mut HeaderMap, shared: &UploadContext) {
     reply::add_options(headers, &limit);
 }
 
-/// One request and what its version wants.
+/// A request, with the behavior of its version.
 struct IetfRequest<'a> {
     request: &'a HttpRequest,
     shared: &'a UploadContext,
@@ -163,7 +163,8 @@ impl<'a> IetfRequest<'a> {
             dialect: NAME,
             write_rules: FILLING,
             role: Role::Single,
-            // One of no bytes would be complete at once, though its client may not have said so yet.
+            // An upload of length 0 would be complete immediately, although its client may not have declared
+            // it complete.
             length: creation.length.filter(|_| !empty),
             metadata: creation.metadata,
             metadata_as_sent: None,
@@ -194,7 +195,7 @@ impl<'a> IetfRequest<'a> {
             Ok(upload) => Ok(self.created(&upload, &[])),
             Err(error) => {
                 let (problem, alive) = self.append_rejected(error, upload.id(), creation.checksum.as_ref()).await;
-                // A client that has seen no interim response can go on nevertheless.
+                // A client that has received no interim response can resume with this.
                 Err(if alive { problem.with(header::LOCATION, location) } else { problem })
             }
         }
@@ -232,8 +233,8 @@ impl<'a> IetfRequest<'a> {
         pump::pump_with_progress(self.request, payload, feed, self.shared.settings.idle_timeout, report).await
     }
 
-    /// Clients of the finished RFC do not mark HEAD, so an unmarked one reports the offset while the upload
-    /// is not complete; afterwards it has all fields of GET as well.
+    /// Answers HEAD. Clients of the final RFC do not mark it, so an unmarked HEAD reports the offset while
+    /// the upload is not complete. After that, its response also has all fields of GET.
     async fn head(&self, id: UploadId) -> Result<HttpResponse, Problem> {
         self.check_query()?;
         let upload = self.inspect(id).await?;
@@ -295,7 +296,7 @@ impl<'a> IetfRequest<'a> {
         let problem = reply::wire_problem(error, &self.draft);
         match error {
             WireError::InconsistentLength { .. } => problem,
-            // There is no upload to be gone on with.
+            // There is no upload that could be resumed.
             WireError::Field(_) | WireError::Digests(_) | WireError::MediaType | WireError::TooLarge { .. } => {
                 reply::mark_final(problem, &self.draft)
             }
@@ -306,7 +307,7 @@ impl<'a> IetfRequest<'a> {
         reply::rejected(error, &self.draft, &self.limit(None), self.request)
     }
 
-    /// The refusal of bytes, and whether the upload can be gone on with.
+    /// Returns the problem for rejected bytes, and whether the upload can be resumed.
     async fn append_rejected(&self, error: EngineError, id: UploadId, checksum: Option<&Digest>) -> (Problem, bool) {
         let upload = self
             .shared
@@ -321,7 +322,7 @@ impl<'a> IetfRequest<'a> {
         (reply::append_rejected(error, &self.draft, &limit, upload.as_ref(), checksum, self.request), alive)
     }
 
-    /// The way to tell the client something before the answer, if its version has interim responses.
+    /// Returns the handle for interim responses, if the version has them.
     fn interim(&self) -> Option<Interim> {
         self.draft.interop.and_then(|_| Interim::of(self.request))
     }

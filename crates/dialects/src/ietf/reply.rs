@@ -1,4 +1,4 @@
-//! Outcomes and rejections in the words of the draft.
+//! Responses of the draft for outcomes and rejections.
 
 use std::borrow::Cow;
 
@@ -25,33 +25,33 @@ const MISMATCHING_OFFSET: &str = "https://iana.org/assignments/http-problem-type
 const COMPLETED: &str = "https://iana.org/assignments/http-problem-types#completed-upload";
 const INCONSISTENT_LENGTH: &str = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
 
-/// Fields of an answer, or of an interim response.
+/// Fields of a response or an interim response.
 pub(super) type FieldList = Vec<(HeaderName, HeaderValue)>;
 
-/// What the answer to OPTIONS has for clients of this dialect.
+/// Adds the fields of this dialect to the response to OPTIONS.
 pub(super) fn add_options(headers: &mut HeaderMap, limit: &str) {
     add(headers, field(UPLOAD_LIMIT, limit));
 }
 
-/// Names the version in which an answer is given, if that is one this server means to speak.
+/// Adds the version of a response, if it is one of those configured.
 pub(super) fn add_version(headers: &mut HeaderMap, draft: &DraftVersion) {
     add(headers, draft.interop.and_then(|number| field(INTEROP_VERSION, number)));
 }
 
-/// `104`: an upload has begun, and where it is.
+/// `104`: the upload has begun, with its URL.
 pub(super) fn begun(draft: &DraftVersion, location: &str, limit: &str) -> FieldList {
     let number = draft.interop.and_then(|number| field(INTEROP_VERSION, number));
     [number, field(header::LOCATION, location), field(UPLOAD_LIMIT, limit)].into_iter().flatten().collect()
 }
 
-/// `104`: how far the upload is.
+/// `104`: the offset of the upload.
 pub(super) fn progress(draft: &DraftVersion, offset_bytes: u64) -> FieldList {
     let number = draft.interop.and_then(|number| field(INTEROP_VERSION, number));
     [number, field(UPLOAD_OFFSET, offset_bytes)].into_iter().flatten().collect()
 }
 
-/// The answer to a creation, and to the append that ends an upload: whichever of the two brings the last
-/// bytes, their sender is told the same, and the same again when it asks again.
+/// The response to a creation, and to the append that completes an upload. Whichever of the two carries the
+/// last bytes, the client receives the same response, also when it repeats the request.
 pub(super) fn created(
     draft: &DraftVersion,
     upload: &Upload,
@@ -75,7 +75,7 @@ pub(super) fn created(
     response.finish()
 }
 
-/// The answer to an append after which more is to come.
+/// The response to an append that does not complete the upload.
 pub(super) fn appended(draft: &DraftVersion, upload: &Upload, limit: &str) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     insert_offset(&mut response, draft, upload, limit);
@@ -86,7 +86,7 @@ pub(super) fn cancelled() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
-/// How far an upload is: the answer to HEAD, and to GET while there is nothing to download.
+/// The offset of an upload: the response to HEAD, and to GET while there is nothing to download.
 pub(super) fn offset(draft: &DraftVersion, upload: &Upload, limit: &str) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     upload_fields::insert(&mut response, upload);
@@ -94,7 +94,7 @@ pub(super) fn offset(draft: &DraftVersion, upload: &Upload, limit: &str) -> Http
     response.finish()
 }
 
-/// The same beside the bytes of a completed upload.
+/// Adds the same fields to the download of a completed upload.
 pub(super) fn add_offset(headers: &mut HeaderMap, draft: &DraftVersion, upload: &Upload, limit: &str) {
     add(headers, offset_fields(draft, upload, limit));
     add(headers, upload.length().and_then(|length| field(UPLOAD_LENGTH, length)));
@@ -117,7 +117,7 @@ fn offset_fields(
     fields.into_iter().flatten()
 }
 
-/// Whether nothing more is to come, and nothing more to happen: neither by itself, nor because it failed.
+/// Returns whether the upload is complete: no bytes follow, nothing is pending, and it has not failed.
 fn is_complete(upload: &Upload) -> bool {
     match upload.stage() {
         Stage::Ended(_) => false,
@@ -139,7 +139,7 @@ fn completeness_name(draft: &DraftVersion) -> HeaderName {
     HeaderName::from_static(draft.completeness.field())
 }
 
-/// A field, if its value can stand in one.
+/// Returns a field, if its value is valid in one.
 fn field(name: HeaderName, value: impl ToString) -> Option<(HeaderName, HeaderValue)> {
     HeaderValue::try_from(value.to_string()).ok().map(|value| (name, value))
 }
@@ -150,7 +150,7 @@ fn add(headers: &mut HeaderMap, fields: impl IntoIterator<Item = (HeaderName, He
     }
 }
 
-/// A request that was not understood.
+/// The problem for an invalid request.
 pub(super) fn wire_problem(error: &WireError, draft: &DraftVersion) -> Problem {
     let detail = error.to_string();
     match error {
@@ -167,22 +167,22 @@ pub(super) fn wire_problem(error: &WireError, draft: &DraftVersion) -> Problem {
     }
 }
 
-/// Says that the upload has not ended with this: its client may go on.
+/// Marks a problem after which the client may resume the upload.
 pub(super) fn mark_resumable(problem: Problem, draft: &DraftVersion) -> Problem {
     problem.with(completeness_name(draft), draft.completeness.value(false))
 }
 
-/// Says that this is the last word.
+/// Marks a problem that is final.
 pub(super) fn mark_final(problem: Problem, draft: &DraftVersion) -> Problem {
     problem.with(completeness_name(draft), draft.completeness.value(true))
 }
 
-/// A refused question or cancellation, or a creation refused before there was an upload.
+/// The problem for a rejected query or cancellation, or for a creation rejected before an upload exists.
 pub(super) fn rejected(error: EngineError, draft: &DraftVersion, limit: &str, request: &HttpRequest) -> Problem {
     common(error, request).unwrap_or_else(|rejection| rejection_problem(rejection, draft, limit, None))
 }
 
-/// Refused bytes for an upload, `upload` as it is now, if it is there.
+/// The problem for rejected bytes. `upload` is the current state of the upload, if it exists.
 pub(super) fn append_rejected(
     error: EngineError,
     draft: &DraftVersion,
@@ -217,7 +217,7 @@ fn rejection_problem(rejection: Rejection, draft: &DraftVersion, limit: &str, up
     let own = |status, code: Cow<'static, str>| Problem::new(status, code, detail.clone());
     let problem = |status| own(status, code.clone());
     match rejection {
-        // Draft, 4.2.3: the application has said its last word, and nothing is to be gone on with.
+        // Draft, 4.2.3: the application's decision is final, and nothing can be resumed.
         Rejection::Refused(failure) => mark_final(Problem::rejected(&failure), draft),
         Rejection::NotFound => problem(StatusCode::NOT_FOUND),
         Rejection::Gone(_) | Rejection::Removed | Rejection::BytesMissing => {
@@ -238,7 +238,7 @@ fn rejection_problem(rejection: Rejection, draft: &DraftVersion, limit: &str, up
             own(StatusCode::BAD_REQUEST, "inconsistent-length".into()).kind(kind)
         }
         Rejection::OverLimit(_) => problem(StatusCode::PAYLOAD_TOO_LARGE).with(UPLOAD_LIMIT, limit),
-        // Of uploads whose bytes come in any order, where crossing is allowed.
+        // Only for uploads with bytes in any order, if dialects may be crossed.
         Rejection::OtherDialect(_) | Rejection::DifferentBytes { .. } | Rejection::TooManyRanges(_) => {
             problem(StatusCode::CONFLICT)
         }

@@ -1,4 +1,4 @@
-//! Header text to commands, and back. Pure: no I/O, no HTTP crate.
+//! Parses header text into commands, and back. Pure: no I/O, no HTTP crate.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use domain::size::{Length, Offset};
 use edge::fields::{BadField, Fields, single};
 use engine::command::CompletesUpload;
 
-/// Why a request cannot be understood.
+/// The reason why a request is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WireError {
     #[error(transparent)]
@@ -30,7 +30,7 @@ pub(super) enum WireError {
     InconsistentLength { content: u64, length: Length },
 }
 
-/// A creation, understood.
+/// A parsed creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Creation {
     pub length: Option<Length>,
@@ -41,7 +41,7 @@ pub(super) struct Creation {
     pub promised_digests: Vec<Digest>,
 }
 
-/// An append, understood.
+/// A parsed append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct IetfAppend {
     pub at: Offset,
@@ -50,7 +50,7 @@ pub(super) struct IetfAppend {
     pub checksum: Option<Digest>,
 }
 
-/// Fields that clients send.
+/// The request fields of clients.
 pub(crate) const REQUEST_FIELDS: [&str; 8] = [
     "Upload-Complete",
     "Upload-Incomplete",
@@ -62,7 +62,7 @@ pub(crate) const REQUEST_FIELDS: [&str; 8] = [
     "Content-Encoding",
 ];
 
-/// Fields of answers that clients read.
+/// The response fields that clients read.
 pub(crate) const ANSWER_FIELDS: [&str; 7] = [
     "Upload-Offset",
     "Upload-Length",
@@ -73,9 +73,9 @@ pub(crate) const ANSWER_FIELDS: [&str; 7] = [
     "Accept-Patch",
 ];
 
-/// What marks a request of this dialect is the word on completeness. A version may also be there because a
-/// client sends it with everything, and a media type because it takes the server for one that knows this
-/// dialect only.
+/// Recognizes requests of this dialect. The field for completeness is its mark. A version is only a hint,
+/// because some clients send it with every request; so is the media type, because a client may assume that
+/// the server supports only this dialect.
 pub(super) fn recognise(head: &Head<'_>) -> Recognised {
     if head.has_any(&["upload-complete", "upload-incomplete"]) {
         return Recognised { certainty: Some(Certainty::Marked), excludes_others: true };
@@ -85,8 +85,8 @@ pub(super) fn recognise(head: &Head<'_>) -> Recognised {
     Recognised { certainty: is_hinted.then_some(Certainty::Hinted), excludes_others: false }
 }
 
-/// Reads a creation that carries `count` bytes, if it tells how many. `None`: it is no creation of an upload
-/// resource but the conventional upload of a file.
+/// Parses a creation that carries `count` bytes, if their number is known. Returns `None` if it is not a
+/// creation of an upload resource but the conventional upload of a file.
 pub(super) fn creation(
     draft: &DraftVersion,
     fields: &dyn Fields,
@@ -94,7 +94,7 @@ pub(super) fn creation(
     max_metadata_bytes: usize,
 ) -> Result<Option<Creation>, WireError> {
     let Some(is_end) = is_end(draft, fields) else { return Ok(None) };
-    // An upload begins at its beginning.
+    // An upload starts at offset 0.
     if !matches!(natural(fields, "upload-offset"), None | Some(0)) {
         return Err(BadField::new("upload-offset", "must be 0 when an upload is created").into());
     }
@@ -121,7 +121,7 @@ pub(super) fn creation(
     }))
 }
 
-/// Reads an append that carries `count` bytes, if it tells how many.
+/// Parses an append that carries `count` bytes, if their number is known.
 pub(super) fn append(draft: &DraftVersion, fields: &dyn Fields, count: Option<u64>) -> Result<IetfAppend, WireError> {
     if draft.typed_appends && media_type(fields).as_deref() != Some(PARTIAL_UPLOAD) {
         return Err(WireError::MediaType);
@@ -135,7 +135,7 @@ pub(super) fn append(draft: &DraftVersion, fields: &dyn Fields, count: Option<u6
     Ok(IetfAppend { at, length, ends, checksum: digests::content(fields)? })
 }
 
-/// Why a request that needs the word on completeness is refused.
+/// Returns the error for a request without the required field for completeness.
 pub(super) fn completeness_missing(draft: &DraftVersion) -> BadField {
     missing(draft.completeness.field())
 }
@@ -144,7 +144,7 @@ fn missing(field: &'static str) -> BadField {
     BadField::new(field, "is missing, repeated or of the wrong type")
 }
 
-/// Refuses a question that carries fields of an upload, where the version wants that.
+/// Rejects a query that carries upload fields, if the version forbids them.
 pub(super) fn check_query(draft: &DraftVersion, fields: &dyn Fields) -> Result<(), BadField> {
     let own = ["upload-offset", "upload-complete", "upload-incomplete", "upload-length"];
     match own.into_iter().find(|name| fields.has(name)) {
@@ -153,7 +153,7 @@ pub(super) fn check_query(draft: &DraftVersion, fields: &dyn Fields) -> Result<(
     }
 }
 
-/// What an upload may be, for `Upload-Limit`; with how long it is kept, where it is not kept for good.
+/// Returns `Upload-Limit`: the maximum size, and the time left if the upload expires.
 pub(super) fn limit(draft: &DraftVersion, max_bytes: u64, time_left: Option<Duration>) -> String {
     let mut limit = format!("max-size={max_bytes}");
     if let Some(left) = time_left {
@@ -178,13 +178,12 @@ fn natural(fields: &dyn Fields, name: &str) -> Option<u64> {
     integer(fields, name).and_then(|value| u64::try_from(value).ok())
 }
 
-/// The media type in lower case, without parameters. One that cannot be read is none.
+/// Returns the media type in lower case, without parameters. An invalid one counts as none.
 fn media_type(fields: &dyn Fields) -> Option<String> {
     edge::fields::media_type(fields).ok().flatten()
 }
 
-/// The file's name and types, as other dialects have them in their metadata. What cannot be read says
-/// nothing.
+/// Returns the file's name and types under the metadata names of other dialects. Invalid fields are ignored.
 fn described(fields: &dyn Fields, max_bytes: usize) -> Result<Metadata, WireError> {
     let mut pairs: Vec<(String, Vec<u8>)> = Vec::new();
     let mut add = |name: &str, value: &str| pairs.push((name.to_owned(), value.as_bytes().to_vec()));
@@ -198,7 +197,7 @@ fn described(fields: &dyn Fields, max_bytes: usize) -> Result<Metadata, WireErro
     if let Some(encoding) = text("content-encoding") {
         add("contentEncoding", encoding);
     }
-    // Not of this protocol, but tus-js-client sends it along.
+    // Not part of this protocol, but tus-js-client sends it.
     let of_tus = metadata::metadata(fields).unwrap_or_default();
     for (name, value) in of_tus.pairs() {
         if !pairs.iter().any(|(known, _)| known == name) {
@@ -212,7 +211,8 @@ fn described(fields: &dyn Fields, max_bytes: usize) -> Result<Metadata, WireErro
     Metadata::new(pairs).map_err(|problem| BadField::new("upload-metadata", problem.to_string()).into())
 }
 
-/// The name from the one `Content-Disposition`, fit to be shown: nothing that could pass for a path.
+/// Returns the name from a single `Content-Disposition`, made safe for display: nothing that could be taken
+/// for a path.
 fn file_name(fields: &dyn Fields) -> Option<String> {
     let mut lines = fields.values("content-disposition");
     let name = disposition::file_name(lines.next()?)?;

@@ -1,4 +1,4 @@
-//! The JSON that sessions are started with, in Google's form and in our own. Pure.
+//! The JSON that starts a session, in Google's form and in that of this server. Pure.
 
 use std::collections::BTreeMap;
 
@@ -14,22 +14,22 @@ use domain::size::Length;
 pub(super) struct Creation {
     pub metadata: Metadata,
     pub length: Option<Length>,
-    /// Digests the whole upload must turn out to have.
+    /// The digests that the whole upload must have.
     pub promised_digests: Vec<Digest>,
 }
 
-/// What Google's clients say outside of the JSON.
+/// The description of an object by Google's clients outside of the JSON.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ObjectFields<'a> {
     /// `name` in the query.
     pub name: Option<&'a str>,
     /// The part of the path that names a bucket.
     pub bucket: Option<&'a str>,
-    /// `X-Upload-Content-Type`, or `Content-Type` where no JSON is sent.
+    /// `X-Upload-Content-Type`, or `Content-Type` if no JSON is sent.
     pub content_type: Option<&'a str>,
 }
 
-/// Why an upload cannot be described like that.
+/// The reason why the description of an upload is invalid.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadCreation {
     #[error("the body is not a valid JSON description of an upload: {0}")]
@@ -48,7 +48,7 @@ pub(super) enum BadCreation {
     TooLarge(usize),
 }
 
-/// The JSON of `POST /files` without any protocol.
+/// The JSON of `POST /files` without a protocol.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct PlainJson {
@@ -61,8 +61,8 @@ struct PlainJson {
     digests: BTreeMap<String, String>,
 }
 
-/// What counts here of the object that Google's clients describe. They send more, which says nothing about
-/// the bytes.
+/// The relevant members of the object that Google's clients describe. They send more members, which say
+/// nothing about the bytes.
 #[derive(Debug, Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
 struct GoogleObject {
@@ -88,7 +88,7 @@ pub(super) fn plain(json: &[u8], max_metadata_bytes: usize) -> Result<Creation, 
     })
 }
 
-/// An object as Google's clients describe it. They may leave the JSON out.
+/// Parses an object as Google's clients describe it. The JSON may be empty.
 pub(super) fn object(json: &[u8], around: &ObjectFields, max_metadata_bytes: usize) -> Result<Creation, BadCreation> {
     let object = if json.is_empty() { GoogleObject::default() } else { serde_json::from_slice(json)? };
     let named = around.name.map(str::to_owned);
@@ -117,7 +117,7 @@ fn as_bytes(texts: impl IntoIterator<Item = (String, String)>) -> impl Iterator<
     texts.into_iter().map(|(name, text)| (name, text.into_bytes()))
 }
 
-/// What the server itself knows by a name, and what is the client's own, if it is not too much.
+/// Combines the metadata that the server itself interprets with the client's own, within the size limit.
 pub(super) fn bounded<'a>(
     own: impl IntoIterator<Item = (&'a str, Option<String>)>,
     custom: impl IntoIterator<Item = (String, Vec<u8>)>,

@@ -1,4 +1,4 @@
-//! A body that must have as many bytes as its head says, although its framing does not tell how many it has.
+//! A body that must have the number of bytes that its head states, although its framing does not announce it.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures::Stream;
 
-/// Passes a body on until it turns out to have another size; then it breaks off.
+/// Passes a body on until its size turns out to differ, and then ends with an error.
 pub(super) struct ExactSizeBody {
     payload: Payload,
     left: u64,
@@ -18,7 +18,7 @@ pub(super) struct ExactSizeBody {
 }
 
 impl ExactSizeBody {
-    /// Sets `differs` once the size has turned out to be another.
+    /// Creates the body. It sets `differs` when the size turns out to differ.
     pub(super) fn new(payload: Payload, bytes: u64, differs: Rc<Cell<bool>>) -> Self {
         Self { payload, left: bytes, differs }
     }

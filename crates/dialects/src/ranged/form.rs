@@ -1,5 +1,5 @@
-//! A form on its way in: the texts before its file, and its file as a stream that ends only where the form
-//! does.
+//! A form while it arrives: the text fields before its file, and its file as a stream that ends only where
+//! the form ends.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -17,31 +17,31 @@ use crate::uploads::UploadContext;
 use domain::metadata::MAX_PAIRS;
 use edge::body;
 
-/// A form up to its file.
+/// A form that is read up to its file.
 pub(super) struct OpenForm {
-    /// Fields that came before the file.
+    /// Fields before the file.
     pub(super) texts: Vec<(String, Vec<u8>)>,
     pub(super) file: FormPart,
     pub(super) bytes: FileBytes,
-    /// What is learned of the form while `bytes` are read.
+    /// Facts about the form after its file; filled while `bytes` is read.
     pub(super) remainder: Rc<RefCell<FormRemainder>>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct FormRemainder {
-    /// Names of fields that came after the file, too late to be taken.
+    /// Names of fields after the file, which arrive too late to be used.
     pub(super) ignored: Vec<String>,
     pub(super) error: Option<FormError>,
 }
 
-/// What is wrong with a form.
+/// The reason why a form is not accepted.
 #[derive(Debug)]
 pub(super) enum FormError {
     Bad(BadForm),
     NoFile,
     SeveralFiles,
     TooLarge(BadCreation),
-    /// Nothing: its bytes ceased to come.
+    /// The body stopped arriving; the form itself may be valid.
     Cut,
 }
 
@@ -67,7 +67,7 @@ enum FormState {
     End,
 }
 
-/// What a form may hold besides its file.
+/// The number of bytes that a form may have besides its file.
 #[derive(Debug)]
 struct Allowance {
     left_bytes: usize,
@@ -82,8 +82,8 @@ impl Allowance {
     }
 }
 
-/// Returns the most bytes that a form with a file of `file_bytes` may have: with as many fields as metadata
-/// may, their heads and their texts.
+/// Returns the maximum size of a form with a file of `file_bytes`: with as many fields as metadata may have,
+/// their heads and their texts.
 pub(super) fn most_bytes(file_bytes: u64, max_metadata_bytes: usize) -> u64 {
     let fields_around = (MAX_PAIRS + 1).saturating_mul(MAX_HEAD_BYTES).saturating_add(max_metadata_bytes);
     file_bytes.saturating_add(u64::try_from(fields_around).unwrap_or(u64::MAX))
@@ -127,13 +127,14 @@ pub(super) async fn open(
     Ok(OpenForm { texts, file, bytes, remainder })
 }
 
-/// A field for files that was left empty comes as a file without a name.
+/// Returns whether a part is a file. An empty file field is sent as a file without a name.
 fn is_file(part: &FormPart) -> bool {
     part.file_name.as_ref().is_some_and(|name| !name.is_empty())
 }
 
 impl FileBytes {
-    /// What comes next of the file in what was read; nothing when more must be read, or all of it was.
+    /// Returns the next bytes of the file from those already read; `None` if more must be read, or the form
+    /// has ended.
     fn next_bytes(&mut self) -> Result<Option<Bytes>, FormError> {
         while self.at != FormState::End
             && let Some(found) = self.reader.next()?
@@ -160,7 +161,7 @@ impl FileBytes {
             }
             let polled = Pin::new(&mut self.payload).poll_next(cx);
             if self.at == FormState::End {
-                // One look whether the body has ended too, so that the connection can be used again.
+                // The body was polled once more for its end, so that the connection can be reused.
                 return Poll::Ready(Ok(None));
             }
             match ready!(polled) {

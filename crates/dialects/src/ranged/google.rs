@@ -25,10 +25,10 @@ use edge::problem::Problem;
 use edge::query::Query;
 use engine::command::{Append, Cancel, CompletesUpload, Create, WritePosition};
 
-/// Bytes go on where the last ended, and the client says with which of them an object is complete.
+/// Bytes are written at the offset, and the client declares which of them complete an object.
 const FILLING: WriteRules = WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenSaid };
 
-/// The two ways of starting a session.
+/// The two ways to start a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionStart {
     Json,
@@ -63,7 +63,7 @@ pub(super) async fn start(
         length,
         metadata: described.metadata,
         metadata_as_sent: None,
-        // Its clients compare one of the two digests they know when all is done.
+        // Google's clients compare one of the two digests that they support at the end.
         wanted_digests: [vec![Algorithm::Md5], digests::wanted(&fields)].concat(),
         promised_digests: [described.promised_digests, named].concat(),
         caller: caller(request, shared),
@@ -81,7 +81,7 @@ fn session_start(fields: &HeaderFields) -> Result<SessionStart, BadField> {
     }
 }
 
-/// The object that is to be uploaded, as query, header fields and JSON describe it.
+/// Reads the description of the object from the query, header fields and JSON.
 async fn described(
     request: &HttpRequest,
     session_start: SessionStart,
@@ -92,7 +92,8 @@ async fn described(
     let fields = HeaderFields(request.headers());
     let query = Query::parse(request.query_string())?;
     let field = |name| single(&fields, name).map_err(|error| reply::wire_problem(&error.into()));
-    // In the XML flavour the type is the request's own, and what some clients send along is not looked at.
+    // In the XML API, `Content-Type` is the type of the object, and the body that some clients send is
+    // ignored.
     let (content_type, json) = match session_start {
         SessionStart::Json => (field("x-upload-content-type")?, small_body(request, payload, shared).await?),
         SessionStart::Xml => (field("content-type")?, Vec::new()),
@@ -103,7 +104,7 @@ async fn described(
         .map_err(|error| reply::creation_problem(&error))
 }
 
-/// Data, a question, or the word that nothing more comes.
+/// Handles data, a query, or the request that completes the object without data.
 pub(super) async fn put(
     request: &HttpRequest,
     upload: Upload,
@@ -121,7 +122,7 @@ pub(super) async fn put(
             check_empty(request, &mut payload, shared).await?;
             let found = inspect(request, upload.id(), shared).await?;
             let Some(total) = finalised(&found, total)? else { return Ok(progress_or_result(&found, request, shared)) };
-            // The word that nothing more comes.
+            // Completes the object without data.
             let (position, ends) = (WritePosition::From(found.offset()), CompletesUpload::Here);
             let length = Some(total);
             let command = Append { position, count: Some(0), length, ends, promised_digests: hashes, ..command };
@@ -130,14 +131,14 @@ pub(super) async fn put(
         Carried::Data(data) => {
             let checksum = digests::content(&fields).map_err(|error| reject(error.into()))?;
             let command = Append { checksum, ..carrying(command, data) };
-            // What is a digest of the whole is only said with the last of it.
+            // A digest of the whole object counts only in its last request.
             let promised_digests = if command.ends == CompletesUpload::Later { Vec::new() } else { hashes };
             let unframed = data.count.filter(|_| data.unframed);
             append(Append { promised_digests, ..command }, request, payload, unframed, shared).await?
         }
     };
     if upload.offset() == Offset::ZERO && upload.stage() != Stage::Completed {
-        // Clients that have sent data want to read in a 308 how much of it arrived.
+        // After sending data, clients expect a 308 with a `Range` of the bytes that arrived.
         return Err(reply::google::nothing_stored().into());
     }
     Ok(progress_or_result(&upload, request, shared))
@@ -152,8 +153,7 @@ fn carrying(command: Append, data: Data) -> Append {
     Append { position: WritePosition::From(data.first), count: data.count, length: data.total, ends, ..command }
 }
 
-/// The length to end an upload with, if a question is the word that nothing more comes: all of it must be
-/// there.
+/// Returns the length with which a query completes the upload, if it does: all bytes must have arrived.
 fn finalised(upload: &Upload, total: Option<Length>) -> Result<Option<Length>, GoogleRejection> {
     match (upload.length(), total) {
         _ if upload.stage() == Stage::Completed => Ok(None),
@@ -184,8 +184,8 @@ fn progress_or_result(upload: &Upload, request: &HttpRequest, shared: &UploadCon
     reply::google::incomplete(upload, wire::wants_no_308(&HeaderFields(request.headers())))
 }
 
-/// Cancels a session. A complete upload is no session any more; it is deleted with the status that everybody
-/// else expects.
+/// Cancels a session. A completed upload is not a session any more; it is deleted with the status that all
+/// other clients expect.
 pub(super) async fn cancel(
     request: &HttpRequest,
     id: UploadId,
@@ -198,7 +198,8 @@ pub(super) async fn cancel(
     Ok(if was_complete { reply::terminated() } else { reply::google::cancelled(&upload) })
 }
 
-/// Whether a request to Google's own address starts a session, and nothing else Google has there.
+/// Checks that a request to Google's own address starts a session, and no other operation that Google has
+/// there.
 pub(super) fn check_kind(request: &HttpRequest) -> Result<(), Problem> {
     let query = Query::parse(request.query_string())?;
     let kind = query.pairs().find(|(name, _)| *name == "uploadType").map(|(_, value)| value);

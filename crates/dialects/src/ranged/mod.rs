@@ -1,9 +1,9 @@
 //! Ranged PUT: Google's sessions, ranges in any order, and whole files without a protocol.
 //!
-//! All three write with `PUT` and `Content-Range`. What an upload was created as says how it is spoken of:
-//! one of Google's takes bytes in order and answers 308 until it is told the end (`google.rs`); any other
-//! takes them in any order and answers with what is missing (`parallel.rs`). `plain.rs` makes one of the
-//! second kind out of a whole file.
+//! All three write with `PUT` and `Content-Range`. The dialect that an upload was created in determines the
+//! responses: a Google session accepts bytes in order and answers 308 until its end is declared
+//! (`google.rs`); every other upload accepts them in any order and answers with the missing ranges
+//! (`parallel.rs`). `plain.rs` turns a whole file into an upload of the second kind.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -46,19 +46,19 @@ pub(crate) mod wire;
 
 use exact_size::ExactSizeBody;
 
-/// Bytes go anywhere, and an upload is complete when it has all of them.
+/// Bytes are written anywhere, and an upload is complete when it has all of them.
 const FILLING: WriteRules = WriteRules { order: WriteOrder::Any, completion: Completion::WhenFull };
 
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PUT, POST, DELETE";
 const BUCKET_METHODS: &str = "OPTIONS, POST, PUT";
 
-/// What its uploads are recorded under: those filled in any order, and whole files.
+/// The name under which uploads with ranges in any order, and whole files, are recorded.
 const NAME: Dialect = Dialect::named("ranged");
 
-/// Uploads that Google's client libraries fill, in order.
+/// The name under which uploads of Google's client libraries are recorded.
 const GOOGLE: Dialect = Dialect::named("google");
 
-/// What the front has to know of this dialect.
+/// Returns the description of this dialect for the front.
 pub(crate) fn dialect() -> dialect::DialectHandler {
     dialect::DialectHandler {
         records: &[NAME, GOOGLE],
@@ -101,7 +101,7 @@ fn answer(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalB
     }
 }
 
-/// Takes a body as a whole file.
+/// Stores a body as a whole file.
 fn whole_file(dialect_request: DialectRequest, shared: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
     plainly(dialect_request.request, None, dialect_request.payload, shared)
 }
@@ -118,7 +118,7 @@ fn plainly(
     })
 }
 
-/// Starts one of Google's sessions at the address its libraries make of an endpoint and a bucket.
+/// Starts a Google session at the address that Google's libraries build from an endpoint and a bucket.
 async fn start_in_bucket(
     request: &HttpRequest,
     bucket: &str,
@@ -133,7 +133,7 @@ async fn start_in_bucket(
     Ok(started.unwrap_or_else(|rejection| rejection.respond(request)))
 }
 
-/// A whole file, or the start of a session in JSON.
+/// Stores a whole file, or starts a session described in JSON.
 async fn plain(
     request: &HttpRequest,
     name: Option<&str>,
@@ -154,7 +154,7 @@ async fn plain(
     }
 }
 
-/// A request to one upload.
+/// Answers a request to one upload.
 async fn resource(
     request: &HttpRequest,
     id: UploadId,
@@ -218,7 +218,7 @@ async fn delete(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> 
     Ok(reply::terminated())
 }
 
-/// An upload as committed. One whose last bytes are just being put in their place is waited for.
+/// Returns an upload as committed. If its last bytes are being stored, waits for that.
 async fn find_settled(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> Result<Upload, Problem> {
     let status =
         shared.engine.status(&principal(request), id).await.map_err(|error| reply::engine_problem(error, request))?;
@@ -228,7 +228,7 @@ async fn find_settled(request: &HttpRequest, id: UploadId, shared: &UploadContex
     if status.upload.is_settling() { inspect(request, id, shared).await } else { Ok(status.upload) }
 }
 
-/// An upload as it is, with what live requests have brought.
+/// Returns the current state of an upload, including the bytes of active requests.
 async fn inspect(request: &HttpRequest, id: UploadId, shared: &UploadContext) -> Result<Upload, Problem> {
     let found =
         shared.engine.inspect(&principal(request), id).await.map_err(|error| reply::engine_problem(error, request))?;
@@ -238,7 +238,8 @@ async fn inspect(request: &HttpRequest, id: UploadId, shared: &UploadContext) ->
     }
 }
 
-/// Moves a body into an append. One whose own framing does not tell its size must have `unframed` bytes.
+/// Moves a body into an append. If `unframed` is set, the framing does not announce the size, and the body
+/// must have this many bytes.
 async fn pumped<E: From<Problem>>(
     request: &HttpRequest,
     payload: Payload,
@@ -260,7 +261,7 @@ async fn pumped<E: From<Problem>>(
 async fn check_empty(request: &HttpRequest, payload: &mut Payload, shared: &UploadContext) -> Result<(), Problem> {
     let cut = |body::BodyCut| reply::engine_problem(broken_off(), request);
     while let Some(piece) = body::next_piece(payload, shared.settings.idle_timeout).await.map_err(cut)? {
-        // HTTP/2 has frames of no bytes.
+        // HTTP/2 has empty frames.
         if !piece.is_empty() {
             return Err(reply::wire_problem(&wire::WireError::QuestionWithBody));
         }
@@ -268,7 +269,7 @@ async fn check_empty(request: &HttpRequest, payload: &mut Payload, shared: &Uplo
     Ok(())
 }
 
-/// A body that may have as much as metadata may.
+/// Reads a body that may be as large as metadata.
 async fn small_body(request: &HttpRequest, payload: Payload, shared: &UploadContext) -> Result<Vec<u8>, Problem> {
     let limit = shared.settings.max_metadata_bytes;
     let small = body::small(request, payload, limit, shared.settings.idle_timeout).await;

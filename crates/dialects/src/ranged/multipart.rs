@@ -1,39 +1,38 @@
-//! `multipart/form-data`, read piece by piece as it comes. Pure: bytes in, parts out.
+//! An incremental parser for `multipart/form-data`. Pure: bytes in, parts out.
 //!
-//! A file in it goes through without being gathered or copied: what is handed out are slices of what came in.
-//! All that is ever kept is the head of a part, up to a limit, and what could be the beginning of a boundary.
-//! The end of the form must be there for the form to be whole; a part never ends where the body does.
+//! A file in the form passes through without being buffered or copied: the parser returns slices of its
+//! input. It keeps only the head of a part, up to a limit, and bytes that could be the beginning of a
+//! boundary. A form is complete only with its last boundary; the end of the body never ends a part.
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem::Finder;
 
 use crate::names;
 
-/// The most the head of one part may have.
+/// The largest head of a part.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
 
-/// What is found in a form, in order: `FormPart`, its `Data` in pieces, `PartEnd`, the next `FormPart`, …,
-/// `End`.
+/// The items of a form, in order: `FormPart`, its `Data` in pieces, `PartEnd`, the next `FormPart`, …, `End`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FormItem {
     Part(FormPart),
     Data(Bytes),
     PartEnd,
-    /// The form is whole. What may follow it means nothing.
+    /// The form is complete. Bytes after it have no meaning.
     End,
 }
 
 /// The head of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct FormPart {
-    /// The name of the form's field.
+    /// The name of the form field.
     pub name: String,
-    /// There where the part is a file, be it without a name.
+    /// Present if the part is a file, even one without a name.
     pub file_name: Option<String>,
     pub content_type: Option<String>,
 }
 
-/// Why this is no form.
+/// The reason why a form is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadForm {
     #[error("the content type of a form must have a boundary of 1 to 70 characters")]
@@ -48,21 +47,21 @@ pub(super) enum BadForm {
     Disposition,
 }
 
-/// Reads one form.
+/// Parses one form.
 #[derive(Debug)]
 pub(super) struct FormReader {
-    /// What stands before a part, and after the last.
+    /// The delimiter before each part and after the last.
     delimiter: Finder<'static>,
     at: FormState,
-    /// What has come and is not taken apart yet.
+    /// Bytes that arrived and are not parsed yet.
     unread: Bytes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FormState {
-    /// Before the first boundary, where anything may stand.
+    /// Before the first boundary, where any bytes are allowed.
     Preamble,
-    /// Right after a boundary.
+    /// Directly after a boundary.
     Boundary,
     Head,
     Data,
@@ -70,14 +69,14 @@ enum FormState {
 }
 
 impl FormReader {
-    /// A reader for a body of this content type.
+    /// Creates a parser for a body of this content type.
     pub(super) fn new(content_type: &str) -> Result<Self, BadForm> {
         let boundary = parameter(content_type, "boundary").ok_or(BadForm::Boundary)?;
         if !(1..=70).contains(&boundary.len()) {
             return Err(BadForm::Boundary);
         }
         let delimiter = format!("\r\n--{boundary}");
-        // The first boundary has no line before it; so one is put there.
+        // No line break precedes the first boundary, so one is inserted.
         Ok(Self {
             delimiter: Finder::new(&delimiter).into_owned(),
             at: FormState::Preamble,
@@ -85,7 +84,7 @@ impl FormReader {
         })
     }
 
-    /// Takes what came next.
+    /// Adds the next bytes of the body.
     pub(super) fn push(&mut self, bytes: Bytes) {
         if self.unread.is_empty() {
             self.unread = bytes;
@@ -97,7 +96,7 @@ impl FormReader {
         self.unread = joined.freeze();
     }
 
-    /// What is found next in what has come; nothing when more must come first.
+    /// Returns the next item in the bytes that arrived; `None` if more bytes are needed.
     pub(super) fn next(&mut self) -> Result<Option<FormItem>, BadForm> {
         loop {
             match self.at {
@@ -121,7 +120,7 @@ impl FormReader {
                 FormState::Data => {
                     let (data, ends) = self.before_delimiter();
                     if !data.is_empty() {
-                        // A delimiter that was found stays found: it is looked for again, right where it is.
+                        // A delimiter that was found is found again in the same place.
                         return Ok(Some(FormItem::Data(data)));
                     }
                     if !ends {
@@ -138,8 +137,8 @@ impl FormReader {
         }
     }
 
-    /// Takes what surely stands before a delimiter. If nothing does, and a whole delimiter is there, takes
-    /// that.
+    /// Takes the bytes that are certainly before a delimiter. If there are none, and a complete delimiter
+    /// follows, takes the delimiter.
     fn before_delimiter(&mut self) -> (Bytes, bool) {
         let delimiter = self.delimiter.needle();
         let safe = match self.delimiter.find(&self.unread) {
@@ -157,16 +156,17 @@ impl FormReader {
         (before, false)
     }
 
-    /// What follows a boundary: `--` and the form ends, or a line break and a head.
+    /// Parses the bytes after a boundary: `--` ends the form; otherwise a line break and a head follow.
     fn after_boundary(&mut self) -> Result<Option<FormState>, BadForm> {
         if self.unread.starts_with(b"--") {
             return Ok(Some(FormState::End));
         }
-        // RFC 2046, 5.1.1: blanks may stand before the line break.
+        // RFC 2046, 5.1.1: whitespace is allowed before the line break.
         let blanks = self.unread.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
         match &self.unread[blanks..] {
             [b'\r', b'\n', ..] => {
-                // The line break stays: the end of a head is looked for with the one before it.
+                // The line break stays, because the search for the end of a head starts with the line break
+                // before it.
                 let _ = self.unread.split_to(blanks);
                 Ok(Some(FormState::Head))
             }
@@ -203,18 +203,17 @@ impl FormReader {
     }
 }
 
-/// How many bytes at the end of `bytes` could be the beginning of `delimiter`.
+/// Returns how many bytes at the end of `bytes` could be the beginning of `delimiter`.
 fn beginning_at_end(bytes: &[u8], delimiter: &[u8]) -> usize {
     let longest = bytes.len().min(delimiter.len() - 1);
     let tail = &bytes[bytes.len() - longest..];
-    // It begins with a character that does not come again in it, so few places need a look.
+    // Its first character does not occur again in it, so few positions need a check.
     let places = memchr::memchr_iter(delimiter[0], tail);
     let found = places.map(|at| &tail[at..]).find(|end| delimiter.starts_with(end));
     found.map_or(0, <[u8]>::len)
 }
 
-/// Joins the lines of a field that continues on the next line (RFC 5322, 2.2.3), as mail libraries fold long
-/// names.
+/// Joins the lines of a folded field (RFC 5322, 2.2.3), as mail libraries fold long names.
 fn unfolded(head: String) -> String {
     if !head.contains("\r\n ") && !head.contains("\r\n\t") {
         return head;
@@ -222,8 +221,8 @@ fn unfolded(head: String) -> String {
     head.replace("\r\n ", " ").replace("\r\n\t", "\t")
 }
 
-/// Returns the name of the file. RFC 7578, 4.2, rules `filename*` out, but a client that sends it means it.
-/// One that cannot be decoded still says that the part is a file.
+/// Returns the name of the file. RFC 7578, 4.2, forbids `filename*`, but a client that sends it intends it.
+/// An invalid one still indicates that the part is a file.
 fn file_name(disposition: &str) -> Option<String> {
     let extended = parameter(disposition, "filename*");
     let extended = extended.as_deref().map(str::as_bytes);
@@ -231,7 +230,7 @@ fn file_name(disposition: &str) -> Option<String> {
     extended.and_then(names::extended).or_else(plain).or_else(|| extended.and_then(names::extended_as_sent))
 }
 
-/// A parameter of a header value such as `form-data; name="a"`.
+/// Returns a parameter of a header value such as `form-data; name="a"`.
 fn parameter(value: &str, wanted: &str) -> Option<String> {
     let mut rest = &value[value.find(';')? + 1..];
     loop {
@@ -250,8 +249,8 @@ fn parameter(value: &str, wanted: &str) -> Option<String> {
     }
 }
 
-/// The text up to the closing quote, and what is behind it. A backslash counts only where it escapes a quote
-/// or another one: some clients send paths with backslashes as they are.
+/// Returns the text up to the closing quote, and the rest behind it. A backslash is an escape only before a
+/// quote or another backslash, because some clients send paths with plain backslashes.
 fn unquoted(text: &str) -> Option<(String, &str)> {
     let mut plain = String::new();
     let mut characters = text.char_indices().peekable();
@@ -276,7 +275,7 @@ mod tests {
 
     const TYPE: &str = "multipart/form-data; boundary=xyz";
 
-    /// What a form holds, its data joined.
+    /// Returns the parts of a form, with the data of each joined.
     fn read(pieces: &[&[u8]]) -> Result<Vec<(FormPart, Vec<u8>)>, BadForm> {
         let mut reader = FormReader::new(TYPE)?;
         let mut parts: Vec<(FormPart, Vec<u8>)> = Vec::new();
@@ -404,7 +403,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_in_any_pieces_come_through(
-            // Mostly what could be taken for a boundary.
+            // Mostly bytes that could be part of a boundary.
             data in prop::collection::vec(prop::sample::select(b"\r\n-xyz\0".to_vec()), 0..200),
             cuts in prop::collection::vec(0_usize..300, 0..40),
         ) {
@@ -422,7 +421,7 @@ mod tests {
         fn a_form_cut_anywhere_is_not_whole(data in prop::collection::vec(any::<u8>(), 0..50), cut in 0_usize..200) {
             prop_assume!(memchr::memmem::find(&[b"\r\n", &data[..]].concat(), b"\r\n--xyz").is_none());
             let form = file(&data);
-            // The line break after the last boundary is no part of the form.
+            // The line break after the last boundary is not part of the form.
             let cut = cut.min(form.len() - 3);
             prop_assert_eq!(read(&[&form[..cut]]), Err(BadForm::BrokenOff));
         }

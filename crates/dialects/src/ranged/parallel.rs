@@ -1,4 +1,4 @@
-//! Ranges in any order, from as many connections as a client likes.
+//! Ranges in any order, from any number of connections.
 
 use actix_web::dev::Payload;
 use actix_web::{HttpRequest, HttpResponse};
@@ -17,7 +17,7 @@ use edge::principal::principal;
 use edge::problem::Problem;
 use engine::command::{Append, CompletesUpload, Create, WritePosition};
 
-/// Starts a session of our own, described in JSON.
+/// Starts a session in this server's own form, described in JSON.
 pub(super) async fn start(
     request: &HttpRequest,
     payload: Payload,
@@ -44,7 +44,7 @@ pub(super) async fn start(
     Ok(reply::started(&upload, request, shared))
 }
 
-/// A range, the whole, or a question.
+/// Handles a range, a whole upload, or a query.
 pub(super) async fn put(
     request: &HttpRequest,
     upload: Upload,
@@ -79,7 +79,7 @@ pub(super) async fn put(
     Ok(reply::progress(&upload))
 }
 
-/// What says only how long the upload is to be.
+/// Returns the command that only declares the length of the upload.
 fn declaring(command: Append, total: Length) -> Append {
     Append {
         position: WritePosition::Anywhere(Offset::ZERO),

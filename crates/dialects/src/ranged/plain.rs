@@ -1,7 +1,7 @@
 //! Whole files without a protocol: `curl -T`, `curl --data-binary`, and forms.
 //!
-//! Each becomes an upload that takes ranges. If the connection breaks, what arrived is kept, and whoever has
-//! heard or looked up where the upload is can go on.
+//! Each becomes an upload that accepts ranges. If the connection breaks, the bytes that arrived are kept, and
+//! a client that has received or looked up the URL of the upload can resume it.
 
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
@@ -29,10 +29,10 @@ use edge::principal::principal;
 use edge::problem::Problem;
 use engine::command::{Append, CompletesUpload, Create, EngineError, WritePosition};
 
-/// What clients say that were not told what they send: curl, when it sends a file with `--data-binary`.
+/// The type that a client sends if the user set none: curl with `--data-binary`.
 const NO_TYPE: &str = "application/x-www-form-urlencoded";
 
-/// The body is the file.
+/// Stores the body as a file.
 pub(super) async fn file(
     request: &HttpRequest,
     name: Option<&str>,
@@ -54,7 +54,7 @@ pub(super) async fn file(
         Some(known) => known,
         None => None,
     };
-    // What this request carries is the whole.
+    // The digest of this request's content is that of the whole file.
     let content = digests::content(&fields).map_err(|error| reply::wire_problem(&error.into()))?;
     let upload = create(request, length, metadata, content.clone(), shared).await?;
     if upload.stage() == Stage::Completed {
@@ -66,20 +66,20 @@ pub(super) async fn file(
     }
 }
 
-/// A form with one file in it.
+/// Stores the single file of a form.
 pub(super) async fn form(
     request: &HttpRequest,
     payload: Payload,
     shared: &UploadContext,
 ) -> Result<HttpResponse, Problem> {
-    // It would be of the form with its boundaries, and is not computed of that.
+    // It would apply to the form with its boundaries, over which no digest is computed.
     if request.headers().contains_key(digests::CONTENT_DIGEST) {
         let of_form =
             BadField::new(digests::CONTENT_DIGEST, "is not supported for forms; send a Repr-Digest of the file");
         return Err(reply::wire_problem(&of_form.into()));
     }
     let max_bytes = shared.engine.settings().max_upload_bytes;
-    // Rejected before the client has sent a byte of it.
+    // Rejected before the client has sent any of it.
     if body::announced_size(request).known() > Some(form::most_bytes(max_bytes, shared.settings.max_metadata_bytes)) {
         return Err(reply::rejection_problem(Rejection::OverLimit(max_bytes)));
     }
@@ -149,8 +149,8 @@ async fn append(
     pump::pump_with_progress(request, payload, feed, shared.settings.idle_timeout, None).await
 }
 
-/// What is said of a file that did not arrive. The upload is there: its client may go on with it, but for one
-/// that can never be whole.
+/// Returns the problem for a file that did not arrive. The upload exists and its client may resume it, except
+/// for one that can never be completed.
 async fn not_stored(
     error: EngineError,
     content: Option<&Digest>,

@@ -1,4 +1,4 @@
-//! Outcomes and rejections in the words of ranged PUT: our own here, Google's in [`google`].
+//! Responses of ranged PUT for outcomes and rejections: this server's own here, Google's in [`google`].
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{StatusCode, header};
@@ -25,7 +25,8 @@ pub(super) mod google;
 const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
 
-/// A session that takes ranges in any order: where they go, and what they are to be like.
+/// The response to the start of a session with ranges in any order: its URL, and the expected size and
+/// alignment of ranges.
 pub(super) fn started(upload: &Upload, request: &HttpRequest, shared: &UploadContext) -> HttpResponse {
     let record = upload.record();
     let location = shared.location(request, record.id);
@@ -41,7 +42,7 @@ pub(super) fn started(upload: &Upload, request: &HttpRequest, shared: &UploadCon
     }))
 }
 
-/// How far an upload is, to whoever sends ranges of it or asks.
+/// The progress of an upload, for clients that send ranges of it or query it.
 pub(super) fn progress(upload: &Upload) -> HttpResponse {
     let complete = upload.stage() == Stage::Completed;
     let mut response = if complete { HttpResponse::Ok() } else { HttpResponse::Accepted() };
@@ -59,7 +60,7 @@ pub(super) fn progress(upload: &Upload) -> HttpResponse {
     }))
 }
 
-/// A whole file has been taken.
+/// The response for a whole file that was stored.
 pub(super) fn stored(
     upload: &Upload,
     ignored: &[String],
@@ -83,7 +84,7 @@ pub(super) fn stored(
     HttpResponse::Created().insert_header((header::LOCATION, location)).insert_header(NO_STORE).json(answer)
 }
 
-/// The answer to HEAD while there is nothing to download yet.
+/// The response to HEAD while there is nothing to download.
 pub(super) fn state(upload: &Upload) -> HttpResponse {
     let mut response = HttpResponse::NoContent();
     response.insert_header(NO_STORE);
@@ -98,7 +99,7 @@ fn add_state(response: &mut HttpResponseBuilder, upload: &Upload) {
     }
 }
 
-/// Adds to a download where the upload stands, as the answers before it did.
+/// Adds the offset and length of the upload to a download, as in the responses before.
 pub(super) fn add_offset(headers: &mut HeaderMap, offset: u64) {
     headers.insert(UPLOAD_OFFSET, HeaderValue::from(offset));
     headers.insert(UPLOAD_LENGTH, HeaderValue::from(offset));
@@ -122,7 +123,7 @@ pub(super) fn wire_problem(error: &WireError) -> Problem {
     Problem::bad_request(code, error.to_string())
 }
 
-/// A body whose framing ended elsewhere than its `Content-Range` said.
+/// The problem for a body that does not have the number of bytes that its `Content-Range` states.
 pub(super) fn other_count(count: u64) -> Problem {
     Problem::bad_request(
         "other-count",
@@ -164,9 +165,9 @@ pub(super) fn plain_uploads_off() -> Problem {
     Problem::new(StatusCode::FORBIDDEN, "plain-uploads-off", detail)
 }
 
-/// An upload of a sequential dialect, which a PUT may not go on with.
+/// The problem for an upload of a sequential dialect, which a PUT cannot resume.
 ///
-/// RFC 9110, 14.5: a `Content-Range` where it means nothing is a 400.
+/// RFC 9110, 14.5: a `Content-Range` without a meaning is a 400.
 pub(super) fn other_dialect(upload: &Upload, ranged: bool) -> Problem {
     let status = if ranged { StatusCode::BAD_REQUEST } else { StatusCode::CONFLICT };
     let rejection = Rejection::OtherDialect(upload.dialect());
@@ -177,7 +178,7 @@ pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Probl
     common(error, request).unwrap_or_else(rejection_problem)
 }
 
-/// A refusal of bytes that came with this digest of theirs.
+/// The problem for rejected bytes. `content` is the digest sent with them.
 pub(super) fn append_problem(error: EngineError, content: Option<&Digest>, request: &HttpRequest) -> Problem {
     match (&error, content) {
         (EngineError::Rejected(Rejection::ChecksumMismatch(_) | Rejection::BrokenPromise(_)), Some(digest)) => {

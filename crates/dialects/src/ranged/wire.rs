@@ -1,4 +1,4 @@
-//! Header text of ranged PUT to values, and back. Pure: no I/O, no HTTP crate.
+//! Parses the header text of ranged PUT into values, and back. Pure: no I/O, no HTTP crate.
 
 use std::fmt;
 
@@ -11,50 +11,50 @@ use domain::size::{Length, Offset, parse_bytes};
 use edge::body::BodySize;
 use edge::fields::{BadField, Fields, LENIENT_BASE64, joined, single};
 
-/// `Content-Range`, RFC 9110, 14.4, and the forms Google's clients have added to it.
+/// `Content-Range` (RFC 9110, 14.4), with the extensions of Google's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ContentRange {
-    /// `bytes 0-9/10`. A `*` stands for a last byte or a total that is not known yet.
+    /// `bytes 0-9/10`. A `*` replaces a last byte or a total that is not known yet.
     Bytes { first: Offset, last: Option<Offset>, total: Option<Length> },
-    /// `bytes */10` or `bytes */*`: no bytes, only a question.
+    /// `bytes */10` or `bytes */*`: no bytes, only a query.
     Nothing { total: Option<Length> },
 }
 
-/// What a PUT to an upload carries.
+/// The content of a PUT to an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Carried {
-    /// Nothing: it asks how far the upload is, and may say how long it is to be.
+    /// No bytes: the request queries the offset, and may declare the length.
     Question {
         total: Option<Length>,
     },
     Data(Data),
 }
 
-/// Bytes for an upload, and what is said about them.
+/// Bytes for an upload, with their description in the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Data {
     pub first: Offset,
-    /// How many bytes, where the head says so.
+    /// The number of bytes, if the head states it.
     pub count: Option<u64>,
-    /// The length of the whole, where it is said.
+    /// The length of the whole, if it is stated.
     pub total: Option<Length>,
     pub end: End,
-    /// Whether the body's own framing does not tell how long it is, although `count` does.
+    /// True if the framing of the body does not announce its size, although `count` does.
     pub unframed: bool,
 }
 
-/// What the last byte of a request is to its upload.
+/// The position of a request's last byte in its upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The last of all.
+    /// The last byte of the upload.
     Last,
-    /// Maybe the last of all: it is if the total is reached with it.
+    /// The last byte of the upload if it reaches the total.
     IfTotal,
-    /// Not the last.
+    /// More bytes follow.
     More,
 }
 
-/// Why a request cannot be understood.
+/// The reason why a request is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WireError {
     #[error(transparent)]
@@ -114,12 +114,13 @@ impl fmt::Display for ContentRange {
     }
 }
 
-/// The `Range` of a 308 and the like: what is there from the first byte on. Nothing where nothing is.
+/// Returns the `Range` of a 308 and similar responses: the stored bytes from the first one on. `None` if
+/// there are none.
 pub(crate) fn range_of(offset: Offset) -> Option<String> {
     offset.get().checked_sub(1).map(|last| format!("bytes=0-{last}"))
 }
 
-/// What a PUT carries, by its head. Without `Content-Range` it is the whole upload.
+/// Returns the content of a PUT, according to its head. Without `Content-Range` it is the whole upload.
 pub(crate) fn carried(fields: &dyn Fields, body: BodySize) -> Result<Carried, WireError> {
     let Some(range) = single(fields, CONTENT_RANGE)? else {
         let (first, total) = (Offset::ZERO, None);
@@ -127,7 +128,7 @@ pub(crate) fn carried(fields: &dyn Fields, body: BodySize) -> Result<Carried, Wi
     };
     let (first, last, total) = match ContentRange::parse(range)? {
         ContentRange::Bytes { first, last, total } => (first, last, total),
-        // A body of unknown size may turn out to be none.
+        // A body of unknown size may turn out to be empty.
         ContentRange::Nothing { total } if body.known().unwrap_or(0) == 0 => return Ok(Carried::Question { total }),
         ContentRange::Nothing { .. } => return Err(WireError::QuestionWithBody),
     };
@@ -146,7 +147,7 @@ pub(crate) fn carried(fields: &dyn Fields, body: BodySize) -> Result<Carried, Wi
     Ok(Carried::Data(Data { first, count: Some(range), total, end, unframed: body == BodySize::Unknown }))
 }
 
-/// Fields that clients send.
+/// The request fields of clients.
 pub(crate) const REQUEST_FIELDS: [&str; 6] = [
     "Content-Range",
     "X-Upload-Content-Type",
@@ -156,7 +157,7 @@ pub(crate) const REQUEST_FIELDS: [&str; 6] = [
     "X-GUploader-No-308",
 ];
 
-/// Fields of answers that clients read.
+/// The response fields that clients read.
 pub(crate) const ANSWER_FIELDS: [&str; 7] = [
     "Upload-Offset",
     "Upload-Length",
@@ -167,7 +168,8 @@ pub(crate) const ANSWER_FIELDS: [&str; 7] = [
     "X-HTTP-Status-Code-Override",
 ];
 
-/// Marks of Google's sessions, and of another of its protocols, which is refused where these are understood.
+/// Marks of Google's sessions, and of another of its protocols, which is rejected where these sessions are
+/// supported.
 const SESSION_MARKS: [&str; 5] = [
     "x-upload-content-type",
     "x-upload-content-length",
@@ -181,8 +183,8 @@ pub(crate) fn starts_session(query: &str, fields: &dyn Fields) -> bool {
     SESSION_MARKS.iter().any(|name| fields.has(name)) || query.split('&').any(|pair| pair == "uploadType=resumable")
 }
 
-/// Sessions are started by their marks; whole files and ranges have none but the method. `Content-Range` is
-/// no mark by itself, but stands beside none of another dialect.
+/// Recognizes requests of this dialect. The start of a session has marks; whole files and ranges have only
+/// the method. `Content-Range` alone is not a mark, but must not occur together with marks of other dialects.
 pub(crate) fn recognise(head: &Head<'_>) -> Recognised {
     let is_ranged = head.fields.has(CONTENT_RANGE);
     let is_session = || starts_session(head.query, head.fields);
@@ -196,13 +198,13 @@ pub(crate) fn recognise(head: &Head<'_>) -> Recognised {
     Recognised { certainty, excludes_others: is_ranged }
 }
 
-/// Whether a PUT brings no bytes but the question how far its upload is.
+/// Returns whether a PUT carries no bytes but queries the offset of its upload.
 pub(crate) fn is_status_query(fields: &dyn Fields) -> bool {
     let range = single(fields, CONTENT_RANGE).ok().flatten().map(ContentRange::parse);
     matches!(range, Some(Ok(ContentRange::Nothing { .. })))
 }
 
-/// RFC 9110, 14.5: a `Content-Range` where nothing can have ranges yet must not pass for the whole.
+/// RFC 9110, 14.5: a `Content-Range` at an address that cannot have ranges must not be taken for the whole.
 pub(crate) fn reject_range(fields: &dyn Fields) -> Result<(), WireError> {
     if fields.has(CONTENT_RANGE) { Err(WireError::RangeOfNothing) } else { Ok(()) }
 }
@@ -212,12 +214,12 @@ pub(crate) fn reject_commands(fields: &dyn Fields) -> Result<(), WireError> {
     if commands.iter().any(|name| fields.has(name)) { Err(WireError::UploadCommands) } else { Ok(()) }
 }
 
-/// Whether the client cannot be told 308, as pages in a browser cannot.
+/// Returns whether the client cannot receive a 308, such as a page in a browser.
 pub(crate) fn wants_no_308(fields: &dyn Fields) -> bool {
     matches!(single(fields, "x-guploader-no-308"), Ok(Some(value)) if value.eq_ignore_ascii_case("yes"))
 }
 
-/// `X-Goog-Hash: crc32c=…,md5=…`, in one line or several: digests of the whole upload.
+/// Parses `X-Goog-Hash: crc32c=…,md5=…`, in one line or several: digests of the whole upload.
 pub(crate) fn goog_hashes(fields: &dyn Fields) -> Result<Vec<Digest>, BadField> {
     let Some(list) = joined(fields, "x-goog-hash")? else { return Ok(Vec::new()) };
     let bad = || BadField::new("x-goog-hash", "must be a list of crc32c=BASE64 and md5=BASE64");
@@ -234,12 +236,12 @@ pub(crate) fn goog_hashes(fields: &dyn Fields) -> Result<Vec<Digest>, BadField> 
     Ok(digests)
 }
 
-/// A digest in base64.
+/// Decodes a digest in base64.
 pub(crate) fn base64_digest(algorithm: Algorithm, value: &str) -> Option<Digest> {
     Digest::new(algorithm, LENIENT_BASE64.decode(value).ok()?)
 }
 
-/// A digest in hexadecimal.
+/// Decodes a digest in hexadecimal.
 pub(crate) fn hex_digest(algorithm: Algorithm, value: &str) -> Option<Digest> {
     let pairs = value.as_bytes().chunks(2).map(|pair| {
         let digit = |byte: &u8| char::from(*byte).to_digit(16);
@@ -251,7 +253,7 @@ pub(crate) fn hex_digest(algorithm: Algorithm, value: &str) -> Option<Digest> {
     Digest::new(algorithm, pairs.collect::<Option<_>>()?)
 }
 
-/// A number of bytes in a field of its own.
+/// Returns the number of bytes in a field that contains only this number.
 pub(crate) fn length(fields: &dyn Fields, field: &'static str) -> Result<Option<Length>, BadField> {
     let Some(text) = single(fields, field)? else { return Ok(None) };
     let length = parse_bytes(text).and_then(Length::new);

@@ -33,16 +33,16 @@ pub(crate) mod wire;
 
 use wire::{CreationKind, Method};
 
-/// tus 1.0, PATCH: bytes go to the offset, and an upload is complete when it has all of them.
+/// tus 1.0, PATCH: bytes are written at the offset, and an upload is complete when it has all of them.
 const FILLING: WriteRules = WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenFull };
 
 const COLLECTION_METHODS: &str = "OPTIONS, POST";
 const RESOURCE_METHODS: &str = "OPTIONS, HEAD, GET, PATCH, DELETE";
 
-/// What its uploads are recorded under.
+/// The name under which uploads are recorded.
 const NAME: Dialect = Dialect::named("tus");
 
-/// What the front has to know of tus.
+/// Returns the description of tus for the front.
 pub(crate) fn dialect() -> dialect::DialectHandler {
     dialect::DialectHandler {
         records: &[NAME],
@@ -50,7 +50,7 @@ pub(crate) fn dialect() -> dialect::DialectHandler {
         patch_type: Some(OFFSET_OCTET_STREAM),
         request_fields: [&wire::REQUEST_FIELDS[..], &digests::REQUEST_FIELDS].concat(),
         answer_fields: [&wire::ANSWER_FIELDS[..], &digests::ANSWER_FIELDS].concat(),
-        // tus 1.0, Tus-Resumable: on every answer but that to OPTIONS.
+        // tus 1.0, Tus-Resumable: on every response except those to OPTIONS.
         marker: Some((HeaderName::from_static("tus-resumable"), HeaderValue::from_static(wire::VERSION))),
         // After a 5xx, tus-js-client starts a new upload.
         busy_head: Some(StatusCode::LOCKED),
@@ -107,7 +107,7 @@ async fn resource(
     }
 }
 
-/// tus 1.0, Core, OPTIONS: what this server can do.
+/// Adds the capabilities of this server to the response to OPTIONS (tus 1.0, Core, OPTIONS).
 fn add_options(headers: &mut HeaderMap, shared: &UploadContext) {
     let extensions = match shared.settings.clients_may_terminate {
         true => wire::EXTENSIONS,
@@ -150,7 +150,7 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &UploadContext)
             return Ok(reply::created(&upload, &shared.location(request, upload.id())));
         }
     };
-    // A body that cannot fit is refused before there is an upload.
+    // A body that cannot fit is rejected before an upload is created.
     if let (Some(length), Some(bytes)) = (length, size.known())
         && bytes > length.get()
     {
@@ -188,12 +188,12 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &UploadContext)
                 )
             );
             if overflow {
-                // tus 1.0, Creation With Upload: as nothing was promised yet, nothing is kept.
+                // tus 1.0, Creation With Upload: nothing was acknowledged yet, so nothing is kept.
                 shared.engine.discard(&principal(request), upload.id()).await.map_err(reject)?;
                 return Err(reject(error));
             }
             let over = matches!(error, EngineError::Rejected(Rejection::Refused(_) | Rejection::Gone(_)));
-            // Else the upload exists: its client may go on with it.
+            // Otherwise the upload exists, and its client may resume it.
             if over { Err(reject(error)) } else { Err(reject(error).with(header::LOCATION, location)) }
         }
     }
@@ -250,8 +250,8 @@ async fn head(
         shared.engine.inspect(&principal(request), id).await.map_err(|error| reply::offset_unknown(error, request))?;
     match found.gone {
         Some(why) => Err(reply::rejection_problem(why)),
-        // Only one of another dialect waits for a word when it is full. A tus client would take it for
-        // finished.
+        // Only an upload of another dialect can be full and wait to be declared complete. A tus client would
+        // take it for complete.
         None if found.upload.is_full() && found.upload.stage().takes_bytes() => Err(reply::still_open()),
         None if is_plain_head(request, marked) && found.upload.stage() == Stage::Completed => {
             Box::pin(get(request, id, shared)).await
@@ -260,8 +260,8 @@ async fn head(
     }
 }
 
-/// Returns whether a request is a HEAD of another client than one of tus. It expects the fields that GET
-/// would have.
+/// Returns whether a request is a HEAD of a client that does not use tus. Such a client expects the fields of
+/// GET.
 fn is_plain_head(request: &HttpRequest, marked: Marked) -> bool {
     request.method() == http::Method::HEAD && marked == Marked::No
 }

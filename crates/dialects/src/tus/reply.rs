@@ -1,4 +1,4 @@
-//! Outcomes and rejections in the words of tus 1.0.
+//! Responses of tus 1.0 for outcomes and rejections.
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode, header};
@@ -17,7 +17,7 @@ use engine::command::EngineError;
 
 const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 
-/// What the answer to OPTIONS has for clients of this dialect.
+/// Adds the fields of this dialect to the response to OPTIONS.
 pub(super) fn add_options(headers: &mut HeaderMap, extensions: &'static str, max_upload_bytes: u64) {
     headers.insert(TUS_VERSION, HeaderValue::from_static(wire::VERSION));
     headers.insert(HeaderName::from_static("tus-extension"), HeaderValue::from_static(extensions));
@@ -44,27 +44,27 @@ pub(super) fn terminated() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
-/// tus 1.0, Core, HEAD.
+/// The response to HEAD (tus 1.0, Core, HEAD).
 pub(super) fn head(upload: &Upload, asked_with: &Method) -> HttpResponse {
     let mut response = HttpResponse::Ok();
     upload_fields::insert(&mut response, upload);
     match *asked_with {
-        // RFC 9110, 8.6: no length but the one GET would have.
+        // RFC 9110, 8.6: no length except the one that GET would have.
         Method::HEAD => response.body(body::None::new()),
         _ => response.finish(),
     }
 }
 
-/// The refusal to tell the offset of an upload that has all its bytes but not the word that these are all.
+/// The problem for HEAD on an upload that has all its bytes but is not declared complete.
 ///
-/// 423 is what tus clients ask again after; any other 4xx makes them forget the upload and start over.
+/// tus clients retry after 423; any other 4xx makes them forget the upload and start over.
 pub(super) fn still_open() -> Problem {
     let detail = "the upload has all its bytes, but it has not been completed yet in the protocol that created it";
     Problem::new(StatusCode::LOCKED, "still-open", detail)
 }
 
-/// Why HEAD cannot tell an offset. Trouble that may pass is 423, whatever it is: after a 5xx, tus-js-client
-/// starts a new upload.
+/// The problem for a HEAD that cannot report an offset. Every temporary error is 423: after a 5xx,
+/// tus-js-client starts a new upload.
 pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Problem {
     match common(error, request) {
         Ok(passing) => passing.with_status(StatusCode::LOCKED),
@@ -72,7 +72,8 @@ pub(super) fn offset_unknown(error: EngineError, request: &HttpRequest) -> Probl
     }
 }
 
-/// A refused PATCH. tus 1.0, Expiration: every answer to a PATCH tells when the upload expires.
+/// Adds the expiry to the problem for a rejected PATCH. tus 1.0, Expiration: every response to a PATCH has
+/// it.
 pub(super) fn not_appended(problem: Problem, upload: &Upload) -> Problem {
     match upload_fields::expiry(upload) {
         Some(at) => problem.with(UPLOAD_EXPIRES, at),
@@ -102,7 +103,7 @@ pub(super) fn engine_problem(error: EngineError, request: &HttpRequest) -> Probl
     common(error, request).unwrap_or_else(rejection_problem)
 }
 
-/// A refusal of bytes that came with this checksum.
+/// The problem for rejected bytes. `checksum` was sent with them.
 pub(super) fn append_problem(error: EngineError, checksum: Option<&Checksum>, request: &HttpRequest) -> Problem {
     match (&error, checksum) {
         (EngineError::Rejected(Rejection::ChecksumMismatch(_)), Some(Checksum::Content(digest))) => {
@@ -144,7 +145,7 @@ pub(super) fn rejection_problem(rejection: Rejection) -> Problem {
     problem
 }
 
-/// tus 1.0, Checksum: 460, which HTTP itself does not know.
+/// tus 1.0, Checksum: 460, which HTTP itself does not define.
 fn checksum_mismatch() -> StatusCode {
     StatusCode::from_u16(460).expect("460 is a three-digit status")
 }

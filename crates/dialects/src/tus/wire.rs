@@ -1,4 +1,4 @@
-//! tus 1.0 header text to commands, and back. Pure: no I/O, no HTTP crate.
+//! Parses tus 1.0 header text into commands, and back. Pure: no I/O, no HTTP crate.
 
 use std::borrow::Cow;
 
@@ -18,15 +18,16 @@ use edge::fields::{BadField, Fields, LENIENT_BASE64, joined, media_type, single}
 
 pub(crate) const VERSION: &str = "1.0.0";
 
-/// The extensions offered. `checksum-trailer` is not among them: the HTTP layer does not hand trailers out.
+/// The supported extensions. `checksum-trailer` is not supported, because the HTTP layer does not provide
+/// trailers.
 pub(crate) const EXTENSIONS: &str =
     "creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation";
 
-/// The same where clients may not delete uploads.
+/// The supported extensions if clients may not delete uploads.
 pub(crate) const EXTENSIONS_WITHOUT_TERMINATION: &str =
     "creation,creation-with-upload,creation-defer-length,expiration,checksum,concatenation";
 
-/// Fields that clients send.
+/// The request fields of clients.
 pub(crate) const REQUEST_FIELDS: [&str; 8] = [
     "X-HTTP-Method-Override",
     "Tus-Resumable",
@@ -38,7 +39,7 @@ pub(crate) const REQUEST_FIELDS: [&str; 8] = [
     "Upload-Checksum",
 ];
 
-/// Fields of answers that clients read.
+/// The response fields that clients read.
 pub(crate) const ANSWER_FIELDS: [&str; 12] = [
     "Upload-Offset",
     "Upload-Length",
@@ -54,10 +55,10 @@ pub(crate) const ANSWER_FIELDS: [&str; 12] = [
     "Accept-Patch",
 ];
 
-/// The checksum algorithms offered; sha1 first, as the one every implementation knows.
+/// The supported checksum algorithms; sha1 is first, because every implementation supports it.
 pub(crate) const CHECKSUM_ALGORITHMS: &str = "sha1,sha256,sha512,md5,crc32,crc32c";
 
-/// What a request asks for, beside the bytes it carries.
+/// The operation that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Method {
     Options,
@@ -68,7 +69,7 @@ pub(crate) enum Method {
     Get,
 }
 
-/// Why a request cannot be understood.
+/// The reason why a request is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WireError {
     #[error(transparent)]
@@ -89,16 +90,16 @@ pub(crate) enum WireError {
     ForeignPart(String),
 }
 
-/// A POST to the creation URL, understood.
+/// A parsed POST to the creation URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Creation {
     pub kind: CreationKind,
     pub metadata: Metadata,
     pub metadata_as_sent: Option<String>,
-    /// Whether bytes of the upload come with it.
+    /// True if the request carries bytes of the upload.
     pub with_data: bool,
-    /// Of the bytes that come with it. `Upload-Checksum` on a creation without bytes is ignored: some clients
-    /// send that of the whole file there.
+    /// The checksum of the bytes in the request. `Upload-Checksum` on a creation without bytes is ignored,
+    /// because some clients send that of the whole file there.
     pub checksum: Option<Checksum>,
     pub wanted_digests: Vec<Algorithm>,
     pub promised_digests: Vec<Digest>,
@@ -106,7 +107,7 @@ pub(crate) struct Creation {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CreationKind {
-    /// `None`: the length comes later.
+    /// `None`: the length is declared later.
     Single(Option<Length>),
     Partial(Option<Length>),
     Final {
@@ -115,7 +116,7 @@ pub(crate) enum CreationKind {
     },
 }
 
-/// A PATCH to an upload, understood.
+/// A parsed PATCH to an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Patch {
     pub at: Offset,
@@ -123,10 +124,10 @@ pub(crate) struct Patch {
     pub checksum: Option<Checksum>,
 }
 
-/// What the bytes of a request are checked against.
+/// The digest that the bytes of a request are checked against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Checksum {
-    /// `Upload-Checksum`. Beside it the other one is not looked at.
+    /// `Upload-Checksum`. If it is present, `Content-Digest` is ignored.
     Own(Digest),
     /// `Content-Digest`, which belongs to no dialect.
     Content(Digest),
@@ -140,10 +141,10 @@ impl Checksum {
     }
 }
 
-/// The method a request means, if it is one tus knows.
+/// Returns the effective method of a request, if tus defines it.
 ///
-/// tus 1.0, X-HTTP-Method-Override: the named method is to be processed instead. It is followed on POST only,
-/// so that nothing harmless on its way can become harmful here.
+/// tus 1.0, X-HTTP-Method-Override: the named method replaces the one that was sent. Only a POST can be
+/// overridden, so that a method that is harmless on its way does not become harmful here.
 pub(crate) fn method(wire: &str, fields: &dyn Fields) -> Result<Option<Method>, WireError> {
     let overriding = if wire == "POST" { single(fields, "x-http-method-override")? } else { None };
     Ok(match (overriding.map(str::to_ascii_uppercase).as_deref(), wire) {
@@ -157,10 +158,10 @@ pub(crate) fn method(wire: &str, fields: &dyn Fields) -> Result<Option<Method>, 
     })
 }
 
-/// Refuses a version other than ours; `wire` is the method as sent.
+/// Rejects any version except the supported one. `wire` is the method as sent.
 ///
-/// tus 1.0, Tus-Resumable: obligatory on every request but OPTIONS. GET, HEAD and DELETE have the same
-/// meaning for other clients of HTTP, so it may be missing there; a wrong version is rejected there too.
+/// tus 1.0, Tus-Resumable: required on every request except OPTIONS. GET, HEAD and DELETE have the same
+/// meaning for other HTTP clients, so the field may be missing there; a wrong version is rejected there, too.
 pub(crate) fn check_version(wire: &str, fields: &dyn Fields) -> Result<(), WireError> {
     if wire == "OPTIONS" {
         return Ok(());
@@ -172,11 +173,12 @@ pub(crate) fn check_version(wire: &str, fields: &dyn Fields) -> Result<(), WireE
     }
 }
 
-/// Marks of creations. With one of them but without a version, a request is a broken one of this dialect.
+/// Marks of creations. A request with one of them but without a version is an invalid request of this
+/// dialect.
 const CREATION_MARKS: [&str; 4] = ["upload-length", "upload-defer-length", "upload-concat", "upload-metadata"];
 
-/// All requests of this dialect name its version. One that does not may be meant for it nevertheless, and
-/// what nobody claims is answered in it.
+/// Recognizes requests of this dialect, which all state its version. A request without one may still be
+/// intended for it, and requests that no dialect claims are answered in it.
 pub(crate) fn recognise(head: &Head<'_>) -> Recognised {
     if head.fields.has("tus-resumable") {
         return Recognised { certainty: Some(Certainty::Marked), excludes_others: true };
@@ -185,7 +187,7 @@ pub(crate) fn recognise(head: &Head<'_>) -> Recognised {
     let is_typed = media_type.as_deref() == Some(OFFSET_OCTET_STREAM);
     let is_likely = match (head.target, head.method) {
         (_, "PATCH") => is_typed,
-        // Nothing at all is more likely a mistake than an empty file.
+        // A request without a body is more likely a mistake than an empty file.
         (TargetKind::Collection, "POST") if media_type.is_none() && !head.carries_body => true,
         (TargetKind::Collection, "POST" | "PUT") => is_typed || head.has_any(&CREATION_MARKS),
         (TargetKind::Collection | TargetKind::Upload | TargetKind::Name, _) => false,
@@ -194,7 +196,8 @@ pub(crate) fn recognise(head: &Head<'_>) -> Recognised {
     Recognised { certainty: Some(certainty), excludes_others: false }
 }
 
-/// The method in disguise, where it deletes: another one changes nothing that a POST may not.
+/// Returns the overriding method if it is DELETE. No other method changes anything that a POST may not
+/// change.
 pub(crate) fn effective_method(wire: &str, fields: &dyn Fields) -> Option<&'static str> {
     let deletes = wire == "POST" && matches!(method(wire, fields), Ok(Some(Method::Delete)));
     deletes.then_some("DELETE")
@@ -209,7 +212,7 @@ pub(crate) fn creation(fields: &dyn Fields, body: BodySize, max_metadata_bytes: 
         return Err(WireError::TooLarge { field: "upload-concat", size: as_sent.len(), limit: max_metadata_bytes });
     }
     let with_data = match (media_type(fields)?.as_deref(), body.is_empty()) {
-        // Some HTTP stacks force a content type on an empty body; it says nothing then.
+        // Some HTTP stacks always send a content type, also for an empty body; it has no meaning then.
         (_, true) => false,
         (Some(OFFSET_OCTET_STREAM), false) => true,
         (_, false) => return Err(WireError::MediaType),
@@ -285,8 +288,8 @@ fn creation_kind(fields: &dyn Fields) -> Result<CreationKind, WireError> {
     }
 }
 
-/// The uploads of a final one, by the last part of their URLs. Nothing is fetched: only this server's uploads
-/// count.
+/// Parses the uploads of a final upload, from the last segments of their URLs. No URL is fetched: only
+/// uploads of this server are accepted.
 fn parse_parts(list: &str) -> Result<Vec<UploadId>, WireError> {
     let parts: Vec<UploadId> = list
         .split(' ')
@@ -300,7 +303,7 @@ fn parse_parts(list: &str) -> Result<Vec<UploadId>, WireError> {
 }
 
 fn part_id(url: &str) -> Option<UploadId> {
-    // A list with another separator must not pass for the last upload in it.
+    // A list with another separator must not be taken for its last upload.
     if url.contains([',', ';']) {
         return None;
     }
@@ -309,7 +312,7 @@ fn part_id(url: &str) -> Option<UploadId> {
         Some(_) => return None,
         None => url,
     };
-    // A proxy may serve us below a path of its own, so only the end of the path counts.
+    // A proxy may serve this server below a path prefix, so only the end of the path counts.
     let (before, id) = path.trim_end_matches('/').rsplit_once('/')?;
     if before.trim_end_matches('/').ends_with(BASE_PATH) { id.parse().ok() } else { None }
 }
@@ -348,7 +351,8 @@ fn own_checksum(fields: &dyn Fields) -> Result<Option<Digest>, WireError> {
     Ok(Some(digest))
 }
 
-/// tus 1.0, Checksum: data whose checksum comes after it must not be stored unchecked, so it is refused.
+/// Rejects data whose checksum follows it, because such data must not be stored unchecked (tus 1.0,
+/// Checksum).
 fn reject_trailer_checksum(fields: &dyn Fields) -> Result<(), WireError> {
     let announced = joined(fields, "trailer")?.unwrap_or_default();
     let promised = announced.split(',').any(|name| name.trim().eq_ignore_ascii_case("upload-checksum"));
@@ -369,7 +373,7 @@ mod tests {
         UploadId::from_bytes([1, 2, 3, 4, 5, 6, 0x70, 8, 0x80, 10, 11, 12, 13, 14, 15, last])
     }
 
-    /// The inverse of reading `Upload-Metadata`.
+    /// The inverse of parsing `Upload-Metadata`.
     fn print_metadata(metadata: &Metadata) -> String {
         let pairs = metadata.pairs().iter().map(|(key, value)| format!("{key} {}", STANDARD.encode(value)));
         pairs.collect::<Vec<_>>().join(",")
@@ -579,7 +583,7 @@ mod tests {
         "x-http-method-override",
     ];
 
-    /// Words of the grammar, so that what is made up comes far into the parsers.
+    /// Words of the grammar, so that generated text gets far into the parsers.
     const WORDS: [&[u8]; 24] = [
         b"1.0.0",
         b"0",
@@ -630,8 +634,7 @@ mod tests {
             wire in prop_oneof![Just("POST"), Just("PATCH"), Just("OPTIONS"), Just("BREW")],
             body in prop_oneof![Just(BodySize::Unknown), any::<u64>().prop_map(BodySize::Known)],
         ) {
-            // tus 20, 32: whatever is understood is within bounds; everything else is told as an error, never
-            // a panic.
+            // tus 20, 32: every accepted value is within bounds; everything else is an error, never a panic.
             if let Ok(Some(method)) = method(wire, &fields) {
                 let ours = check_version(wire, &fields).is_ok();
                 prop_assert!(!ours || method == Method::Options || fields.has("tus-resumable"));

@@ -270,10 +270,10 @@ impl Access {
 
     /// Admits a request without a credential, unless a page of another origin may have caused it.
     ///
-    /// A page can point a DNS name of its own to this machine, and its requests then look like those of a
-    /// page of this server; only the host reveals this. In all other cases the browser states the origin of
-    /// the page: with `Origin` on each request that the page can read or that changes something, and with
-    /// `Sec-Fetch-Site` on every request. A client that sends neither is not a browser.
+    /// The owner of a page can point a DNS name to this machine, and requests of the page then look like
+    /// those of a page of this server; only the host reveals this. In all other cases the browser states the
+    /// origin of the page: with `Origin` on each request that the page can read or that changes something,
+    /// and with `Sec-Fetch-Site` on every request. A client that sends neither is not a browser.
     fn judge_stranger<'a>(&self, check: &AccessCheck<'a>) -> Result<(), Denial<'a>> {
         let host = match check.host {
             RequestHost::By(host) => host,

@@ -1,4 +1,4 @@
-//! What Google's clients are answered: 308 that redirects nowhere, 499, and the object as JSON.
+//! Responses to Google's clients: a 308 that is not a redirect, 499, and the object as JSON.
 
 use std::time::Duration;
 
@@ -25,10 +25,10 @@ use engine::command::EngineError;
 
 const UPLOAD_ID: HeaderName = HeaderName::from_static("x-guploader-uploadid");
 
-/// Names that are no metadata of the client's own.
+/// Names that do not belong to the client's own metadata.
 const OWN_NAMES: [&str; 3] = ["name", "contentType", "bucket"];
 
-/// Where its session is. Google's libraries for JSON take 200, signed URLs 201.
+/// The response to the start of a session, with its URL. Google's JSON libraries expect 200, signed URLs 201.
 pub(in crate::ranged) fn started(upload: &Upload, session: &str, session_start: SessionStart) -> HttpResponse {
     let mut response = match session_start {
         SessionStart::Json => HttpResponse::Ok(),
@@ -38,7 +38,7 @@ pub(in crate::ranged) fn started(upload: &Upload, session: &str, session_start: 
     finish(&mut response, upload)
 }
 
-/// More is to come. There is never a `Location`: clients would follow it.
+/// The response while more bytes are expected. It never has a `Location`, because clients would follow it.
 pub(in crate::ranged) fn incomplete(upload: &Upload, no_308: bool) -> HttpResponse {
     let mut response = if no_308 { HttpResponse::Ok() } else { HttpResponse::PermanentRedirect() };
     if no_308 {
@@ -52,7 +52,7 @@ pub(in crate::ranged) fn incomplete(upload: &Upload, no_308: bool) -> HttpRespon
     finish(&mut response, upload)
 }
 
-/// The upload is complete. Repeated as it is for as long as anybody asks.
+/// The response for a completed upload, the same for each repeated request.
 pub(in crate::ranged) fn object(upload: &Upload, shared: &UploadContext) -> HttpResponse {
     let record = upload.record();
     let text = |name| record.metadata.get(name).map(String::from_utf8_lossy);
@@ -104,7 +104,7 @@ fn completed_at(upload: &Upload) -> Timestamp {
     completed.map_or(record.updated_at, |(_, at)| *at)
 }
 
-/// A session was cancelled.
+/// The response to the cancellation of a session.
 pub(in crate::ranged) fn cancelled(upload: &Upload) -> HttpResponse {
     let mut response = HttpResponse::build(StatusCode::from_u16(499).expect("499 is a three-digit status"));
     response.reason("Client Closed Request");
@@ -115,11 +115,11 @@ fn finish(response: &mut HttpResponseBuilder, upload: &Upload) -> HttpResponse {
     response.insert_header((UPLOAD_ID, upload.id().to_string())).insert_header(reply::NO_STORE).finish()
 }
 
-/// A refusal in its own form: nearly always a problem, but what clients look for in plain text is plain text.
+/// A rejection in Google's form: nearly always a problem, but plain text where clients parse plain text.
 #[derive(Debug)]
 pub(in crate::ranged) enum GoogleRejection {
     Problem(Problem),
-    /// Bytes were left out: theirs begin behind ours.
+    /// Bytes are missing: the client's offset is beyond the server's.
     Gap {
         ours: Offset,
         theirs: Offset,
@@ -139,7 +139,7 @@ impl GoogleRejection {
             Self::Gap { ours, theirs } => HttpResponse::ServiceUnavailable()
                 .insert_header(reply::NO_STORE)
                 .content_type("text/plain; charset=utf-8")
-                // The words of Google's own servers, which clients take apart.
+                // The text of Google's own servers, which clients parse.
                 .body(format!(
                     "Invalid request.  According to the Content-Range header, the upload offset is {theirs} byte(s), \
                      which exceeds already uploaded size of {ours} byte(s)."
@@ -148,7 +148,8 @@ impl GoogleRejection {
     }
 }
 
-/// Google's libraries try again after 408, 429, 500, 502, 503 and 504, and after nothing else.
+/// Returns the rejection for an error. Google's libraries retry after 408, 429, 500, 502, 503 and 504, and
+/// after nothing else.
 pub(in crate::ranged) fn rejection(
     error: EngineError,
     content: Option<&Digest>,
@@ -164,14 +165,16 @@ pub(in crate::ranged) fn rejection(
         EngineError::Rejected(Rejection::WrongOffset { ours, theirs }) if theirs > ours => {
             return GoogleRejection::Gap { ours, theirs };
         }
-        // Another request has moved on meanwhile; what this one brings is passed over next time.
+        // Another request has advanced the offset. The bytes that this one repeats are skipped when it is
+        // retried.
         EngineError::Rejected(rejection @ Rejection::WrongOffset { .. }) => {
             Problem::try_again("wrong-offset", rejection.to_string(), soon)
         }
         EngineError::Rejected(rejection @ Rejection::BrokenPromise(_)) => {
             Problem::bad_request("digest-mismatch", rejection.to_string())
         }
-        // Of what was sent again to a complete object; without a digest of the content it was `x-goog-hash`.
+        // For bytes sent again to a completed object. Without a digest of the content, the mismatch was in
+        // `x-goog-hash`.
         EngineError::Rejected(rejection @ Rejection::ChecksumMismatch(_)) if content.is_none() => {
             Problem::bad_request("digest-mismatch", rejection.to_string())
         }
@@ -182,12 +185,12 @@ pub(in crate::ranged) fn rejection(
     GoogleRejection::Problem(problem)
 }
 
-/// A request that should have brought bytes and brought none.
+/// The problem for a request that should have carried bytes and did not.
 pub(in crate::ranged) fn nothing_stored() -> Problem {
     Problem::try_again("nothing-stored", "the request contained no bytes", Duration::from_secs(1))
 }
 
-/// Another way of uploading that Google has at the same address.
+/// The problem for another kind of upload that Google supports at the same address.
 pub(in crate::ranged) fn other_kind() -> Problem {
     let detail = "this server supports only uploadType=resumable; Google's Python library uses it for files of more \
                   than 8 MiB, for streams of unknown size, and from Blob.open(\"wb\")";
