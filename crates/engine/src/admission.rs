@@ -1,4 +1,4 @@
-//! Which requests with bytes are in order, by what they say of themselves.
+//! Checks requests with bytes by their declarations, before any byte is read.
 
 use crate::Inner;
 use crate::command::{Append, CompletesUpload, WritePosition};
@@ -8,21 +8,21 @@ use domain::size::{Length, Offset};
 use domain::upload::Upload;
 use domain::write_rules::WriteOrder;
 
-/// A request that is in order.
+/// A request that has passed all checks.
 pub(super) struct Admitted {
-    /// The upload with what the request declares of it.
+    /// The upload with the declarations of the request.
     pub(super) upload: Upload,
-    /// Where its first byte goes that the upload does not have.
+    /// The offset of the first byte that the upload does not have.
     pub(super) start: u64,
-    /// Bytes at its beginning that are passed over.
+    /// Number of bytes at the beginning of the request that the upload already has.
     pub(super) known_bytes: u64,
-    /// How many it announces to bring from `start` on, if it does.
+    /// The announced number of bytes from `start` on, if the request announces it.
     pub(super) count: Option<u64>,
 }
 
 impl Inner {
-    /// Admits a request to an upload of which the bytes in `there` have come, committed or not, and of which
-    /// the last byte that was taken, whether it counts or not, ends at `taken`.
+    /// Admits a request to an upload whose received bytes, committed or not, are in `there`. The last byte
+    /// accepted from a request, whether it counts or not, ends at `taken`.
     pub(super) fn admit(
         &self,
         mut upload: Upload,
@@ -55,8 +55,8 @@ impl Inner {
         Ok(Admitted { upload, start: at.get(), known_bytes, count })
     }
 
-    /// Takes what a request says of the whole upload, of which bytes up to `taken` have come, committed or
-    /// not.
+    /// Applies the declarations of a request about the whole upload, of which bytes up to `taken` have
+    /// arrived, committed or not.
     pub(super) fn declare(&self, upload: &mut Upload, command: &Append, taken: Offset) -> Result<(), Rejection> {
         if upload.dialect() != command.dialect && !self.settings.cross_dialects {
             return Err(Rejection::OtherDialect(upload.dialect()));
@@ -71,8 +71,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether an upload may end at `end`; if no length is known yet, this is it. Bytes up to `taken` have
-    /// come.
+    /// Checks that an upload may end at `end`, and declares this length if none is known. Bytes up to `taken`
+    /// have arrived.
     pub(super) fn check_end(&self, upload: &mut Upload, end: Option<Offset>, taken: Offset) -> Result<(), Rejection> {
         let max_bytes = self.settings.max_upload_bytes;
         let end = end.ok_or(Rejection::OverLimit(max_bytes))?;
@@ -86,7 +86,8 @@ impl Inner {
         }
     }
 
-    /// Whether bytes from `start` on leave the upload in a shape that can be kept and written on.
+    /// Checks that the upload can be stored and resumed with bytes from `start` on: aligned, and not in too
+    /// many ranges.
     fn check_shape(
         &self,
         start: u64,

@@ -1,5 +1,5 @@
-//! How a request with bytes finds its writer: a new one, one that takes it in, or that of the request before
-//! it, which makes way.
+//! Assigns a request with bytes to a writer: to a new one, to a live one that can take it, or to one that
+//! takes over from the previous request.
 
 use tokio::time::Instant;
 
@@ -12,17 +12,17 @@ use domain::rejection::Rejection;
 use domain::write_rules::WriteOrder;
 
 impl Engine {
-    /// Begins an append. Whatever can be refused without seeing the bytes is refused here, and changes
-    /// nothing.
+    /// Begins an append. Checks everything that does not depend on the bytes; a request that is rejected here
+    /// changes nothing.
     pub async fn append(&self, command: Append) -> Result<Feed, EngineError> {
-        // Boxed: it takes four times what sending bytes does, and its caller may send for hours.
+        // Boxed: it takes four times the memory of sending bytes, and its caller may send for hours.
         Box::pin(self.begin(command)).await
     }
 
     async fn begin(&self, mut command: Append) -> Result<Feed, EngineError> {
         let inner = &self.0;
         inner.check_running()?;
-        // One that takes over a live upload adds none.
+        // A request that takes over a live upload does not add one.
         let one_more = inner.leases.holder(command.id).is_none();
         if one_more && inner.leases.count() >= inner.settings.max_active_uploads {
             return Err(EngineError::Unavailable(Unavailable::Busy));
@@ -35,7 +35,7 @@ impl Engine {
             }
             let Some(holder) = inner.leases.holder(command.id) else { continue };
             if !holder.is_parked() && !matches!(command.position, WritePosition::Anywhere(_)) {
-                // A request that would be refused anyway disturbs nobody.
+                // A request that would be rejected anyway must not disturb the writer.
                 let found = inner.find(command.principal.scope(), command.id).await?;
                 if command.repeats(&found) {
                     return self.begin_comparing(&command).await;
@@ -44,7 +44,8 @@ impl Engine {
                 let admitted = inner.admit(found, &command, &there, there.end())?;
                 if admitted.upload.write_order() == WriteOrder::InOrder {
                     let taken = inner.leases.take(command.id, Some(at), patience).await;
-                    // One that may begin below what is there goes on wherever that ends by now.
+                    // A request that may begin before the offset continues at the offset, wherever that is by
+                    // now.
                     let has_moved = matches!(taken, Err(EngineError::Rejected(Rejection::WrongOffset { .. })));
                     if has_moved && matches!(command.position, WritePosition::From(_)) && Instant::now() < deadline {
                         continue;
@@ -68,8 +69,8 @@ impl Engine {
         let found = match found.record().lease.is_of(inner.node) {
             true => found,
             false => {
-                // A request that would be refused anyway takes nothing over. Where the bytes of an upload end
-                // is for the node to say that writes it.
+                // A request that would be rejected anyway takes over no lease. The exact end of the bytes is
+                // known only to the node that writes them, so a wrong offset is decided after the takeover.
                 match inner.admit(found.clone(), &command, &found.record().received, found.reach()) {
                     Ok(_) | Err(Rejection::WrongOffset { .. }) => inner.own(found).await?,
                     Err(rejection) => return Err(rejection.into()),

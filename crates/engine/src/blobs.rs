@@ -1,6 +1,6 @@
-//! Where the bytes of an upload are: in one blob, or in one for each of its generations.
+//! The blobs of an upload: one, or one for each of its generations.
 //!
-//! Only here and in the writer's checkpoints is a place of the upload turned into a place of a blob.
+//! Only this module and the checkpoints of the writer convert an offset in the upload to an offset in a blob.
 
 use std::ops::Range;
 
@@ -14,16 +14,16 @@ use domain::id::UploadId;
 use domain::principal::TenantId;
 use domain::upload::Upload;
 
-/// The key of a blob: the tenant, the day of the upload and its id, so that data splits by tenant, by date
-/// and by key, and the generation.
+/// Returns the key of a blob: the tenant, the day of the upload, its id and the generation. Data can thus be
+/// split by tenant, by date and by key.
 fn key_of(upload: &Upload, generation: Generation) -> BlobKey {
     named(upload.tenant(), upload.id(), generation)
 }
 
 fn named(tenant: TenantId, id: UploadId, generation: Generation) -> BlobKey {
     let of_day = format!("{}/{id}", id.made_at().day_path());
-    // The default tenant keeps the layout of a server that knows no tenants. A year begins with a digit, so
-    // no folder of a tenant is one of a year.
+    // The default tenant keeps the layout of a server without tenants. A year begins with a digit, so the
+    // folder of a tenant never has the name of a year.
     let first = match tenant {
         TenantId::DEFAULT => of_day,
         other => format!("t{}/{of_day}", other.number()),
@@ -36,34 +36,34 @@ fn named(tenant: TenantId, id: UploadId, generation: Generation) -> BlobKey {
     BlobKey::new(name).expect("numbers, a day and an id are a key")
 }
 
-/// The epoch that calls of the storage are made in.
+/// Returns the epoch for calls of the storage.
 pub(super) fn epoch_of(upload: &Upload) -> storage::Epoch {
     storage::Epoch::new(upload.record().lease.epoch.get())
 }
 
-/// The blob that takes the bytes of an upload, or has all of them.
+/// Returns the key of the blob that takes the bytes of an upload, or has all of them.
 pub(super) fn current_key(upload: &Upload) -> BlobKey {
     key_of(upload, upload.generations().current())
 }
 
-/// What the storage needs to go on with that blob.
+/// Returns the data that the storage needs to resume that blob.
 pub(super) fn current_resume(upload: &Upload) -> Option<Resume> {
     upload.record().resume.clone().map(Resume::from_bytes)
 }
 
-/// Whether the bytes of an upload are, or may be, in this blob.
+/// Reports whether a blob contains, or may contain, bytes of an upload.
 pub(super) fn owns(upload: &Upload, key: &BlobKey) -> bool {
     let joined = (!upload.generations().is_single()).then_some(Generation::Joined);
     upload.generations().all().chain(joined).any(|generation| key_of(upload, generation) == *key)
 }
 
-/// The upload that a blob belongs to, by its name.
+/// Returns the id of the upload that a blob belongs to, from its name.
 pub(super) fn id_of(key: &BlobKey) -> Option<UploadId> {
     let name = key.as_str().rsplit('/').next()?;
     name.split('~').next()?.parse().ok()
 }
 
-/// The blobs that hold the first `size_bytes` of an upload, in order.
+/// Returns the blobs that contain the first `size_bytes` of an upload, in order.
 pub(super) fn parts_of(upload: &Upload, size_bytes: u64) -> Vec<BlobPart> {
     let part = |GenerationSpan { generation, start, end, .. }| BlobPart {
         key: key_of(upload, generation),
@@ -73,7 +73,7 @@ pub(super) fn parts_of(upload: &Upload, size_bytes: u64) -> Vec<BlobPart> {
 }
 
 impl Inner {
-    /// Reads part of an upload.
+    /// Reads a range of an upload.
     pub(super) async fn read_bytes(&self, upload: &Upload, range: Range<u64>) -> storage::Result<ByteStream> {
         if upload.generations().is_single() {
             return self.blobs.read(&current_key(upload), range).await;
@@ -86,7 +86,7 @@ impl Inner {
         Ok(futures::stream::iter(streams).flatten().boxed())
     }
 
-    /// Whether so many bytes of an upload are stored.
+    /// Reports whether at least `size_bytes` of an upload are stored.
     pub(super) async fn are_stored(&self, upload: &Upload, size_bytes: u64) -> storage::Result<bool> {
         if upload.generations().is_single() {
             let stored = self.blobs.size(&current_key(upload)).await?;
@@ -100,15 +100,15 @@ impl Inner {
         Ok(true)
     }
 
-    /// Ends the writing of the current blob, which can be read from then on.
+    /// Seals the current blob, which can be read from then on.
     pub(super) async fn seal_blob(&self, upload: &Upload) -> storage::Result<()> {
         let size_bytes = upload.reach().get() - upload.generations().start();
         let resume = current_resume(upload);
         self.blobs.seal(&current_key(upload), epoch_of(upload), resume.as_ref(), size_bytes).await
     }
 
-    /// Has an upload go on in a blob of its epoch, if its storage lets nobody go on in that of another. The
-    /// blob before is sealed as far as it was committed; whatever its writer still sends is nobody's.
+    /// Continues an upload in a blob of its epoch, if its storage does not let a later epoch resume a blob.
+    /// The previous blob is sealed at its committed size; bytes that its writer still sends are discarded.
     pub(super) async fn begin_generation(&self, upload: Upload) -> Result<Upload, EngineError> {
         let mut next = upload.clone();
         if self.abilities.takes_over || !next.begin_generation(upload.record().lease.epoch, self.now()) {
@@ -123,11 +123,11 @@ impl Inner {
             return Err(self.explain(&upload, error).await);
         }
         tracing::info!(upload = %upload.id(), start_bytes = upload.reach().get(), "an upload continues in a new generation of its blob");
-        // Before the first byte: the record knows of every blob there is.
+        // Committed before the first byte: the record must know every blob there is.
         self.commit(next).await
     }
 
-    /// Puts the blobs of a verified upload together, if there are several.
+    /// Joins the blobs of a verified upload, if there are several.
     pub(super) async fn join_generations(&self, mut upload: Upload) -> Result<Upload, GenerationsNotJoined> {
         if upload.generations().is_single() {
             return Ok(upload);
@@ -147,8 +147,8 @@ impl Inner {
         }
     }
 
-    /// Moves the one blob of a whole upload to its final place, and
-    /// removes those that it was put together from.
+    /// Moves the only blob of a whole upload to its final place, and removes the blobs that it was joined
+    /// from.
     pub(super) async fn finish_blob(&self, upload: &Upload) -> storage::Result<()> {
         let resume = current_resume(upload);
         let size_bytes = upload.offset().get();
@@ -167,14 +167,14 @@ impl Inner {
     pub(super) async fn discard_blobs(&self, upload: &Upload) -> storage::Result<()> {
         self.discard_joined(upload).await?;
         if !upload.generations().is_single() {
-            // They may have been joined by somebody whose commit was lost.
+            // A node whose commit was lost may have joined them.
             self.blobs.discard(&key_of(upload, Generation::Joined), epoch_of(upload), None).await?;
         }
         self.blobs.discard(&current_key(upload), epoch_of(upload), current_resume(upload).as_ref()).await
     }
 }
 
-/// Why the blobs of an upload were not put together.
+/// Why the blobs of an upload were not joined.
 pub(super) enum GenerationsNotJoined {
     Blobs(Box<Upload>, storage::Error),
     Record(EngineError),
@@ -190,7 +190,7 @@ mod tests {
         UploadId::new(Timestamp::from_unix_ms(1_795_300_290_123), [7; 10])
     }
 
-    /// access T17, T18: what a server without tenants has stored stays where it is.
+    /// access T17, T18: files stored by a server without tenants stay where they are.
     #[test]
     fn the_default_tenant_keeps_the_layout_of_before() {
         let key = named(TenantId::DEFAULT, id(), Generation::FIRST);
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(joined.as_str(), format!("2026/11/21/{}~joined", id()));
     }
 
-    /// access T9: a folder for each tenant, by its number.
+    /// access T9: each tenant has its own folder, named by its number.
     #[test]
     fn another_tenant_has_a_folder_of_its_own() {
         for number in [1, 7, 2026, u32::MAX] {

@@ -1,13 +1,13 @@
 //! Disk space that unfinished uploads of known length have yet to fill.
 //!
 //! A booking is a number, not an allocation: the bytes that an upload has declared and not received. It is
-//! made at creation, or when the length becomes known, and shrinks with each commit. Whatever is committed
-//! passes through [`Bookings::note`], so it is gone with the upload, however that ends; a start counts anew.
+//! made at creation, or when the length becomes known, and shrinks with each commit. Every committed upload
+//! passes through [`Bookings::note`], so the booking ends with the upload, however that ends. After a start,
+//! bookings are counted again.
 //!
-//! An upload yields to bookings that are older than itself. So of two that do not both fit, one
-//! completes, where each would otherwise fill half of the disk and stop. But bookings cost a
-//! client nothing, and so they keep others out of a share of the free space only: within the rest,
-//! bytes that really come are what counts.
+//! An upload yields to bookings that are older than itself. So of two that do not both fit, one completes,
+//! where each would otherwise fill half of the disk and stop. But bookings cost a client nothing, so they
+//! reserve only a share of the free space: within the rest, only bytes that arrive count.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -32,17 +32,18 @@ type Age = (Timestamp, UploadId);
 #[derive(Debug)]
 pub(super) struct Booking(Age);
 
-/// Free disk space, as an upload finds it before others' bookings.
+/// Free disk space for an upload, before the bookings of others.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Space {
-    /// What is free, and the upload's own blocks, less what must always stay free.
+    /// Free space, plus the upload's own blocks, minus the reserve that must stay free.
     pub(super) spare_bytes: u64,
-    /// How much of it bookings may keep from others, in percent.
+    /// The share of it that bookings may keep from others, in percent.
     pub(super) booked_percent: u64,
 }
 
 impl Space {
-    /// The most that others may have booked if `bytes` are to fit; `None` if they do not fit anyway.
+    /// Returns the maximum that others may have booked if `bytes` are to fit; `None` if they do not fit in
+    /// any case.
     fn most_booked(self, bytes: u64) -> Option<u64> {
         let left = self.spare_bytes.checked_sub(bytes)?;
         let share = u128::from(self.spare_bytes) * u128::from(self.booked_percent.min(100)) / 100;
@@ -51,18 +52,18 @@ impl Space {
 }
 
 impl Bookings {
-    /// Whether `bytes` more fit for somebody who has booked nothing.
+    /// Reports whether `bytes` more fit for an upload that has booked nothing.
     pub(super) fn admit(&self, bytes: u64, space: Space) -> bool {
         space.most_booked(bytes).is_some_and(|most| self.lock().total_bytes <= most)
     }
 
-    /// Whether `bytes` more of an upload fit. Bookings made after its own do not count.
+    /// Reports whether `bytes` more of an upload fit. Bookings made after its own do not count.
     pub(super) fn admit_for(&self, upload: &Upload, bytes: u64, space: Space) -> bool {
         space.most_booked(bytes).is_some_and(|most| !self.lock().exceed(&age(upload), most))
     }
 
-    /// Books the rest of a new upload, if it fits. Whether it does and its booking are one step: of many
-    /// creations at once, no more are admitted than fit.
+    /// Books the rest of a new upload, if it fits. The check and the booking are one step: of many
+    /// simultaneous creations, no more are admitted than fit.
     pub(super) fn book(&self, upload: &Upload, space: Space) -> Option<Booking> {
         let mut booked = self.lock();
         let bytes = outstanding(upload).unwrap_or(0);
@@ -71,15 +72,15 @@ impl Bookings {
         Some(Booking(age(upload)))
     }
 
-    /// Takes note of an upload as it was committed, or as it is found at the
-    /// start. Gives what is booked altogether.
+    /// Updates the booking of an upload as it was committed, or as it is found at the start. Returns the
+    /// total of all bookings.
     pub(super) fn note(&self, upload: &Upload) -> u64 {
         let mut booked = self.lock();
         booked.set(age(upload), outstanding(upload).unwrap_or(0));
         booked.total_bytes
     }
 
-    /// Takes back the booking of an upload that was not inserted.
+    /// Cancels the booking of an upload that was not inserted.
     pub(super) fn cancel(&self, Booking(age): Booking) {
         self.lock().set(age, 0);
     }
@@ -95,8 +96,8 @@ impl Booked {
         self.total_bytes = self.total_bytes.saturating_sub(before.unwrap_or(0)).saturating_add(bytes);
     }
 
-    /// Whether older bookings exceed `most`. Mostly all of them together do
-    /// not; only then nobody is counted singly.
+    /// Reports whether older bookings exceed `most`. Usually the total of all bookings does not, and no
+    /// booking is counted individually.
     fn exceed(&self, age: &Age, most: u64) -> bool {
         let own_bytes = self.by_age.get(age).copied().unwrap_or(0);
         if self.total_bytes.saturating_sub(own_bytes) <= most {
@@ -117,8 +118,8 @@ fn age(upload: &Upload) -> Age {
     (upload.record().created_at, upload.id())
 }
 
-/// What an unfinished upload has declared and not received; `None` where
-/// nobody knows, or nothing is outstanding.
+/// Returns the bytes that an unfinished upload has declared and not received; `None` if they are unknown or
+/// zero.
 fn outstanding(upload: &Upload) -> Option<u64> {
     let length = upload.length().filter(|_| upload.stage().takes_bytes())?;
     length.get().checked_sub(upload.received_bytes()).filter(|bytes| *bytes > 0)
@@ -209,7 +210,7 @@ mod tests {
         assert!(bookings.book(&upload(1, Some(30)), space(100)).is_some());
         assert!(bookings.book(&upload(2, Some(71)), space(100)).is_none(), "71 and 30 are more than 100");
         assert!(bookings.book(&upload(3, Some(70)), space(100)).is_some());
-        // All is booked, but half of it stays open to whoever sends bytes.
+        // All is booked, but half of it stays open to uploads that send bytes.
         assert!(bookings.admit(50, space(100)));
         assert!(!bookings.admit(51, space(100)));
         assert!(bookings.book(&upload(4, Some(50)), space(100)).is_some());
@@ -224,7 +225,7 @@ mod tests {
         let (older, younger) = (upload(1, Some(30)), upload(2, Some(30)));
         let booking = bookings.book(&older, space(60)).unwrap();
         assert!(bookings.book(&younger, space(60)).is_some());
-        // Somebody else has filled the disk meanwhile.
+        // Another program has filled the disk meanwhile.
         assert!(bookings.admit_for(&older, 30, space(40)));
         assert!(!bookings.admit_for(&younger, 30, space(40)));
         let unknown = upload(0, None);

@@ -1,5 +1,4 @@
-//! What may be asked of the engine, and what comes of it: neutral values that
-//! every dialect can say in its own words.
+//! Requests to the engine and their results, as neutral values that every dialect can translate.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -15,10 +14,10 @@ use domain::size::{Length, Offset};
 use domain::upload::{InconsistentChange, Role, Upload};
 use domain::write_rules::WriteRules;
 
-/// A new upload.
+/// A request to create an upload.
 #[derive(Debug, Clone)]
 pub struct Create {
-    /// Who wants it.
+    /// The principal that creates it.
     pub principal: Principal,
     pub dialect: Dialect,
     pub write_rules: WriteRules,
@@ -28,49 +27,49 @@ pub struct Create {
     pub metadata: Metadata,
     /// The metadata exactly as written by the client.
     pub metadata_as_sent: Option<String>,
-    /// Digests the client would like to read later.
+    /// Digests that the client wants to read later.
     pub wanted_digests: Vec<Algorithm>,
-    /// Digests the whole upload must turn out to have.
+    /// Digests that the complete upload must have.
     pub promised_digests: Vec<Digest>,
-    /// What the application may see of the request.
+    /// The part of the request that the application may see.
     pub caller: Option<Arc<Caller>>,
 }
 
-/// The end of an upload that its client does not want any more.
+/// A request to end an upload that its client no longer wants.
 #[derive(Debug, Clone)]
 pub struct Cancel {
-    /// Who wants it.
+    /// The principal that requests it.
     pub principal: Principal,
     pub id: UploadId,
-    /// What the application may see of the request.
+    /// The part of the request that the application may see.
     pub caller: Option<Arc<Caller>>,
 }
 
-/// Bytes for an upload.
+/// A request with bytes for an upload.
 #[derive(Debug, Clone)]
 pub struct Append {
-    /// Who sends them.
+    /// The principal that sends them.
     pub principal: Principal,
     pub id: UploadId,
-    /// What the request is said in.
+    /// The dialect of the request.
     pub dialect: Dialect,
     pub position: WritePosition,
-    /// How many bytes the request says it carries, if it says so.
+    /// The number of bytes that the request announces, if it announces one.
     pub count: Option<u64>,
     /// The length of the upload, when declared with this request.
     pub length: Option<Length>,
     pub ends: CompletesUpload,
-    /// The digest of this request's bytes: they count only if it matches, and only all together.
+    /// The digest of this request's bytes. They count only if it matches, all or none.
     pub checksum: Option<Digest>,
-    /// Digests the whole upload must turn out to have, when promised with this request.
+    /// Digests that the complete upload must have, when declared with this request.
     pub promised_digests: Vec<Digest>,
     pub overflow: Overflow,
-    /// What the application may see of the request.
+    /// The part of the request that the application may see.
     pub caller: Option<Arc<Caller>>,
 }
 
 impl Append {
-    /// Bytes at the offset of an upload that completes when its length is reached.
+    /// Creates a request with bytes at the offset of an upload that completes when its length is reached.
     pub fn at(principal: Principal, id: UploadId, at: Offset, count: Option<u64>) -> Self {
         Self {
             principal,
@@ -89,13 +88,13 @@ impl Append {
 }
 
 impl Append {
-    /// Rejects an upload of another tenant as one that is not there.
+    /// Rejects an upload of another tenant as if it did not exist.
     pub(crate) fn check_reach(&self, upload: &Upload) -> Result<(), Rejection> {
         let covers = self.principal.scope().covers(upload.tenant());
         covers.then_some(()).ok_or(Rejection::NotFound)
     }
 
-    /// Returns whether the request can only repeat stored bytes or carry none: the upload has all its bytes,
+    /// Reports whether the request can only repeat stored bytes or carry none: the upload has all its bytes,
     /// and the request does not announce any to add at the end.
     pub(crate) fn repeats(&self, upload: &Upload) -> bool {
         let may_repeat = match (self.position, self.count) {
@@ -109,19 +108,19 @@ impl Append {
     }
 }
 
-/// Where the first byte of a request goes.
+/// The position of the first byte of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WritePosition {
-    /// At the offset of the upload and nowhere else.
+    /// Exactly at the offset of the upload.
     At(Offset),
-    /// At the offset or before it; what is there already is passed over.
+    /// At the offset or before it; bytes that the upload already has are skipped.
     From(Offset),
-    /// Wherever it says, in an upload that takes bytes in any order. Bytes that are there must be the same.
+    /// Anywhere, in an upload that takes bytes in any order. Bytes that it already has must be equal.
     Anywhere(Offset),
 }
 
 impl WritePosition {
-    /// The same place, of an upload that turns out to take bytes in order only.
+    /// Returns the same position for an upload that turns out to take bytes in order only.
     pub(crate) const fn in_order(self) -> Self {
         match self {
             Self::Anywhere(offset) => Self::From(offset),
@@ -139,53 +138,54 @@ impl WritePosition {
 /// When a request completes its upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompletesUpload {
-    /// Once all of the declared length is there.
+    /// Once all bytes of the declared length have arrived.
     WhenFull,
-    /// With its last byte, which tells the length too if nothing has before.
+    /// With its last byte, which also determines the length if none was declared.
     Here,
-    /// Not at all: more is to come, if only the word that nothing more comes. An upload that
-    /// [completes when full](domain::write_rules::Completion::WhenFull) does so nevertheless.
+    /// Never: another request follows, if only to declare the end. An upload that [completes when
+    /// full](domain::write_rules::Completion::WhenFull) does so nevertheless.
     Later,
 }
 
-/// What becomes of an upload when bytes beyond its length arrive that were not announced.
+/// The consequence of bytes beyond the length of an upload that were not announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
-    /// The request is refused, and the upload goes on.
+    /// The request is rejected, and the upload can be resumed.
     Refused,
     /// The upload fails.
     Fatal,
 }
 
-/// An upload as it is now.
+/// The current state of an upload.
 #[derive(Debug, Clone)]
 pub struct Inspection {
     pub upload: Upload,
-    /// Why there is nothing to go on with, if it has ended or its time has passed.
+    /// Why the upload cannot be resumed, if it has ended or its time has passed.
     pub gone: Option<Rejection>,
 }
 
-/// How the bytes of a request ended.
+/// The way in which the body of a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyEnd {
-    /// As it said it would.
+    /// At its announced end.
     Complete,
-    /// The connection was cut or fell silent.
+    /// The connection was cut or became silent.
     Cut,
 }
 
-/// Why a request came to nothing.
+/// Why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
-    /// The client may not; it can act on why.
+    /// A rule forbids the request. The reason is for the client, which can act on it.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// Not now; the same request may work later.
+    /// The request cannot be processed now; the same request may succeed later.
     #[error(transparent)]
     Unavailable(Unavailable),
     #[error("there is not enough space on the storage")]
     NoSpace,
-    /// Trouble below, to be logged once and not shown.
+    /// A failure of the storage, the database or a task. It is logged once and its cause is not shown to
+    /// clients.
     #[error("could not {operation}")]
     Failed {
         operation: &'static str,
@@ -194,7 +194,7 @@ pub enum EngineError {
     },
 }
 
-/// Why not now.
+/// Why a request cannot be processed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     #[error("the server is shutting down")]
@@ -245,12 +245,12 @@ impl EngineError {
         }
     }
 
-    /// A change was refused that would have left a record which contradicts itself.
+    /// Reports a change that was rejected because the record would contradict itself.
     pub(crate) fn inconsistent(source: InconsistentChange) -> Self {
         Self::Failed { operation: "keep the record of an upload consistent", source: Arc::new(source) }
     }
 
-    /// What the application has chosen for an upload cannot be.
+    /// Reports values set by the application that an upload cannot have.
     pub(crate) fn chosen_badly(source: impl Error + Send + Sync + 'static) -> Self {
         Self::Failed { operation: "create an upload with the values set by the application", source: Arc::new(source) }
     }
@@ -263,8 +263,8 @@ impl EngineError {
 impl From<state::Error> for EngineError {
     fn from(source: state::Error) -> Self {
         match source {
-            // Another writer committed first, which the lease makes rare:
-            // the client asks again and finds the truth.
+            // Another writer committed first, which the lease makes rare. The client retries and gets the
+            // current state.
             state::Error::Conflict(_) => Self::Unavailable(Unavailable::Superseded),
             state::Error::NoSpace { .. } => Self::NoSpace,
             state::Error::Gone { .. } => Self::Unavailable(Unavailable::DatabaseGone),

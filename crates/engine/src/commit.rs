@@ -1,12 +1,11 @@
 //! The only place that makes the bytes of an upload durable and commits them.
 //!
-//! A `Committer` is what a writer has while it holds a lease: the upload as committed, the blob it writes to,
-//! and the one checkpoint that may be on its way. What is to be covered is said by the
-//! `ledger`.
+//! A `Committer` is the part of a writer that holds the lease, the upload as committed, the blob it writes
+//! to, and the one checkpoint that may be under way. The `ledger` decides which bytes a checkpoint covers.
 //!
-//! Three rules hold. A failure here is `WriterBroken`: it ends the writer for every request that stands on
+//! Three rules hold. A failure here is `WriterBroken`: it ends the writer for every request that depends on
 //! it. An upload is sealed only if its record, with the bytes of that very commit, is full. And no other
-//! commit makes a record full of an upload that then would complete: nobody would be left to seal it.
+//! commit makes the record of an upload full that would complete with it: no task would be left to seal it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +30,7 @@ use domain::stage::Ended;
 use domain::time::Timestamp;
 use domain::upload::{DurableBytes, InconsistentChange, PendingDeclarations, Upload};
 
-/// A writer that can make nothing more durable or true. Whatever it has not committed is lost.
+/// A failure after which the writer cannot write or commit any more. Bytes it has not committed are lost.
 #[derive(Debug, Clone)]
 pub(super) struct WriterBroken(EngineError);
 
@@ -60,39 +59,39 @@ impl From<WriterBroken> for EngineError {
 pub(super) struct Committer {
     pub(super) inner: Arc<Inner>,
     held: LeaseGuard<WriterRequest>,
-    /// As committed.
+    /// The upload as committed.
     pub(super) upload: Upload,
-    /// What the requests under way have declared besides. It becomes true with the next bytes that are
-    /// committed.
+    /// Declarations of the requests under way that are not committed. They are committed with the next bytes.
     declared: PendingDeclarations,
-    /// Opened when the first byte comes.
+    /// Opened when the first byte arrives.
     blob: Option<Box<dyn BlobWriter>>,
-    /// Which place of the upload is the beginning of that blob.
+    /// The offset of the upload at which the blob begins.
     base: u64,
     pending: Option<PendingCheckpoint>,
     meter: RateMeter,
-    /// Who asked for what is there to be committed, and waits.
+    /// Requests for a checkpoint that wait for its commit.
     inspectors: Vec<oneshot::Sender<()>>,
 }
 
-/// A checkpoint on its way: first durable, then committed.
+/// A checkpoint under way: the bytes become durable first, then they are committed.
 struct PendingCheckpoint {
     commit: BoxFuture<'static, Result<Upload, EngineError>>,
-    /// Set once the commit is handed to the state store and can no longer be called back.
+    /// Set once the commit is handed to the state store and can no longer be canceled.
     committing: Arc<AtomicBool>,
 }
 
-/// What a checkpoint is to cover, beside all that is written.
+/// The bytes that a checkpoint commits. All written bytes become durable with it in any case.
 pub(super) struct CheckpointScope {
     /// The bytes that count from now on, as `(start, end)`, end excluded.
     pub(super) ranges: Vec<(u64, u64)>,
-    /// The state of the digests with them.
+    /// The state of the digests including these bytes.
     pub(super) running_digests: Vec<u8>,
-    /// The digests of the whole, as far as they are known, if it is whole now.
+    /// The digests of the complete upload, as far as they are known; `None` if it is not complete with these
+    /// bytes.
     pub(super) seal: Option<Vec<Digest>>,
 }
 
-/// What happens to a writer by itself.
+/// Wake-ups of a writer other than bytes and timers.
 #[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
 pub(super) enum WriterWakeup {
     Request(WriterRequest),
@@ -108,14 +107,14 @@ impl Committer {
         Self { inner, held, upload, declared, blob: None, base: 0, pending: None, meter, inspectors: Vec::new() }
     }
 
-    /// The upload with what was declared of it and is not committed yet.
+    /// Returns the upload with the declarations that are not committed yet.
     pub(super) fn declared_upload(&self) -> Upload {
         let mut upload = self.upload.clone();
         upload.apply_declarations(&self.declared);
         upload
     }
 
-    /// Keeps what was declared of a copy of the upload. Says whether that is anything new.
+    /// Keeps the declarations that `view` adds to the committed upload. Reports whether they have changed.
     pub(super) fn declare(&mut self, view: &Upload) -> bool {
         let declared = view.declared_since(&self.upload);
         let is_new = declared != self.declared;
@@ -123,13 +122,13 @@ impl Committer {
         is_new
     }
 
-    /// The length of the upload, committed or declared.
+    /// Returns the length of the upload, committed or declared.
     pub(super) fn length(&self) -> Option<Length> {
         self.upload.length().or(self.declared.length)
     }
 
-    /// Waits for an order, for the end of all work, or for the checkpoint under way. May be dropped and asked
-    /// again.
+    /// Waits for a request, for the shutdown, or for the end of the checkpoint under way. The future may be
+    /// dropped and created again.
     pub(super) async fn next_wakeup(&mut self) -> WriterWakeup {
         let Self { inner, held, pending, .. } = self;
         let committed = async {
@@ -155,7 +154,7 @@ impl Committer {
         blob.write(at - base, bytes).await.map_err(WriterBroken::storage)
     }
 
-    /// Waits until everything written so far can be read back. It counts no more than before.
+    /// Waits until all bytes written so far can be read back. This does not make them count.
     pub(super) async fn land(&mut self) -> Result<(), WriterBroken> {
         let end = self.upload.reach().get();
         let (blob, base) = self.blob().await?;
@@ -163,7 +162,7 @@ impl Committer {
         promise.await.map(drop).map_err(WriterBroken::storage)
     }
 
-    /// Tells how many bytes were taken from clients in all, for those who watch.
+    /// Records the total number of bytes received from clients, for readers of the progress.
     pub(super) fn note_progress(&mut self, accepted_bytes: u64, new_bytes: u64) {
         self.inner.metrics.bytes_received.inc_by(new_bytes);
         self.held.progress.accept(accepted_bytes);
@@ -172,12 +171,13 @@ impl Committer {
         }
     }
 
-    /// Keeps what is open for the next request, if there is room for that and anything is open.
+    /// Keeps the blob open for the next request. Returns false if no blob is open, if this is disabled, or if
+    /// too many uploads are parked.
     pub(super) fn park(&self) -> bool {
         !self.inner.settings.writer.keep_open.is_zero() && self.blob.is_some() && self.held.park()
     }
 
-    /// Writes again.
+    /// Counts as a writer again.
     pub(super) fn unpark(&self) {
         self.held.unpark();
     }
@@ -186,7 +186,7 @@ impl Committer {
         Arc::clone(&self.held.progress)
     }
 
-    /// The open blob, and which place of the upload is its beginning.
+    /// Returns the open blob and the offset of the upload at which it begins. Opens it if necessary.
     async fn blob(&mut self) -> Result<(&mut Box<dyn BlobWriter>, u64), WriterBroken> {
         if self.blob.is_none() {
             if !self.inner.abilities.takes_over {
@@ -206,10 +206,10 @@ impl Committer {
         Ok(())
     }
 
-    /// Begins a checkpoint; if `goes_on`, in the middle of things.
+    /// Begins a checkpoint. `goes_on` says that more bytes may follow it.
     pub(super) async fn begin(&mut self, scope: CheckpointScope, goes_on: bool) -> Result<(), WriterBroken> {
-        // The room that must be kept is for the database too: stop while this can still be written down. What
-        // has arrived is kept in any case.
+        // The reserve of disk space is also for the database: stop while a record can still be written. Bytes
+        // that have arrived are kept in any case.
         if goes_on {
             self.inner.check_space_to_resume(&self.upload).await.map_err(WriterBroken)?;
         }
@@ -224,9 +224,9 @@ impl Committer {
         self.on_committed(committed)
     }
 
-    /// Makes everything written so far durable, and commits what it covers.
+    /// Makes all bytes written so far durable, and commits those in `scope`.
     async fn checkpoint(&mut self, scope: CheckpointScope) -> Result<PendingCheckpoint, WriterBroken> {
-        // A client that goes on sending must not outlast the time its upload was given.
+        // A client that keeps sending must not extend the lifetime of its upload.
         if self.inner.is_past_lifetime(&self.upload) {
             return Err(WriterBroken(Rejection::Gone(Ended::Expired).into()));
         }
@@ -268,14 +268,13 @@ impl Committer {
         Ok(PendingCheckpoint { commit, committing })
     }
 
-    /// Begins to commit that nothing is known of the digests, without a byte or a word more than is
-    /// committed.
+    /// Begins to commit that the state of the digests is unknown. Commits neither bytes nor declarations.
     pub(super) fn begin_forgetting_digests(&mut self) {
         let expires_at = self.inner.expires_at(self.upload.record().created_at, self.inner.now());
         self.begin_change(move |next, now| next.touch(Vec::new(), expires_at, now));
     }
 
-    /// Begins to commit that no bytes have come for a while. What was declared meanwhile waits for bytes.
+    /// Begins to commit that the upload is stalled. Declarations made meanwhile wait for bytes.
     pub(super) fn begin_stall(&mut self) {
         self.begin_change(Upload::stall);
     }
@@ -304,7 +303,7 @@ impl Committer {
         !self.inspectors.is_empty()
     }
 
-    /// Answers when the next commit is done.
+    /// Notifies `done` after the next commit.
     pub(super) fn inspect_after_commit(&mut self, done: oneshot::Sender<()>) {
         self.inspectors.push(done);
     }
@@ -318,7 +317,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Waits for a commit that can no longer be called back. One that still waits for the disk is left alone.
+    /// Waits for a commit that can no longer be canceled. A checkpoint that still waits for the disk
+    /// continues unaffected.
     pub(super) async fn await_commit_under_way(&mut self) -> Result<(), WriterBroken> {
         if let Some(pending) = self.pending.take_if(|pending| pending.committing.load(Ordering::Relaxed)) {
             let committed = pending.commit.await;
@@ -327,7 +327,7 @@ impl Committer {
         Ok(())
     }
 
-    /// Ends without committing more.
+    /// Ends without committing further bytes.
     pub(super) async fn abandon(&mut self) {
         if let Err(WriterBroken(error)) = self.await_commit_under_way().await {
             tracing::warn!(upload = %self.upload.id(), error = %error, "could not commit the last checkpoint of an append");
@@ -336,14 +336,14 @@ impl Committer {
         self.close().await;
     }
 
-    /// Waits until nothing written is on its way any more.
+    /// Waits until no write is under way any more.
     pub(super) async fn close(&mut self) {
         if let Some(blob) = self.blob.take() {
             blob.close().await;
         }
     }
 
-    /// Gives the room of uncommitted bytes back at once, not only when the upload goes on.
+    /// Frees the disk space of uncommitted bytes at once, not only when the upload is resumed.
     pub(super) async fn drop_leftovers(&mut self) {
         if let Err(error) = self.cut_to_committed().await {
             tracing::debug!(upload = %self.upload.id(), error = %error, "could not truncate uncommitted bytes; the \
@@ -351,7 +351,7 @@ impl Committer {
         }
     }
 
-    /// What this writer knows may be behind: a commit may have been done although its answer was lost.
+    /// Reads the record again first: a commit may have succeeded although its answer was lost.
     async fn cut_to_committed(&mut self) -> Result<(), EngineError> {
         let upload = self.inner.find(TenantScope::All, self.upload.id()).await?;
         if upload.stage().takes_bytes() && self.still_holds(&upload) {
@@ -360,12 +360,12 @@ impl Committer {
         Ok(())
     }
 
-    /// Whether no other node has taken the upload over.
+    /// Reports whether no other node has taken over the upload.
     fn still_holds(&self, found: &Upload) -> bool {
         found.record().lease == self.upload.record().lease
     }
 
-    /// Ends the upload of a client that has sent more than the upload can have.
+    /// Fails the upload of a client that has sent more than the upload can have.
     pub(super) async fn fail_for_overflow(&mut self) -> Result<(), EngineError> {
         let mut upload = self.inner.find(TenantScope::All, self.upload.id()).await?;
         if !self.still_holds(&upload) {
@@ -378,7 +378,7 @@ impl Committer {
         Ok(())
     }
 
-    /// Gives up the writer, but not yet the lease.
+    /// Ends the writer, but keeps the lease.
     pub(super) fn into_parts(self) -> (Arc<Inner>, LeaseGuard<WriterRequest>, Upload) {
         (self.inner, self.held, self.upload)
     }

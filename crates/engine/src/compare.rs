@@ -1,9 +1,8 @@
-//! Bytes that are sent again, compared with those that are stored.
+//! Comparison of bytes that are sent again with the stored ones.
 //!
-//! A client that has not heard the answer to a range, or to a whole file, sends it once more. Until the
-//! upload is complete that is the business of whoever writes it. Afterwards there is no lease to take and
-//! nothing to change: the bytes must be the same, and have the digest they come with, and the answer is that
-//! of the first time.
+//! A client that has not received the answer to a range, or to a whole file, sends it once more. Until the
+//! upload is complete, its writer handles that. Afterwards there is no lease to take and nothing to change:
+//! the bytes must be equal and match the digest they come with, and the answer is the same as the first time.
 
 use std::sync::Arc;
 
@@ -20,13 +19,13 @@ use domain::size::{Length, Offset};
 use domain::stage::Stage;
 use domain::upload::Upload;
 
-/// What is left to come of a request to a complete upload.
+/// The rest of a request to a complete upload.
 pub(super) struct RepeatedRequest {
     upload: Upload,
     length: Length,
-    /// Where its next byte belongs.
+    /// The offset of its next byte.
     at: u64,
-    /// Where it is to end, where it said so. Excluded.
+    /// The announced end of its range, excluded, if it announced one.
     end: Option<u64>,
     ends: CompletesUpload,
     /// The rejection of bytes beyond the end of the upload.
@@ -35,8 +34,8 @@ pub(super) struct RepeatedRequest {
 }
 
 impl Engine {
-    /// Takes the bytes of a request to an upload that has all of its own. One that is just being finished is
-    /// waited for.
+    /// Accepts the bytes of a request to an upload that has all its bytes. Waits for an upload that is not
+    /// settled yet.
     pub(super) async fn begin_comparing(&self, command: &Append) -> Result<Feed, EngineError> {
         let inner = &self.0;
         let upload = inner.find_settled(command.principal.scope(), command.id).await?;
@@ -53,7 +52,7 @@ impl Engine {
 }
 
 impl Inner {
-    /// Whether a request can be a repetition, by what it says of itself.
+    /// Checks by its declarations that a request can be a repetition.
     fn repeated(&self, mut upload: Upload, command: &Append) -> Result<RepeatedRequest, Rejection> {
         if let Some(why) = upload.gone(self.now()) {
             return Err(why);
@@ -90,9 +89,9 @@ impl Inner {
         Ok(RepeatedRequest { upload: committed, length, at: start.get(), end, ends: command.ends, beyond, checksum })
     }
 
-    /// The first place, from `start` on, where the stored bytes of an upload differ from `bytes`.
+    /// Returns the first offset, from `start` on, where the stored bytes of an upload differ from `bytes`.
     ///
-    /// Reads no further than these reach, a chunk at a time: what it holds is less than what it is given.
+    /// Reads only as far as `bytes` reaches, a chunk at a time: it holds less memory than it is given.
     pub(super) async fn first_difference(
         &self,
         upload: &Upload,
@@ -115,12 +114,13 @@ impl Inner {
 }
 
 impl RepeatedRequest {
-    /// The rest of a request without a checksum, whose upload was completed by another meanwhile.
+    /// Creates the rest of a request without a checksum, whose upload was completed by another request
+    /// meanwhile.
     pub(super) fn rest_of(upload: Upload, length: Length, at: u64, end: Option<u64>, ends: CompletesUpload) -> Self {
         Self { upload, length, at, end, ends, beyond: Rejection::BeyondLength(length), checksum: None }
     }
 
-    /// Compares all that comes, and tells its client what came of it.
+    /// Compares all bytes of the request, and sends the outcome to its client.
     pub(super) async fn answer(self, inner: &Inner, intake: FeedReceiver) {
         let FeedReceiver { pieces, outcome } = intake;
         let compared = tokio::select! {
@@ -128,7 +128,7 @@ impl RepeatedRequest {
             compared = self.compare_all(inner, pieces) => compared,
             () = inner.stop.cancelled() => Err(EngineError::Unavailable(Unavailable::ShuttingDown)),
         };
-        // A caller that is gone needs no answer.
+        // The caller may have gone away.
         let _ = outcome.send(compared);
     }
 

@@ -1,5 +1,5 @@
-//! From the last byte to `completed`. Every step can be repeated, so a crash between two of them is
-//! finished by the sweeper at the next start.
+//! The steps from the last byte to `completed`. Every step can be repeated: after a crash between two of
+//! them, the sweeper completes the upload at the next start.
 
 use futures::StreamExt;
 
@@ -15,7 +15,8 @@ use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::{StoredBytes, Upload};
 
-/// What a request that brought the last byte is told: nobody may take a failed upload for a stored one.
+/// Turns a failed upload into an error for the request that brought the last byte: no client may take it for
+/// a stored one.
 pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
     match upload.ended() {
         Some(why) => Err(upload.broken_promise().map_or(why, Rejection::BrokenPromise).into()),
@@ -24,11 +25,11 @@ pub(super) fn unless_failed(upload: Upload) -> Result<Upload, EngineError> {
 }
 
 impl Inner {
-    /// Marks an upload as having all its bytes, and checks the digests its client promised. Those that could
-    /// not be computed while the bytes passed are computed from the stored ones.
+    /// Seals an upload that has all its bytes, and checks the digests that its client declared. Digests that
+    /// could not be computed while the bytes arrived are computed from the stored ones.
     ///
-    /// Where open blobs cannot be read, only the mark is made. The blob must not be sealed before that is
-    /// committed: an upload that still takes bytes would be left with a blob that takes none.
+    /// Where open blobs cannot be read, the upload is only marked as sealed. The blob must not be sealed
+    /// before that is committed: an upload that still takes bytes would be left with a blob that takes none.
     pub(super) async fn seal(
         &self,
         upload: &mut Upload,
@@ -52,16 +53,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Carries an upload that has all its bytes on until nothing more happens by itself, or until the
-    /// application is to be asked and has no answer. The caller holds its lease. One that is still
-    /// open, or rests, is given back as it is.
+    /// Advances an upload that has all its bytes until it is settled, or until the application is called and
+    /// has no answer. The caller holds its lease. An upload that is still open or already settled is returned
+    /// unchanged.
     pub(super) async fn drive_to_completion(
         &self,
         mut upload: Upload,
         initiator: &Initiator,
     ) -> Result<Upload, EngineError> {
         loop {
-            // Whatever has brought it this far: what is not whole never becomes a file.
+            // An incomplete upload never becomes a file, whatever path led here.
             if upload.is_settling()
                 && let Err(error) = upload.check_whole()
             {
@@ -93,7 +94,7 @@ impl Inner {
         }
     }
 
-    /// Judges an upload that has all its bytes, once they can be read.
+    /// Verifies an upload that has all its bytes, once they can be read.
     async fn seal_and_verify(&self, upload: &mut Upload) -> storage::Result<()> {
         if !self.abilities.reads_open {
             self.seal_blob(upload).await?;
@@ -102,8 +103,8 @@ impl Inner {
         self.verify(upload).await
     }
 
-    /// Sees to it that the bytes of a received partial upload can be read and have been judged. That may have
-    /// been done before: a partial upload has no stage that would tell.
+    /// Seals the blob of a received partial upload, so that it can be read, and verifies it. Both may have
+    /// been done before: a partial upload has no stage that shows it.
     pub(super) async fn seal_partial(&self, mut upload: Upload) -> Result<Upload, EngineError> {
         let is_new = match self.seal_blob(&upload).await {
             Ok(()) => self.complete_digests(&mut upload).await,
@@ -121,8 +122,7 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Computes the digests of an upload that are not known yet from its
-    /// stored bytes. Says whether there were any.
+    /// Computes the missing digests of an upload from its stored bytes. Reports whether any were missing.
     async fn complete_digests(&self, upload: &mut Upload) -> storage::Result<bool> {
         let missing = upload.missing_digests(&upload.record().digests);
         if missing.is_empty() {
@@ -157,7 +157,7 @@ impl Inner {
         }
     }
 
-    /// Ends an upload whose bytes are not all there any more: trying again would not bring them back.
+    /// Fails an upload whose bytes are no longer complete: a retry would not bring them back.
     async fn lose(
         &self,
         mut upload: Upload,
@@ -169,8 +169,8 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Removes the bytes of an upload that needs them no more and notes that they are gone. Says whether it
-    /// worked; trouble is logged, and the sweeper tries again.
+    /// Removes the bytes of an upload that no longer needs them, and records that. Reports whether it
+    /// succeeded; a failure is logged, and the sweeper retries.
     pub(super) async fn remove_bytes(&self, mut upload: Upload) -> bool {
         let id = upload.id();
         let removed = self.discard_blobs(&upload).await.map_err(EngineError::storage);
@@ -188,9 +188,9 @@ impl Inner {
         noted.is_ok()
     }
 
-    /// The running digests of an upload that takes bytes in order. Where their kept state
-    /// cannot be read, as after a change of version, they are computed anew from the
-    /// stored bytes: now, or once those can be read.
+    /// Returns the running digests of an upload that takes bytes in order. If their saved state cannot be
+    /// read, as after a change of version, they are computed from the stored bytes: now, or once those can be
+    /// read.
     pub(super) async fn running_digests(&self, upload: &Upload) -> Result<RunningDigests, EngineError> {
         let (record, size_bytes) = (upload.record(), upload.offset().get());
         match RunningDigests::resume(&record.wanted_digests, &record.running_digests) {
@@ -203,7 +203,7 @@ impl Inner {
         }
     }
 
-    /// Takes bytes into digests that were not seen passing.
+    /// Updates digests with stored bytes that were not digested while they arrived.
     pub(super) async fn digest_blob(
         &self,
         upload: &Upload,

@@ -1,13 +1,13 @@
-//! One upload made of others, in the order given.
+//! Concatenation: one upload made of others, in the given order.
 //!
-//! The final upload's record is committed before its bytes are joined. If joining breaks, or the program dies
-//! in the middle, the record fails and its bytes are removed: no half-written final is ever readable, and the
-//! parts stay. So it is when nobody waits for the final any more, or the server stops, while its bytes are
+//! The record of the final upload is committed before its bytes are joined. If joining fails, or the process
+//! dies meanwhile, the record fails and its bytes are removed: an incomplete final upload is never readable,
+//! and the parts stay. The same happens if the client goes away, or the server stops, while the bytes are
 //! joined.
 //!
-//! What one request can have copied is bounded: each part counts once, so it is no more
-//! than clients have sent, and never more than `limits.max_upload_size`; while it is
-//! copied, it is booked like any other upload.
+//! The bytes that one request can have copied are bounded: each part counts once, so they are no more than
+//! clients have sent, and never more than `limits.max_upload_size`. While they are copied, they are booked
+//! like any other upload.
 
 use std::sync::Arc;
 
@@ -33,10 +33,10 @@ use domain::size::{Length, Offset};
 use domain::upload::{DurableBytes, Role, Upload};
 use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
-/// A final upload to be made.
+/// A request to create a final upload.
 #[derive(Debug, Clone)]
 pub struct Concatenate {
-    /// Who wants it; the parts are of the same tenant.
+    /// The principal that creates it; the parts are of the same tenant.
     pub principal: Principal,
     pub dialect: Dialect,
     /// At least one, and each upload once.
@@ -47,13 +47,13 @@ pub struct Concatenate {
     pub metadata_as_sent: Option<String>,
     pub wanted_digests: Vec<Algorithm>,
     pub promised_digests: Vec<Digest>,
-    /// What the application may see of the request.
+    /// The part of the request that the application may see.
     pub caller: Option<Arc<Caller>>,
 }
 
 impl Engine {
-    /// Makes a final upload out of finished partial ones. A caller that goes away while they are joined
-    /// cancels it; what is joined by then is completed.
+    /// Creates a final upload from finished partial ones. A caller that is dropped while they are joined
+    /// cancels it; if they are joined by then, the upload is completed.
     pub async fn concatenate(&self, command: Concatenate) -> Result<Upload, EngineError> {
         self.0.check_running()?;
         let parts = self.0.finished_parts(command.principal.scope(), &command.parts).await?;
@@ -94,7 +94,7 @@ impl Inner {
         Ok(parts)
     }
 
-    /// The parts, once the storage can read them.
+    /// Returns the parts, once the storage can read them.
     async fn readable_parts(&self, mut parts: Vec<Upload>) -> Result<Vec<Upload>, EngineError> {
         if self.abilities.reads_open {
             return Ok(parts);
@@ -133,7 +133,7 @@ impl Inner {
         );
         let ids: Vec<UploadId> = parts.iter().map(Upload::id).collect();
         let new = self.permit(new, caller.as_deref()).await?;
-        // The application may have taken its time.
+        // The parts may have changed while the application decided.
         let parts = self.finished_parts(principal.scope(), &ids).await?;
         let parts = self.readable_parts(parts).await?;
         let held = self.leases.try_take(new.id).ok_or_else(|| EngineError::chosen_badly(IdIsTaken))?;
@@ -145,8 +145,8 @@ impl Inner {
         };
         let settled = match joined {
             Ok(joined) => self.drive_to_completion(joined, &Initiator::Client(caller)).await.and_then(unless_failed),
-            // A part that was there a moment ago may be what is missing:
-            // then nothing has failed, it was removed.
+            // A part may have been removed meanwhile: then nothing has failed, and the final upload is
+            // withdrawn.
             Err(error) => match self.finished_parts(principal.scope(), &ids).await {
                 Err(EngineError::Rejected(removed)) => {
                     self.withdraw_final(upload).await;
@@ -162,9 +162,9 @@ impl Inner {
         settled
     }
 
-    /// Joins the bytes, durably. Nothing is committed yet: dropped before it is done, it has never been.
+    /// Joins the bytes, durably. Nothing is committed yet: if the future is dropped, the join has no effect.
     async fn join(&self, upload: &Upload, parts: &[Upload], total: Offset) -> Result<Joined, EngineError> {
-        // A part of no bytes has no blob.
+        // A part without bytes has no blob.
         let segments: Vec<BlobPart> = parts.iter().flat_map(|part| parts_of(part, part.offset().get())).collect();
         let resume = match self.blobs.concatenate(&segments, &current_key(upload), epoch_of(upload)).await {
             Ok(resume) => resume,
@@ -181,7 +181,7 @@ impl Inner {
         Ok(Joined { resume, digests })
     }
 
-    /// Notes which parts have lost their bytes, if that is why they could not be joined.
+    /// Records which parts have lost their bytes, if that is why they could not be joined.
     async fn explain_parts(&self, parts: &[Upload], error: storage::Error) -> EngineError {
         for part in parts.iter().filter(|_| error.is_loss()) {
             let noted = match self.has_bytes(part).await {
@@ -215,8 +215,8 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Takes back a final upload whose parts were removed before they were joined. If that
-    /// cannot be committed, the sweeper fails it.
+    /// Withdraws a final upload whose parts were removed before they were joined. If that cannot be
+    /// committed, the sweeper fails it.
     async fn withdraw_final(&self, mut upload: Upload) {
         let id = upload.id();
         let withdrawn = match upload.terminate(DeletedBy::Client, self.now()) {
@@ -232,8 +232,8 @@ impl Inner {
         }
     }
 
-    /// Fails a final upload whose bytes were not joined, and removes what
-    /// there is of them. Says whether it worked.
+    /// Fails a final upload whose bytes were not joined, and removes the bytes written so far. Reports
+    /// whether it succeeded.
     pub(super) async fn undo_final(&self, mut upload: Upload) -> bool {
         let failure = Failure {
             code: "concatenation-failed".to_owned(),
@@ -261,7 +261,7 @@ struct Joined {
     digests: Vec<Digest>,
 }
 
-/// The CRC-32C of all parts one after the other, out of their own, without reading a byte.
+/// Computes the CRC-32C of all parts in order from their own digests, without reading a byte.
 fn joined_crc32c(parts: &[Upload]) -> Option<Digest> {
     let mut joined = 0;
     for part in parts {

@@ -1,6 +1,6 @@
-//! Digests computed while bytes pass, with a state that can be kept and taken up again.
+//! Digests computed while bytes arrive, with a state that can be saved and resumed.
 //!
-//! The state is part of every checkpoint, so a resumed upload never re-reads what it has.
+//! The state is part of every checkpoint, so a resumed upload never reads its stored bytes again.
 
 use md5::Md5;
 use sha1::Sha1;
@@ -9,11 +9,11 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use domain::checksum::{Algorithm, Digest};
 
-/// The running digests of an upload: CRC-32C always, others as wanted.
+/// The running digests of an upload: always CRC-32C, and others on request.
 #[derive(Debug, Clone)]
 pub(super) struct RunningDigests(Vec<Hasher>);
 
-/// One digest being computed.
+/// A digest that is being computed.
 #[derive(Debug, Clone)]
 pub(super) enum Hasher {
     Crc32c(u32),
@@ -24,7 +24,7 @@ pub(super) enum Hasher {
     Sha512(Sha512),
 }
 
-/// A kept state that this program did not write, or that belongs to other digests.
+/// A saved state that this program did not write, or that belongs to other digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the kept state of the running digests cannot be read")]
 pub(super) struct UnreadableState;
@@ -34,13 +34,13 @@ impl RunningDigests {
         Self(algorithms(wanted).map(Hasher::start).collect())
     }
 
-    /// These and no others, each once.
+    /// Starts exactly these digests, each once.
     pub(super) fn of(wanted: &[Algorithm]) -> Self {
         let wanted = Algorithm::ALL.into_iter().filter(|algorithm| wanted.contains(algorithm));
         Self(wanted.map(Hasher::start).collect())
     }
 
-    /// Takes up where [`Self::state`] was taken; an empty state is a start.
+    /// Resumes from a [state](Self::state); an empty state is a start.
     pub(super) fn resume(wanted: &[Algorithm], state: &[u8]) -> Result<Self, UnreadableState> {
         if state.is_empty() {
             return Ok(Self::start(wanted));
@@ -62,7 +62,7 @@ impl RunningDigests {
         }
     }
 
-    /// What [`Self::resume`] needs: for each digest two bytes of size and its state.
+    /// Returns the state for [`Self::resume`]: two bytes of size and the state, for each digest.
     pub(super) fn state(&self) -> Vec<u8> {
         let mut state = Vec::new();
         for hasher in &self.0 {
@@ -79,13 +79,13 @@ impl RunningDigests {
     }
 }
 
-/// CRC-32C and what is wanted besides, each once and always in the same order.
+/// Returns CRC-32C and the wanted algorithms, each once and always in the same order.
 fn algorithms(wanted: &[Algorithm]) -> impl Iterator<Item = Algorithm> + '_ {
     Algorithm::ALL.into_iter().filter(|algorithm| *algorithm == Algorithm::Crc32c || wanted.contains(algorithm))
 }
 
 impl Hasher {
-    /// What should come out, and the hasher that will tell.
+    /// Starts a hasher that is to be compared with `expected`.
     pub(super) fn towards(expected: Digest) -> (Digest, Self) {
         let hasher = Self::start(expected.algorithm());
         (expected, hasher)
@@ -153,7 +153,7 @@ fn deserialize<H: SerializableState>(state: &[u8]) -> Option<H> {
     H::deserialize(state.try_into().ok()?).ok()
 }
 
-/// The CRC-32C of two runs of bytes, one after the other.
+/// Returns the CRC-32C of two runs of bytes, one after the other.
 pub(super) fn crc32c_joined(first: u32, second: u32, second_bytes: u64) -> u32 {
     let size = usize::try_from(second_bytes).expect("this program is built for 64-bit machines");
     crc32c::crc32c_combine(first, second, size)

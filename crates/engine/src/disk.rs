@@ -1,8 +1,8 @@
-//! How full the disk is. It is measured with every sweep and whenever somebody
-//! asks; a change of state is logged once.
+//! The free space of the disk. It is measured with every sweep and on request; a change of state is logged
+//! once.
 //!
-//! Whether an upload fits is not decided here, but where its bytes are wanted: an upload that is under way
-//! may have disk space of its own on a disk that is full for new ones.
+//! The check that an upload fits is in `space` and runs when its bytes are needed: an upload that is under
+//! way may have disk space set aside for it on a disk that is full for new ones.
 
 use std::sync::Mutex;
 
@@ -13,12 +13,12 @@ use crate::lock::lock;
 use crate::{Engine, EngineSettings, Inner};
 
 domain::named! {
-    /// What the free disk space means.
+    /// The meaning of the free disk space.
     #[derive(Default)]
     pub enum DiskState {
         #[default]
         Enough = "ok",
-        /// Little is left beside what uploads must leave free.
+        /// Little is left beside the reserve that uploads must leave free.
         Low = "low",
         /// New uploads are rejected: less is free than uploads must leave free.
         Full = "full",
@@ -26,8 +26,8 @@ domain::named! {
 }
 
 impl DiskState {
-    /// The state at `free_bytes`. A better one is entered an eighth above where it was left, so that a disk
-    /// at the edge does not change its state with every upload.
+    /// Returns the state at `free_bytes`. A better state is entered an eighth above the threshold where it
+    /// was left, so that a disk at the threshold does not change its state with every upload.
     fn at(self, free_bytes: u64, Thresholds { full_below, low_below }: Thresholds) -> Self {
         let recovers_at = |threshold: u64| threshold.saturating_add(threshold / 8);
         let is_full = free_bytes < full_below || self == Self::Full && free_bytes < recovers_at(full_below);
@@ -48,13 +48,13 @@ struct Thresholds {
 
 impl Thresholds {
     fn of(settings: &EngineSettings) -> Self {
-        // A disk without a free byte is full, whatever uploads must leave.
+        // A disk without a free byte is full, whatever the reserve.
         let full_below = settings.space.min_free_bytes.max(1);
         Self { full_below, low_below: full_below.saturating_add(settings.space.low_free_bytes) }
     }
 }
 
-/// The disk as it was measured.
+/// The measured state of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskUsage {
     pub state: DiskState,
@@ -66,7 +66,7 @@ pub struct DiskUsage {
 pub(super) struct LoggedDiskState(Mutex<DiskState>);
 
 impl Engine {
-    /// Measures the disk. `None` where the storage does not know its size.
+    /// Measures the disk. Returns `None` if the storage does not know its size.
     pub fn disk(&self) -> Result<Option<DiskUsage>, EngineError> {
         self.0.measure_disk()
     }

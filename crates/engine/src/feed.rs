@@ -1,8 +1,8 @@
-//! The way in: bytes are gathered in pooled memory by whoever serves the connection, and
-//! handed to the append task in large pieces.
+//! The path of upload bytes from the connection to the writer: the task that serves the connection gathers
+//! them in pooled memory and passes them on in large pieces.
 //!
-//! A buffer holds about what an upload sends in 50 ms: a fast one earns large buffers, a
-//! slow one holds little from its first byte on. While memory or the task is short,
+//! A buffer holds about as many bytes as the upload sends in 50 ms: a fast upload gets large buffers, and a
+//! slow one holds little memory from its first byte on. When memory is short or the writer is behind,
 //! [`Feed::push`] waits, and with it the client.
 
 use std::sync::Arc;
@@ -18,43 +18,44 @@ use crate::command::{BodyEnd, EngineError};
 use crate::progress::WriterProgress;
 use domain::upload::Upload;
 
-/// How many pieces may wait between the connection and the append task.
+/// Maximum number of pieces that wait between the connection and the writer.
 const DEPTH: usize = 2;
 
-/// A piece is handed on after this time, full or not.
+/// A piece is passed on after this time, full or not.
 const GATHER_FOR: Duration = Duration::from_millis(50);
 
-/// How large the first buffer of a request is whose bytes come quickly.
+/// Size of the first buffer of a request whose bytes arrive quickly.
 const FIRST_BUFFER_BYTES: usize = 256 << 10;
 
-/// One step up or down in the size of buffers.
+/// Factor between two sizes of buffers.
 const STEP: usize = 4;
 
-/// Where the bytes of one request go. Dropping it means that the request was cut; what arrived is handed on.
+/// The sending end for the bytes of one request. Dropping it means that the request was cut; bytes that have
+/// arrived are passed on.
 #[derive(Debug)]
 pub struct Feed {
     pieces: Option<mpsc::Sender<FeedItem>>,
     outcome: oneshot::Receiver<Result<Upload, EngineError>>,
     pool: Pool,
     filling: Option<Filling>,
-    /// Bytes at the beginning that the upload has already.
+    /// Number of bytes at the beginning that the upload already has.
     known_bytes: u64,
     progress: Arc<WriterProgress>,
-    /// Where the next byte goes in the upload.
+    /// The offset of the next byte in the upload.
     at: u64,
-    /// How many bytes are still to come, where that is known.
+    /// Number of bytes still to come, if known.
     left: Option<u64>,
-    /// Unknown before the first bytes have told something of the upload's speed.
+    /// Unknown until the first bytes have shown the upload's speed.
     buffer_bytes: Option<usize>,
 }
 
 #[derive(Debug)]
 struct Filling {
     buffer: Buffer,
-    /// The size that was right for the upload's speed; the buffer may be smaller.
+    /// The size that matches the upload's speed; the buffer may be smaller.
     wanted_bytes: usize,
     since: Instant,
-    /// The place it will take on its way, so that handing on never waits.
+    /// A reserved slot in the channel, so that passing the piece on never waits.
     place: OwnedPermit<FeedItem>,
 }
 
@@ -64,19 +65,19 @@ pub(super) enum FeedItem {
     End,
 }
 
-/// The other end of a [`Feed`].
+/// The receiving end of a [`Feed`].
 #[derive(Debug)]
 pub(super) struct FeedReceiver {
     pub(super) pieces: mpsc::Receiver<FeedItem>,
     pub(super) outcome: oneshot::Sender<Result<Upload, EngineError>>,
 }
 
-/// The append has ended by itself; [`Feed::finish`] says how.
+/// The append has ended on the writer's side; [`Feed::finish`] returns why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeedEnded;
 
 impl Feed {
-    /// A feed for bytes from the offset `at`, `count` of them if that is known.
+    /// Creates a feed for bytes from the offset `at` on, `count` of them if that is known.
     pub(super) fn new(pool: Pool, at: u64, count: Option<u64>, progress: Arc<WriterProgress>) -> (Self, FeedReceiver) {
         let (pieces, received_pieces) = mpsc::channel(DEPTH);
         let (told, outcome) = oneshot::channel();
@@ -94,19 +95,18 @@ impl Feed {
         (feed, FeedReceiver { pieces: received_pieces, outcome: told })
     }
 
-    /// The same, but for so many bytes at the beginning, which the upload has already.
+    /// Skips the first `known_bytes` bytes, which the upload already has.
     pub(super) fn passing_over(mut self, known_bytes: u64) -> Self {
         self.known_bytes = known_bytes;
         self
     }
 
-    /// The offset this request's upload was last committed with; zero
-    /// while nothing was committed since it began.
+    /// Returns the offset last committed since the writer of this upload began; zero before its first commit.
     pub fn committed_bytes(&self) -> u64 {
         self.progress.committed_bytes()
     }
 
-    /// Takes bytes in order; waits while there is no memory for them or the engine has enough to do.
+    /// Accepts bytes in order. Waits while no memory is free or the writer is behind.
     pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), FeedEnded> {
         if self.known_bytes > 0 {
             let known = bytes.len().min(usize::try_from(self.known_bytes).unwrap_or(usize::MAX));
@@ -129,12 +129,12 @@ impl Feed {
         Ok(())
     }
 
-    /// About how much it takes at once, going by the speed so far.
+    /// Returns about how many bytes the feed takes at once, by the speed so far.
     pub fn wants_bytes(&self) -> usize {
         self.buffer_bytes.unwrap_or(FIRST_BUFFER_BYTES)
     }
 
-    /// Waits until [`Self::flush`] should be called although more may come.
+    /// Waits until [`Self::flush`] is due although more bytes may come.
     pub async fn flush_due(&self) {
         match self.flush_at() {
             Some(at) => tokio::time::sleep_until(at).await,
@@ -146,34 +146,35 @@ impl Feed {
         self.filling.as_ref().map(|filling| filling.since + GATHER_FOR)
     }
 
-    /// Hands on what is gathered.
+    /// Passes on the bytes gathered so far.
     pub fn flush(&mut self) {
         let Some(Filling { buffer, wanted_bytes, since, place }) = self.filling.take() else { return };
         self.buffer_bytes = Some(next_size(wanted_bytes, &buffer, since.elapsed()));
         place.send(FeedItem::Piece(buffer.freeze()));
     }
 
-    /// Waits until the append takes no more: it has failed, a newer request has taken over, or the engine is
-    /// stopping. A client that is silent just then is told at once, and not only when it sends again.
+    /// Waits until the append accepts no more bytes: it has failed, a newer request has taken over, or the
+    /// engine is stopping. A client that is silent at that moment is notified at once, and not only when it
+    /// sends again.
     pub async fn ended(&self) {
         if let Some(pieces) = &self.pieces {
             pieces.closed().await;
         }
     }
 
-    /// Says that no more comes, and waits until everything is settled. Gives the upload as
-    /// committed; after a cut it may be anywhere.
+    /// Ends the body and waits for the outcome. Returns the upload as committed; after a cut it may be at any
+    /// offset.
     pub async fn finish(mut self, end: BodyEnd) -> Result<Upload, EngineError> {
         self.flush();
         if let (Some(pieces), BodyEnd::Complete) = (self.pieces.take(), end) {
-            // A task that has ended by itself does not mind.
+            // A writer that has already ended does not need it.
             let _ = pieces.send(FeedItem::End).await;
         }
         let died = |source| EngineError::Failed { operation: "finish an append", source: Arc::new(source) };
         (&mut self.outcome).await.map_err(died)?
     }
 
-    /// `ready_bytes` are there already.
+    /// Reserves a slot and takes a buffer; `ready_bytes` have already arrived.
     async fn begin(&self, ready_bytes: usize) -> Result<Filling, FeedEnded> {
         let pieces = self.pieces.as_ref().ok_or(FeedEnded)?;
         let place = pieces.clone().reserve_owned().await.map_err(|_| FeedEnded)?;
@@ -194,13 +195,14 @@ impl Drop for Feed {
     }
 }
 
-/// The size of the first buffer. One that trickles would leave most of a
-/// larger one empty, and there may be thousands.
+/// Returns the size of the first buffer. A slow upload would leave most of a larger one empty, and there may
+/// be thousands.
 fn first_size(ready_bytes: usize) -> usize {
     if ready_bytes < MIN_BUFFER_BYTES { MIN_BUFFER_BYTES } else { FIRST_BUFFER_BYTES }
 }
 
-/// The size of the next buffer, after `buffer` of about `size_bytes` was filled as far as it is in `took`.
+/// Returns the size of the next buffer, after `buffer` of about `size_bytes` was filled to its present length
+/// in `took`.
 fn next_size(size_bytes: usize, buffer: &Buffer, took: Duration) -> usize {
     let next = match buffer.is_full() {
         true if took < GATHER_FOR / 16 => MAX_BUFFER_BYTES,
@@ -225,7 +227,7 @@ mod tests {
         Feed::new(pool.clone(), 0, count, Arc::default())
     }
 
-    /// The pieces that wait to be taken.
+    /// Returns the pieces that wait in the channel.
     fn waiting(intake: &mut FeedReceiver) -> Vec<Bytes> {
         let piece = |fed| match fed {
             FeedItem::Piece(piece) => piece,
@@ -234,14 +236,14 @@ mod tests {
         std::iter::from_fn(|| intake.pieces.try_recv().ok()).map(piece).collect()
     }
 
-    /// Takes what the pool has, until nothing is left.
+    /// Takes all memory that the pool has.
     fn exhaust(pool: &Pool) -> Vec<Buffer> {
         let take = || tokio::task::unconstrained(pool.take(0, MIB)).now_or_never();
         std::iter::from_fn(take).collect()
     }
 
-    /// The size of the buffer that the next byte goes to. It is handed on
-    /// at once, so that the size stays as it is.
+    /// Returns the size of the buffer for the next byte. The buffer is passed on at once, so that the size
+    /// stays as it is.
     async fn next_buffer_bytes(feed: &mut Feed, intake: &mut FeedReceiver) -> usize {
         feed.push(b"x").await.expect("the task takes more");
         let size = feed.filling.as_ref().expect("a byte is in it").buffer.size_bytes();
@@ -252,7 +254,7 @@ mod tests {
         size
     }
 
-    /// Sends `size` bytes, evenly over `span`, as the connection does: what is due to be handed on is.
+    /// Sends `size` bytes, evenly over `span`, and flushes when that is due, as the connection does.
     async fn send(feed: &mut Feed, intake: &mut FeedReceiver, size: usize, span: Duration) {
         let steps = 100;
         for _ in 0..steps {

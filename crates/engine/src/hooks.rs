@@ -1,9 +1,9 @@
-//! Asking the application before an upload is created, finished or ended.
+//! Calls to the application before an upload is created, finished or terminated.
 //!
-//! It is asked outside of any transaction and holds up nobody but the upload in question; the commit
-//! afterwards checks the version as any other. What it said is written down before anything comes of it.
-//! Without a verdict nothing moves: the client is told to come back, and an upload that waits to be
-//! finished is asked about again by the sweeper.
+//! The application is called outside of any transaction, and only the upload in question waits; the commit
+//! afterwards checks the version like any other. The call is recorded before its verdict takes effect.
+//! Without a verdict nothing changes: the client is asked to retry, and for an upload that waits to be
+//! finished the sweeper repeats the call.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,32 +19,32 @@ use domain::removal::DeletedBy;
 use domain::stage::Stage;
 use domain::upload::{NewUpload, Upload, UploadTerms};
 
-/// The way to the application.
+/// The port for calls to the application.
 #[async_trait]
 pub trait HookPort: fmt::Debug + Send + Sync + 'static {
-    /// Whether it wants to be asked this.
+    /// Reports whether this hook is configured.
     fn wants(&self, hook: Hook) -> bool;
 
-    /// Asks. Comes back within a bounded time, with a verdict or without one.
+    /// Calls the application. Returns within a bounded time, with a verdict or without one.
     async fn call(&self, request: HookRequest) -> HookResult;
 }
 
-/// On whose behalf an upload is carried on.
+/// The party on whose behalf an upload is completed.
 #[derive(Debug, Clone)]
 pub(super) enum Initiator {
     Client(Option<Arc<Caller>>),
     Sweeper,
-    /// The start of the program, which waits for nobody outside of it.
+    /// The start of the program, which calls no other program.
     Recovery,
 }
 
-/// The application has given a new upload the identifier of another.
+/// The application has chosen an id for a new upload that another upload has.
 #[derive(Debug, thiserror::Error)]
 #[error("the id chosen by the application belongs to another upload")]
 pub(super) struct IdIsTaken;
 
 impl Engine {
-    /// Has the application asked from now on.
+    /// Calls the application through `hooks` from now on.
     #[must_use]
     pub fn with_hooks(mut self, hooks: Arc<dyn HookPort>) -> Self {
         Arc::get_mut(&mut self.0).expect("an engine is given its hooks before it is shared").hooks = Some(hooks);
@@ -57,7 +57,7 @@ impl Inner {
         self.hooks.as_ref().filter(|hooks| hooks.wants(hook))
     }
 
-    /// What becomes of a new upload when the application was asked about it.
+    /// Calls the application for a new upload, and returns it with the overrides of the verdict.
     pub(super) async fn permit(&self, new: NewUpload, caller: Option<&Caller>) -> Result<NewUpload, EngineError> {
         let Some(hooks) = self.hooks_for(Hook::PreCreate) else { return Ok(new) };
         let proposed = Upload::create(new.clone(), self.now());
@@ -81,13 +81,14 @@ impl Inner {
         Ok(new)
     }
 
-    /// Whether an upload whose bytes are all verified still waits for the application's word.
+    /// Reports whether a verified upload still waits for the verdict of the application.
     pub(super) fn awaits_verdict(&self, upload: &Upload) -> bool {
         let undecided = upload.stage() == Stage::Verified && upload.record().accepted_at.is_none();
         undecided && self.hooks_for(Hook::PreFinish).is_some()
     }
 
-    /// Asks whether a verified upload may be finished, and commits the verdict: it is asked about only once.
+    /// Calls the application for a verified upload and commits the verdict, so that it is requested only
+    /// once.
     pub(super) async fn decide(&self, mut upload: Upload, initiator: &Initiator) -> Result<Upload, EngineError> {
         let Some(hooks) = self.hooks_for(Hook::PreFinish) else { return Ok(upload) };
         let asked = match initiator {
@@ -106,10 +107,10 @@ impl Inner {
         self.commit(upload).await
     }
 
-    /// Whether a client may end an upload.
+    /// Checks that a client may end an upload.
     pub(super) async fn permit_ending(&self, upload: &Upload, caller: Option<&Caller>) -> Result<(), EngineError> {
         let Some(hooks) = self.hooks_for(Hook::PreTerminate) else { return Ok(()) };
-        // There is nothing to ask about one that has ended.
+        // No call is needed for an upload that has ended.
         upload.clone().terminate(DeletedBy::Client, self.now())?;
         self.call_hook(hooks, Hook::PreTerminate, upload, caller).await.map(drop)
     }
@@ -136,8 +137,7 @@ impl Inner {
         }
     }
 
-    /// The verdict counts also when it could not be written down:
-    /// whatever it leads to needs the same database.
+    /// Records a call. The verdict counts even if that fails: its consequences need the same database.
     async fn note_call(&self, call: HookCall) {
         let (upload, hook) = (call.upload, call.hook.name());
         if let Err(error) = self.uploads.record_hook_call(call).await {

@@ -1,5 +1,5 @@
-//! What all parts of the engine share: its ports, its settings, who is writing,
-//! and how a record is read and committed.
+//! State that all parts of the engine share: its ports, its settings and the local leases; and the functions
+//! that read and commit a record.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -29,24 +29,24 @@ use state::{Bells, Change, CommitIdentity, Deliveries, LiveProgress, UploadStore
 
 pub(super) struct Inner {
     pub(super) settings: EngineSettings,
-    /// Whether somebody listens to progress at this moment; it changes while the engine runs.
+    /// True while somebody subscribes to progress events. It changes while the engine runs.
     pub(super) progress_wanted: Arc<AtomicBool>,
-    /// The one of the state.
+    /// The clock of the state.
     pub(super) clock: Clock,
     pub(super) randomness: Randomness,
-    /// Which run of the program this is.
+    /// The identity of this run of the program.
     pub(super) node: InstanceId,
     pub(super) uploads: Arc<dyn UploadStore>,
-    /// The nodes at work, and the uploads they hold.
+    /// The leases of all live nodes.
     pub(super) nodes: Arc<dyn state::Leases>,
     pub(super) deliveries: Arc<dyn Deliveries>,
     pub(super) blobs: Arc<dyn storage::BlobStore>,
     pub(super) abilities: storage::Abilities,
-    /// `None`: the application is asked nothing.
+    /// `None` if no hooks are configured.
     pub(super) hooks: Option<Arc<dyn HookPort>>,
-    /// Rings when an upload waits for the application's word and there was none.
+    /// Notified when an upload waits for a verdict that the application did not give.
     pub(super) undecided: Notify,
-    /// Memory for bytes on their way in.
+    /// Memory for bytes on their way to the storage.
     pub(super) pool: pool::Pool,
     pub(super) leases: LocalLeases<WriterRequest>,
     pub(super) bookings: Bookings,
@@ -54,11 +54,12 @@ pub(super) struct Inner {
     pub(super) progress: Arc<dyn LiveProgress>,
     pub(super) metrics: EngineMetrics,
     pub(super) disk: disk::LoggedDiskState,
-    /// Permission to read the headers of a media file.
+    /// Limits how many media files are examined at once.
     pub(super) examiners: Semaphore,
-    /// Permission to read a complete upload, for a download or to compare it with what is sent again.
+    /// Limits how many complete uploads are read at once, for downloads and for comparisons with bytes sent
+    /// again.
     pub(super) reading: Arc<Semaphore>,
-    /// Where append tasks run: apart from the threads that serve the network.
+    /// The runtime of the append tasks, separate from the threads that serve the network.
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -78,14 +79,13 @@ impl Inner {
         Ok(self.extended(found))
     }
 
-    /// The upload, once this node may write it. The caller holds its lease within this
-    /// process. What this node holds already costs nothing; anything else is taken over,
-    /// unless another node that lives holds it.
+    /// Returns the upload once this node holds its lease in the state. The caller holds the local lease. A
+    /// lease that this node has already costs nothing; any other is taken over, unless a live node holds it.
     pub(super) async fn own(&self, upload: Upload) -> Result<Upload, EngineError> {
         if upload.record().lease.is_of(self.node) {
             return Ok(upload);
         }
-        // Boxed: it is seldom needed.
+        // Boxed: this path is rare.
         Box::pin(self.take_over(upload)).await
     }
 
@@ -94,8 +94,8 @@ impl Inner {
         if !lease.is_of(self.node) {
             return Err(EngineError::Unavailable(Unavailable::Held));
         }
-        // The node before may have committed until its lease was gone, and
-        // nothing it has promised may be overwritten.
+        // The previous node may have committed until it lost its lease, and an offset it has reported must
+        // not be overwritten.
         let upload = self.find(TenantScope::All, found.id()).await?;
         let was_changed = upload.record().version != found.record().version;
         if was_changed { Err(EngineError::Unavailable(Unavailable::Superseded)) } else { Ok(upload) }
@@ -112,14 +112,15 @@ impl Inner {
         let new = self.change(upload);
         let signed = CommitIdentity::of(new.upload());
         let outcome = self.uploads.insert(new).await;
-        // Said by the state and not found out later: what is there was there before.
+        // Taken from the direct answer only: after a lost answer, the record found may be the one that was
+        // just inserted.
         let is_taken = matches!(outcome, Err(state::Error::Conflict(_)));
         let inserted = self.recognised(signed, outcome).await;
         if let (Err(_), Some(booking)) = (&inserted, booking) {
             self.bookings.cancel(booking);
         }
         let committed = match inserted {
-            // An id made here is new, so the application has chosen this one.
+            // An id generated here is new, so the application has chosen this one.
             Err(_) if is_taken => return Err(EngineError::chosen_badly(IdIsTaken)),
             inserted => inserted?,
         };
@@ -134,7 +135,7 @@ impl Inner {
         Ok(self.try_commit(upload).await?)
     }
 
-    /// The same, for one who can do something about a conflict.
+    /// Commits like [`Self::commit`], for callers that can handle a conflict.
     pub(super) async fn try_commit(&self, upload: Upload) -> state::Result<Upload> {
         let (kinds, began) = (new_event_kinds(&upload), Instant::now());
         let missing_change = upload.missing_change();
@@ -148,10 +149,10 @@ impl Inner {
         Ok(committed)
     }
 
-    /// What came of a commit, also when its answer was lost.
+    /// Returns the outcome of a commit, and finds it out when the answer was lost.
     async fn recognised(&self, signed: CommitIdentity, outcome: state::Result<Upload>) -> state::Result<Upload> {
         match outcome {
-            // Boxed: it is seldom needed.
+            // Boxed: this path is rare.
             Err(state::Error::Unanswered { .. }) => {
                 Box::pin(state::resolve_lost_answer(&*self.uploads, signed, outcome))
                     .await
@@ -161,15 +162,15 @@ impl Inner {
         }
     }
 
-    /// The upload as it is to be written, signed, with the bodies of its new events.
+    /// Builds the change to be written: the upload with its commit id, and the bodies of its new events.
     fn change(&self, mut upload: Upload) -> Change {
         upload.set_commit_id(CommitId::new(self.now(), (self.randomness)()));
         let body = |record: &Record, event: &Event| api::event::upload(record, event, &self.settings.status_root);
         Change::new(upload, body, || (self.randomness)())
     }
 
-    /// The upload, once nothing more is to happen to it by itself. Waits for that as long as a takeover may
-    /// take, also when nobody is at it just now: the sweeper may be about to.
+    /// Returns the upload once it is settled. Waits at most the takeover timeout, also when no task is
+    /// working on it at the moment: the sweeper may be about to start.
     pub(super) async fn find_settled(&self, scope: TenantScope, id: UploadId) -> Result<Upload, EngineError> {
         let deadline = tokio::time::Instant::now() + self.settings.takeover_timeout;
         let mut bell = self.bells.of_upload(id);

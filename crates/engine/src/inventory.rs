@@ -1,9 +1,9 @@
 //! Finds blobs without a record and records without their blob, once after each start.
 //!
-//! A database that was removed or restored from a backup leaves files that belong to nobody, and a disk that
-//! was restored leaves records whose bytes are gone. Files are only counted and reported: which of the two is
-//! right, a person has to decide. Records are marked, so that their status tells it, and lose the mark when
-//! their bytes are back. It goes slowly, so that nobody waits for it.
+//! A database that was removed or restored from a backup leaves files without a record, and a disk that was
+//! restored leaves records whose bytes are missing. Files are only counted and reported: an operator has to
+//! decide which of the two is right. Records are marked, so that their status shows it, and lose the mark
+//! when their bytes are back. The scan is slow, so that it delays no request.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use domain::query::UploadQuery;
 use domain::rejection::Rejection;
 use domain::upload::{StoredBytes, Upload};
 
-/// How many are compared at a time, between pauses.
+/// Number of comparisons between two pauses.
 const STRIDE: u32 = 50;
 
-/// How many examples the log names.
+/// Number of examples in the log line.
 const EXAMPLES: usize = 5;
 
-/// What was found.
+/// The result of a scan.
 #[derive(Debug, Default)]
 struct Discrepancies {
     count: u64,
@@ -41,7 +41,7 @@ impl Discrepancies {
 }
 
 impl Engine {
-    /// Takes an inventory in the background: compares records and blobs.
+    /// Compares records and blobs in the background.
     pub fn start_inventory(&self) {
         let rate = self.0.settings.scan_rate;
         if rate == 0 {
@@ -88,7 +88,7 @@ impl Inner {
         while let Some(key) = keys.next().await {
             throttle.step().await;
             let key = key.map_err(EngineError::storage)?;
-            // Bytes are there only after the record, so one that is looked for later is found.
+            // The record is committed before the first byte, so a record that is looked up later is found.
             if !self.has_record(&key).await? && self.is_stored(&key).await? {
                 strays.add(key.to_string());
             }
@@ -124,13 +124,13 @@ impl Inner {
         }
     }
 
-    /// Whether the bytes of an upload are missing. Its record says the same afterwards, unless another node
-    /// that lives holds it: that one finds out by itself.
+    /// Reports whether the bytes of an upload are missing, and records the result, unless another live node
+    /// holds the upload: that node finds it out when it needs the bytes.
     async fn lacks_blob(&self, listed: &Upload) -> Result<bool, EngineError> {
         if listed.record().missing_since.is_none() && self.has_bytes(listed).await? {
             return Ok(false);
         }
-        // It may have ended since it was listed, or its bytes have moved.
+        // It may have ended since it was listed, or its bytes may have moved.
         let upload = match self.find(TenantScope::All, listed.id()).await {
             Err(EngineError::Rejected(Rejection::NotFound)) => return Ok(false),
             found => found?,
@@ -149,7 +149,7 @@ impl Inner {
         match noted {
             Ok(()) => Ok(!has_bytes),
             Err(error) => {
-                // Somebody was faster, or will find out.
+                // Another node or task has recorded it, or will find it out.
                 let is_anothers =
                     matches!(error, EngineError::Unavailable(Unavailable::Held | Unavailable::Superseded));
                 let error = &error as &dyn std::error::Error;
@@ -160,7 +160,7 @@ impl Inner {
     }
 }
 
-/// Lets so many steps pass in a second.
+/// Limits the number of steps per second.
 struct Throttle {
     ticks: tokio::time::Interval,
     left: u32,

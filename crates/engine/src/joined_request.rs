@@ -1,4 +1,4 @@
-//! One request that brings bytes: where they go, how many came, and what its client is told.
+//! One request that brings bytes: the range it writes, the bytes it has brought, and its outcome.
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -11,38 +11,38 @@ use domain::checksum::Digest;
 use domain::rejection::Rejection;
 use domain::upload::Upload;
 
-/// One request.
+/// The state of one request at the writer.
 pub(super) struct JoinedRequest {
-    /// `None` once its body is over.
+    /// `None` once its body has ended.
     pub(super) fed: Option<mpsc::Receiver<FeedItem>>,
     outcome: oneshot::Sender<Result<Upload, EngineError>>,
-    /// Where its first byte went.
+    /// The offset of its first byte.
     pub(super) start: u64,
-    /// Where its next byte goes.
+    /// The offset of its next byte.
     pub(super) at: u64,
-    /// Where it is to end, where it said so and others may write behind it. Excluded.
+    /// The announced end of its range, excluded, if other requests may write behind it.
     pub(super) end: Option<u64>,
     pub(super) ends: CompletesUpload,
     pub(super) overflow: Overflow,
-    /// Boxed: few requests have it.
+    /// Boxed: few requests have a checksum.
     pub(super) checked: Option<Box<ChecksummedBytes>>,
-    /// Whether its body is over although more was to come.
+    /// True if its body ended before the announced end.
     pub(super) cut: bool,
-    /// Whether the upload completes with it once every byte is there.
+    /// True if the upload completes with this request once all bytes have arrived.
     pub(super) is_last: bool,
-    /// The checkpoint that covers all of it, once its body is over.
+    /// The number of the checkpoint that covers all its bytes, once its body has ended.
     pub(super) covered_by: u64,
-    /// Why it is refused although what it brought counts.
+    /// The rejection to answer with, although the bytes it brought count.
     pub(super) rejection: Option<Box<Rejection>>,
 }
 
-/// The bytes of a request with a checksum, before it has matched.
+/// The bytes of a request with a checksum that has not matched yet.
 pub(super) struct ChecksummedBytes {
     expected: Digest,
     pub(super) hasher: Hasher,
-    /// Written where nothing was; kept apart only of bytes in any order.
+    /// Ranges written where there were no bytes; kept only for uploads in any order.
     pub(super) staged: Pieces,
-    /// Other than what is there, and where they go.
+    /// Bytes that differ from the stored ones, with their offsets.
     pub(super) replacing: Vec<(u64, Bytes)>,
 }
 
@@ -74,17 +74,17 @@ impl JoinedRequest {
         self.fed.is_some()
     }
 
-    /// Whether its body came to the end it was to have.
+    /// Reports whether its body came to the announced end.
     pub(super) fn is_done(&self) -> bool {
         !self.is_open() && !self.cut
     }
 
-    /// Whether everything it brought is committed, `done` checkpoints being done.
+    /// Reports whether all bytes it brought are committed, with `done` checkpoints done.
     pub(super) fn is_covered(&self, done: u64) -> bool {
         !self.is_open() && self.covered_by <= done
     }
 
-    /// Whether it may still write between `start` and `end`, or has uncounted bytes there.
+    /// Reports whether it may still write between `start` and `end`, or has uncounted bytes there.
     pub(super) fn claims(&self, start: u64, end: u64) -> bool {
         let ahead = self.is_open() && self.at < end && self.end.is_some_and(|own_end| start < own_end);
         ahead || self.has_staged(start, end)
@@ -101,17 +101,17 @@ impl JoinedRequest {
         self.cut = end == BodyEnd::Cut;
     }
 
-    /// Tells the client what came of its request.
+    /// Sends the outcome to the client of the request.
     pub(super) fn answer(self, outcome: Result<Upload, EngineError>) {
         let outcome = match self.rejection {
             Some(rejection) => outcome.and(Err((*rejection).into())),
             None => outcome,
         };
-        // A caller that is gone needs no answer.
+        // The caller may have gone away.
         let _ = self.outcome.send(outcome);
     }
 
-    /// The rest of the body and whom to tell of it, where it is not over.
+    /// Returns the rest of the body and the channel for its outcome, or `None` if the body has ended.
     pub(super) fn into_intake(self) -> Option<FeedReceiver> {
         let Self { fed, outcome, .. } = self;
         fed.map(|pieces| FeedReceiver { pieces, outcome })
@@ -119,7 +119,8 @@ impl JoinedRequest {
 }
 
 impl ChecksummedBytes {
-    /// Whether the bytes of a request count whose body is over. `all_here`: it brought all it said it would.
+    /// Checks the checksum of a request whose body has ended. `all_here` says that it brought all the bytes
+    /// it announced.
     pub(super) fn check(self, all_here: bool) -> Result<(Pieces, Vec<(u64, Bytes)>), Rejection> {
         let Self { expected, hasher, staged, replacing } = self;
         match all_here && hasher.finish() == expected {

@@ -1,8 +1,8 @@
-//! Who may write which upload: at most one writer each.
+//! The right to write an upload within this process: at most one writer each.
 //!
-//! Leases live in memory: in one process they decide who may write, and a commit's version check stands
-//! behind them. Asking about an upload takes no lease. A lease knows how to reach its holder, by orders of
-//! some kind `O`; what they say, and what a holder does with them, is not its business.
+//! These leases are kept in memory. In one process they decide who may write, and the version check of a
+//! commit backs them up. Looking up a holder takes no lease. A lease offers a channel to its holder for
+//! requests of some type `O`; this module knows neither their content nor how a holder handles them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,25 +18,25 @@ use crate::progress::WriterProgress;
 use domain::id::UploadId;
 use state::{LiveProgress, WriterCounters};
 
-/// How many uploads may be kept open between their requests. Each has an open file.
+/// Maximum number of uploads that are kept open between their requests. Each has an open file.
 pub const MAX_PARKED: usize = 64;
 
-/// How many orders may wait for a holder.
+/// Maximum number of requests that wait for a holder.
 const MAX_QUEUED_REQUESTS: usize = 16;
 
-/// Who holds which upload.
+/// The holders of the local leases, by upload.
 #[derive(Debug)]
 pub(super) struct LocalLeases<O> {
     holders: LeaseMap<O>,
-    /// How many of them are only kept for the next request.
+    /// Number of leases that are parked: kept only for the next request.
     parked: Arc<AtomicUsize>,
-    /// Where others read how far the holders are.
+    /// Publishes the progress of the holders to readers.
     published: Arc<dyn LiveProgress>,
 }
 
 type LeaseMap<O> = Arc<Mutex<HashMap<UploadId, LeaseHolder<O>>>>;
 
-/// A way to reach the holder of a lease.
+/// A handle for sending requests to the holder of a lease.
 #[derive(Debug)]
 pub(super) struct LeaseHolder<O> {
     requests: mpsc::Sender<O>,
@@ -44,7 +44,7 @@ pub(super) struct LeaseHolder<O> {
     ended: CancellationToken,
 }
 
-/// The right to write an upload. Dropping it gives it back.
+/// The right to write an upload. Dropping it releases the lease.
 pub(super) struct LeaseGuard<O> {
     id: UploadId,
     leases: LeaseMap<O>,
@@ -68,7 +68,7 @@ impl<O> fmt::Debug for LeaseGuard<O> {
 }
 
 impl<O> LocalLeases<O> {
-    /// No lease is held. The progress of those who will hold one is published there.
+    /// Creates the registry without leases. The progress of future holders is published through `published`.
     pub(super) fn new(published: Arc<dyn LiveProgress>) -> Self {
         Self { holders: Arc::default(), parked: Arc::default(), published }
     }
@@ -77,12 +77,12 @@ impl<O> LocalLeases<O> {
         lock(&self.holders).get(&id).cloned()
     }
 
-    /// How many uploads are being written.
+    /// Returns the number of uploads that are being written. Parked leases are not counted.
     pub(super) fn count(&self) -> usize {
         lock(&self.holders).len().saturating_sub(self.parked.load(Ordering::Relaxed))
     }
 
-    /// How many leases are held, parked ones included.
+    /// Returns the number of leases that are held, parked ones included.
     pub(super) fn held(&self) -> usize {
         lock(&self.holders).len()
     }
@@ -110,10 +110,11 @@ impl<O> LocalLeases<O> {
 }
 
 impl<O> LeaseHolder<O> {
-    /// Gives an order and waits for what comes of it. `None`: the holder has ended, or does not take it.
+    /// Sends a request and waits for its answer. Returns `None` if the holder has ended or does not handle
+    /// the request.
     ///
-    /// An order may get into the channel just when the holder lets go of it. Nobody takes it out then, not
-    /// even to drop it, so the end of the holder is waited for as well.
+    /// A request may enter the channel at the moment the holder drops its end. No task receives it then, not
+    /// even to drop it, so this also waits for the end of the holder.
     pub(super) async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> O) -> Option<T> {
         let (answer, mut answered) = oneshot::channel();
         self.requests.send(request(answer)).await.ok()?;
@@ -124,25 +125,25 @@ impl<O> LeaseHolder<O> {
         }
     }
 
-    /// Whether the lease is only kept for the next request.
+    /// Reports whether the lease is parked: kept only for the next request.
     pub(super) fn is_parked(&self) -> bool {
         self.progress.is_parked()
     }
 
-    /// Waits until the lease is given back.
+    /// Waits until the lease is released.
     pub(super) async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// The same, but not for longer than `patience`.
+    /// Waits until the lease is released, at most `patience`.
     pub(super) async fn ended_within(&self, patience: Duration) {
         let _ = tokio::time::timeout(patience, self.ended()).await;
     }
 }
 
 impl<O> LeaseGuard<O> {
-    /// Keeps the lease for the next request, without counting as a writer. Says whether there is room for
-    /// that.
+    /// Keeps the lease for the next request, without counting as a writer. Returns false if [`MAX_PARKED`]
+    /// leases are parked.
     pub(super) fn park(&self) -> bool {
         let room = |parked: usize| (parked < MAX_PARKED).then_some(parked + 1);
         let parked = self.parked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
@@ -152,7 +153,7 @@ impl<O> LeaseGuard<O> {
         parked
     }
 
-    /// Writes again.
+    /// Counts as a writer again.
     pub(super) fn unpark(&self) {
         if self.progress.set_parked(false) {
             self.parked.fetch_sub(1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
-//! What is written, what of it counts, and what is committed.
+//! The written bytes of an upload: those that count, and those that are committed.
 //!
-//! The [`Committer`] makes things true; the ledger says what the next checkpoint is to cover. What counts is
-//! in `there` as soon as it is written. Whether it is whole is decided by the record, with the bytes of the
-//! very commit that seals it.
+//! The ledger decides what the next checkpoint covers; the [`Committer`] makes it durable and commits it.
+//! Bytes that count are in `there` as soon as they are written. The record alone decides whether the upload
+//! is complete, with the bytes of the very commit that seals it.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -15,15 +15,15 @@ use domain::upload::Upload;
 
 pub(super) struct Ledger {
     pub(super) committer: Committer,
-    /// What is there: committed, or written and about to be.
+    /// Bytes that count: committed, or written and due to be committed.
     pub(super) there: ReceivedRanges,
-    /// What of it no checkpoint covers yet.
+    /// Bytes in `there` that no checkpoint covers yet.
     pub(super) fresh: ReceivedRanges,
-    /// Something besides bytes that no checkpoint covers yet.
+    /// Set when a change other than bytes is not covered by a checkpoint yet.
     pub(super) other_changes: bool,
-    /// Since when `fresh` gathers with no commit under way.
+    /// The start of the time in which `fresh` grows without a commit under way.
     pub(super) gathering_since: Instant,
-    /// How many checkpoints were begun, and how many of them are done.
+    /// Number of checkpoints begun, and number of those that are done.
     begun: u64,
     done: u64,
 }
@@ -45,7 +45,7 @@ impl Ledger {
         self.committer.write(at, bytes).await
     }
 
-    /// Counts bytes that were written where nothing was, or that have replaced others.
+    /// Counts bytes that were written where there were none, or that have replaced others.
     pub(super) fn count(&mut self, start: u64, end: u64) {
         if self.fresh.is_empty() {
             self.gathering_since = Instant::now();
@@ -54,48 +54,49 @@ impl Ledger {
         self.fresh.insert(start, end);
     }
 
-    /// Whether anything counts that no checkpoint covers yet.
+    /// Reports whether anything counts that no checkpoint covers yet.
     pub(super) fn has_uncovered(&self) -> bool {
         !self.fresh.is_empty() || self.other_changes
     }
 
-    /// The checkpoint that covers all that counts now: the next one, or the latest if it covers everything.
+    /// Returns the number of the checkpoint that covers all bytes that count now: the next one, or the latest
+    /// if it covers them all.
     pub(super) fn covering_checkpoint(&self) -> u64 {
         self.begun + u64::from(self.has_uncovered())
     }
 
-    /// How many checkpoints are done.
+    /// Returns the number of checkpoints that are done.
     pub(super) fn done(&self) -> u64 {
         self.done
     }
 
-    /// Whether every byte is there, committed or not.
+    /// Reports whether all bytes have arrived, committed or not.
     pub(super) fn is_full(&self) -> bool {
         self.committer.length().is_some_and(|length| length.is_reached_by(self.there.contiguous()))
     }
 
-    /// Begins to make everything durable and commit it, with the `state` of the digests.
-    /// `goes_on`: more bytes may come behind it.
+    /// Begins to make all bytes durable and to commit them, with the `state` of the digests. `goes_on` says
+    /// that more bytes may follow.
     pub(super) async fn start_checkpoint(&mut self, state: Vec<u8>, goes_on: bool) -> Result<(), WriterBroken> {
         self.committer.begin(self.covering(state, None), goes_on).await?;
-        // Only now is it sure to begin.
+        // A failed `begin` must leave the counters as they are.
         self.begun += 1;
         self.other_changes = false;
         self.fresh.clear();
         Ok(())
     }
 
-    /// Commits everything that counts, and waits for it. With digests of the whole, the upload is sealed.
+    /// Commits all bytes that count, and waits for it. With digests of the whole, the upload is sealed.
     pub(super) async fn commit_last(&mut self, state: Vec<u8>, seal: Option<Vec<Digest>>) -> Result<(), WriterBroken> {
         self.committer.commit_last(self.covering(state, seal)).await
     }
 
-    /// Everything that counts and is not committed.
+    /// Returns the scope of a checkpoint over all bytes that count and are not covered yet.
     fn covering(&self, running_digests: Vec<u8>, seal: Option<Vec<Digest>>) -> CheckpointScope {
         CheckpointScope { ranges: self.fresh.pairs().to_vec(), running_digests, seal }
     }
 
-    /// Notes the end of the commit under way.
+    /// Records the end of the commit under way.
     pub(super) fn on_committed(&mut self, committed: Result<Upload, EngineError>) -> Result<(), WriterBroken> {
         self.committer.on_committed(committed)?;
         self.note_committed();
@@ -111,7 +112,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Waits for a commit that can no longer be called back. One that still waits for the disk is left alone.
+    /// Waits for a commit that can no longer be canceled. A checkpoint that still waits for the disk
+    /// continues unaffected.
     pub(super) async fn await_commit_under_way(&mut self) -> Result<(), WriterBroken> {
         let was_pending = self.committer.is_pending();
         self.committer.await_commit_under_way().await?;

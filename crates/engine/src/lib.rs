@@ -1,19 +1,20 @@
-//! The one upload engine: `create · append · inspect · concatenate · cancel`, and reading.
+//! The upload engine, shared by all dialects: `create · append · inspect · concatenate · cancel`, and
+//! reading.
 //!
-//! It knows nothing of HTTP, SQL or files. Dialects translate their requests into [`command`] values and the
-//! outcomes back; whatever two dialects both need to know is decided here.
+//! It knows nothing of HTTP, SQL or files. Dialects translate their requests into [`command`] values and
+//! translate the results back; a rule that more than one dialect needs is decided here.
 //!
-//! Reading order: [`command`] (what may be asked and what comes of it), `append` (how a request with bytes
-//! finds its writer), `admission` (which are in order), [`feed`] (how bytes get there), `writer` (the one
-//! task that moves them, one request after the other or several at once as `ranges`), `ledger` and `commit`
-//! (what counts, and the only place that makes it durable and true), [`lease`] and `writer_requests` (one
-//! writer per upload), `completion` (from the last byte to `completed`), `verify` (what the bytes are),
-//! `compare` (bytes that are sent again), [`concatenate`](mod@concatenate), `lifecycle` (how an upload
-//! begins, and ends by its client's will), [`report`] (what backends add), `sweep` (what time and crashes
-//! leave to do), `removal` (files that an operator or retention removes), `missing` and `inventory` (records
-//! and blobs that lack each other), [`disk`] and `space` (how full it is), [`read`] (status, lists, events,
-//! downloads), [`hooks`] (asking the application), `digest`, `pieces` and `upload_digests` (what the bytes
-//! add up to).
+//! Reading order: [`command`] (requests to the engine and their results), `append` (assigns a request with
+//! bytes to a writer), `admission` (rejects requests that break a rule), [`feed`] (passes the bytes of a
+//! request to the writer), `writer` (the one task that writes them, one request after the other or several in
+//! parallel as `ranges`), `ledger` and `commit` (the bytes that count, and the only place that makes them
+//! durable and commits them), [`lease`] and `writer_requests` (one writer per upload), `completion` (from the
+//! last byte to `completed`), `verify` (the content of the bytes), `compare` (bytes that are sent again),
+//! [`concatenate`](mod@concatenate), `lifecycle` (creation and cancellation), [`report`] (the reports of
+//! backends), `sweep` (work that is due after a time or after a crash), `removal` (deletion by an operator or
+//! by retention), `missing` and `inventory` (records without blobs and blobs without records), [`disk`] and
+//! `space` (free disk space), [`read`] (status, lists, events, downloads), [`hooks`] (calls to the
+//! application), `digest`, `pieces` and `upload_digests` (digests of the bytes).
 
 use std::fmt;
 use std::sync::Arc;
@@ -80,7 +81,7 @@ pub use writer::WriterSettings;
 /// Draws the random part of an identifier.
 pub type Randomness = Arc<dyn Fn() -> [u8; 10] + Send + Sync>;
 
-/// What the engine stands on.
+/// The ports that the engine is built on.
 #[derive(Debug, Clone)]
 pub struct Ports {
     pub uploads: Arc<dyn UploadStore>,
@@ -91,7 +92,7 @@ pub struct Ports {
     pub blobs: Arc<dyn storage::BlobStore>,
 }
 
-/// The engine. Cloning it is cheap and gives the same one.
+/// The upload engine. Clones share one engine, and cloning is cheap.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
@@ -102,12 +103,12 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Builds the engine of a node that has joined the others. It goes by the clock of the state, and its
-    /// tasks run on the runtime this is called in.
+    /// Builds the engine of a node that has joined the others. The engine uses the clock of the state, and
+    /// its tasks run on the runtime that this function is called in.
     pub fn new(mut settings: EngineSettings, node: InstanceId, ports: Ports) -> Self {
         let Ports { uploads, nodes, deliveries, bells, progress, blobs } = ports;
         let abilities = blobs.abilities();
-        // What is out of order begins with a part.
+        // A range out of order starts at the beginning of a part.
         let alignment = &mut settings.ranges.alignment_bytes;
         *alignment = alignment.next_multiple_of(abilities.part_bytes);
         Self(Arc::new(Inner {
@@ -138,7 +139,7 @@ impl Engine {
         }))
     }
 
-    /// Draws identifiers from `randomness` from now on, so that a run can be repeated.
+    /// Draws identifiers from `randomness` from now on, which makes a run repeatable.
     #[must_use]
     pub fn drawing(mut self, randomness: Randomness) -> Self {
         Arc::get_mut(&mut self.0).expect("an engine is given its randomness before it is shared").randomness =
@@ -146,7 +147,7 @@ impl Engine {
         self
     }
 
-    /// Reports progress in events from now on, whenever `wanted` says that somebody listens.
+    /// Publishes progress as events from now on, while `wanted` is true: somebody subscribes to them.
     #[must_use]
     pub fn reporting_progress_while(mut self, wanted: Arc<AtomicBool>) -> Self {
         Arc::get_mut(&mut self.0).expect("an engine learns who listens before it is shared").progress_wanted = wanted;
@@ -161,25 +162,25 @@ impl Engine {
         &self.0.metrics
     }
 
-    /// The time of day, by the clock of the state.
+    /// Returns the time of day, by the clock of the state.
     pub fn now(&self) -> Timestamp {
         self.0.now()
     }
 
-    /// Memory for bytes on their way to the storage.
+    /// Returns the pool of memory for bytes on their way to the storage.
     pub fn buffers(&self) -> &pool::Pool {
         &self.0.pool
     }
 
-    /// Stops taking work, lets live uploads commit what they have, and waits for everything begun, at most
-    /// `patience` long. Says whether all of it ended.
+    /// Stops accepting work, lets live uploads commit the bytes they have, and waits at most `patience` for
+    /// all tasks to end. Reports whether all of them ended.
     pub async fn shut_down(&self, patience: Duration) -> bool {
         self.0.stop.cancel();
         self.0.tasks.close();
         tokio::time::timeout(patience, self.0.tasks.wait()).await.is_ok()
     }
 
-    /// Runs `work` where it outlives its caller.
+    /// Runs `work` as a task that continues when the caller is dropped.
     fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
         self.0.tasks.spawn_on(work, &self.0.runtime)
     }

@@ -1,4 +1,4 @@
-//! How an upload begins, and how it ends because its client says so.
+//! Creates uploads, and ends them when their client cancels them.
 
 use crate::command::{Cancel, Create, EngineError, Inspection};
 use crate::completion::unless_failed;
@@ -15,7 +15,7 @@ use domain::upload::{NewUpload, Upload, UploadTerms};
 use domain::write_rules::WriteOrder;
 
 impl Engine {
-    /// Creates an upload; one of length zero is completed at once.
+    /// Creates an upload. An upload of length zero is completed at once.
     pub async fn create(&self, command: Create) -> Result<Upload, EngineError> {
         let inner = &self.0;
         inner.check_running()?;
@@ -27,20 +27,22 @@ impl Engine {
             return Err(Rejection::InOrderOnly.into());
         }
         inner.check_space(length_bytes).await?;
-        // Off the caller's hands: one that goes away must leave it neither untold nor between two stages.
+        // In a task: a caller that is dropped must leave the upload neither without its events nor between
+        // two stages.
         let engine = self.clone();
         let creating = self.spawn(async move { engine.0.create(command).await });
         creating.await.map_err(EngineError::task_died)?
     }
 
-    /// What is true of an upload now. A live writer is asked to commit what it has, and goes on undisturbed.
+    /// Returns the current state of an upload. A live writer is asked to commit the bytes it has, and
+    /// continues.
     ///
-    /// An upload whose every byte is there but which is not settled yet is waited for: nobody may take it for
-    /// complete before it is.
+    /// Waits while an upload has all its bytes but is not settled: no client may take it for complete before
+    /// it is.
     pub async fn inspect(&self, principal: &Principal, id: UploadId) -> Result<Inspection, EngineError> {
         let inner = &self.0;
         if let Some(holder) = inner.leases.holder(id) {
-            // Whoever may not know of the upload disturbs nobody.
+            // A caller without access to the upload must not disturb its writer.
             inner.find(principal.scope(), id).await?;
             holder.checkpoint(inner.settings.takeover_timeout).await;
         }
@@ -48,7 +50,7 @@ impl Engine {
         Ok(Inspection { gone: upload.gone(inner.now()), upload })
     }
 
-    /// Ends an upload and removes its bytes, if the application permits. A running append is cut first, and
+    /// Ends an upload and removes its bytes, if the application permits. A running append is ended first, and
     /// its client is notified that the upload is gone.
     pub async fn cancel(&self, command: Cancel) -> Result<(), EngineError> {
         let Cancel { principal, id, caller } = command;
@@ -61,7 +63,7 @@ impl Engine {
         cancelling.await.map_err(EngineError::task_died)?
     }
 
-    /// Ends an upload that its creation has failed to fill and that no client goes on with. Nobody is asked.
+    /// Ends an upload whose creation request failed to fill it and which no client can resume. Calls no hook.
     pub async fn discard(&self, principal: &Principal, id: UploadId) -> Result<(), EngineError> {
         let (engine, scope) = (self.clone(), principal.scope());
         let upload = self.0.find(scope, id).await?;
@@ -89,7 +91,7 @@ impl Inner {
 
     async fn end(&self, scope: TenantScope, mut found: Upload) -> Result<(), EngineError> {
         let id = found.id();
-        // A request that would be refused anyway ends no writer and takes nothing over.
+        // A request that would be rejected anyway ends no writer and takes over no lease.
         found.terminate(DeletedBy::Client, self.now())?;
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
         let mut upload = self.own(self.find(scope, id).await?).await?;

@@ -1,4 +1,4 @@
-//! How long an unfinished upload lives.
+//! Lifetimes of uploads.
 
 use std::time::Duration;
 
@@ -6,27 +6,27 @@ use crate::Inner;
 use domain::time::Timestamp;
 use domain::upload::Upload;
 
-/// How long uploads live, and how often that is looked after.
+/// Lifetimes of uploads, and the interval of the sweeper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LifetimeSettings {
-    /// A receiving upload that is silent for this long is stalled.
+    /// A receiving upload becomes `stalled` after this time without bytes.
     pub stall_after: Duration,
-    /// An unfinished upload without activity for this long expires.
+    /// An unfinished upload expires after this time without activity.
     pub unfinished_expiry: Duration,
-    /// An unfinished upload expires this long after its creation, whatever its client does.
+    /// An unfinished upload expires this long after its creation, regardless of activity.
     pub unfinished_age: Duration,
-    /// The file of an upload is removed this long after it completed. `None`: never.
+    /// The file of an upload is removed this long after its completion. `None` keeps it.
     pub completed_expiry: Option<Duration>,
-    /// The first such file is removed this long after the start, or after `completed_expiry` if that is
-    /// shorter: a clock that was wrong when the machine started is corrected by then.
+    /// The first file is removed this long after the start, or after `completed_expiry` if that is shorter.
+    /// By then a clock that was wrong when the machine started has been corrected.
     pub first_removal_after: Duration,
-    /// How often the sweeper looks for uploads whose time is over. Not zero.
+    /// Interval of the sweeper. Not zero.
     pub sweep_every: Duration,
 }
 
 impl Inner {
-    /// The upload with the time that the clock has passed over since its expiry was set. Whatever is done
-    /// with it then, by the time of day alone, comes to the same answer, and its next commit stores the
+    /// Returns the upload with its expiry extended by the time that the clock has jumped over since the
+    /// expiry was set. Decisions by the time of day alone are then consistent, and the next commit stores the
     /// extension.
     pub(super) fn extended(&self, mut upload: Upload) -> Upload {
         let now = self.now();
@@ -34,18 +34,19 @@ impl Inner {
         upload
     }
 
-    /// When an upload expires if nothing more comes: activity puts it off, but never beyond its age.
+    /// Returns when an upload expires if no more bytes arrive. Activity extends its lifetime, up to its
+    /// maximum age.
     pub(super) fn expires_at(&self, created_at: Timestamp, now: Timestamp) -> Timestamp {
         now.plus(self.settings.lifetimes.unfinished_expiry).min(self.too_old_at(created_at))
     }
 
-    /// Whether the time of an upload is over although its client sends.
+    /// Reports whether the lifetime of an upload is over although its client is sending.
     pub(super) fn is_past_lifetime(&self, upload: &Upload) -> bool {
         let now = self.now();
         upload.is_past_set_expiry(now) || self.too_old_at(upload.record().created_at) <= now
     }
 
-    /// When an upload is too old, without the time that the clock has passed over.
+    /// Returns when an upload reaches its maximum age, extended by the time that the clock has jumped over.
     fn too_old_at(&self, created_at: Timestamp) -> Timestamp {
         self.clock.extended(created_at, created_at.plus(self.settings.lifetimes.unfinished_age))
     }

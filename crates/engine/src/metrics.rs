@@ -1,4 +1,4 @@
-//! What the engine counts.
+//! The metrics of the engine.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -73,7 +73,7 @@ pub(super) const UNFINISHED: [Stage; 6] =
 /// The events after which an upload is no longer in progress.
 const ENDS: [EventKind; 4] = [EventKind::Completed, EventKind::Failed, EventKind::Expired, EventKind::Terminated];
 
-/// How many uploads are in progress, by stage: noted with every commit, and counted anew at a start.
+/// The number of uploads in progress, by stage: updated with every commit, and counted at a start.
 #[derive(Debug, Default)]
 struct Unfinished {
     known: Mutex<HashMap<UploadId, Stage>>,
@@ -121,8 +121,8 @@ impl Default for EngineMetrics {
 }
 
 impl EngineMetrics {
-    /// Registers everything, each with all of its labels, so that what has
-    /// not happened yet is zero and not missing.
+    /// Registers all metrics, each with all of its labels, so that events that have not happened yet are
+    /// reported as zero.
     pub fn register(&self, dialects: &[Dialect], registry: &mut Registry) {
         let uploads = EventKind::ALL.into_iter().filter(|kind| kind.name().starts_with("upload."));
         for kind in uploads {
@@ -161,17 +161,17 @@ impl EngineMetrics {
         registry.register_with_unit("upload_commit", commit, Unit::Seconds, self.commit.clone());
     }
 
-    /// Notes how many bytes unfinished uploads have booked.
+    /// Sets the bytes that unfinished uploads have booked.
     pub(super) fn booked(&self, bytes: u64) {
         self.booked_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Notes what was found when records and blobs were compared.
+    /// Sets the number of files without a record that the inventory found.
     pub(super) fn files_without_record(&self, files: u64) {
         self.files_without_record.set(i64::try_from(files).unwrap_or(i64::MAX));
     }
 
-    /// Notes that the bytes of this many more uploads are missing.
+    /// Adds uploads whose bytes are missing; negative if they were found again.
     pub(super) fn missing(&self, more: i64) {
         self.records_without_file.inc_by(more);
     }
@@ -182,17 +182,17 @@ impl EngineMetrics {
         self.size_bytes.set(bytes(capacity.size_bytes));
     }
 
-    /// Counts the requests that were rejected for lack of disk space.
+    /// Returns the counter of requests rejected for lack of disk space.
     pub fn without_space(&self) -> &Counter {
         &self.without_space
     }
 
-    /// Notes the stage of an upload, as it was committed or as it is found at the start.
+    /// Updates the stage of an upload, as it was committed or as it is found at the start.
     pub(super) fn note(&self, upload: &Upload) {
         self.unfinished.note(upload.id(), upload.stage());
     }
 
-    /// Counts the commit of an upload, which took this long, and the events in it.
+    /// Counts the commit of an upload, which took this long, and its events.
     pub(super) fn count(&self, committed: &Upload, kinds: &[EventKind], took: Duration) {
         self.note(committed);
         self.commit.observe(took.as_secs_f64());
@@ -209,7 +209,7 @@ impl EngineMetrics {
     }
 }
 
-/// What comes behind the dot in the name of an event.
+/// Returns the part of an event's name after the dot.
 fn stage_of(kind: EventKind) -> &'static str {
     kind.name().rsplit('.').next().unwrap_or_default()
 }

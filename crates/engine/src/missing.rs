@@ -1,9 +1,9 @@
-//! Bytes that were durable and are not there any more: somebody has removed the file, restored a database
-//! without it, or lost the latest writes of a relaxed server with its power.
+//! Bytes that were durable and no longer exist: an operator has removed the file or restored a database
+//! without it, or a server with relaxed durability has lost the latest writes in a power failure.
 //!
-//! Whoever finds that out notes it in the record, and clients are told that the upload is gone: trying again
-//! would not bring its bytes back. The record stays as it was otherwise. Whenever the upload is asked for,
-//! its file is looked for once more, so that one that was restored is served again.
+//! The code that finds bytes missing records it, and clients get an error saying that the upload is gone: a
+//! retry would not bring its bytes back. The record is otherwise unchanged. Each access to the upload looks
+//! for its file again, so that a restored file is served again.
 
 use std::error::Error;
 
@@ -20,20 +20,20 @@ use domain::stage::Stage;
 use domain::upload::Upload;
 use state::SweepSelection;
 
-/// How many uploads are counted with one question.
+/// Number of uploads counted by one query.
 const PAGE: u32 = 1_000;
 
-/// Whether an upload cannot be without a file: it has bytes, or has been given its final place.
+/// Reports whether an upload must have a file: it has bytes, or has been moved to its final place.
 pub(super) fn needs_file(upload: &Upload) -> bool {
     upload.owns_bytes() && (upload.received_bytes() > 0 || upload.stage() == Stage::Completed)
 }
 
 impl Inner {
-    /// Returns what an error of the storage means to whoever wanted the bytes of an upload. If they are
-    /// missing, that is noted, unless the upload has ended meanwhile: bytes are removed only after that is
-    /// committed. A node that has lost the upload knows nothing of its blobs any more.
+    /// Translates an error of the storage for the code that needed the bytes of an upload. Missing bytes are
+    /// recorded, unless the upload has ended meanwhile: bytes are removed only after that is committed. A
+    /// node that has lost the lease of the upload cannot judge its blobs.
     ///
-    /// Boxed: it is seldom needed, and would be half of what thousands of running appends take.
+    /// Boxed: it is rarely called, and would take half of the memory of thousands of running appends.
     pub(super) fn explain(&self, upload: &Upload, error: storage::Error) -> BoxFuture<'_, EngineError> {
         self.find_meaning(upload.id(), upload.record().lease, error).boxed()
     }
@@ -54,7 +54,7 @@ impl Inner {
             return EngineError::Unavailable(Unavailable::Superseded);
         }
         if is_finished {
-            // Nobody can say which of the two is right, and trying again would not tell either.
+            // Neither of the two can be known to be right, and a retry would not tell either.
             let error = &error as &dyn Error;
             tracing::error!(upload = %id, error, "the record of an upload is older than its finished file");
             return Rejection::BytesMissing.into();
@@ -69,7 +69,7 @@ impl Inner {
         Rejection::BytesMissing.into()
     }
 
-    /// Notes that the bytes of an upload are missing, and logs it, unless that is known.
+    /// Records that the bytes of an upload are missing, and logs it, unless that is known.
     pub(super) async fn note_missing(&self, upload: Upload, why: &storage::Error) -> Result<(), EngineError> {
         let id = upload.id();
         if self.mark_missing(upload).await? {
@@ -78,7 +78,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The same without a line in the log. Says whether it was unknown.
+    /// Records that the bytes of an upload are missing, without a log line. Reports whether that is new.
     pub(super) async fn mark_missing(&self, mut upload: Upload) -> Result<bool, EngineError> {
         let is_new = upload.mark_bytes_missing(self.now());
         if is_new {
@@ -87,7 +87,7 @@ impl Inner {
         Ok(is_new)
     }
 
-    /// Returns an upload without the note that its bytes are missing, if they are there again.
+    /// Returns an upload without the mark that its bytes are missing, if they exist again.
     pub(super) async fn recheck_bytes(&self, upload: Upload) -> Result<Upload, EngineError> {
         // Boxed, as above.
         if upload.record().missing_since.is_none() { Ok(upload) } else { self.find_bytes(upload).boxed().await }
@@ -99,13 +99,13 @@ impl Inner {
         }
         let id = upload.id();
         match self.note_found(upload).await {
-            // Somebody else has noted it.
+            // Another task has recorded it.
             Err(state::Error::Conflict(_)) => self.find(TenantScope::All, id).await,
             noted => Ok(noted?),
         }
     }
 
-    /// Notes that the bytes of an upload are there again.
+    /// Records that the bytes of an upload exist again.
     pub(super) async fn note_found(&self, mut upload: Upload) -> state::Result<Upload> {
         upload.clear_bytes_missing(self.now());
         let upload = self.try_commit(upload).await?;
@@ -113,7 +113,7 @@ impl Inner {
         Ok(upload)
     }
 
-    /// Whether everything that was received of an upload is stored.
+    /// Reports whether all received bytes of an upload are stored.
     pub(super) async fn has_bytes(&self, upload: &Upload) -> Result<bool, EngineError> {
         if !needs_file(upload) {
             return Ok(true);
@@ -121,7 +121,7 @@ impl Inner {
         self.are_stored(upload, upload.reach().get()).await.map_err(EngineError::storage)
     }
 
-    /// Counts the uploads whose bytes are known to be missing from before the start.
+    /// Counts the uploads whose bytes were found missing before the start.
     pub(super) async fn count_missing(&self) -> Result<(), EngineError> {
         let mut counted = 0;
         loop {

@@ -1,12 +1,13 @@
-//! The CRC-32C of bytes that come in any order: kept for each stretch, and joined as gaps are filled.
+//! The CRC-32C of bytes that arrive in any order: kept for each contiguous range, and joined as gaps are
+//! filled.
 //!
-//! Of other digests nothing can be known before the bytes in front are there; they are computed from the
-//! stored bytes at the end. So is the CRC-32C where bytes were replaced.
+//! Other digests need the preceding bytes; they are computed from the stored bytes at the end. So is the
+//! CRC-32C where bytes were replaced.
 
 use crate::digest::{UnreadableState, crc32c_joined};
 use domain::checksum::{Algorithm, Digest};
 
-/// Bytes in a row and their CRC-32C. The end is excluded.
+/// A contiguous range of bytes and its CRC-32C. The end is excluded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) start: u64,
@@ -18,7 +19,7 @@ pub(super) struct Piece {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pieces(Vec<Piece>);
 
-/// What a piece takes in the kept state.
+/// Size of a piece in the saved state.
 const PIECE_BYTES: usize = 20;
 
 impl Piece {
@@ -26,7 +27,7 @@ impl Piece {
         Self { start, end: start + bytes.len() as u64, crc32c: crc32c::crc32c(bytes) }
     }
 
-    /// This and the one that begins where it ends.
+    /// Joins this piece with the one that begins where it ends.
     fn joined(self, next: Self) -> Self {
         let crc32c = crc32c_joined(self.crc32c, next.crc32c, next.end - next.start);
         Self { start: self.start, end: next.end, crc32c }
@@ -34,7 +35,7 @@ impl Piece {
 }
 
 impl Pieces {
-    /// Takes up what [`Self::state`] gave.
+    /// Resumes from a [state](Self::state).
     pub(super) fn resume(state: &[u8]) -> Result<Self, UnreadableState> {
         let (pieces, rest) = state.as_chunks::<PIECE_BYTES>();
         let piece = |bytes: &[u8; PIECE_BYTES]| {
@@ -58,7 +59,7 @@ impl Pieces {
         state
     }
 
-    /// Takes a piece of bytes that were not there before, or are [forgotten](Self::forget).
+    /// Adds a piece of bytes that were not there before, or are [forgotten](Self::forget).
     pub(super) fn add(&mut self, piece: Piece) {
         let place = self.0.partition_point(|known| known.end < piece.start);
         let (mut joined, mut until) = (piece, place);
@@ -73,13 +74,12 @@ impl Pieces {
         self.0.splice(place..until, [joined]);
     }
 
-    /// Forgets what is known of the bytes from `start` to `end`, and
-    /// of those that stand in a piece with them.
+    /// Forgets the checksums of the bytes from `start` to `end`, and of all pieces that overlap them.
     pub(super) fn forget(&mut self, start: u64, end: u64) {
         self.0.retain(|piece| piece.end <= start || end <= piece.start);
     }
 
-    /// Where the last of them ends.
+    /// Returns the end of the last piece.
     pub(super) fn end(&self) -> u64 {
         self.0.last().map_or(0, |piece| piece.end)
     }
@@ -88,7 +88,7 @@ impl Pieces {
         self.0.iter().copied()
     }
 
-    /// The digest of a whole of this many bytes, if nothing of it is unknown.
+    /// Returns the digest of a whole of this many bytes, if none of it is unknown.
     pub(super) fn whole(&self, length_bytes: u64) -> Option<Digest> {
         let crc32c = match self.0.as_slice() {
             [] if length_bytes == 0 => 0,

@@ -1,4 +1,4 @@
-//! How a live upload is getting on: counters that its writer sets and anyone reads without a lock.
+//! The progress of a live upload: counters that its writer sets and readers read without a lock.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,14 +8,14 @@ use tokio::time::Instant;
 use domain::time::milliseconds;
 use state::{ProgressReading, WriterCounters};
 
-/// How a live upload is getting on, readable by anyone without a lock.
+/// The progress of a live upload, readable without a lock.
 #[derive(Debug)]
 pub(super) struct WriterProgress {
     began: Instant,
     accepted_bytes: AtomicU64,
-    /// The offset as committed by the writer; zero before its first commit.
+    /// The offset committed by the writer; zero before its first commit.
     committed_bytes: AtomicU64,
-    /// When bytes last came, in milliseconds after `began`.
+    /// When bytes last arrived, in milliseconds after `began`.
     accepted_at_ms: AtomicU64,
     bytes_per_second: AtomicU64,
     is_parked: AtomicBool,
@@ -58,7 +58,7 @@ impl WriterProgress {
         self.is_parked.load(Ordering::Acquire)
     }
 
-    /// Notes whether the upload is only kept open for its next request; says whether it was before.
+    /// Records whether the upload is parked. Returns the previous value.
     pub(super) fn set_parked(&self, is_parked: bool) -> bool {
         self.is_parked.swap(is_parked, Ordering::AcqRel)
     }
@@ -74,7 +74,7 @@ impl WriterProgress {
     }
 }
 
-/// Measures the rate of a live upload: half the weight on the last second, half on what was before.
+/// Measures the rate of a live upload: half the weight is on the last window, half on the rate before.
 #[derive(Debug)]
 pub(super) struct RateMeter {
     since: Instant,
@@ -89,7 +89,7 @@ impl RateMeter {
         Self { since: Instant::now(), bytes_before: total_bytes, smoothed: None }
     }
 
-    /// Takes the bytes so far; gives a new rate when a window has passed.
+    /// Takes the number of bytes so far. Returns a new rate when a window has passed.
     pub(super) fn observe(&mut self, total_bytes: u64) -> Option<u64> {
         let elapsed = self.since.elapsed();
         if elapsed < Self::WINDOW {

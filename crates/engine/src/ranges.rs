@@ -1,15 +1,16 @@
 //! Bytes in any order, from several requests at once, into one blob.
 //!
-//! - What is there is not written again. Bytes that come for it must be the same; the first that differs ends
-//!   its request, and what came first is kept.
-//! - A request with a checksum counts all at once or not at all. Until it has matched, its bytes for places
-//!   that are empty lie there uncounted, and those that differ from what is there are kept in memory, of
-//!   which all uploads together have a share of the pool. Then it wins.
-//! - Of two requests for the same places, the newer ends the older.
-//! - A request that is refused leaves the others alone.
+//! - Stored bytes are not written again. Bytes sent for the same range must be equal; the first that differs
+//!   ends its request, and the stored bytes are kept.
+//! - The bytes of a request with a checksum count all at once or not at all. Until the checksum has matched,
+//!   its bytes for empty ranges are written but not counted, and bytes that differ from stored ones are kept
+//!   in memory, of which all uploads share a part of the pool. Once it has matched, its bytes replace them.
+//! - Of two requests for the same range, the newer ends the older.
+//! - A rejected request does not affect the others.
 //!
-//! What if it dies here? Bytes that were being replaced may be the old or the new ones; that their digest is
-//! unknown is committed before the first of them is touched, so it is computed from what is there in the end.
+//! After a crash during a replacement, the range may contain old or new bytes. The record already says that
+//! their digest is unknown: this is committed before the first byte is replaced. The digest is therefore
+//! computed from the stored bytes in the end.
 
 use bytes::Bytes;
 
@@ -23,27 +24,28 @@ use crate::writer::RequestFailure;
 use domain::ranges::ReceivedRanges;
 use domain::rejection::Rejection;
 
-/// What is asked of bytes that come in any order.
+/// Limits for uploads whose bytes arrive in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RangeSettings {
-    /// Ranges begin and end at multiples of this, beside bytes that are there, or at the end of the upload.
-    /// At least 1; the engine rounds it up to the parts of its storage.
+    /// Ranges begin and end at multiples of this, at bytes that are stored, or at the end of the upload. At
+    /// least 1; the engine rounds it up to a multiple of the part size of its storage.
     pub alignment_bytes: u64,
-    /// How many separate ranges an upload may consist of, at least 1.
+    /// Maximum number of separate ranges of an upload, at least 1.
     pub max_ranges: u32,
-    /// How many may be received for one upload at once, at least 1.
+    /// Maximum number of ranges received in parallel for one upload, at least 1.
     pub max_parallel: usize,
-    /// The most a range with a checksum may replace of what came before without one and differs.
+    /// Maximum number of differing bytes, received earlier without a checksum, that one range with a checksum
+    /// may replace.
     pub max_replaced_bytes: u64,
 }
 
-/// What is known of bytes that come in any order.
+/// The state of an upload whose bytes arrive in any order.
 #[derive(Default)]
 pub(super) struct ScatteredState {
-    /// The digests of what is there.
+    /// The digests of the bytes that count.
     pub(super) pieces: Pieces,
-    /// What was written and cannot be read back yet, counted or not: since the last checkpoint began, and
-    /// before.
+    /// Ranges that were written and cannot be read back yet, counted or not: those written since the last
+    /// checkpoint began, and those before.
     unlanded: [ReceivedRanges; 2],
 }
 
@@ -52,17 +54,17 @@ impl ScatteredState {
         Self { pieces, unlanded: Default::default() }
     }
 
-    /// Notes that a checkpoint has begun.
+    /// Records that a checkpoint has begun.
     pub(super) fn on_begun(&mut self) {
         self.unlanded.swap(0, 1);
     }
 
-    /// Notes that the checkpoint under way is done.
+    /// Records that the checkpoint under way is done.
     pub(super) fn on_committed(&mut self) {
         self.unlanded[1].clear();
     }
 
-    /// Takes the bytes of a request to where they belong.
+    /// Writes the bytes of a request to empty ranges, and compares them where bytes are stored.
     pub(super) async fn place(
         &mut self,
         ledger: &mut Ledger,
@@ -74,7 +76,7 @@ impl ScatteredState {
         for stretch in ledger.there.spans(start, end) {
             let part = part_of(&piece, stretch.start - start, stretch.end - start);
             if stretch.there {
-                // Boxed: it reads what is stored, and is seldom needed.
+                // Boxed: it reads stored bytes, and is rarely needed.
                 Box::pin(self.compare(ledger, request, stretch.start, part)).await?;
                 continue;
             }
@@ -100,7 +102,7 @@ impl ScatteredState {
         ledger.count(piece.start, piece.end);
     }
 
-    /// Compares bytes with those that are there. Others are refused, or held until their checksum has
+    /// Compares bytes with the stored ones. Bytes that differ are rejected, or kept until their checksum has
     /// matched.
     async fn compare(
         &mut self,
@@ -119,15 +121,15 @@ impl ScatteredState {
         if kept + part.len() as u64 > limit {
             return Err(Rejection::TooMuchToReplace(limit).into());
         }
-        // Kept for as long as its client takes to send the rest: never waited for, or all might wait for each
-        // other.
+        // Kept until the client has sent the rest. The pool is not waited for, because all such requests
+        // might wait for each other.
         let memory =
             pool.try_keep(&part).ok_or(RequestFailure::Rejected(EngineError::Unavailable(Unavailable::Full)))?;
         checked.replacing.push((start, memory));
         Ok(())
     }
 
-    /// The first place, from `start` on, where the bytes that are there differ from `bytes`.
+    /// Returns the first offset, from `start` on, where the stored bytes differ from `bytes`.
     async fn find_difference(
         &mut self,
         ledger: &mut Ledger,
@@ -136,8 +138,8 @@ impl ScatteredState {
     ) -> Result<Option<u64>, WriterBroken> {
         let end = start + bytes.len() as u64;
         if self.unlanded.iter().any(|unlanded| unlanded.has_some(start, end)) {
-            // They are made readable, not committed: with them the record might be full, and its seal has to
-            // wait for whoever may still replace some of them.
+            // They are made readable, not committed: with them the record might be full, and the seal has to
+            // wait for requests that may still replace some of them.
             ledger.committer.land().await?;
             self.unlanded = Default::default();
         }
@@ -148,8 +150,7 @@ impl ScatteredState {
         }
     }
 
-    /// Counts the bytes of a request whose checksum has matched, and puts others in the place of those that
-    /// differ.
+    /// Counts the bytes of a request whose checksum has matched, and replaces stored bytes that differ.
     pub(super) async fn count_matched(
         &mut self,
         ledger: &mut Ledger,
@@ -188,7 +189,7 @@ impl ScatteredState {
     }
 }
 
-/// A part of a piece, without copying it.
+/// Returns a part of a piece, without copying it.
 fn part_of(piece: &Bytes, start: u64, end: u64) -> Bytes {
     let index = |at: u64| usize::try_from(at).expect("it lies within a piece");
     piece.slice(index(start)..index(end))

@@ -1,5 +1,5 @@
-//! Everything that only asks: status, lists, events, deliveries, downloads. It takes no lease, disturbs no
-//! writer, and reads committed rows, and how far running appends are, wherever they run.
+//! All queries: status, lists, events, deliveries, downloads. They take no lease, disturb no writer, and read
+//! committed rows and the progress of running appends on any node.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,11 +23,12 @@ use state::ProgressReading;
 use domain::log::{EventPage, EventPosition, LoggedEvent};
 use domain::query::{DeliveryPage, DeliveryQuery, HookCallQuery, UploadQuery};
 
-/// An upload as it is now, with what a running append has taken in beyond the committed bytes.
+/// The current state of an upload, with the bytes that a running append has received beyond the committed
+/// ones.
 #[derive(Debug, Clone)]
 pub struct UploadStatus {
     pub upload: Upload,
-    /// Its time has passed, though the sweeper has not recorded it yet.
+    /// True if its time has passed and the sweeper has not recorded that yet.
     pub expired: bool,
     pub live: Option<LiveAppend>,
 }
@@ -47,38 +48,39 @@ pub struct StatusPage {
     pub next: Option<UploadId>,
 }
 
-/// A running append.
+/// The progress of a running append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LiveAppend {
-    /// Bytes taken in, counted from the start of the upload; those above the offset are not committed yet.
+    /// Bytes received, counted from the start of the upload; those above the offset are not committed yet.
     pub received_bytes: u64,
-    /// Smoothed over the last seconds; zero until there is a rate.
+    /// Smoothed over the last seconds; zero until a rate is measured.
     pub bytes_per_second: u64,
 }
 
-/// Rings when something has changed.
+/// A bell that rings after a change.
 #[derive(Debug)]
 pub struct UploadBell(state::Bell);
 
 impl UploadBell {
-    /// Waits until it has rung since this was last asked, or for as long as a ring may have been missed.
+    /// Waits until the bell has rung since the last call, or until the poll interval in case a ring was
+    /// missed.
     pub async fn rung(&mut self) {
         self.0.rung().await;
     }
 }
 
-/// What the engine holds in memory at this moment, for all uploads together.
+/// The engine's current use of memory and tasks, for all uploads in total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineLoad {
-    /// Leases held, those of uploads kept open for their next request included.
+    /// Number of leases held, including those of uploads kept open for their next request.
     pub leases: usize,
-    /// Tasks that run, the sweeper's included.
+    /// Number of running tasks, including the sweeper's.
     pub tasks: usize,
-    /// What is free of the memory for bytes on their way in.
+    /// Free memory for bytes on their way to the storage.
     pub free_buffer_bytes: usize,
 }
 
-/// The bytes of a completed upload.
+/// A completed upload to read from.
 #[derive(Debug)]
 pub struct Download {
     pub upload: Upload,
@@ -92,13 +94,13 @@ impl Engine {
     }
 
     pub async fn status(&self, principal: &Principal, id: UploadId) -> Result<UploadStatus, EngineError> {
-        // Counters first: the row read after them is at least as new, so `received` can be lifted to it.
+        // Counters first: the row read after them is at least as new, so `received` can be raised to it.
         let live = self.live_reading(id).await;
         let upload = self.0.find(principal.scope(), id).await?;
         Ok(self.view(upload, live))
     }
 
-    /// Uploads that match, newest first.
+    /// Returns the uploads that match, newest first.
     pub async fn list(&self, principal: &Principal, query: &UploadQuery) -> Result<StatusPage, EngineError> {
         let page = self.0.uploads.list(principal.scope(), query).await?;
         let ids: Vec<_> = page.found.iter().map(Upload::id).collect();
@@ -118,29 +120,29 @@ impl Engine {
     }
 
     /// Returns the absolute path of the file of a completed upload, for programs on the same machine. `None`
-    /// when there is no such file, or none that can be named.
+    /// if there is no such file, or if its path is not UTF-8.
     pub fn file_of(&self, upload: &Upload) -> Option<String> {
         let record = upload.record();
         let has_file = record.stage == Stage::Completed && upload.owns_bytes() && record.missing_since.is_none();
         has_file.then(|| self.0.final_path(upload)).flatten()
     }
 
-    /// How long an unfinished upload is kept if nothing more comes; `None` when it does not expire.
+    /// Returns how long an unfinished upload is kept if no more bytes arrive; `None` if it does not expire.
     pub fn time_left(&self, upload: &Upload) -> Option<Duration> {
         upload.record().expires_at.map(|at| at.since(self.0.now()))
     }
 
-    /// Bytes taken in by a running append, if one is running.
+    /// Returns the bytes received by a running append, if one is running.
     pub async fn received_bytes(&self, id: UploadId) -> Option<u64> {
         self.live_reading(id).await.map(|reading| reading.received_bytes)
     }
 
-    /// Whether what is known of a running append may be behind what was known of it before.
+    /// Reports whether a reading of a running append may be older than an earlier reading.
     pub fn readings_may_lag(&self) -> bool {
         self.0.progress.may_lag()
     }
 
-    /// Whether an append is running.
+    /// Reports whether an append is running.
     pub async fn is_live(&self, id: UploadId) -> bool {
         self.live_reading(id).await.is_some()
     }
@@ -149,12 +151,12 @@ impl Engine {
         self.0.progress.of(&[id]).await.into_iter().next().flatten()
     }
 
-    /// Rings when this upload has changed.
+    /// Returns a bell that rings when this upload has changed.
     pub fn bell(&self, id: UploadId) -> UploadBell {
         UploadBell(self.0.bells.of_upload(id))
     }
 
-    /// Rings when any upload has changed.
+    /// Returns a bell that rings when any upload has changed.
     pub fn bell_for_all(&self) -> UploadBell {
         UploadBell(self.0.bells.of_all())
     }
@@ -187,7 +189,7 @@ impl Engine {
         Ok(self.0.uploads.newest_event().await?)
     }
 
-    /// Counts the events behind a place, no further than `most`; `None` when there is no such place.
+    /// Counts the events after a position, at most `most`; `None` if there is no such position.
     pub async fn count_events_behind(
         &self,
         principal: &Principal,
@@ -205,12 +207,12 @@ impl Engine {
         Ok(self.0.deliveries.delivery(principal.scope(), id).await?)
     }
 
-    /// What the application was asked, newest first.
+    /// Returns the recorded hook calls, newest first.
     pub async fn hook_calls(&self, principal: &Principal, query: &HookCallQuery) -> Result<Vec<HookCall>, EngineError> {
         Ok(self.0.uploads.hook_calls(principal.scope(), query).await?)
     }
 
-    /// Tries the storage and the database.
+    /// Checks that the storage and the database work.
     pub async fn check(&self) -> Result<(), EngineError> {
         self.0.check_running()?;
         self.0.blobs.check().await.map_err(EngineError::storage)?;
@@ -218,7 +220,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A completed upload, to be read. Anything else has nothing to read yet, or any more.
+    /// Returns a completed upload for reading. `None` for an upload that is not complete; an error for one
+    /// that has ended or is not settled.
     pub async fn download(&self, principal: &Principal, id: UploadId) -> Result<Option<Download>, EngineError> {
         let upload = self.0.recheck_bytes(self.0.find(principal.scope(), id).await?).await?;
         if let Some(why) = upload.gone(self.0.now()) {
@@ -234,13 +237,13 @@ impl Engine {
 }
 
 impl Inner {
-    /// Permission to read a complete upload: each has a file open.
+    /// Acquires a permit to read a complete upload: each read has a file open.
     pub(super) fn acquire_read_permit(&self) -> Result<OwnedSemaphorePermit, EngineError> {
         let turn = Arc::clone(&self.reading).try_acquire_owned();
         turn.map_err(|_| EngineError::Unavailable(Unavailable::TooManyReaders))
     }
 
-    /// Where the file of an upload is to be told when it completes, if anybody is to know.
+    /// Returns the path of the file for the event of a completed upload, if paths are to be published.
     pub(super) fn file_to_report(&self, upload: &Upload) -> Option<String> {
         self.settings.tells_path.then(|| self.final_path(upload)).flatten()
     }
@@ -251,7 +254,7 @@ impl Inner {
 }
 
 impl Download {
-    /// The bytes of `range`, which lies within the upload.
+    /// Returns the bytes of `range`, which lies within the upload.
     pub async fn read(
         &self,
         range: Range<u64>,
@@ -262,13 +265,13 @@ impl Download {
             Ok(bytes) => bytes,
         };
         Ok(bytes.map_err(move |error| {
-            // The turn lasts as long as the stream.
+            // The permit lasts as long as the stream.
             let _turn = &turn;
             EngineError::storage(error)
         }))
     }
 
-    /// Off the caller's hands: what was found out is noted whether anybody waits for it or not.
+    /// Explains an error in a task, so that missing bytes are recorded even if the caller is dropped.
     async fn explain(&self, error: storage::Error) -> EngineError {
         let (engine, upload) = (self.engine.clone(), self.upload.clone());
         let explaining = self.engine.spawn(async move { engine.0.explain(&upload, error).await });

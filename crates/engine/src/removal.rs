@@ -1,8 +1,8 @@
-//! Deletion by an operator, and of files that were kept long enough.
+//! Deletion by an operator, and removal of files by retention.
 //!
-//! The record comes first: its commit says that nobody needs the bytes any more, and tells who has decided
-//! that. Then the bytes go. What a crash leaves of them is removed by the sweeper, which finds it by the
-//! record.
+//! The record comes first: its commit says that the bytes are no longer needed, and who decided that. The
+//! bytes are removed afterwards. If a crash leaves some of them, the sweeper finds them by the record and
+//! removes them.
 
 use crate::command::EngineError;
 use crate::{Engine, Inner};
@@ -13,8 +13,8 @@ use domain::stage::Stage;
 use domain::upload::Upload;
 
 impl Engine {
-    /// Deletes an upload for an operator, whatever its stage and its dialect. A running append is cut first,
-    /// and the application is not asked. Deleting what has ended already changes nothing.
+    /// Deletes an upload for an operator, whatever its stage and its dialect. A running append is ended
+    /// first. No hook is called. Deleting an upload that has already ended changes nothing.
     pub async fn delete(&self, principal: &Principal, id: UploadId) -> Result<(), EngineError> {
         let (engine, scope) = (self.clone(), principal.scope());
         let deleting = self.spawn(async move { engine.0.delete(scope, id).await });

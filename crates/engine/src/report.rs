@@ -1,8 +1,8 @@
-//! Stages of their own that backends report of an upload.
+//! Stages that backends report about their own work on an upload.
 //!
-//! A report goes the way of every change: one commit, under the upload's lease. It never ends a writer, and
-//! it waits for one that is on its way from the last byte to `completed`, so that neither loses a commit to
-//! the other.
+//! A report is committed like every change: in one commit, under the upload's lease. It never ends a writer.
+//! It waits for a writer that is between the last byte and `completed`, so that neither loses a commit to the
+//! other.
 
 use tokio::time::Instant;
 
@@ -15,10 +15,10 @@ use domain::principal::{Principal, TenantScope};
 use domain::report::{NewReport, ReportRejected};
 use domain::upload::{ReportOutcome, Upload};
 
-/// How often a report that lost its commit to another change is tried. Under the lease that is rare.
+/// Attempts to commit a report that conflicts with another change. Under the lease, conflicts are rare.
 const TRIES: u32 = 5;
 
-/// Why a report came to nothing.
+/// Why a report was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     #[error(transparent)]
@@ -28,8 +28,7 @@ pub enum ReportError {
 }
 
 impl Engine {
-    /// Takes note of what a backend says. Gives the upload as it is
-    /// then, and whether it is another than before.
+    /// Records the report of a backend. Returns the upload afterwards, and whether the report changed it.
     pub async fn report(
         &self,
         principal: &Principal,
@@ -37,7 +36,7 @@ impl Engine {
         new: NewReport,
     ) -> Result<(Upload, ReportOutcome), ReportError> {
         self.0.check_running()?;
-        // A writer is not waited for when the answer is known already.
+        // Without waiting for a writer if the result is known already.
         let scope = principal.scope();
         self.0.find(scope, id).await?.check_reportable(self.0.now())?;
         let engine = self.clone();
@@ -52,7 +51,7 @@ impl Engine {
 }
 
 impl Inner {
-    /// Takes the lease once it is free, and asks nobody for it.
+    /// Takes the lease once it is free. Does not request it from its holder.
     async fn wait_for_lease(&self, id: UploadId) -> Result<LeaseGuard<WriterRequest>, EngineError> {
         let deadline = Instant::now() + self.settings.takeover_timeout;
         loop {
@@ -78,7 +77,7 @@ impl Inner {
         for _ in 0..TRIES {
             let mut upload = self.find(scope, id).await?;
             if upload.is_settling() {
-                // Its node must not lose the commit of a verdict to this one.
+                // The node that settles it must not lose the commit of a verdict to this one.
                 upload = self.own(upload).await?;
             }
             let reported = upload.report(new.clone(), self.now())?;

@@ -1,7 +1,7 @@
-//! What the engine may do, and when.
+//! Limits and intervals of the engine.
 //!
-//! Each group of settings stands beside the code that obeys it. The bounds named here are those that the code
-//! relies on; an operator may be held to narrower ones.
+//! Each group of settings is defined beside the code that uses it. The bounds named here are those that the
+//! code relies on; the configuration may be stricter.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,40 +14,40 @@ use crate::verify::MediaSettings;
 use crate::writer::WriterSettings;
 use domain::upload::ProgressPolicy;
 
-/// What the engine may do, and when.
+/// Limits and intervals of the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineSettings {
-    /// The largest upload, and the most a yet undeclared one may grow to. At least 1, and below 10^15:
-    /// dialects announce it as a structured field integer.
+    /// Maximum size of an upload, also of one without a declared length. At least 1, and below 10^15:
+    /// dialects send it as a structured field integer.
     pub max_upload_bytes: u64,
-    /// How many uploads may be receiving at once, at least 1; one more is asked to come back.
+    /// Maximum number of uploads that receive at once, at least 1. Further requests are shed.
     pub max_active_uploads: usize,
-    /// How many complete uploads may be read at once, at least 1: downloads, and comparisons with what is
-    /// sent again. One more is asked to come back.
+    /// Maximum number of complete uploads that are read at once, at least 1: for downloads, and for
+    /// comparisons with bytes sent again. Further requests are shed.
     pub max_downloads: usize,
-    /// How long a new request waits for the writer it ends.
+    /// Maximum time that a new request waits for the writer that it ends.
     pub takeover_timeout: Duration,
-    /// Whether an upload created in one dialect may go on in another.
+    /// True if an upload created in one dialect may be resumed in another.
     pub cross_dialects: bool,
-    /// Whether the event of a completed upload says where its file is.
+    /// True if the event of a completed upload contains the path of its file.
     pub tells_path: bool,
-    /// Events say that the status of their upload is there, with its id behind it.
+    /// Base URL of the status of uploads in events; the id follows it.
     pub status_root: String,
-    /// How many blobs and records are compared in a second after the start. 0: none.
+    /// Blobs and records to compare per second after the start. 0 disables the comparison.
     pub scan_rate: u32,
-    /// When progress is worth an event, while somebody
-    /// [listens](crate::Engine::reporting_progress_while) to it.
+    /// Conditions for publishing progress as an event, while somebody
+    /// [subscribes](crate::Engine::reporting_progress_while) to it.
     pub progress: ProgressPolicy,
     pub writer: WriterSettings,
     pub space: SpaceSettings,
     pub lifetimes: LifetimeSettings,
     pub ranges: RangeSettings,
-    /// `None` when nobody wants to know what the bytes are.
+    /// `None` disables the examination of the content.
     pub media: Option<MediaSettings>,
 }
 
 impl Inner {
-    /// When progress is worth an event at this moment, if it ever is.
+    /// Returns when to publish progress as events, or `None` while nobody subscribes to them.
     pub(super) fn progress_policy(&self) -> Option<ProgressPolicy> {
         self.progress_wanted.load(Ordering::Relaxed).then_some(self.settings.progress)
     }

@@ -1,4 +1,4 @@
-//! Whether the storage can take what is announced: in that order, and for lack of space.
+//! Checks that the storage can take the announced bytes: in their order, and within the free space.
 
 use crate::Inner;
 use crate::blobs::current_key;
@@ -10,24 +10,25 @@ use storage::Abilities;
 /// Space that uploads leave on the medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpaceSettings {
-    /// What the storage must keep free for everything else.
+    /// Minimum free space on the storage, in bytes, for everything else.
     pub min_free_bytes: u64,
-    /// Disk space is low when less than this is free beside that.
+    /// Disk space is low when less than this is free beside the minimum.
     pub low_free_bytes: u64,
-    /// How much of the free space unfinished uploads may keep from others, in percent; 100 at most.
+    /// Maximum share of the free space that unfinished uploads may keep from others, in percent; at most 100.
     pub max_booked_percent: u64,
 }
 
 impl Inner {
-    /// Whether uploads may be filled in any order. Bytes that are sent again are compared with those that are
-    /// there, and those with a checksum may replace them; a newer writer fills the gaps that an older one has
-    /// left.
+    /// Reports whether uploads may be filled in any order. That needs a storage on which bytes sent again can
+    /// be compared with the stored ones, bytes with a checksum may replace them, and a newer writer can fill
+    /// the gaps of an older one.
     pub(super) fn takes_any_order(&self) -> bool {
         let Abilities { any_order, overwrites, reads_open, takes_over, .. } = self.abilities;
         any_order && overwrites && reads_open && takes_over
     }
 
-    /// Whether `bytes` of something new fit beside the space that must stay free and what others have booked.
+    /// Checks that `bytes` of a new upload fit beside the reserve that must stay free and the bookings of
+    /// others.
     pub(super) async fn check_space(&self, bytes: u64) -> Result<(), EngineError> {
         match self.space(None).await? {
             Some(space) if !self.bookings.admit(bytes, space) => Err(EngineError::NoSpace),
@@ -35,8 +36,8 @@ impl Inner {
         }
     }
 
-    /// Whether an upload may go on being received: the room to be kept is there, or it takes none that is not
-    /// its own.
+    /// Checks that an upload may continue to receive: the reserve is free, or the blocks set aside for the
+    /// upload hold the rest of it.
     pub(super) async fn check_space_to_resume(&self, upload: &Upload) -> Result<(), EngineError> {
         let free = self.available(None).await?;
         let Some(free) = free.filter(|free| *free < self.settings.space.min_free_bytes) else { return Ok(()) };
@@ -45,8 +46,8 @@ impl Inner {
         if rest.is_some_and(|rest| own >= rest) { Ok(()) } else { Err(EngineError::NoSpace) }
     }
 
-    /// Whether the next `count` bytes of an upload fit, and the rest of it where its length is known. Blocks
-    /// that it occupies already are its own.
+    /// Checks that the next `count` bytes of an upload fit, and the rest of it where its length is known.
+    /// Blocks that it already occupies are its own.
     pub(super) async fn check_space_for(&self, upload: &Upload, count: u64) -> Result<(), EngineError> {
         let rest = upload.length().map_or(count, |length| length.get().saturating_sub(upload.received_bytes()));
         match self.space(Some(upload)).await? {
@@ -55,7 +56,8 @@ impl Inner {
         }
     }
 
-    /// The space there is, for anything new or for an upload. `None`: the medium does not know.
+    /// Returns the available space, for new uploads or for the given one. `None` if the medium does not know
+    /// it.
     pub(super) async fn space(&self, to: Option<&Upload>) -> Result<Option<Space>, EngineError> {
         let Some(available) = self.available(to).await? else { return Ok(None) };
         let SpaceSettings { min_free_bytes, max_booked_percent, .. } = self.settings.space;
@@ -63,8 +65,8 @@ impl Inner {
         Ok(Some(Space { spare_bytes, booked_percent: max_booked_percent }))
     }
 
-    /// The room the storage has, if it knows: for anything new, or for an upload, with what is set aside for
-    /// it.
+    /// Returns the free space of the storage, if it knows it: for new uploads, or for the given upload
+    /// including the blocks set aside for it.
     pub(super) async fn available(&self, to: Option<&Upload>) -> Result<Option<u64>, EngineError> {
         if !self.abilities.knows_free_space {
             return Ok(None);

@@ -1,8 +1,8 @@
-//! What time and crashes leave to do: carry on what was interrupted or left unsealed, expire, mark silence,
-//! remove bytes and files that were kept long enough.
+//! The sweeper: work that is due after a time or after a crash. It completes interrupted and unsealed
+//! uploads, expires and stalls uploads, removes bytes, and removes files at the end of their retention.
 //!
-//! Every duty works on uploads whose lease is free; what is live looks after itself. What another node holds
-//! that lives is left to that one, at the start of this one as well.
+//! All its work is on uploads whose local lease is free; a live writer does this work for its own upload.
+//! Uploads that another live node holds are left to that node, also at the start of this one.
 
 use std::error::Error;
 use std::time::Duration;
@@ -21,23 +21,24 @@ use domain::query::UploadQuery;
 use domain::upload::Upload;
 use state::SweepSelection;
 
-/// How many uploads are looked through at a time.
+/// Number of uploads per page when counting.
 const PAGE: u32 = 1_000;
 
-/// How many uploads one question brings at a time.
+/// Number of uploads per query.
 const BATCH: u32 = 200;
 
-/// An upload that waits for the application is asked about again this soon: its client waits too.
+/// The hook call for an upload without a verdict is repeated this soon: its client waits too.
 const RETRY_HOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// How many files that were kept long enough are removed before other duties have their turn.
+/// Number of outdated files that are removed before other work gets its turn.
 const OUTDATED_AT_ONCE: usize = 2_000;
 
-/// How many uploads are dealt with at once. Some wait for the application, and must not hold up all others.
+/// Number of uploads handled at once. Some wait for the application, and must not delay all others.
 const AT_ONCE: usize = 8;
 
 impl Engine {
-    /// Finishes or undoes what the last run of the program left half-done. Called before anything is served.
+    /// Completes or undoes the work that the last run of the program left unfinished. Called before anything
+    /// is served.
     pub async fn recover(&self) {
         if let Err(error) = self.0.count_unfinished().await {
             tracing::error!(
@@ -59,7 +60,7 @@ impl Engine {
         }
     }
 
-    /// Sweeps at the configured pace until the engine shuts down.
+    /// Sweeps at the configured interval until the engine shuts down.
     pub fn start_sweeping(&self) {
         let inner = std::sync::Arc::clone(&self.0);
         self.spawn(async move {
@@ -88,7 +89,7 @@ impl Engine {
                     inner.renew_terms_of_the_future().await;
                 }
                 for selection in [
-                    // Before those whose time has passed: what is all there does not expire.
+                    // Before expired uploads: an upload that has all its bytes does not expire.
                     SweepSelection::Unsealed,
                     SweepSelection::Unsettled,
                     SweepSelection::Expired { now: inner.now() },
@@ -107,7 +108,7 @@ impl Engine {
 }
 
 impl Inner {
-    /// Counts unfinished uploads by stage, and what they have yet to receive.
+    /// Counts unfinished uploads by stage, and the bytes they have yet to receive.
     async fn count_unfinished(&self) -> Result<(), EngineError> {
         let stages = UNFINISHED.to_vec();
         let mut query = UploadQuery { stages, limit: PAGE, ..UploadQuery::default() };
@@ -124,8 +125,8 @@ impl Inner {
         }
     }
 
-    /// Has every upload that a clock which was ahead has written begin its term now, so that none expires or
-    /// stalls later than one that is created now.
+    /// Restarts the lifetime of every upload that a node with a fast clock has written, so that none expires
+    /// or stalls later than an upload created now.
     async fn renew_terms_of_the_future(&self) {
         let now = self.now();
         let overlong = SweepSelection::Overlong { now, latest: self.expires_at(now, now) };
@@ -136,12 +137,12 @@ impl Inner {
         }
     }
 
-    /// Deals with everything one question brings; says how many uploads that were.
+    /// Handles all uploads of one selection; returns how many were handled.
     async fn sweep(&self, selection: SweepSelection, initiator: &Initiator) -> usize {
         let (mut moved, mut unmoved) = (0, 0);
         loop {
-            // What would not move is passed over, so that it neither comes
-            // back at once nor hides what is behind it.
+            // Uploads that could not be handled are skipped, so that they neither come back at once nor hide
+            // those after them.
             let due = match self.uploads.due(selection, self.node, unmoved, BATCH).await {
                 Ok(due) => due,
                 Err(error) => {
@@ -172,7 +173,7 @@ impl Inner {
         let id = upload.id();
         match self.handle(selection, upload, initiator).await {
             Ok(has_moved) => has_moved,
-            // That the application had no answer was logged where it was asked.
+            // The missing verdict was logged where the hook was called.
             Err(EngineError::Unavailable(Unavailable::Undecided)) => false,
             Err(error) => {
                 tracing::warn!(upload = %id, error = &error as &dyn Error, "could not clean up an upload; will retry");
@@ -181,7 +182,7 @@ impl Inner {
         }
     }
 
-    /// Whether the upload has moved on.
+    /// Returns whether the upload has changed.
     async fn handle(
         &self,
         selection: SweepSelection,
@@ -189,7 +190,7 @@ impl Inner {
         initiator: &Initiator,
     ) -> Result<bool, EngineError> {
         let Some(_held) = self.leases.try_take(found.id()) else { return Ok(false) };
-        // What was found may have changed before the lease was taken.
+        // The upload may have changed before the lease was taken.
         let upload = self.find(TenantScope::All, found.id()).await?;
         if upload.record().version != found.record().version {
             return Ok(false);
@@ -203,7 +204,8 @@ impl Inner {
             }
             SweepSelection::Unsealed => return self.finish_unsealed(upload, initiator).await,
             SweepSelection::Expired { .. } if !upload.is_expired(now) => {
-                // The clock has passed over time; with that the upload has time left, which is stored now.
+                // The clock has jumped ahead; with the extension the upload has time left, which is stored
+                // now.
                 let Some(expires_at) = upload.record().expires_at else { return Ok(false) };
                 upload.renew(expires_at, now);
                 self.commit(upload).await?;
@@ -218,7 +220,7 @@ impl Inner {
                 upload.stall(now);
                 self.commit(upload).await?;
             }
-            // By the time of the question, so that none is found again.
+            // By the time of the query, so that no upload is found again.
             SweepSelection::Overlong { now, .. } | SweepSelection::ChangedAfter { now } => {
                 let latest = self.expires_at(upload.record().created_at, now);
                 upload.renew(upload.record().expires_at.map_or(latest, |at| at.min(latest)), now);
@@ -226,19 +228,19 @@ impl Inner {
             }
             SweepSelection::Removable => return Ok(self.remove_bytes(upload).await),
             SweepSelection::Outdated { .. } => self.remove_outdated(upload).await?,
-            // Counted, and looked for where somebody asks.
+            // Counted by `count_missing`, and looked for when the upload is accessed.
             SweepSelection::Missing => return Ok(false),
         }
         Ok(true)
     }
 
-    /// Carries on an upload that has every byte and that no commit has sealed. Says whether it was one.
+    /// Completes an upload that has all its bytes and that no commit has sealed. Reports whether it was one.
     async fn finish_unsealed(&self, mut upload: Upload, initiator: &Initiator) -> Result<bool, EngineError> {
         if !upload.awaits_seal() || upload.is_past_set_expiry(self.now()) {
             return Ok(false);
         }
         tracing::warn!(upload = %upload.id(), "all bytes of an upload are received, but it was not sealed; sealing it");
-        // What the kept state does not tell is computed from the bytes.
+        // Digests that the saved state does not contain are computed from the bytes.
         let digests = UploadDigests::committed(&upload);
         self.seal(&mut upload, digests, self.now()).await?;
         let upload = self.commit(upload).await?;

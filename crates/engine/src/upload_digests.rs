@@ -1,4 +1,4 @@
-//! What the bytes of an upload add up to while they come, in either order.
+//! The digests of the bytes of an upload while they arrive, in order or in any order.
 
 use crate::Inner;
 use crate::command::EngineError;
@@ -9,16 +9,16 @@ use domain::checksum::Digest;
 use domain::upload::Upload;
 use domain::write_rules::WriteOrder;
 
-/// The digests of an upload, and what else is known only of bytes in one of the two orders.
+/// The digests of an upload, and other state that depends on the order of its bytes.
 pub(super) enum UploadDigests {
-    /// Every digest that is wanted, of all bytes so far.
+    /// All wanted digests, over all bytes so far.
     InOrder(RunningDigests),
-    /// Boxed: few uploads have it, and thousands may be receiving.
+    /// Boxed: few uploads are in any order, and thousands may be receiving.
     Scattered(Box<ScatteredState>),
 }
 
 impl UploadDigests {
-    /// Takes up what was committed of an upload.
+    /// Resumes from the committed state of an upload.
     pub(super) async fn resume(inner: &Inner, upload: &Upload) -> Result<Self, EngineError> {
         match upload.write_order() {
             WriteOrder::InOrder => Ok(Self::InOrder(inner.running_digests(upload).await?)),
@@ -33,7 +33,7 @@ impl UploadDigests {
         }
     }
 
-    /// The digests of an upload that is full, as far as its committed state tells them.
+    /// Returns the digests of a full upload, as far as its committed state contains them.
     pub(super) fn committed(upload: &Upload) -> Vec<Digest> {
         let (record, size_bytes) = (upload.record(), upload.offset().get());
         let state = &record.running_digests;
@@ -50,7 +50,7 @@ impl UploadDigests {
         matches!(self, Self::InOrder(_))
     }
 
-    /// What [`Self::resume`] needs.
+    /// Returns the state for [`Self::resume`].
     pub(super) fn state(&self) -> Vec<u8> {
         match self {
             Self::InOrder(running) => running.state(),
@@ -58,7 +58,7 @@ impl UploadDigests {
         }
     }
 
-    /// The digests of a whole of this many bytes, as far as they are known.
+    /// Returns the digests of a whole of this many bytes, as far as they are known.
     pub(super) fn whole(&self, length_bytes: u64) -> Vec<Digest> {
         match self {
             Self::InOrder(running) => running.clone().finish(),
@@ -66,7 +66,7 @@ impl UploadDigests {
         }
     }
 
-    /// Notes that a checkpoint has begun, or is done.
+    /// Records that a checkpoint has begun.
     pub(super) fn on_begun(&mut self) {
         if let Self::Scattered(scattered) = self {
             scattered.on_begun();

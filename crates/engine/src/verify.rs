@@ -1,8 +1,8 @@
-//! What the bytes of an upload are, found out once all of them are durable and before that is told.
+//! Examines the content of an upload, once all its bytes are durable and before its completion is published.
 //!
-//! A type takes one small read. The headers of a media file take a few more: as many as their reader asks
-//! for, within the limits that are set. What it costs is the work of this upload's own task; only so many are
-//! read at once, and whoever waits for that waits for nobody's clock.
+//! Finding the type takes one small read. The headers of a media file take a few more: as many as their
+//! reader requests, within the configured limits. The work is done in the task of this upload. The number of
+//! files read at once is limited, and waiting for a permit does not count toward the timeout.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -17,20 +17,20 @@ use media::read::{ReadOutcome, read, typed};
 use media::sniff::{Sniffed, sniff};
 use media::window::{ParseStop, Window};
 
-/// How uploads that have all their bytes are looked into, and which of them are not wanted.
+/// Settings for the examination of complete uploads, and the policy for their content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MediaSettings {
-    /// The most that is read of one upload for that.
+    /// Maximum number of bytes read of one upload for this.
     pub read_limit_bytes: u64,
-    /// How long it may take; what takes longer has no facts but its type.
+    /// Maximum time for reading the headers; an upload that takes longer has no facts but its type.
     pub timeout: Duration,
-    /// How many media files may be read at once, at least 1.
+    /// Maximum number of media files read at once, at least 1.
     pub max_at_once: usize,
     pub policy: ContentPolicy,
 }
 
 impl Inner {
-    /// Judges an upload that has all its bytes: by the digests promised of them, and by what they are.
+    /// Verifies an upload that has all its bytes: by the digests declared for them, and by their content.
     pub(super) async fn verify(&self, upload: &mut Upload) -> storage::Result<()> {
         let mut objection = None;
         if upload.broken_promise().is_none()
@@ -66,7 +66,7 @@ impl Inner {
 
     async fn read_headers(&self, upload: &Upload, sniffed: Sniffed, mut window: Window) -> storage::Result<Facts> {
         loop {
-            // Away from the tasks: a file made for it can keep a processor busy for some milliseconds.
+            // Outside the async tasks: a malicious file can keep a processor busy for some milliseconds.
             let looking = tokio::task::spawn_blocking(move || (read(sniffed, &window), window));
             match looking.await {
                 Ok((ReadOutcome::Done(facts), _)) => return Ok(facts),
@@ -74,7 +74,7 @@ impl Inner {
                     window = so_far;
                     self.fetch(upload, range, &mut window).await?;
                 }
-                // The runtime is going away, and this task with it.
+                // The runtime shuts down, and this task with it.
                 Err(_) => return Ok(typed(sniffed)),
             }
         }

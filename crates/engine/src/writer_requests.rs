@@ -1,7 +1,7 @@
-//! What others may ask of a live writer: newest wins.
+//! Requests to a live writer; the newest wins.
 //!
-//! Owns the words between a request and the writer of its upload: to commit, to make way, to take one more
-//! request. It knows how long to wait for a writer, and nothing of how one moves bytes.
+//! Owns the messages between a request and the writer of its upload: to commit, to yield, to take one more
+//! request. Knows how long to wait for a writer, and nothing of how bytes are written.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use domain::rejection::Rejection;
 use domain::size::Offset;
 use domain::stage::Ended;
 
-/// What others may ask of a live writer.
+/// A request to a live writer.
 #[derive(Debug)]
 pub(super) enum WriterRequest {
-    /// Commit what is there, then answer; go on.
+    /// Commit the bytes received so far, then answer and continue.
     Checkpoint(oneshot::Sender<()>),
-    /// Take the bytes of one more request. A writer that takes bytes in order does so only while it has none.
+    /// Take the bytes of one more request. A writer of bytes in order does so only while it has no request.
     Join { command: Box<Append>, answer: oneshot::Sender<Result<Feed, NotJoined>> },
-    /// End without committing more. With `at`, only if that is the committed offset; else the answer is that
-    /// offset.
+    /// End without committing further bytes. With `at`, only if that is the committed offset; otherwise the
+    /// answer is the committed offset.
     Yield { at: Option<Offset>, end_notice: Option<EndNotice>, answer: oneshot::Sender<Result<(), Offset>> },
 }
 
@@ -34,7 +34,7 @@ pub(super) enum WriterRequest {
 pub(super) struct EndNotice(watch::Receiver<Option<Ended>>);
 
 impl EndNotice {
-    /// Returns the error for the requests of the previous writer: gone if the upload has ended, else
+    /// Returns the error for the requests of the previous writer: gone if the upload has ended, otherwise
     /// superseded.
     pub(super) async fn error_for(end_notice: Option<Self>) -> EngineError {
         let taken_over = EngineError::Unavailable(Unavailable::Superseded);
@@ -45,8 +45,8 @@ impl EndNotice {
 }
 
 impl WriterRequest {
-    /// Whether whoever gave it waits no longer. Carrying it out would serve nobody, and could end a writer
-    /// whose client is there.
+    /// Reports whether the sender no longer waits for the answer. Handling the request would serve nobody,
+    /// and could end a writer whose client is still sending.
     pub(super) fn is_abandoned(&self) -> bool {
         match self {
             Self::Checkpoint(answer) => answer.is_closed(),
@@ -65,8 +65,8 @@ pub(super) enum NotJoined {
 }
 
 impl LocalLeases<WriterRequest> {
-    /// Takes the lease, ending the writer that has it. With `at`, a writer is ended only if its committed
-    /// offset is that one: a request that would be refused anyway disturbs nobody.
+    /// Takes the lease, ending the writer that holds it. With `at`, a writer is ended only if its committed
+    /// offset is `at`: a request that would be rejected anyway must not disturb it.
     pub(super) async fn take(
         &self,
         id: UploadId,
@@ -109,9 +109,9 @@ impl LocalLeases<WriterRequest> {
 }
 
 impl LeaseHolder<WriterRequest> {
-    /// Asks the writer to end, and waits until it has.
+    /// Requests the end of the writer, and waits for it.
     async fn end_writer(&self, at: Option<Offset>, end_notice: Option<EndNotice>) -> Result<(), Rejection> {
-        // A writer that takes no orders any more is about to end by itself.
+        // A writer that accepts no requests is about to end anyway.
         let answer = self.request(|answer| WriterRequest::Yield { at, end_notice, answer }).await;
         if let (Some(theirs), Some(Err(ours))) = (at, answer) {
             return Err(Rejection::WrongOffset { ours, theirs });
@@ -120,7 +120,7 @@ impl LeaseHolder<WriterRequest> {
         Ok(())
     }
 
-    /// Hands a request to the writer. `None`: it has ended.
+    /// Passes a request to the writer. Returns `None` if it has ended.
     pub(super) async fn join(&self, command: Append) -> Option<Result<Feed, NotJoined>> {
         let command = Box::new(command);
         let answer = self.request(|answer| WriterRequest::Join { command, answer }).await;
@@ -130,14 +130,15 @@ impl LeaseHolder<WriterRequest> {
         answer
     }
 
-    /// Asks the writer to commit what it has; waits until it did, ended, or took too long.
+    /// Requests a commit from the writer. Waits until it is done, the writer has ended, or `patience` is
+    /// over.
     pub(super) async fn checkpoint(&self, patience: Duration) {
         let asked = async {
             if self.request(WriterRequest::Checkpoint).await.is_none() {
                 self.ended().await;
             }
         };
-        // Too slow: the committed row still tells the truth, only a little older.
+        // On a timeout the committed row is still correct, only a little older.
         let _ = tokio::time::timeout(patience, asked).await;
     }
 }

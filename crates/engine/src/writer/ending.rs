@@ -1,4 +1,4 @@
-//! How a writer ends, and what the requests that are left are told.
+//! The end of a writer, and the answers to the requests that remain.
 
 use tokio::sync::oneshot;
 
@@ -16,7 +16,7 @@ use domain::stage::Stage;
 use domain::upload::Upload;
 
 pub(super) enum Ending {
-    /// Every byte is there, or no request is left.
+    /// All bytes have arrived, or no request is left.
     Over,
     Stop,
     /// A newer request takes over, or ends the upload.
@@ -29,8 +29,8 @@ pub(super) enum Ending {
 }
 
 impl Writer {
-    /// Ends the writer; gives what the requests that are left are told. `completes`: the upload does when it
-    /// is full.
+    /// Ends the writer and returns the answer for the requests that remain. `completes` says that the upload
+    /// completes when it is full.
     pub(super) async fn end(mut self, ending: Ending, completes: bool) -> Result<Upload, EngineError> {
         let committer = &mut self.ledger.committer;
         match ending {
@@ -61,7 +61,7 @@ impl Writer {
         }
     }
 
-    /// Keeps what counts, and carries a whole upload through to its end.
+    /// Commits the bytes that count, and completes a whole upload.
     pub(super) async fn conclude(mut self, completes: bool) -> Result<Upload, EngineError> {
         if let Err(broken) = self.commit_rest(completes).await {
             let committer = &mut self.ledger.committer;
@@ -88,8 +88,8 @@ impl Writer {
     }
 }
 
-/// Tells the requests that are left what came of the upload. What they still send to a complete one is there
-/// already: it is compared as if it had come a moment later.
+/// Sends the outcome of the upload to the requests that remain. Bytes that they still send to a complete
+/// upload are already stored: they are compared as if they had arrived a moment later.
 pub(super) async fn answer(
     inner: &Inner,
     requests: Vec<JoinedRequest>,

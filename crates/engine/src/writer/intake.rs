@@ -1,4 +1,4 @@
-//! What a writer does with the bytes of a request, and with the end of its body.
+//! Handling of the bytes of a request, and of the end of its body.
 
 use std::task::Poll;
 
@@ -14,7 +14,7 @@ use domain::rejection::Rejection;
 use domain::size::Offset;
 
 impl Writer {
-    /// Deals with what came for a request. In any order, one that gets no further ends alone.
+    /// Handles the next item of a request. In an upload in any order, a request that fails ends alone.
     pub(super) async fn take(&mut self, index: usize, item: Option<FeedItem>) -> Result<(), RequestFailure> {
         let mut request = self.requests.swap_remove(index);
         let done = match item {
@@ -52,7 +52,8 @@ impl Writer {
                 end
             }
             UploadDigests::Scattered(scattered) => {
-                // Whoever has uncounted bytes here would otherwise count what it did not write.
+                // A request with uncounted bytes in this range would otherwise count bytes that it did not
+                // write.
                 for stale in self.requests.extract_if(.., |other| other.has_staged(start, end)) {
                     stale.answer(Err(EngineError::Unavailable(Unavailable::Superseded)));
                 }
@@ -65,7 +66,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Where `count` more bytes of a request end, if they may be there.
+    /// Returns where `count` more bytes of a request end, if they are allowed there.
     pub(super) fn end_of(&self, request: &JoinedRequest, count: u64) -> Result<u64, Rejection> {
         let committer = &self.ledger.committer;
         let end = request.at.saturating_add(count);
@@ -78,7 +79,7 @@ impl Writer {
         }
     }
 
-    /// Notes that the body of a request is over: what of it counts is covered by the next checkpoint.
+    /// Records that the body of a request has ended: the next checkpoint covers its bytes that count.
     pub(super) async fn end_request(
         &mut self,
         request: &mut JoinedRequest,
@@ -89,7 +90,7 @@ impl Writer {
             if request.cut {
                 return Err(RequestFailure::BroughtNothing);
             }
-            // tus 1.0, Checksum: bytes that do not match, or not all of them, leave no trace.
+            // tus 1.0, Checksum: bytes that do not match, or are incomplete, are discarded.
             let (staged, replacing) = checked.check(request.end.is_none_or(|own_end| request.at == own_end))?;
             match &mut self.upload_digests {
                 UploadDigests::InOrder(_) => self.ledger.count(request.start, request.at),
@@ -102,14 +103,14 @@ impl Writer {
             if request.ends == CompletesUpload::Here {
                 self.end_here(request);
             }
-            // In order, a request that has ended as it should is news, be it without a byte.
+            // In order, a request that has ended as announced is a change to commit, even without a byte.
             self.ledger.other_changes |= self.upload_digests.is_in_order();
         }
         request.covered_by = self.ledger.covering_checkpoint();
         Ok(())
     }
 
-    /// Ends the upload with the last byte of a request. If it cannot end there, what arrived stays: it is a
+    /// Ends the upload with the last byte of a request. If it cannot end there, the bytes stay: they are a
     /// correct beginning.
     pub(super) fn end_here(&mut self, request: &mut JoinedRequest) {
         let taken = self.taken();
@@ -125,7 +126,7 @@ impl Writer {
     }
 }
 
-/// Waits for what comes next of the open requests. Each gets its turn.
+/// Waits for the next item of any open request. Requests take turns.
 pub(super) async fn next_fed(requests: &mut [JoinedRequest], turn: &mut usize) -> (usize, Option<FeedItem>) {
     std::future::poll_fn(|cx| {
         for step in 0..requests.len() {

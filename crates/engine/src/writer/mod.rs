@@ -1,26 +1,27 @@
-//! The one task that moves the bytes of an upload.
+//! The writer: the one task that writes the bytes of an upload.
 //!
-//! A writer holds the lease of an upload, its blob and its digests, and takes the bytes of every request that
-//! writes to it: bytes in order come in one [`JoinedRequest`] with a strict cursor, bytes in any order in as
-//! many as there are requests. So there is one writer, one version to commit, and one sync for all of them.
-//! It ends when the upload is whole, when no request is left and nobody comes for a moment, when a newer
-//! request takes over, or when something breaks.
+//! A writer holds the lease of an upload, its blob and its digests, and takes the bytes of every request to
+//! it. Bytes in order come from one [`JoinedRequest`] with a strict cursor, bytes in any order from several
+//! at once. All requests share one writer, one version to commit, and one sync. The writer ends when the
+//! upload is whole, when no request is left and none arrives within `keep_open`, when a newer request takes
+//! over, or after a failure.
 //!
-//! The caller pumps bytes into a [`Feed`]; so a caller that vanishes, as a request handler does when its peer
-//! resets the connection, is an ordinary ending: what arrived is kept, made durable and committed.
+//! The caller pushes bytes into a [`Feed`]. A caller that disappears, as a request handler does when its peer
+//! resets the connection, is an ordinary ending: bytes that have arrived are kept, made durable and
+//! committed.
 //!
-//! - A write, a sync or a commit that fails ends every request: what it was to cover is in no record, whoever
-//!   brought it.
-//! - What a refused request in any order has brought so far is kept. One in order leaves nothing that no
-//!   commit has.
-//! - A request is answered with what the record says after the commit that covers it.
+//! - A write, a sync or a commit that fails ends every request: the bytes it was to cover are in no record,
+//!   whichever request brought them.
+//! - A rejected request in any order keeps the bytes it has brought so far. A rejected request in order
+//!   leaves no bytes beyond the committed ones.
+//! - A request is answered with the record after the commit that covers its bytes.
 //!
-//! What if it dies here?
+//! A crash at any point leaves a consistent state:
 //! - Before a checkpoint is durable: the bytes are above the committed offset, or in no committed range, and
-//!   nobody was told of them.
+//!   were reported to no client.
 //! - Durable but not committed: the same; the next writer drops them.
-//! - Committed: the truth, with the events it caused.
-//! - Sealed but not settled: the sweeper carries on at the next start.
+//! - Committed: the record has the bytes, and its events are published.
+//! - Sealed but not settled: the sweeper completes the upload at the next start.
 
 mod ending;
 mod intake;
@@ -51,30 +52,30 @@ use ending::Ending;
 use intake::next_fed;
 use timing::{TimedTask, wait_until_due};
 
-/// An upload while requests fill it.
+/// The writer of an upload while requests fill it.
 pub(super) struct Writer {
     ledger: Ledger,
     upload_digests: UploadDigests,
     /// At most one where bytes come in order.
     requests: Vec<JoinedRequest>,
-    /// Whose turn it is to be asked for bytes first.
+    /// The index of the request that is polled first for bytes.
     turn: usize,
-    /// Of the request that came last.
+    /// The caller of the latest request.
     caller: Option<Arc<Caller>>,
     bytes_came_at: Instant,
     hold_until: Instant,
-    /// Since when nobody has sent anything, and the upload is only kept open.
+    /// Set while no request sends and the upload is only kept open.
     parked_since: Option<Instant>,
 }
 
-/// Why a request gets no further.
+/// Why a request cannot continue.
 #[derive(Debug)]
 pub(super) enum RequestFailure {
-    /// It is refused. The others, and the upload, are none the worse for it.
+    /// The request is rejected. The other requests and the upload are unaffected.
     Rejected(EngineError),
-    /// It was cut before its checksum could match. It is not refused, it only brought nothing.
+    /// The request was cut before its checksum could match. It is not rejected, but its bytes do not count.
     BroughtNothing,
-    /// The writer ends, for everybody in it.
+    /// The writer ends, with all its requests.
     Broken(WriterBroken),
 }
 
@@ -98,7 +99,7 @@ enum WriterStep {
 }
 
 impl Writer {
-    /// A writer for whoever holds the lease of `upload`, which is as committed.
+    /// Creates a writer for the holder of the lease of `upload`, which is as committed.
     pub(super) async fn open(
         inner: &Arc<Inner>,
         held: LeaseGuard<WriterRequest>,
@@ -118,7 +119,7 @@ impl Writer {
         })
     }
 
-    /// Takes one more request that was admitted, unless there is no room for it.
+    /// Adds an admitted request, unless too many are open or the disk space does not suffice.
     pub(super) async fn add(&mut self, command: &Append, admitted: Admitted) -> Result<Feed, EngineError> {
         let inner = Arc::clone(&self.ledger.committer.inner);
         let Admitted { upload, start, known_bytes, count } = admitted;
@@ -134,7 +135,8 @@ impl Writer {
         let mut end = None;
         if in_order {
             self.requests.reserve_exact(1);
-            // The hold was for whoever asked before; this is who came.
+            // The hold protected the offset reported to a client that queried it; this request is the next
+            // one.
             self.hold_until = Instant::now();
         } else {
             end = count.map(|count| start.saturating_add(count));
@@ -152,7 +154,7 @@ impl Writer {
         Ok(feed.passing_over(known_bytes))
     }
 
-    /// Takes one more request, if it is in order and the writer can.
+    /// Checks a further request and adds it, if this writer can take it.
     async fn join(&mut self, command: &Append) -> Result<Feed, NotJoined> {
         if self.upload_digests.is_in_order() && !self.requests.is_empty() {
             return Err(NotJoined::InOrder);
@@ -164,14 +166,14 @@ impl Writer {
         self.add(command, admitted).await.map_err(NotJoined::Rejected)
     }
 
-    /// Where the last byte ends that was taken from a request, whether it counts or not.
+    /// Returns the end of the last byte accepted from a request, whether it counts or not.
     fn taken(&self) -> Offset {
         let staged =
             self.requests.iter().flat_map(|request| request.checked.iter().map(|checked| checked.staged.end()));
         staged.filter_map(Offset::new).fold(self.ledger.there.end(), Offset::max)
     }
 
-    /// Ends requests that a newer one has made stale. What counted of them stays.
+    /// Ends requests that a newer one replaces. Their bytes that count are kept.
     fn supersede(&mut self, is_stale: impl Fn(&JoinedRequest) -> bool) {
         for request in self.requests.extract_if(.., |request| is_stale(request)) {
             request.answer(Err(EngineError::Unavailable(Unavailable::Superseded)));
@@ -183,7 +185,7 @@ impl Writer {
         let stops = matches!(ending, Ending::Stop);
         let completes = self.completes_when_full();
         let requests = std::mem::take(&mut self.requests);
-        // Boxed: it takes far more than receiving does, and thousands may be receiving.
+        // Boxed: it takes far more memory than receiving does, and thousands may be receiving.
         Box::pin(async move {
             let inner = Arc::clone(&self.ledger.committer.inner);
             let outcome = self.end(ending, completes).await;
@@ -192,7 +194,7 @@ impl Writer {
         .await;
     }
 
-    /// Takes in what comes until there is a reason to stop.
+    /// Handles requests, bytes and timers until there is a reason to stop.
     async fn receive(&mut self) -> Ending {
         loop {
             match self.do_pending_work().await {
@@ -203,14 +205,15 @@ impl Writer {
             let done = match self.next_step().await {
                 WriterStep::Wakeup(WriterWakeup::Stop) => return Ending::Stop,
                 WriterStep::Wakeup(WriterWakeup::Committed(committed)) => self.on_committed(committed),
-                // Nobody waits for it any more: a request that is gone must not end those that are there.
+                // Its sender has gone away: an abandoned request must not end requests whose clients are
+                // present.
                 WriterStep::Wakeup(WriterWakeup::Request(received)) if received.is_abandoned() => Ok(()),
                 WriterStep::Wakeup(WriterWakeup::Request(WriterRequest::Checkpoint(done))) => {
                     self.on_inspection(done).await
                 }
                 WriterStep::Wakeup(WriterWakeup::Request(WriterRequest::Join { command, answer })) => {
-                    // Boxed: it takes more than sending bytes does. The caller may have gone away; then its
-                    // request finds that nothing comes.
+                    // Boxed: it takes more memory than sending bytes does. If the caller has gone away, its
+                    // request ends without a byte.
                     let _ = answer.send(Box::pin(self.join(&command)).await);
                     Ok(())
                 }
@@ -245,7 +248,7 @@ impl Writer {
         }
     }
 
-    /// How the writer ends when its only request is refused.
+    /// Returns how the writer ends when its only request is rejected.
     fn ending_for(&self, error: EngineError) -> Ending {
         let overflows = matches!(error, EngineError::Rejected(Rejection::BeyondLength(_) | Rejection::OverLimit(_)));
         let is_fatal = self.requests.iter().any(|request| request.overflow == Overflow::Fatal);
@@ -263,8 +266,8 @@ impl Writer {
         }
     }
 
-    /// Does what needs no waiting for: answers, begins a checkpoint, parks. Says whether the writer is at its
-    /// end.
+    /// Does the work that is due now: answers requests, begins a checkpoint, parks. Reports whether the
+    /// writer is at its end.
     async fn do_pending_work(&mut self) -> Result<bool, WriterBroken> {
         self.check_covered()?;
         let is_whole = self.is_whole();
@@ -279,7 +282,7 @@ impl Writer {
         if !is_anyone_left && !self.ledger.committer.is_pending() && !self.park() {
             return Ok(true);
         }
-        // Of a whole upload they are told when it is completed, or why not.
+        // The requests of a whole upload are answered when it is completed, or has failed.
         if !is_whole {
             self.answer_covered();
         }
@@ -308,7 +311,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether the record has all that it is to have of the requests that are about to be answered.
+    /// Checks that the record covers the bytes of all requests that are about to be answered.
     fn check_covered(&self) -> Result<(), WriterBroken> {
         let (done, received) = (self.ledger.done(), &self.ledger.committer.upload.record().received);
         for request in self.requests.iter().filter(|request| request.is_covered(done)) {
@@ -345,8 +348,9 @@ impl Writer {
         if is_pending { Ok(()) } else { self.start_checkpoint().await }
     }
 
-    /// Whether this writer ends for a request that wants to go on at `at`; if not, the offset it would have
-    /// to name. A request that has sent everything is not ended any more: it is committed and answered first.
+    /// Decides whether this writer ends for a request that wants to resume at `at`; if not, returns the
+    /// committed offset. A request that has sent all its bytes is not ended: it is committed and answered
+    /// first.
     async fn on_yield(&mut self, at: Option<Offset>) -> Result<Result<(), Offset>, WriterBroken> {
         if self.requests.iter().any(JoinedRequest::is_done) {
             self.await_pending().await?;

@@ -1,4 +1,4 @@
-//! When a writer commits, waits, stalls, parks and leaves.
+//! The timing of a writer: when it commits, waits, stalls, parks and leaves.
 
 use std::time::Duration;
 
@@ -12,46 +12,46 @@ use domain::stage::Stage;
 use domain::upload::Upload;
 use domain::write_rules::Completion;
 
-/// The first bytes are committed, and so announced, this soon.
+/// The first bytes are committed, and thereby reported, this soon.
 const FIRST_CHECKPOINT_AFTER: Duration = Duration::from_millis(100);
 
-/// After telling the offset of an upload in order to somebody who asked, nothing more is committed for this
-/// long: if it was the client coming back, its next append finds the offset it was told, whatever the old
+/// After the offset of an upload in order was reported to a client, nothing more is committed for this long.
+/// If the client is reconnecting, its next append finds the offset that it was given, whatever the old
 /// connection still delivers.
 const HOLD_AFTER_INSPECTION: Duration = Duration::from_secs(1);
 
-/// How bytes gather before they are committed.
+/// Settings for gathering bytes before they are committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriterSettings {
-    /// The most memory for bytes on their way to the storage, of all uploads together.
+    /// Maximum memory for bytes on their way to the storage, for all uploads in total.
     pub buffer_bytes: u64,
     /// A long append commits at least this often.
     pub checkpoint_every: Duration,
-    /// How many appends may commit in a second, at least 1; where more are live, each does so less often.
+    /// Maximum number of commits per second, at least 1. When more appends are live, each commits less often.
     pub checkpoint_rate: u32,
     /// A long append commits at least after this many bytes.
     pub checkpoint_bytes: u64,
-    /// How long an upload is kept open for its next request.
+    /// Time for which an upload is kept open for its next request.
     pub keep_open: Duration,
-    /// Digests to compute of every upload, besides CRC-32C.
+    /// Digests to compute for every upload, besides CRC-32C.
     pub digests: Vec<Algorithm>,
 }
 
-/// What is to be done when its time has come.
+/// Work of a writer that is due at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TimedTask {
     Checkpoint,
-    /// No byte for so long that others should know.
+    /// No byte has arrived for the time after which the upload is stalled.
     Stall,
-    /// What was held back for somebody who asked may go on.
+    /// The hold after an inspection is over.
     EndHold,
-    /// No request for so long that the next may open the upload anew.
+    /// No request has arrived for the time for which the upload is kept open.
     Leave,
 }
 
 impl Writer {
-    /// Whether a whole upload has to wait for a request: it may still bring too much, replace what is there,
-    /// or be held.
+    /// Reports whether a whole upload has to wait for a request: it may still bring too much, replace stored
+    /// bytes, or be held.
     pub(super) fn delays_the_end(&self, request: &JoinedRequest) -> bool {
         match self.upload_digests.is_in_order() {
             true => request.is_open() || (request.cut && self.is_held()),
@@ -63,7 +63,7 @@ impl Writer {
         Instant::now() < self.hold_until
     }
 
-    /// Whether every byte is there and the upload completes with that.
+    /// Reports whether all bytes have arrived and the upload completes with that.
     pub(super) fn is_whole(&self) -> bool {
         self.ledger.is_full() && self.completes_when_full()
     }
@@ -75,16 +75,16 @@ impl Writer {
         }
     }
 
-    /// Whether a checkpoint in the middle of things is free to start. The last byte is committed only
-    /// together with the seal, once nobody can bring more: a full upload that is not sealed would be nobody's
-    /// to finish.
+    /// Reports whether a checkpoint other than the last may start. The last byte is committed only together
+    /// with the seal, once no request can bring more: no task would finish an upload that is full but not
+    /// sealed.
     pub(super) fn may_commit(&self) -> bool {
         let more_to_come = || self.requests.iter().any(JoinedRequest::is_open);
         let is_last = || self.ledger.is_full() && (more_to_come() || self.completes_when_full());
         self.ledger.has_uncovered() && !self.ledger.committer.is_pending() && !is_last()
     }
 
-    /// Whether a checkpoint is to begin now: somebody waits for one, or much has gathered.
+    /// Reports whether a checkpoint is to begin now: a request waits for one, or enough bytes have gathered.
     pub(super) fn commit_is_wanted(&self) -> bool {
         if !self.may_commit() {
             return false;
@@ -94,8 +94,8 @@ impl Writer {
         awaited || ((large || self.requests.iter().any(|request| request.cut)) && !self.is_held())
     }
 
-    /// Whether the upload is kept open for the next request. One in order that was cut is not: what it has
-    /// declared is not kept without its bytes.
+    /// Parks the upload for the next request, if that is possible. An upload in order whose request was cut
+    /// is not parked: the declarations of that request are not kept without its bytes.
     pub(super) fn park(&mut self) -> bool {
         let may_park = !self.upload_digests.is_in_order() || self.requests.iter().all(JoinedRequest::is_done);
         if self.parked_since.is_none() && may_park && self.ledger.committer.park() {
@@ -123,7 +123,7 @@ impl Writer {
         may_stall.then(|| (self.bytes_came_at + committer.inner.settings.lifetimes.stall_after, TimedTask::Stall))
     }
 
-    /// Holds further commits back, for somebody who is told an offset.
+    /// Delays further commits after an offset was reported.
     pub(super) fn hold(&mut self) {
         if self.upload_digests.is_in_order() {
             self.hold_until = Instant::now() + HOLD_AFTER_INSPECTION;
@@ -132,11 +132,11 @@ impl Writer {
 }
 
 impl Inner {
-    /// How long the bytes of a live upload may gather before they are committed.
+    /// Returns how long the bytes of a live upload may gather before they are committed.
     fn checkpoint_after(&self, upload: &Upload) -> Duration {
         let every = self.settings.writer.checkpoint_every;
-        // Many slow uploads take turns: what each could lose is little, and so are the bytes a sync of each
-        // would keep.
+        // Many slow uploads take turns: each could lose only little, and a sync for each would save only
+        // little.
         let crowd = self.leases.count() as f64 / f64::from(self.settings.writer.checkpoint_rate);
         if crowd > 1.0 {
             return every.mul_f64(crowd);
@@ -153,7 +153,7 @@ impl Inner {
     }
 }
 
-/// Waits until the time of a duty has come.
+/// Waits until a task is due.
 pub(super) async fn wait_until_due(task: Option<(Instant, TimedTask)>) -> TimedTask {
     match task {
         Some((at, task)) => {
