@@ -8,16 +8,16 @@ use crate::Keyword;
 use crate::pairs::Pairs;
 use crate::text::Text;
 
-/// One event on its way to one endpoint.
+/// The delivery of one event to one endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Delivery<'a> {
     pub id: String,
-    /// As the `webhook-id` of its messages.
+    /// The `webhook-id` of its messages.
     pub event_id: String,
     #[serde(rename = "type")]
     pub kind: String,
-    /// `null` for news that is not of an upload.
+    /// `null` for an event that concerns no upload.
     pub upload_id: Option<String>,
     pub sequence: u64,
     pub endpoint: String,
@@ -28,11 +28,11 @@ pub struct Delivery<'a> {
     pub attempts: Vec<Attempt<'a>>,
 }
 
-/// One try at sending.
+/// One attempt to send a delivery.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Attempt<'a> {
-    /// Counts from 1 within the delivery.
+    /// Number of the attempt within its delivery, from 1.
     pub number: u32,
     pub trigger: Keyword,
     pub started_at: String,
@@ -41,9 +41,9 @@ pub struct Attempt<'a> {
     pub connect_ms: Option<u64>,
     pub first_byte_ms: Option<u64>,
     pub remote_address: Option<String>,
-    /// Of the answer, if there was one.
+    /// HTTP status of the response; `null` if there was none.
     pub status: Option<u16>,
-    /// Why there was none.
+    /// Class of the error, if the attempt got no usable response.
     pub error: Option<Keyword>,
     pub note: Option<String>,
     pub next_attempt_at: Option<String>,
@@ -56,15 +56,15 @@ pub struct Attempt<'a> {
 #[serde(default)]
 pub struct DeliveryList<'a> {
     pub deliveries: Vec<Delivery<'a>>,
-    /// The cursor of the next page.
+    /// Cursor of the next page; `null` on the last one.
     pub next: Option<String>,
 }
 
-/// How to send a delivery again.
+/// Options for replaying one delivery.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReplayOptions {
-    /// Also if it has succeeded.
+    /// Set to replay the delivery even if it has succeeded.
     #[serde(default)]
     pub force: bool,
 }

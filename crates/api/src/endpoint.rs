@@ -1,4 +1,5 @@
-//! Endpoints: as they are shown, made, changed, resumed and given new keys.
+//! Endpoints of webhooks: the form in which they are returned, and the requests that create, change, resume
+//! and rotate them.
 
 use std::collections::BTreeMap;
 
@@ -9,37 +10,37 @@ use serde::{Deserialize, Serialize};
 use crate::pairs::Pairs;
 use crate::{Keyword, given};
 
-/// An endpoint and how it is doing.
+/// An endpoint with its keys, health and backlog.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Endpoint {
     pub id: String,
-    /// Where it was made: `config` or `api`.
+    /// Origin of the endpoint: `config` or `api`.
     pub origin: Keyword,
     pub state: Keyword,
-    /// When it was stopped, and why the server did.
+    /// Time since which the endpoint is in its state. `state_reason` is set when the server stopped it.
     pub state_since: Option<String>,
     pub state_reason: Option<Keyword>,
     #[serde(flatten)]
     pub terms: EndpointSettings,
-    /// The names of its headers; values are secret.
+    /// Names of the custom headers. Their values are secret.
     pub headers: Vec<String>,
-    /// Those that sign now, newest first.
+    /// Keys that sign at present, newest first.
     pub keys: Vec<EndpointKey>,
     pub health: Health,
     pub backlog: Backlog,
-    /// Counts changes.
+    /// Number of the endpoint's version; each change increments it.
     pub version: u64,
     pub created_at: String,
     pub updated_at: String,
-    /// What its receiver needs, where that was made just now and is shown once.
+    /// Secret that the receiver needs. Present only in the response to the request that generated it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub secret: Option<Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub public_key: Option<Option<String>>,
 }
 
-/// What an operator has said of an endpoint; `null` is as for all endpoints.
+/// Settings of an endpoint. `null` selects the server-wide default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndpointSettings {
@@ -58,7 +59,8 @@ pub struct EndpointSettings {
     pub ca_certificates: Option<String>,
 }
 
-/// A key of an endpoint: never the key itself, but the half of it that everyone may know.
+/// A key of an endpoint, without any secret: a symmetric key shows only its kind, an ed25519 key its public
+/// half.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndpointKey {
@@ -73,12 +75,12 @@ pub struct EndpointKey {
 pub struct Health {
     pub consecutive_failures: u32,
     pub failing_since: Option<String>,
-    /// Deliveries given up since then.
+    /// Deliveries that have been abandoned since `failing_since`.
     pub exhausted: u32,
     pub breaker_open_until: Option<String>,
 }
 
-/// Unfinished deliveries to an endpoint. They are counted up to a bound.
+/// Unfinished deliveries to an endpoint, counted up to a bound; `has_more` is set when there are more.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Backlog {
@@ -91,22 +93,22 @@ pub struct Backlog {
     pub oldest_due: Option<String>,
 }
 
-/// All endpoints, by name.
+/// All endpoints, ordered by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EndpointList {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// Some of what can be said of an endpoint. What is left out stays as it is; `null`,
-/// where it may be, means as for all endpoints.
+/// A partial change of an endpoint's settings. Absent fields keep their values; `null`, where it is allowed,
+/// restores the server-wide default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointChange {
-    /// Only when it is made.
+    /// Accepted only at creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// `whsec_…` or `whsk_…`; only when it is made. Left out, one is made up.
+    /// `whsec_…` or `whsk_…`; accepted only at creation. If absent, the server generates one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,7 +141,7 @@ pub struct EndpointChange {
     pub ca_certificates: Option<Option<String>>,
 }
 
-/// A new key for an endpoint.
+/// Request to add a new key to an endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRotation {
@@ -148,30 +150,30 @@ pub struct KeyRotation {
     pub kind: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
-    /// How long the old key goes on signing.
+    /// Time for which the old key continues to sign, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlap_ms: Option<u64>,
 }
 
-/// How an endpoint that was stopped goes on.
+/// Request to resume a stopped endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resumption {
-    /// What happens to what has waited: `send` or `cancel`.
+    /// Fate of the waiting deliveries: `send` or `cancel`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backlog: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missed_since: Option<String>,
 }
 
-/// How many endpoints were paused at once.
+/// Number of endpoints that one request paused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PausedCount {
     pub paused: usize,
 }
 
-/// How many endpoints were resumed at once.
+/// Number of endpoints that one request resumed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResumedCount {

@@ -1,8 +1,8 @@
-//! The body of an event, as every receiver gets it.
+//! Bodies of events, as every receiver gets them.
 //!
-//! It is written once, with the commit that made the event, and sent byte for byte from then on. Less than a
-//! full body is cut out of the full one as it was written, so it is the same on every attempt, whatever has
-//! become of the upload or the configuration since.
+//! A body is written once, in the commit that creates the event, and is sent byte for byte from then on.
+//! Reduced bodies are derived from the stored full body, so they are identical in every attempt, whatever has
+//! changed in the upload or the configuration since.
 
 use std::borrow::Cow;
 
@@ -23,13 +23,13 @@ use crate::pairs::Pairs;
 use crate::text::Text;
 use crate::{Keyword, given};
 
-/// Above this size the metadata is left out. Everything else in a body is bounded, and far smaller.
+/// Size above which a body omits the metadata. Everything else in a body is bounded and far smaller.
 const TARGET_BYTES: usize = 20_000;
 
-/// The most characters of a failure's message in an event.
+/// Maximum length of a failure's message in an event, in characters.
 const MAX_MESSAGE_CHARS: usize = 1_000;
 
-/// An event, with what its kind says.
+/// The envelope of an event; `D` is the data of its kind.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EventMessage<D> {
@@ -39,38 +39,38 @@ pub struct EventMessage<D> {
     pub data: D,
 }
 
-/// An upload right after an event of it.
+/// State of an upload right after one of its events.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EventUpload<'a> {
     pub upload_id: String,
-    /// Counts the events of the upload from 1.
+    /// Number of the event within its upload, from 1.
     pub sequence: u64,
     pub stage: Keyword,
-    /// Durable bytes without a gap.
+    /// Number of leading bytes that are durable and committed.
     pub offset: u64,
     pub length: Option<u64>,
     pub role: Keyword,
     pub filename: Option<String>,
     pub content_type: Option<String>,
     pub metadata: Pairs<'a, Text<'a>>,
-    /// Whether the metadata was left out as too large.
+    /// Set if the metadata was omitted because of its size.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
-    /// By algorithm, in hexadecimal digits.
+    /// Digests by algorithm, in hexadecimal.
     pub digests: Pairs<'a, String>,
     pub facts: Option<Facts>,
-    /// What a backend has reported, if that is the event.
+    /// Report of a backend, if the event is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<EventReport<'a>>,
-    /// Who deleted the upload, or removed its file.
+    /// The party that deleted the upload or removed its file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Keyword>,
-    /// Where the file of a completed upload is, for programs on the same machine.
+    /// Path of a completed upload's file, for programs on the same machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<Cow<'a, str>>,
     pub error: Option<EventError<'a>>,
-    /// Where its status is.
+    /// URL of the upload's status.
     pub url: Cow<'a, str>,
 }
 
@@ -83,7 +83,7 @@ pub struct EventReport<'a> {
     pub message: Option<Cow<'a, str>>,
 }
 
-/// Why an upload failed, in an event.
+/// Reason why an upload failed, in an event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EventError<'a> {
@@ -91,7 +91,7 @@ pub struct EventError<'a> {
     pub message: String,
 }
 
-/// What less than a full body still says of an event, as the full one has it.
+/// The part of a full body that reduced bodies keep, with the values of the full one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EventSummary {
@@ -101,24 +101,24 @@ pub struct EventSummary {
     pub stage: Option<Keyword>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// `null` while its client has not said it.
+    /// `null` while the client has not declared the length.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "given")]
     pub length: Option<Option<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Whether what the client said was taken out.
+    /// Set if the data from the client has been expunged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expunged: Option<bool>,
 }
 
-/// The subject of a test of an endpoint.
+/// Data of a test event: the endpoint under test.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ping {
     pub endpoint: String,
 }
 
-/// A delivery that was given up.
+/// Data of the event that a delivery was abandoned.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Exhausted {
@@ -129,17 +129,17 @@ pub struct Exhausted {
     pub attempts: u32,
 }
 
-/// An endpoint that has been failing for long.
+/// Data of the event that an endpoint has been failing for a long time.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Failing {
     pub endpoint: String,
     pub failing_since: String,
-    /// How far towards being disabled it is.
+    /// Progress of the endpoint towards being disabled, in percent.
     pub percent: u8,
 }
 
-/// An endpoint that the server has stopped.
+/// Data of the event that the server has disabled an endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Disabled {
@@ -147,7 +147,8 @@ pub struct Disabled {
     pub reason: Keyword,
 }
 
-/// Writes the body of an event of this upload, whose status is at `status_root` with its id behind it.
+/// Writes the full body of an event of this upload. The status URL is `status_root` followed by the upload's
+/// id.
 pub fn upload(upload: &Record, event: &Event, status_root: &str) -> String {
     let url = format!("{status_root}{}", upload.id);
     let full = message(event.kind, event.at, described(upload, event, &url));
@@ -158,12 +159,12 @@ pub fn upload(upload: &Record, event: &Event, status_root: &str) -> String {
     message(event.kind, event.at, data)
 }
 
-/// Writes the body for an endpoint that wants little and asks for the rest, from the full one.
+/// Derives the body for an endpoint with thin payloads, which queries the details itself, from the full body.
 pub fn thin(kind: EventKind, at: Timestamp, upload: UploadId, sequence: u64, full: &[u8]) -> String {
     message(kind, at, summary(upload, sequence, full))
 }
 
-/// Writes what is left of an event once what its client said was taken out of the full body.
+/// Derives the body that remains after the data from the client has been expunged from the full body.
 pub fn expunged(kind: EventKind, at: Timestamp, upload: UploadId, sequence: u64, full: &[u8]) -> String {
     message(kind, at, EventSummary { expunged: Some(true), ..summary(upload, sequence, full) })
 }
@@ -173,7 +174,7 @@ pub fn ping(endpoint: &EndpointId, at: Timestamp) -> String {
     message(EventKind::Ping, at, Ping { endpoint: endpoint.to_string() })
 }
 
-/// Writes the body of news of the sending itself.
+/// Writes the body of an event about the delivery of events.
 pub fn notice(notice: &Notice, at: Timestamp) -> String {
     let kind = notice.kind();
     match notice {
@@ -231,7 +232,8 @@ fn described<'a>(upload: &'a Record, event: &'a Event, url: &'a str) -> EventUpl
     }
 }
 
-/// Whether the bytes had been looked into by then: events of one commit are written together.
+/// Reports whether the content had been inspected at this stage. Events of one commit are written together,
+/// after the facts are known.
 fn knows_facts(stage: Stage) -> bool {
     match stage {
         Stage::Created | Stage::Receiving | Stage::Stalled | Stage::Received => false,

@@ -1,13 +1,13 @@
-//! What the bytes of an upload are: in events, in the status, and in questions to the application.
+//! Facts about the content of an upload: part of events, of the status, and of hook requests.
 
 use domain::facts::{Content, Facts as Known, Track as KnownTrack};
 use serde::{Deserialize, Serialize};
 
 use crate::Keyword;
 
-/// The type; for audio and video the duration, the tracks, and the size of the picture of the
-/// first video track; for images the size, the number of frames, and the duration of an
-/// animation. What is not known is left out.
+/// The content type; for audio and video the duration, the tracks, and the picture size of the first video
+/// track; for images the size, the number of frames, and the duration of an animation. Unknown values are
+/// omitted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
@@ -34,7 +34,7 @@ pub struct Track {
     pub width: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub height: Option<u32>,
-    /// Frames in a second.
+    /// Frames per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame_rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! What the application is asked before moves of uploads, and what it said.
+//! Hook requests to the application, and the records of hook calls.
 
 use std::borrow::Cow;
 
@@ -13,41 +13,41 @@ use crate::facts::Facts;
 use crate::pairs::Pairs;
 use crate::text::Text;
 
-/// One call, as it is kept.
+/// The record of one hook call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HookCallRecord {
     pub id: String,
     pub hook: Keyword,
     pub upload_id: String,
-    /// Names what was decided, across retries.
+    /// Id of the decision, the same in every retry of the call.
     pub decision: String,
     pub started_at: String,
     pub duration_ms: u64,
     pub outcome: Keyword,
-    /// Of the answer, if there was one.
+    /// HTTP status of the response; `null` if there was none.
     pub status: Option<u16>,
     pub message: Option<String>,
     pub response_body: String,
 }
 
-/// A page of calls, newest first.
+/// A page of hook calls, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HookCallList {
     pub calls: Vec<HookCallRecord>,
-    /// The cursor of the next page.
+    /// Cursor of the next page; `null` on the last one.
     pub next: Option<String>,
 }
 
-/// The upload a question is about.
+/// Data of a hook request: the upload that the application decides on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HookRequest<'a> {
     pub upload_id: String,
     pub dialect: Cow<'a, str>,
     pub role: Keyword,
-    /// Of a final upload, what it is made of.
+    /// Ids of the partial uploads that a final upload consists of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parts: Option<Vec<String>>,
     pub length: Option<u64>,
@@ -56,11 +56,11 @@ pub struct HookRequest<'a> {
     pub metadata: Pairs<'a, Text<'a>>,
     #[serde(flatten)]
     pub arrived: Option<ReceivedState<'a>>,
-    /// `null` when no client's request is behind it.
+    /// `null` when no client request caused the hook.
     pub request: Option<CallerRequest<'a>>,
 }
 
-/// What has come of an upload that exists.
+/// State of an upload that already exists.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReceivedState<'a> {
     pub stage: Keyword,
@@ -69,7 +69,7 @@ pub struct ReceivedState<'a> {
     pub facts: Option<Facts>,
 }
 
-/// The request that led to a question.
+/// The client request that caused a hook request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CallerRequest<'a> {

@@ -1,9 +1,10 @@
-//! The JSON of the API and of events as types: written by the server, read
-//! by the command line, pages and receivers.
+//! Types for the JSON of the API and of events. The server writes it; the command line, pages and receivers
+//! read it.
 //!
-//! Owns which fields there are, their names and their order. Fields are only added; none goes or changes its
-//! meaning. What reads an answer takes one without some of the fields, as an older server writes it. Knows
-//! the domain, and nothing of HTTP, of databases or of where a server is: URLs are arguments.
+//! Owns the fields, their names and their order. Fields are only ever added: none is removed, and none
+//! changes its meaning. Readers of responses accept missing fields, since an older server does not write all
+//! of them. Depends on the domain, and knows nothing of HTTP, of databases or of the server's address: URLs
+//! are arguments.
 
 pub mod delivery;
 pub mod endpoint;
@@ -23,7 +24,7 @@ use serde::{Deserialize, Deserializer};
 /// One of the fixed words of a field, such as a stage or a state.
 pub type Keyword = Cow<'static, str>;
 
-/// Tells a field that is `null` from one that is not there.
+/// Deserializes a field so that `null` (`Some(None)`) differs from an absent field (`None`).
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(from).map(Some)
 }

@@ -1,4 +1,4 @@
-//! Objects whose names are data: metadata, digests, headers.
+//! JSON objects whose names are data: metadata, digests, headers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An object with any names, in the order given.
+/// A JSON object with arbitrary names, in the given order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pairs<'a, V>(pub Vec<(Cow<'a, str>, V)>);
 

@@ -1,4 +1,4 @@
-//! Problems: answers that say why a request was not served (RFC 9457).
+//! Problems: error responses that state why a request was not served (RFC 9457).
 
 use std::borrow::Cow;
 
@@ -6,10 +6,10 @@ use domain::failure::RejectionKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What the types of this server's own problems begin with.
+/// Prefix of the types of this server's own problems.
 const OWN: &str = "urn:longshore:problem:";
 
-/// The body of an answer that rejects a request.
+/// The body of an error response.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Problem<'a> {
@@ -17,29 +17,29 @@ pub struct Problem<'a> {
     pub kind: Cow<'a, str>,
     pub title: Cow<'a, str>,
     pub status: u16,
-    /// A sentence for people.
+    /// Explanation for people, as a sentence.
     pub detail: Cow<'a, str>,
-    /// Under which the server's log says more.
+    /// Id under which the server's log has more details.
     pub request_id: Cow<'a, str>,
-    /// What programs need besides.
+    /// Additional members for programs.
     #[serde(flatten)]
     pub members: Map<String, Value>,
 }
 
 impl Problem<'_> {
-    /// Returns the stable word for programs: the last part of the type.
+    /// Returns the stable code for programs: the last part of the type.
     pub fn code(&self) -> &str {
         self.kind.rsplit([':', '#']).next().unwrap_or_default()
     }
 }
 
-/// Returns the type of a problem of this server's own.
+/// Returns the type of one of this server's own problems.
 pub fn own_kind(code: &str) -> String {
     format!("{OWN}{code}")
 }
 
-/// Each kind of refusal with its HTTP status. Clients take every one of these for the end. After 408, 409,
-/// 423, 425 and 429 there are some that try again, or send everything anew, for as long as they get them.
+/// HTTP status of each kind of rejection. Clients treat all of these as final. After 408, 409, 423, 425 and
+/// 429 some clients retry, or send everything again, for as long as they receive them.
 pub const REJECTION_STATUSES: [(RejectionKind, u16); RejectionKind::ALL.len()] = [
     (RejectionKind::Malformed, 400),
     (RejectionKind::Unauthenticated, 401),
@@ -54,13 +54,13 @@ pub const REJECTION_STATUSES: [(RejectionKind, u16); RejectionKind::ALL.len()] =
     (RejectionKind::Unlawful, 451),
 ];
 
-/// Returns the HTTP status of a refusal.
+/// Returns the HTTP status of a rejection.
 pub fn status_of(rejection: RejectionKind) -> u16 {
     REJECTION_STATUSES.into_iter().find(|(kind, _)| *kind == rejection).map_or(422, |(_, status)| status)
 }
 
-/// Returns the refusal that an HTTP status stands for; `None` for a status
-/// that not every client takes for the end.
+/// Returns the kind of rejection that an HTTP status stands for; `None` for a status that some clients do not
+/// treat as final.
 pub fn rejection_of(status: u16) -> Option<RejectionKind> {
     REJECTION_STATUSES.into_iter().find(|(_, known)| *known == status).map(|(kind, _)| kind)
 }

@@ -1,34 +1,34 @@
-//! Jobs that send many deliveries again, and what is taken out of events.
+//! Replay jobs, which send many deliveries again, and requests to expunge data from events.
 
 use serde::{Deserialize, Serialize};
 
 use crate::Keyword;
 
-/// A job as it is.
+/// The state of a replay job.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Replay {
     pub id: String,
     pub endpoint: String,
     pub what: Keyword,
-    /// The range of events, its end excluded.
+    /// Start of the range of events. The end, `before`, is exclusive.
     pub from: String,
     pub before: String,
     pub state: Keyword,
-    /// Deliveries made due so far.
+    /// Number of deliveries made due so far.
     pub queued: u64,
     pub created_at: String,
     pub finished_at: Option<String>,
 }
 
-/// All jobs that are kept, newest first.
+/// All jobs that are still stored, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReplayList {
     pub replays: Vec<Replay>,
 }
 
-/// Which deliveries to an endpoint a new job sends.
+/// Request to start a replay job: selects deliveries to one endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewReplay {
@@ -39,19 +39,19 @@ pub struct NewReplay {
     pub from: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
-    /// Also what has succeeded.
+    /// Set to include deliveries that have succeeded.
     #[serde(default)]
     pub force: bool,
 }
 
-/// The upload whose words are to be taken out of its events.
+/// Request to expunge the data from the client from all events of an upload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expunge {
     pub upload_id: String,
 }
 
-/// How many events have lost what was said.
+/// Number of events that were expunged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Expunged {

@@ -1,4 +1,4 @@
-//! Values that are text as a rule and bytes in principle.
+//! Values that are usually text but may be arbitrary bytes.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// A string where the bytes are UTF-8, else `{"base64": "…"}`.
+/// A string if the bytes are UTF-8, otherwise `{"base64": "…"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Text<'a> {
@@ -30,7 +30,7 @@ impl<'a> From<&'a [u8]> for Text<'a> {
 }
 
 impl Text<'_> {
-    /// Returns the bytes it stands for; `None` when what should be base64 is not.
+    /// Returns the bytes of the value; `None` if `base64` is not valid base64.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         match self {
             Self::Plain(text) => Some(text.as_bytes().to_vec()),

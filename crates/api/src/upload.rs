@@ -1,4 +1,4 @@
-//! The status of an upload, lists of them, and what backends report.
+//! The status of an upload, lists of statuses, and reports of backends.
 
 use domain::failure::Failure as KnownFailure;
 use domain::report::Report as Known;
@@ -9,7 +9,7 @@ use crate::facts::Facts;
 use crate::pairs::Pairs;
 use crate::text::Text;
 
-/// Everything about an upload that its client, a page or a backend may know.
+/// The public status of an upload, for its client, for pages and for backends.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UploadStatus<'a> {
@@ -17,16 +17,16 @@ pub struct UploadStatus<'a> {
     pub stage: Keyword,
     pub protocol: String,
     pub role: Keyword,
-    /// Durable bytes without a gap.
+    /// Number of leading bytes that are durable and committed.
     pub offset: u64,
-    /// Bytes taken in, those of a running request included.
+    /// Bytes that have arrived, including those of running requests.
     pub received: u64,
     pub length: Option<u64>,
-    /// First and last bytes of what is missing.
+    /// Missing ranges as pairs of first and last byte.
     pub missing: Vec<(u64, u64)>,
-    /// Whether more is missing than is listed.
+    /// Set if more ranges are missing than are listed.
     pub missing_truncated: bool,
-    /// With two digits after the point.
+    /// Progress in percent, with two decimal places.
     pub percent: Option<f64>,
     pub bytes_per_second: Option<u64>,
     pub eta_seconds: Option<u64>,
@@ -36,10 +36,10 @@ pub struct UploadStatus<'a> {
     pub removed_at: Option<String>,
     pub removed_by: Option<Keyword>,
     pub bytes_missing_since: Option<String>,
-    /// Oldest first.
+    /// Stages entered so far, oldest first.
     pub stages: Vec<StageEntry>,
     pub reports: Vec<StageReport>,
-    /// By algorithm, in hexadecimal digits.
+    /// Digests by algorithm, in hexadecimal.
     pub digests: Pairs<'a, String>,
     pub content_type: Option<String>,
     pub facts: Option<Facts>,
@@ -49,7 +49,7 @@ pub struct UploadStatus<'a> {
     pub links: UploadLinks,
 }
 
-/// A stage and when it was entered.
+/// A stage and the time at which it was entered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StageEntry {
@@ -57,7 +57,7 @@ pub struct StageEntry {
     pub at: String,
 }
 
-/// The latest that a backend has said of a stage of its own.
+/// The latest report of a backend on one of its own stages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StageReport {
@@ -67,7 +67,7 @@ pub struct StageReport {
     pub at: String,
 }
 
-/// Why an upload failed.
+/// Reason why an upload failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UploadFailure {
@@ -75,7 +75,7 @@ pub struct UploadFailure {
     pub message: String,
 }
 
-/// Where to go from a status.
+/// URLs and paths related to an upload.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UploadLinks {
@@ -85,7 +85,7 @@ pub struct UploadLinks {
     pub upload: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download: Option<String>,
-    /// On the machine of the server, for those who may know.
+    /// Path on the server's machine; present only for callers with the right to see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
 }
@@ -95,18 +95,18 @@ pub struct UploadLinks {
 #[serde(default)]
 pub struct UploadList<'a> {
     pub uploads: Vec<UploadStatus<'a>>,
-    /// The cursor of the next page.
+    /// Cursor of the next page; `null` on the last one.
     pub next: Option<String>,
 }
 
-/// What a stream of everything begins with.
+/// First message of a stream that covers all uploads.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UploadSnapshot<'a> {
     pub uploads: Vec<UploadStatus<'a>>,
 }
 
-/// A report as a backend sends it.
+/// A report as sent by a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewStageReport {

@@ -1,8 +1,8 @@
-//! What an answer means: yes, no, or nothing that could be relied on.
+//! Interprets responses to hooks: accepted, rejected, or no verdict.
 //!
-//! `200` or `204` is a yes, unless its JSON says no. A status that was agreed on is a no.
-//! JSON is read strictly: a key that is not known is a mistake, and a limit that was
-//! misspelt must not count as a yes without it.
+//! `200` or `204` accepts, unless the JSON body rejects. A status listed in the settings rejects. JSON is
+//! read strictly: an unknown key makes the answer invalid, because a misspelled limit must not count as
+//! acceptance without that limit.
 
 use std::time::Duration;
 
@@ -19,20 +19,20 @@ use domain::id::{ID_SLACK, UploadId};
 use domain::metadata::Metadata;
 use domain::time::Timestamp;
 
-/// The most characters of a reason that reach a client.
+/// Maximum length of a reason that is passed on to a client, in characters.
 const MAX_REASON_CHARS: usize = 300;
 
-/// What kind of refusal it is where the application does not say.
+/// Kind of rejection where the application names no status.
 const DEFAULT_REJECTION: RejectionKind = RejectionKind::Forbidden;
 
-/// The longest time an application may give an upload, in seconds: 10 years.
+/// The longest lifetime that an application may set for an upload, in seconds: 10 years.
 const MAX_EXPIRY_S: u64 = 10 * 365 * 24 * 3600;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Interpretation {
     Verdict(Verdict),
     BadStatus,
-    /// With what is wrong with it.
+    /// The answer is invalid, for the contained reason.
     BadAnswer(String),
 }
 
@@ -53,7 +53,7 @@ struct RejectReply {
     message: Option<String>,
 }
 
-/// Finds out what an answer to `hook` means. `requested_at` is when it was asked.
+/// Interprets a response to `hook`. `requested_at` is the time of the request.
 pub(super) fn interpret(
     hook: Hook,
     response: &HookResponse,
@@ -137,8 +137,8 @@ fn value_bytes(value: &Value) -> Option<Vec<u8>> {
     }
 }
 
-/// What a refusal by status gives as its reason: `message` of our own form,
-/// or `detail` of RFC 9457, or plain text.
+/// Returns the reason for a rejection by status: `message` of the server's own form, `detail` of RFC 9457, or
+/// a plain-text body.
 fn rejection_reason(response: &HookResponse) -> Option<String> {
     if response.too_large {
         return None;
@@ -165,7 +165,7 @@ fn rejection(kind: RejectionKind, message: Option<String>) -> Failure {
     }
 }
 
-/// One line that is fit to be shown.
+/// Converts a text to one printable line of bounded length.
 fn cleaned(text: &str) -> String {
     let words = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty());
     let line = words.collect::<Vec<_>>().join(" ");
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(interpreted(Hook::PreCreate, 200, &body), Interpretation::Verdict(Verdict::Accepted(overrides)));
     }
 
-    /// Lists and folders go by the time in it.
+    /// The time in an id must be close to the current time, since lists and folders are ordered by it.
     #[test]
     fn an_id_is_of_about_now() {
         let slack_ms = i64::try_from(ID_SLACK.as_millis()).unwrap();

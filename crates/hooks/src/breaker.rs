@@ -1,10 +1,10 @@
-//! A circuit breaker: after several failures in a row nothing is asked for a while; then one call tries.
+//! A circuit breaker. After several consecutive failures it opens and blocks calls for a while; then one call
+//! probes the hook.
 //!
-//! So a hook that is down costs its clients one quick refusal each, and not a whole timeout.
+//! While a hook is down, its clients get one quick rejection each instead of waiting for a whole timeout.
 //!
-//! The breaker of a webhook endpoint is another thing: it is stored with the endpoint's health, also judges
-//! the share of failures, and its pauses are times of day. What the two have in common is three names for
-//! states.
+//! The breaker of a webhook endpoint is separate: it is stored with the endpoint's health, also considers the
+//! failure rate, and its pauses end at wall-clock times. The two share only the names of their three states.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// This many failures in a row open it.
+    /// Number of consecutive failures that opens the breaker.
     failures: u32,
     pause: Duration,
     state: Mutex<State>,
@@ -27,11 +27,11 @@ enum State {
     Open {
         until: Instant,
     },
-    /// One call tries whether it works again.
+    /// One call probes whether the hook works again.
     HalfOpen,
 }
 
-/// The right to make one call. Dropped without a result it leaves things as they were.
+/// The permission to make one call. If a probe's permit is dropped without a result, the next call probes.
 #[derive(Debug)]
 pub(super) struct CallPermit<'a> {
     breaker: &'a Breaker,
@@ -44,7 +44,7 @@ impl Breaker {
         Self { failures, pause, state: Mutex::new(State::Closed { failures: 0 }) }
     }
 
-    /// Whether a call would be refused now.
+    /// Reports whether a call would be blocked now.
     pub(super) fn is_open(&self, now: Instant) -> bool {
         match *self.lock() {
             State::Closed { .. } => false,
@@ -53,7 +53,7 @@ impl Breaker {
         }
     }
 
-    /// Lets a call through, if one may be made now.
+    /// Returns a permit if a call may be made now.
     pub(super) fn admit(&self, now: Instant) -> Option<CallPermit<'_>> {
         let mut state = self.lock();
         let is_probe = match *state {
@@ -73,7 +73,7 @@ impl Breaker {
 }
 
 impl CallPermit<'_> {
-    /// Notes how the call went.
+    /// Records the result of the call.
     pub(super) fn complete(mut self, worked: bool, now: Instant) {
         self.is_complete = true;
         let breaker = self.breaker;
@@ -91,7 +91,7 @@ impl CallPermit<'_> {
 impl Drop for CallPermit<'_> {
     fn drop(&mut self) {
         if self.is_probe && !self.is_complete {
-            // Whoever wanted to know has gone. The next call tries.
+            // The caller has gone without a result. The next call probes.
             *self.breaker.lock() = State::Open { until: Instant::now() };
         }
     }

@@ -1,8 +1,9 @@
-//! Blocking hooks: asks the application, signed, within a bounded time, and understands what it says.
+//! Blocking hooks: sends signed requests to the application, within a bounded time, and interprets the
+//! responses.
 //!
-//! Hooks are not events: they are asked directly and never through the outbox, they have a pool
-//! and circuit breakers of their own, and what is not a clear yes or no is no verdict. Nothing is
-//! kept here; whoever asks keeps the calls.
+//! Hooks are not events: they are sent directly and never through the outbox, with a connection pool and
+//! circuit breakers of their own. A response that neither accepts nor rejects clearly is no verdict. This
+//! crate stores nothing; its callers store the records of calls.
 
 mod answer;
 mod breaker;
@@ -30,30 +31,30 @@ use answer::Interpretation;
 use breaker::Breaker;
 use transport::{HookResponse, HookTransport, TransportError};
 
-/// How much of an answer is kept.
+/// Maximum size of the stored part of a response body, in bytes.
 const KEPT_BYTES: usize = 4 << 10;
 
-/// How hooks are asked.
+/// Settings of hooks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HookSettings {
-    /// Where each hook is; one that is not there is not asked. `http` or `https`.
+    /// URL of each hook, `http` or `https`. A hook without a URL is not called.
     pub urls: Vec<(Hook, Url)>,
     pub secret: SharedSecret,
-    /// For a whole call, waiting for a free place included.
+    /// Timeout of a whole call, including the wait for a free slot.
     pub timeout: Duration,
-    /// How many calls may be under way at once.
+    /// Maximum number of concurrent calls.
     pub max_in_flight: usize,
-    /// After this many failures in a row a hook is left alone for a while.
+    /// Number of consecutive failures of a hook after which its breaker opens.
     pub breaker_failures: u32,
-    /// For how long.
+    /// Time for which an open breaker blocks calls.
     pub breaker_pause: Duration,
-    /// Hooks whose silence means yes.
+    /// Hooks that count as accepted if the application does not respond.
     pub fail_open: Vec<Hook>,
-    /// Statuses that are a no by themselves.
+    /// Statuses that reject, whatever the body of the response is.
     pub reject_statuses: Vec<u16>,
 }
 
-/// Why hooks cannot be asked.
+/// Reason why hooks cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidHookSettings {
     #[error("hooks.{hook} cannot be used: {why}")]
@@ -62,7 +63,7 @@ pub enum InvalidHookSettings {
     Client(#[from] reqwest::Error),
 }
 
-/// The application, as far as it can be asked.
+/// Client for the hooks of the application, over HTTP.
 #[derive(Debug)]
 pub struct HttpHookClient {
     targets: Vec<HookTarget>,
@@ -72,7 +73,7 @@ pub struct HttpHookClient {
     metrics: HookMetrics,
 }
 
-/// One hook.
+/// A configured hook with its URL and breaker.
 #[derive(Debug)]
 struct HookTarget {
     hook: Hook,
@@ -81,15 +82,15 @@ struct HookTarget {
 }
 
 domain::named! {
-    /// Why no call was made.
+    /// Reason why no call was made.
     enum NotCalled {
         BreakerOpen = "breaker_open",
-        /// No place became free in time.
+        /// No slot became free in time.
         Overloaded = "overloaded",
     }
 }
 
-/// Whether nobody was there to answer, or said only that it cannot.
+/// Reports whether the application did not respond, or responded only with a server error.
 fn has_no_response(call: &HookCall) -> bool {
     match call.outcome {
         CallOutcome::Timeout | CallOutcome::Unreachable => true,
@@ -99,7 +100,7 @@ fn has_no_response(call: &HookCall) -> bool {
 }
 
 impl HttpHookClient {
-    /// Asks only where `rules` let endpoints of the configuration be.
+    /// Creates a client. It calls only addresses that `rules` allow for endpoints of the configuration.
     pub fn new(settings: HookSettings, rules: Arc<EgressRules>) -> Result<Self, InvalidHookSettings> {
         Self::new_with(settings, rules, system_lookup())
     }
@@ -136,7 +137,7 @@ impl HttpHookClient {
         self.targets.iter().find(|target| target.hook == hook)
     }
 
-    /// Asks one question. Comes back within the timeout.
+    /// Calls the hook of one request. Returns within the timeout.
     pub async fn call(&self, request: HookRequest) -> HookResult {
         let Some(target) = self.target(request.hook) else { return HookResult::accepted_without_call() };
         let (verdict, call) = match self.try_call(target, &request).await {
@@ -150,7 +151,7 @@ impl HttpHookClient {
                 (None, None)
             }
         };
-        // Whoever was called and answered something else has not been silent: that is no yes.
+        // An application that responded with anything else is not silent, so `fail_open` does not apply.
         let is_silent = call.as_ref().is_none_or(has_no_response);
         let open = verdict.is_none() && is_silent && self.settings.fail_open.contains(&request.hook);
         if open {
@@ -282,7 +283,7 @@ mod tests {
         HookRequest::new(Hook::PreCreate, &Upload::create(new, now), None, now, [3; 10])
     }
 
-    /// Every name leads there.
+    /// Returns a lookup that resolves every name to `addresses`.
     fn leads_to(addresses: &[&str]) -> Lookup {
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
         Arc::new(move |_| {
@@ -291,7 +292,7 @@ mod tests {
         })
     }
 
-    /// What comes of asking there, from a server that listens at `own`.
+    /// Returns the outcome of a call to `url` from a server that listens at `own`.
     async fn outcome(url: &str, own: &[SocketAddr], lookup: Lookup) -> (CallOutcome, Option<String>) {
         let rules = Arc::new(EgressRules::default());
         let hooks = HttpHookClient::new_with(settings(url), Arc::clone(&rules), lookup).unwrap();
@@ -309,7 +310,7 @@ mod tests {
         }
     }
 
-    /// However long the application was at it before.
+    /// The request is repeated regardless of how long the connection took to fail.
     #[tokio::test]
     async fn a_question_on_a_dead_idle_connection_is_asked_once_more() {
         let late = Script::ResetLate(Duration::from_millis(1_200));
@@ -332,13 +333,13 @@ mod tests {
             let (outcome, why) = outcome(&by_name, &[], leads_to(&addresses)).await;
             assert_eq!((outcome, why.unwrap().contains("metadata service")), blocked, "{addresses:?}");
         }
-        // It is this server, by whatever name.
+        // Both URLs lead to this server.
         for url in [by_name.clone(), receiver.url()] {
             let (outcome, why) = outcome(&url, &[receiver.address], leads_to(&["127.0.0.1"])).await;
             assert_eq!((outcome, why.unwrap().contains("this server")), blocked, "{url}");
         }
         assert!(receiver.received().is_empty());
-        // What may be private is asked, also when the name has other addresses.
+        // Private addresses are called, even if the name also has a blocked address.
         let mixed = leads_to(&["169.254.169.254", "127.0.0.1"]);
         assert_eq!(outcome(&by_name, &[], mixed).await.0, CallOutcome::Accepted);
         assert_eq!(receiver.received().len(), 1);

@@ -1,4 +1,4 @@
-//! What operators can watch of hooks.
+//! Metrics of hooks.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::NotCalled;
 use domain::hook::{CallOutcome, Hook};
 
-/// Counts of hooks. Clones count together.
+/// Counters, durations and breaker states of hooks. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct HookMetrics {
     calls: Family<CallLabel, Counter>,
@@ -46,8 +46,8 @@ fn duration_histogram() -> Histogram {
 }
 
 impl HookMetrics {
-    /// Registers everything, each with all of its labels, so that what has
-    /// not happened yet is zero and not missing.
+    /// Registers every metric with all of its label values, so that an outcome that has not occurred is
+    /// reported as zero and not absent.
     pub fn register(&self, registry: &mut Registry) {
         for hook in Hook::ALL.map(Hook::name) {
             for outcome in
@@ -70,7 +70,7 @@ impl HookMetrics {
         self.duration.get_or_create(&HookLabel { hook: hook.name() }).observe(took.as_secs_f64());
     }
 
-    /// One that was not made.
+    /// Counts a call that was not made.
     pub(super) fn count_shed(&self, hook: Hook, why: &'static str) {
         self.count(hook, why);
     }

@@ -1,4 +1,4 @@
-//! A question as the application gets it: the JSON, and the headers that sign it as webhooks are signed.
+//! Builds hook requests: the JSON body, and headers that sign it in the same way as webhooks.
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -10,7 +10,7 @@ use outbound::sign::{SharedSecret, sign};
 pub(super) fn signed(request: &HookRequest, secret: &SharedSecret) -> SignedRequest {
     let body =
         serde_json::to_string(&api::event::EventMessage::from(request)).expect("strings and numbers are always JSON");
-    // Standard Webhooks: whole seconds.
+    // Standard Webhooks: the timestamp is in whole seconds.
     let unix_seconds = request.requested_at.unix_ms().div_euclid(1000);
     let mut signature = text(&sign(secret, &request.decision, unix_seconds, body.as_bytes()));
     signature.set_sensitive(true);
@@ -117,7 +117,7 @@ mod tests {
         assert!(asked["data"]["request"].is_null() && asked["data"]["facts"].is_null());
     }
 
-    /// webhooks K1: the same signature as notifications; the id is that of the decision.
+    /// webhooks K1: the signature is the same as for notifications; the id is that of the decision.
     #[test]
     fn an_independent_receiver_accepts_the_signature() {
         for hook in Hook::ALL {

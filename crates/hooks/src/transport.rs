@@ -1,5 +1,5 @@
-//! One exchange with the application: the question sent, and its answer
-//! read, within a deadline and up to a size.
+//! One exchange with the application: sends the request and reads the response, within a deadline and up to a
+//! maximum size.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,46 +18,46 @@ use outbound::failure::{classify, root_cause};
 use outbound::resolver::{EXCHANGE, ExchangeTrace, GuardedResolver, Lookup};
 use outbound::tls::install_tls_provider;
 
-/// The most that is read of an answer.
+/// Maximum number of bytes that are read from a response body.
 pub(super) const LIMIT_BYTES: usize = 16 << 10;
 
-/// A question, signed.
+/// A hook request with its signature.
 #[derive(Debug, Clone)]
 pub(super) struct SignedRequest {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-/// What came back.
+/// The response of the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HookResponse {
     pub(super) status: u16,
     pub(super) media_type: String,
     pub(super) body: Vec<u8>,
-    /// There was more than may be read.
+    /// Set if the body exceeds [`LIMIT_BYTES`].
     pub(super) too_large: bool,
 }
 
-/// Why nothing, or not all, came back.
+/// Reason why there is no complete response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TransportError {
     Timeout,
     Unreachable(String),
 }
 
-/// What an operator is told of a place that no hook may be at.
+/// Explanation for operators when a hook's address is blocked.
 const BLOCKED: &str = "its address is an address of this server or that of a cloud metadata service";
 
 #[derive(Debug)]
 pub(super) struct HookTransport {
     client: Client,
     rules: Arc<EgressRules>,
-    /// By scheme, host and port.
+    /// Connections by scheme, host and port.
     reusable: ReusableConnections<String>,
 }
 
 impl HookTransport {
-    /// `https`: whether the certificates of the platform are needed.
+    /// Creates a transport. `https` is set if the root certificates of the platform are needed.
     pub(super) fn new(
         max_in_flight: usize,
         https: bool,
@@ -65,7 +65,7 @@ impl HookTransport {
         lookup: Lookup,
     ) -> reqwest::Result<Self> {
         install_tls_provider();
-        // What is secure makes no difference to those of the configuration.
+        // For endpoints of the configuration the rules do not depend on `is_secure`.
         let resolver = GuardedResolver { rules: Arc::clone(&rules), origin: Origin::Config, is_secure: false, lookup };
         let mut builder = builder(max_in_flight).dns_resolver(Arc::new(resolver));
         if !https {
@@ -81,7 +81,7 @@ impl HookTransport {
         deadline: Instant,
     ) -> Result<HookResponse, TransportError> {
         let port = url.port_or_known_default().unwrap_or_default();
-        // A resolver is asked only for names.
+        // Literal addresses bypass the resolver, so they are checked here.
         if let Some(address) = literal(url)
             && self.rules.check_address(SocketAddr::new(address, port), false, Origin::Config).is_err()
         {
@@ -89,7 +89,7 @@ impl HookTransport {
         }
         let origin = url.origin().ascii_serialization();
         let exchange = async {
-            // The application has the same question to answer either way.
+            // Repeating the request is safe: it names the same decision.
             let sent = self.reusable.send(&origin, None, || self.request(url, message.clone())).await;
             let answered = read(sent.map_err(transport_error)?).await?;
             if !answered.too_large {
@@ -107,7 +107,7 @@ impl HookTransport {
     }
 }
 
-/// Reads an answer as far as may be.
+/// Reads a response, up to [`LIMIT_BYTES`] of its body.
 async fn read(mut response: Response) -> Result<HookResponse, TransportError> {
     let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type::essence(media_type);

@@ -1,7 +1,6 @@
-//! Keys of the admin API. The server knows only their hashes.
+//! Keys of the admin API. The server stores only their hashes.
 //!
-//! A key is 32 random bytes, so one round of SHA-256 is as good as any
-//! number of them: there is nothing to guess.
+//! A key consists of 32 random bytes, so guessing is infeasible and one round of SHA-256 is as good as many.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,15 +13,15 @@ use subtle::ConstantTimeEq;
 const PREFIX: &str = "lsk_";
 const HASH_PREFIX: &str = "sha256:";
 
-/// A key, to be shown once to whoever shall have it.
+/// An admin key, shown once to its owner.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AdminKey(String);
 
-/// What is kept of a key.
+/// The stored hash of an admin key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminKeyHash([u8; 32]);
 
-/// Why a text is not the hash of a key. Says nothing of what was given: it may be a key.
+/// Reason why a text is not the hash of a key. It never contains the given text, which may be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHash {
     #[error("the admin key itself; write its hash, which `longshore admin-key` prints with the key")]
@@ -32,12 +31,12 @@ pub enum InvalidHash {
 }
 
 impl AdminKey {
-    /// A key out of these random bytes.
+    /// Creates a key from random bytes.
     pub fn generate(bytes: [u8; 32]) -> Self {
         Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
     }
 
-    /// The key itself. Whoever calls this sees to it that nobody else reads it.
+    /// Returns the key. The caller must not disclose it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -48,7 +47,7 @@ impl AdminKeyHash {
         Self(Sha256::digest(key).into())
     }
 
-    /// Whether this is the key, in a time that does not depend on how much of it is right.
+    /// Reports whether `given` is the key, in a time that does not depend on the number of correct bytes.
     pub fn is_of(&self, given: &[u8]) -> bool {
         Self::of(given).0.ct_eq(&self.0).into()
     }
@@ -103,7 +102,7 @@ mod tests {
         assert!(!hash.is_of(b"") && !hash.is_of(hash.to_string().as_bytes()), "a hash opens nothing");
     }
 
-    /// The value is what `printf %s lsk_test | sha256sum` prints.
+    /// The expected value is the output of `printf %s lsk_test | sha256sum`.
     #[test]
     fn a_hash_prints_and_parses() {
         let text = "sha256:1fb37ce8b525aa2fda4b9a40cb7596e8ee87ab72d2113527c783e4cee1380ae4";

@@ -1,13 +1,13 @@
-//! Places in the log of events and in lists, sealed, so that they say nothing to those who carry them.
+//! Cursors: positions in the event log and in lists, sealed so that they reveal nothing to their holders.
 //!
-//! A place in the log counts what all uploads of a server have done, so a plain one would tell every reader
-//! how busy the others are; a place in a list may be the id of a row of another tenant. A sealed one tells
-//! nothing, not even which of two is later, and it opens only for the listing and the tenant it was made for.
-//! The same place always gives the same text: a client may compare two ids for equality.
+//! A position in the log counts the activity of all uploads on a server, so a plain position would reveal how
+//! busy other clients are; a position in a list may be the id of another tenant's row. A sealed position
+//! reveals nothing, not even which of two is later, and opens only for the listing and the tenant that it was
+//! made for. Sealing is deterministic: clients may compare two ids for equality.
 //!
-//! The form is that of a synthetic initialization vector (RFC 5297 does the same with AES): a code over all
-//! that the cursor is bound to and the place, and the place masked with what a second key makes of that code.
-//! Whoever opens it unmasks the place and makes the code again.
+//! The construction uses a synthetic initialization vector (as RFC 5297 does with AES): a code authenticates
+//! the position and everything that the cursor is bound to, and the position is masked with a stream that a
+//! second key derives from that code. Opening unmasks the position and recomputes the code.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,20 +20,20 @@ use crate::{DerivedKey, DerivedKeys, ServerKeys};
 const CODE_PURPOSE: &str = "longshore event cursors v1, code";
 const MASK_PURPOSE: &str = "longshore event cursors v1, mask";
 
-/// A forged one is right once in 2^80 tries, and two places have one code as seldom.
+/// Length of the code. A forgery succeeds once in 2^80 attempts, and two positions share a code as rarely.
 const CODE_BYTES: usize = 10;
 
-/// The longest place, in bytes: what one mask covers.
+/// Maximum length of a position, in bytes: the length of one mask.
 const MAX_POSITION_BYTES: usize = 32;
 
-/// What seals places and opens them again.
+/// The keys that seal and open positions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursors {
     codes: DerivedKeys,
     masks: DerivedKeys,
 }
 
-/// What a cursor is a place in.
+/// The listing and the tenant that a cursor is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CursorScope {
     pub tenant: TenantId,
@@ -44,7 +44,7 @@ pub struct CursorScope {
 pub enum Listing {
     /// The events of one upload.
     EventsOf(UploadId),
-    /// The events of all.
+    /// The events of all uploads.
     Events,
     Uploads,
     Deliveries,
@@ -56,7 +56,7 @@ impl Cursors {
         Self { codes: keys.derive(CODE_PURPOSE), masks: keys.derive(MASK_PURPOSE) }
     }
 
-    /// Seals a place of at most 32 bytes.
+    /// Seals a position of at most 32 bytes.
     pub fn seal(&self, scope: CursorScope, position: &[u8]) -> String {
         debug_assert!(position.len() <= MAX_POSITION_BYTES, "a place fits under one mask");
         let code = code(self.codes.newest(), scope, position);
@@ -65,7 +65,7 @@ impl Cursors {
         URL_SAFE_NO_PAD.encode(sealed)
     }
 
-    /// Returns the place, if the text was sealed for this scope under any of the keys.
+    /// Returns the position if the text was sealed for this scope under any of the keys.
     pub fn open(&self, scope: CursorScope, text: &str) -> Option<Vec<u8>> {
         let sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (given, position) = sealed.split_first_chunk::<CODE_BYTES>()?;
@@ -79,8 +79,8 @@ impl Cursors {
     }
 }
 
-/// The code over a place and all it is bound to. What stands before the place has one length for each kind of
-/// listing, so no two of them read the same.
+/// Returns the code over a position and everything that it is bound to. The prefix before the position has a
+/// fixed length for each kind of listing, so no two inputs are equal.
 fn code(key: &DerivedKey, scope: CursorScope, position: &[u8]) -> [u8; CODE_BYTES] {
     let mut text = Vec::with_capacity(64);
     match scope.listing {
@@ -100,7 +100,7 @@ fn code(key: &DerivedKey, scope: CursorScope, position: &[u8]) -> [u8; CODE_BYTE
     code
 }
 
-/// Masks a place, or unmasks it.
+/// Masks or unmasks a position.
 fn masked(key: &DerivedKey, code: &[u8; CODE_BYTES], position: &[u8]) -> Vec<u8> {
     position.iter().zip(key.mac(code)).map(|(byte, mask)| byte ^ mask).collect()
 }
@@ -138,8 +138,8 @@ mod tests {
         assert_eq!(self::cursors(2).open(made_for, &sealed), None, "another server");
     }
 
-    /// Clients keep ids over updates, so their form may not change by accident. The value is what
-    /// `tests/faults/event_ids.mjs` makes.
+    /// Clients keep ids across server updates, so the form must not change by accident. The expected value is
+    /// computed by `tests/faults/event_ids.mjs`.
     #[test]
     fn the_form_of_a_cursor_stays() {
         let sealed = cursors(1).seal(own(upload(1)), &7_u64.to_be_bytes());
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// The mask hides the place even where places differ in one bit, and their order.
+    /// The mask hides the position even if two positions differ in one bit, and hides their order.
     #[test]
     fn cursors_of_neighbours_have_nothing_in_common() {
         let cursors = cursors(1);

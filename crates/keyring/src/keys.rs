@@ -1,7 +1,8 @@
-//! Server keys: one for new things, and older ones so that what they made stays good.
+//! Server keys: one for new secrets and tokens, and older ones so that existing secrets and tokens stay
+//! valid.
 //!
-//! A key itself is used for nothing but deriving others, each for one purpose: what is known of one purpose
-//! says nothing of another.
+//! A server key is used only to derive other keys, each for one purpose. The keys of one purpose reveal
+//! nothing about those of another.
 
 use std::fmt;
 
@@ -12,7 +13,7 @@ use sha2::Sha256;
 
 const KEY_BYTES: usize = 32;
 
-/// The most keys one file may hold.
+/// Maximum number of keys in one file.
 const MAX_KEYS: usize = 16;
 
 const MAX_ID_LENGTH: usize = 32;
@@ -23,11 +24,11 @@ const HEADING: &str = "\
 # existing ones.
 ";
 
-/// The keys of this server, newest first. There is always one.
+/// The keys of this server, newest first. Never empty.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerKeys(Vec<Key>);
 
-/// The keys for one purpose, in the order of those they were derived from.
+/// The keys for one purpose, in the order of the server keys they are derived from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DerivedKeys(Vec<DerivedKey>);
 
@@ -41,7 +42,7 @@ struct Key {
     bytes: [u8; KEY_BYTES],
 }
 
-/// Why a text holds no keys. Says where, and nothing of what is there.
+/// Reason why a text contains no valid keys. It names the line and repeats nothing of its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeys {
     #[error("it contains no key; write one as ID:BASE64 on a separate line")]
@@ -59,13 +60,13 @@ pub enum InvalidKeys {
 }
 
 impl ServerKeys {
-    /// One key out of these random bytes.
+    /// Creates one key from random bytes.
     pub fn generate(bytes: [u8; KEY_BYTES], id: [u8; 4]) -> Self {
         let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
         Self(vec![Key { id, bytes }])
     }
 
-    /// Reads the text of a key file.
+    /// Parses the text of a key file.
     pub fn parse(text: &str) -> Result<Self, InvalidKeys> {
         let mut keys: Vec<Key> = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
@@ -86,13 +87,13 @@ impl ServerKeys {
         }
     }
 
-    /// The text of a key file that holds these. Whoever calls this sees to it that nobody else reads it.
+    /// Returns the text of a key file with these keys. The caller must not disclose it.
     pub fn to_text(&self) -> String {
         let line = |key: &Key| format!("{}:{}\n", key.id, STANDARD.encode(key.bytes));
         self.0.iter().map(line).fold(HEADING.to_owned(), |text, line| text + &line)
     }
 
-    /// The keys for a purpose, which is named by a text that is used for nothing else.
+    /// Derives the keys for a purpose. The text that names the purpose must be unique to it.
     pub fn derive(&self, purpose: &str) -> DerivedKeys {
         let derive = |key: &Key| DerivedKey(Key { id: key.id.clone(), bytes: mac(&key.bytes, purpose.as_bytes()) });
         DerivedKeys(self.0.iter().map(derive).collect())
@@ -112,34 +113,34 @@ impl Key {
 }
 
 impl DerivedKeys {
-    /// The one for what is new.
+    /// Returns the key for new secrets and tokens.
     pub fn newest(&self) -> &DerivedKey {
         self.0.first().expect("there is always a key")
     }
 
-    /// The one that something older says it was made with.
+    /// Returns the key with the id that an existing secret names.
     pub fn by_id(&self, id: &str) -> Option<&DerivedKey> {
         self.0.iter().find(|key| key.id() == id)
     }
 
-    /// Newest first.
+    /// Iterates over the keys, newest first.
     pub fn iter(&self) -> impl Iterator<Item = &DerivedKey> {
         self.0.iter()
     }
 }
 
 impl DerivedKey {
-    /// Names the server key it was derived from.
+    /// Returns the id of the server key that this key is derived from.
     pub fn id(&self) -> &str {
         &self.0.id
     }
 
-    /// The key itself. Whoever calls this sees to it that it is not shown.
+    /// Returns the key. The caller must not disclose it.
     pub fn bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0.bytes
     }
 
-    /// The HMAC-SHA256 of a text under this key.
+    /// Returns the HMAC-SHA256 of a text under this key.
     pub(super) fn mac(&self, text: &[u8]) -> [u8; 32] {
         mac(&self.0.bytes, text)
     }
@@ -178,7 +179,8 @@ mod tests {
         assert_eq!(keys.derive("x").newest().id(), "0001abff");
     }
 
-    /// The value is what `printf %s x | openssl dgst -sha256 -mac HMAC -macopt hexkey:0707…` prints.
+    /// The expected value is the output of `printf %s x | openssl dgst -sha256 -mac HMAC -macopt
+    /// hexkey:0707…`.
     #[test]
     fn keys_are_derived_by_hmac() {
         let derived = ServerKeys::generate([7; 32], [0; 4]).derive("x");

@@ -1,9 +1,9 @@
-//! The server's own keys, and what is made of them.
+//! The server's own keys, and the tokens and hashes made with them.
 //!
-//! Owns the form of a key file, the keys for single purposes that are derived from those in it, and the kinds
-//! of text that such keys or chance make: tokens for reporting stages, tokens for following an upload, places
-//! in the log of events, and keys of the admin API. Promises that no key prints itself. Reads no file, makes
-//! no random bytes and asks nobody who they are: that is for those who use it.
+//! Owns the form of a key file, the single-purpose keys derived from the keys in it, and the texts made from
+//! such keys or from random bytes: tokens for reporting stages, tokens for following an upload, cursors in
+//! the event log and in lists, and keys of the admin API. Promises that no key appears in debug output. Reads
+//! no files, generates no random bytes and authenticates nobody: its users do.
 
 mod admin;
 mod cursor;

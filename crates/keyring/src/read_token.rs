@@ -1,7 +1,7 @@
-//! Tokens that let a page follow one upload for a while, and nothing else.
+//! Read tokens: they let a page follow one upload for a limited time, and grant nothing else.
 //!
-//! Nothing is stored of them: a token names when it ends, and is a code over that and the upload's id. It is
-//! good until then, as long as the key is there.
+//! The server stores nothing about them: a token contains its expiry and a code over the expiry and the
+//! upload's id. It is valid until then, provided that its key still exists.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,18 +14,18 @@ use domain::time::Timestamp;
 const PURPOSE: &str = "longshore read tokens v1";
 const PREFIX: &str = "rdt_";
 
-/// More digits than any second that a [`Timestamp`] can be.
+/// More digits than the seconds of any [`Timestamp`] have.
 const MAX_DIGITS: usize = 16;
 
-/// What makes these tokens and knows them again.
+/// Makes and verifies read tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadTokens(DerivedKeys);
 
-/// What a text is as a token for an upload.
+/// Validity of a text as a read token for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenValidity {
     Yes,
-    /// It was one, and its time is over.
+    /// A genuine token that has expired.
     Expired,
     No,
 }
@@ -35,12 +35,12 @@ impl ReadTokens {
         Self(keys.derive(PURPOSE))
     }
 
-    /// Makes a token for this upload. It ends with the second in which `expires_at` is.
+    /// Makes a token for this upload. It expires at the end of the second that contains `expires_at`.
     pub fn token(&self, upload: UploadId, expires_at: Timestamp) -> String {
         token(self.0.newest(), upload, expires_at.unix_ms() / 1_000)
     }
 
-    /// Says whether a text is a token for this upload, under any of the keys.
+    /// Checks whether a text is a token for this upload, under any of the keys.
     pub fn judge(&self, given: &[u8], upload: UploadId, now: Timestamp) -> TokenValidity {
         let Some(ends) = ends(given) else { return TokenValidity::No };
         let is_genuine = |key| bool::from(token(key, upload, ends).as_bytes().ct_eq(given));
@@ -52,12 +52,12 @@ impl ReadTokens {
     }
 }
 
-/// Whether a text looks like one of these tokens, genuine or not.
+/// Reports whether a text has the form of a read token, genuine or not.
 pub fn is_read_token(given: &[u8]) -> bool {
     ends(given).is_some()
 }
 
-/// The second it says that it ends with.
+/// Returns the last second, in Unix time, for which the token claims to be valid.
 fn ends(given: &[u8]) -> Option<i64> {
     let (digits, _) = std::str::from_utf8(given).ok()?.strip_prefix(PREFIX)?.split_once('_')?;
     let is_number =

@@ -1,7 +1,7 @@
-//! Tokens that let a backend report stages of one upload, and nothing else.
+//! Stage tokens: they let a backend report stages of one upload, and grant nothing else.
 //!
-//! Nothing is stored of them: a token is a code over the upload's id, so it is good for as long as the upload
-//! can be reported on and the key is there.
+//! The server stores nothing about them: a token is a code over the upload's id. It is valid for as long as
+//! the upload accepts reports and the key exists.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +13,7 @@ use domain::id::UploadId;
 const PURPOSE: &str = "longshore stage tokens v1";
 const PREFIX: &str = "stg_";
 
-/// What makes these tokens and knows them again.
+/// Makes and verifies stage tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageTokens(DerivedKeys);
 
@@ -22,12 +22,12 @@ impl StageTokens {
         Self(keys.derive(PURPOSE))
     }
 
-    /// The token for this upload.
+    /// Returns the token for this upload.
     pub fn token(&self, upload: UploadId) -> String {
         token(self.0.newest(), upload)
     }
 
-    /// Whether this is the token for this upload, under any of the keys.
+    /// Reports whether `given` is the token for this upload, under any of the keys.
     pub fn is_for(&self, given: &[u8], upload: UploadId) -> bool {
         self.0.iter().any(|key| bool::from(token(key, upload).as_bytes().ct_eq(given)))
     }

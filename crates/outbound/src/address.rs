@@ -1,9 +1,9 @@
-//! Where the sender may go.
+//! Egress rules: the addresses, ports and schemes that outbound requests may use.
 //!
-//! Owns the rules and nothing that sends: which addresses, which ports, which schemes. They are asked for the
-//! text of a URL when an endpoint is made, and for every address when one is called, so a name that changes
-//! its mind in between changes nothing. Endpoints of the configuration are the operator's word and may be
-//! private; those made by API may be anybody's.
+//! Owns the rules and sends nothing. The rules are applied to the text of a URL when an endpoint is created,
+//! and to every address when it is called, so a name that resolves differently in between cannot bypass them.
+//! Endpoints of the configuration are trusted and may be private; endpoints created through the API may come
+//! from anybody.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::RwLock;
@@ -14,7 +14,7 @@ use crate::lock::{read, write};
 use domain::endpoint::Origin;
 use domain::network::Network;
 
-/// webhooks S3: not on the public Internet.
+/// webhooks S3: networks that are not on the public Internet.
 const PRIVATE_IPV4: [Network; 15] = [
     v4([0, 0, 0, 0], 8),
     v4([10, 0, 0, 0], 8),
@@ -33,10 +33,10 @@ const PRIVATE_IPV4: [Network; 15] = [
     v4([240, 0, 0, 0], 4),
 ];
 
-/// webhooks S4: what is public in IPv6, …
+/// webhooks S4: the public part of IPv6, except [`PRIVATE_IPV6`].
 const GLOBAL_IPV6: Network = v6([0x2000, 0, 0, 0, 0, 0, 0, 0], 3);
 
-/// … but for Teredo and its neighbours, documentation, and 6to4, which reach into IPv4.
+/// Exceptions: Teredo and its neighbors, documentation, and 6to4, which reaches into IPv4.
 const PRIVATE_IPV6: [Network; 4] = [
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
     v6([0x2001, 0x0db8, 0, 0, 0, 0, 0, 0], 32),
@@ -44,10 +44,10 @@ const PRIVATE_IPV6: [Network; 4] = [
     v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
 ];
 
-/// Where clouds tell machines their secrets: nobody's receiver is there (webhooks S6).
+/// Metadata services, from which clouds hand secrets to machines. No receiver is there (webhooks S6).
 const METADATA: [Network; 2] = [v4([169, 254, 0, 0], 16), v6([0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x254], 128)];
 
-/// Ports of services that would take a request for something else, or that rule a machine (webhooks S7).
+/// Ports of services that might misread a request as something else, or that control a machine (webhooks S7).
 const REFUSED_PORTS: [u16; 28] = [
     1433, 1521, 2049, 2181, 2375, 2376, 2377, 2379, 2380, 3128, 3306, 3389, 4194, 5432, 5672, 5900, 5984, 6000, 6379,
     6443, 8500, 9042, 9200, 9300, 10_250, 10_255, 11_211, 27_017,
@@ -63,7 +63,7 @@ const fn v6(first: [u16; 8], prefix: u8) -> Network {
     Network::of(IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h)), prefix)
 }
 
-/// Why the sender does not go to a URL.
+/// Reason why the server does not call a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RejectedUrl {
     #[error("it is not a URL")]
@@ -86,37 +86,38 @@ pub enum RejectedUrl {
     Port(u16),
 }
 
-/// The rules as the configuration has them.
+/// The egress rules of the configuration.
 #[derive(Debug, Default)]
 pub struct EgressRules {
     allow_networks: Vec<Network>,
     https_only: bool,
     own: RwLock<Vec<SocketAddr>>,
-    /// The host and the port that clients know this server by.
+    /// Host and port of the public URL of this server.
     public: Option<(String, u16)>,
 }
 
 impl EgressRules {
-    /// `allow_networks` are open to endpoints made by API, also without TLS. `https_only` is for those, too.
+    /// Creates the rules. Endpoints created through the API may use `allow_networks`, even without TLS.
+    /// `https_only` also applies only to those endpoints.
     pub fn new(allow_networks: Vec<Network>, https_only: bool) -> Self {
         Self { allow_networks, https_only, own: RwLock::default(), public: None }
     }
 
-    /// What clients reach this server by, where that is not an address of its own: endpoints made by API
-    /// cannot have it.
+    /// Sets the public URL of this server, which may differ from its own addresses. Endpoints created through
+    /// the API cannot use it.
     #[must_use]
     pub fn with_public_url(self, url: &str) -> Self {
         let url = Url::parse(url).ok();
         Self { public: url.and_then(|url| Some((host_name(&url)?.to_owned(), url.port_or_known_default()?))), ..self }
     }
 
-    /// Where this server listens, once it is known.
+    /// Sets the addresses that this server listens on, once they are known.
     pub fn set_own(&self, addresses: Vec<SocketAddr>) {
         *write(&self.own) = addresses;
     }
 
-    /// Reads a URL an endpoint of this origin may have. What its name
-    /// resolves to is judged when it is called.
+    /// Parses a URL and checks that an endpoint of this origin may have it. The addresses that its name
+    /// resolves to are checked when it is called.
     pub fn check_url(&self, text: &str, origin: Origin) -> Result<Url, RejectedUrl> {
         let url = Url::parse(text).map_err(|_| RejectedUrl::NotAUrl)?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
@@ -148,19 +149,20 @@ impl EgressRules {
             Some(Err(why)) if !judged.contains(&Ok(())) => return Err(*why),
             _ => {}
         }
-        // Only an open network may be called without TLS; there being none, no address of a name can be.
+        // Only allowed networks may be called without TLS. With none, every address of a name would be
+        // blocked.
         if origin == Origin::Api && self.https_only && !is_secure && self.allow_networks.is_empty() {
             return Err(RejectedUrl::NotHttps);
         }
         Ok(url)
     }
 
-    /// Whether this server listens on this port, so that a name with it may lead here.
+    /// Reports whether this server listens on this port, in which case a name with the port may lead here.
     pub fn is_own_port(&self, port: u16) -> bool {
         read(&self.own).iter().any(|own| own.port() == port)
     }
 
-    /// Whether an endpoint of this origin may be called at this address.
+    /// Checks whether an endpoint of this origin may be called at this address.
     pub fn check_address(&self, to: SocketAddr, is_secure: bool, origin: Origin) -> Result<(), RejectedUrl> {
         let address = to.ip().to_canonical();
         if METADATA.iter().any(|network| network.contains(address)) {
@@ -182,7 +184,7 @@ impl EgressRules {
         let own = read(&self.own);
         own.iter().filter(|own| own.port() == port).any(|own| {
             let listens_at = own.ip().to_canonical();
-            // Who connects to 0.0.0.0 reaches loopback.
+            // A connection to 0.0.0.0 reaches the loopback interface.
             let connects_to_self =
                 address.is_unspecified() && (listens_at.is_loopback() || listens_at.is_unspecified());
             connects_to_self || listens_at == address || (listens_at.is_unspecified() && is_of_this_machine(address))
@@ -190,20 +192,20 @@ impl EgressRules {
     }
 }
 
-/// Where names of loopback lead.
+/// Addresses that loopback names resolve to.
 const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// RFC 6761, 6.3: these names are of loopback, whoever looks them up.
+/// Reports whether the host is a loopback name, whatever a resolver returns for it (RFC 6761, 6.3).
 fn is_loopback_name(url: &Url) -> bool {
     host_name(url).is_some_and(|host| host == "localhost" || host.ends_with(".localhost"))
 }
 
-/// The host in lower case, without the dot that names may end with.
+/// Returns the host in lower case, without the trailing dot that names may have.
 fn host_name(url: &Url) -> Option<&str> {
     url.host_str().map(|host| host.strip_suffix('.').unwrap_or(host))
 }
 
-/// The address a URL names without a name. The parser has made one of every odd way to write it.
+/// Returns the literal address of a URL, if its host is one. The parser has normalized unusual notations.
 pub fn literal(url: &Url) -> Option<IpAddr> {
     let host = url.host_str()?;
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
@@ -216,8 +218,8 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Asks the kernel which address it would speak from: to one of its own
-/// it speaks from that one. Nothing is sent.
+/// Reports whether an address belongs to this machine, by the source address that the kernel selects for it:
+/// for its own addresses the kernel selects the same address. Sends nothing.
 fn is_of_this_machine(address: IpAddr) -> bool {
     if address.is_loopback() {
         return true;
@@ -251,7 +253,7 @@ mod tests {
         rules.check_url(url, origin).err()
     }
 
-    /// webhooks S3, S4: both ends of each block, and what lies beside it.
+    /// webhooks S3, S4: both ends of each block, and the addresses next to it.
     #[test]
     fn only_public_addresses_are_public() {
         for private in [
@@ -338,7 +340,7 @@ mod tests {
         }
     }
 
-    /// webhooks S2: every way to write an address.
+    /// webhooks S2: every notation of an address.
     #[test]
     fn no_spelling_of_an_address_gets_through() {
         let rules = rules(&[], &[]);
@@ -426,7 +428,7 @@ mod tests {
         assert_eq!(EgressRules::new(vec![], false).check_address(public, false, Api), Ok(()));
     }
 
-    /// webhooks S7: also when its network is open, and to the configuration.
+    /// webhooks S7: even if its network is allowed, and also for endpoints of the configuration.
     #[test]
     fn the_server_does_not_call_itself() {
         let narrow = rules(&["127.0.0.0/8"], &["127.0.0.1:8080"]);
@@ -444,7 +446,7 @@ mod tests {
         assert_eq!(refused(&wide, "http://203.0.113.9:8080/", Config), None, "not an address of this machine");
     }
 
-    /// webhooks S7: by name, too.
+    /// webhooks S7: also by name.
     #[test]
     fn the_names_of_the_server_are_refused_to_the_api() {
         let open = rules(&["127.0.0.0/8"], &["127.0.0.1:8080"]).with_public_url("https://Uploads.example.com/up");

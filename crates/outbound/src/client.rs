@@ -1,4 +1,4 @@
-//! What every client of ours that calls out has in common.
+//! Common settings of all outbound HTTP clients.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,11 +12,11 @@ use crate::failure::classify;
 use crate::lock::lock;
 use domain::delivery::AttemptOutcome;
 
-/// Shorter than the five seconds after which common servers close an idle connection.
+/// Idle time after which a connection is closed: less than the five seconds of common servers.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
-/// A client that goes nowhere but where it is told: no redirects, no proxies of the
-/// environment, nothing sent again by itself.
+/// Returns a builder for clients that follow no redirects, use no proxies of the environment, and do not
+/// retry on their own.
 pub fn builder(max_idle_per_host: usize) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
@@ -29,8 +29,8 @@ pub fn builder(max_idle_per_host: usize) -> ClientBuilder {
         .pool_max_idle_per_host(max_idle_per_host)
 }
 
-/// When each receiver last left a connection fit for reuse: such a connection may be closed by the
-/// receiver while a request is on its way.
+/// The time at which each receiver last left a connection open for reuse. The receiver may close such a
+/// connection while a request is on its way.
 #[derive(Debug)]
 pub struct ReusableConnections<K>(Mutex<HashMap<K, Instant>>);
 
@@ -41,10 +41,10 @@ impl<K> Default for ReusableConnections<K> {
 }
 
 impl<K: Eq + Hash> ReusableConnections<K> {
-    /// Sends a request to a receiver; once more if the receiver closed a connection that it had left open,
-    /// while the request was on its way. hyper sends again by itself only when nothing of the request was
-    /// written. Nothing was answered, and receivers know a message again by its id. With `within`, the second
-    /// try begins so soon after the first or not at all.
+    /// Sends a request to a receiver, and repeats it once if the receiver closed a reused connection while
+    /// the request was on its way. hyper itself repeats a request only if nothing of it was written.
+    /// Repeating is safe: there was no response, and receivers recognize a message by its id. With `within`,
+    /// the second attempt is made only if it begins less than that time after the first.
     pub async fn send<F>(
         &self,
         receiver: &K,

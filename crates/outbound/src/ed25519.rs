@@ -1,7 +1,7 @@
-//! Standard Webhooks signatures, version `v1a`: ed25519, so that a
-//! receiver holds nothing to forge messages with.
+//! Standard Webhooks signatures, version `v1a`: ed25519, so that a receiver holds no key that could forge
+//! messages.
 //!
-//! Owns the form of both keys. A private key never prints itself, and no error repeats it.
+//! Owns the form of both keys. A private key does not appear in debug output, and no error repeats it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,14 +16,14 @@ const PUBLIC_PREFIX: &str = "whpk_";
 const VERSION: &str = "v1a,";
 const SEED: usize = 32;
 
-/// The private key of one endpoint's signatures.
+/// The private key that signs an endpoint's messages.
 #[derive(Clone)]
 pub struct PrivateKey {
     seed: [u8; SEED],
     pair: Arc<Ed25519KeyPair>,
 }
 
-/// Why a text is not a private key. Says what is allowed and nothing of what was given.
+/// Reason why a text is not a private key. States the allowed form and repeats nothing of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPrivateKey {
     #[error("a private key must begin with `whsk_`")]
@@ -37,7 +37,7 @@ pub enum InvalidPrivateKey {
 }
 
 impl PrivateKey {
-    /// One that nobody can guess.
+    /// Generates a random key.
     pub fn generate() -> Self {
         Self::from_seed(rand::random())
     }
@@ -47,18 +47,18 @@ impl PrivateKey {
         Self { seed, pair: Arc::new(pair) }
     }
 
-    /// What receivers verify with: `whpk_` and 32 bytes.
+    /// Returns the public key that receivers verify with: `whpk_` and the base64 of 32 bytes.
     pub fn public(&self) -> String {
         format!("{PUBLIC_PREFIX}{}", STANDARD.encode(self.pair.public_key()))
     }
 
-    /// `whsk_` and seed and public key. Whoever calls this sees to it that it is not shown.
+    /// Returns `whsk_` and the base64 of the seed and the public key. The caller must not disclose it.
     pub fn expose(&self) -> String {
         let both = [&self.seed[..], self.pair.public_key().as_ref()].concat();
         format!("{PREFIX}{}", STANDARD.encode(both))
     }
 
-    /// The signature of one message: `v1a,` and the base64 of the signature of `id.timestamp.body`.
+    /// Returns the signature of one message: `v1a,` and the base64 of the signature of `id.timestamp.body`.
     pub fn sign(&self, id: &str, unix_seconds: i64, body: &[u8]) -> String {
         format!("{VERSION}{}", STANDARD.encode(self.pair.sign(&signed(id, unix_seconds, body))))
     }
@@ -67,7 +67,7 @@ impl PrivateKey {
 impl FromStr for PrivateKey {
     type Err = InvalidPrivateKey;
 
-    /// webhooks H8: the seed alone, or with its public key behind it.
+    /// Parses a key (webhooks H8): the seed alone, or followed by its public key.
     fn from_str(text: &str) -> Result<Self, InvalidPrivateKey> {
         let encoded = text.strip_prefix(PREFIX).ok_or(InvalidPrivateKey::Prefix)?;
         let bytes = STANDARD.decode(encoded).map_err(|_| InvalidPrivateKey::Encoding)?;
@@ -84,11 +84,11 @@ impl FromStr for PrivateKey {
     }
 }
 
-/// What the receiver of an endpoint verifies its messages with.
+/// The public key with which a receiver verifies an endpoint's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublicKey([u8; SEED]);
 
-/// Why a text is not a public key.
+/// Error for a text that is not a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a public key is `whpk_` followed by 32 bytes in standard base64 with padding")]
 pub struct InvalidPublicKey;
@@ -104,7 +104,7 @@ impl FromStr for PublicKey {
 }
 
 impl PublicKey {
-    /// Whether this is the signature of a message, as [`PrivateKey::sign`] makes it.
+    /// Reports whether this is the signature of a message, as made by [`PrivateKey::sign`].
     pub fn verifies(&self, signature: &str, id: &str, unix_seconds: i64, body: &[u8]) -> bool {
         let signature = signature.strip_prefix(VERSION).and_then(|encoded| STANDARD.decode(encoded).ok());
         let message = signed(id, unix_seconds, body);
@@ -113,7 +113,7 @@ impl PublicKey {
     }
 }
 
-/// What is signed: `id.timestamp.body`.
+/// Returns the signed text: `id.timestamp.body`.
 fn signed(id: &str, unix_seconds: i64, body: &[u8]) -> Vec<u8> {
     [format!("{id}.{unix_seconds}.").as_bytes(), body].concat()
 }
@@ -136,7 +136,7 @@ impl fmt::Debug for PrivateKey {
 mod tests {
     use super::*;
 
-    /// A published pair of keys, and what it signs (webhooks H6, H8).
+    /// A published key pair and its signature (webhooks H6, H8).
     const KNOWN: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
     const KNOWN_SEED: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
     const KNOWN_PUBLIC: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";

@@ -1,4 +1,4 @@
-//! What an exchange that failed is called, whatever library failed it.
+//! Classifies failed exchanges, whichever library reported the error.
 
 use std::error::Error as StdError;
 use std::io;
@@ -7,10 +7,10 @@ use domain::delivery::AttemptOutcome;
 
 use crate::resolver::BlockedAddress;
 
-/// The length of notes and of headers that are kept, in characters.
+/// Maximum length of stored notes and headers, in characters.
 const NOTE_LIMIT: usize = 200;
 
-/// The class of an error, by the types in its chain of causes.
+/// Returns the class of an error, by the types in its chain of causes.
 pub fn classify(error: &reqwest::Error) -> AttemptOutcome {
     if error.is_timeout() {
         return AttemptOutcome::Timeout;
@@ -38,17 +38,17 @@ fn class_of_cause(cause: &(dyn StdError + 'static)) -> Option<AttemptOutcome> {
             _ => None,
         };
     }
-    // hyper's own error for a connection that was closed instead of an answer. Its type is not ours
-    // to name, hence the text; a test pins it.
+    // hyper's own error for a connection that was closed before a response. Its type cannot be named here, so
+    // the text is compared; a test pins the text.
     (cause.source().is_none() && cause.to_string() == "connection closed before message completed")
         .then_some(AttemptOutcome::Reset)
 }
 
-/// The error and everything beneath it, outermost first.
+/// Iterates over the error and its causes, outermost first.
 fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     let outermost: &(dyn StdError + 'static) = error;
     std::iter::successors(Some(outermost), |&error| {
-        // What an I/O error wraps is not its source, only that one's source is.
+        // `source` of an I/O error skips the error that it wraps and returns the source of that one.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         wrapped.map(|inner| inner as &(dyn StdError + 'static)).or_else(|| error.source())
     })
@@ -58,7 +58,7 @@ pub fn root_cause(error: &reqwest::Error) -> String {
     causes(error).last().map(|cause| shortened(&cause.to_string())).unwrap_or_default()
 }
 
-/// Returns what of a text is kept.
+/// Truncates a text to the stored length.
 pub fn shortened(text: &str) -> String {
     text.chars().take(NOTE_LIMIT).collect()
 }

@@ -1,8 +1,8 @@
-//! The keys of one endpoint: which sign, and until when.
+//! The signing keys of one endpoint and their expiry.
 //!
-//! The newest key of a kind is the current one. A rotation leaves the ones before it
-//! signing for a while, so that a receiver has time to learn of the new one: it accepts a
-//! message that carries any signature it knows.
+//! The newest key of a kind is the current one. After a rotation the earlier keys continue to sign for a
+//! while, so that the receiver has time to install the new key: it accepts a message with any signature that
+//! it can verify.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::sign::{InvalidSecret, SharedSecret, sign};
 use domain::endpoint::Signing;
 use domain::time::Timestamp;
 
-/// How many old keys of an endpoint may go on signing (webhooks H10).
+/// Maximum number of an endpoint's old keys that still sign (webhooks H10).
 pub const MAX_OLD_KEYS: usize = 10;
 
-/// How long an old key may go on signing.
+/// Maximum time for which an old key continues to sign.
 const MAX_OVERLAP: Duration = Duration::from_hours(7 * 24);
 
-/// How long it does when nothing is said.
+/// Time for which an old key continues to sign by default.
 pub const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
 
-/// What signs.
+/// A key that signs messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SigningKey {
     Hmac(SharedSecret),
@@ -30,14 +30,14 @@ pub enum SigningKey {
 }
 
 domain::named! {
-    /// Which signatures a key makes.
+    /// The kind of signatures that a key makes.
     pub enum KeyKind {
         Hmac = "hmac",
         Ed25519 = "ed25519",
     }
 }
 
-/// Why keys cannot be those of an endpoint.
+/// Reason why keys are not valid for an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
     #[error(transparent)]
@@ -64,7 +64,7 @@ impl SigningKey {
         }
     }
 
-    /// Reads either form.
+    /// Parses a key of either kind.
     pub fn parse(text: &str) -> Result<Self, InvalidKey> {
         match text.split_once('_') {
             Some(("whsec", _)) => Ok(Self::Hmac(text.parse()?)),
@@ -80,7 +80,7 @@ impl SigningKey {
         }
     }
 
-    /// The key itself. Whoever calls this sees to it that it is not shown to others.
+    /// Returns the key. The caller must not disclose it to others.
     pub fn expose(&self) -> String {
         match self {
             Self::Hmac(secret) => secret.expose(),
@@ -88,7 +88,7 @@ impl SigningKey {
         }
     }
 
-    /// What the receiver needs to verify: the secret both share, or the public half.
+    /// Returns what the receiver needs to verify signatures: the shared secret, or the public key.
     pub fn for_receiver(&self) -> String {
         match self {
             Self::Hmac(secret) => secret.expose(),
@@ -96,7 +96,7 @@ impl SigningKey {
         }
     }
 
-    /// Whether both are the same key. How long that takes tells nothing of them.
+    /// Reports whether both are the same key, in constant time.
     fn is(&self, other: &Self) -> bool {
         self.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
     }
@@ -109,12 +109,12 @@ impl SigningKey {
     }
 }
 
-/// A key and its time.
+/// A key with its creation and expiry times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyEntry {
     pub key: SigningKey,
     pub created_at: Timestamp,
-    /// `None`: it is a current one, or one the configuration names.
+    /// `None` for a current key, or one from the configuration.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -124,12 +124,12 @@ impl KeyEntry {
     }
 }
 
-/// Newest first.
+/// The signing keys of an endpoint, newest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SigningKeys(Vec<KeyEntry>);
 
 impl SigningKeys {
-    /// Keys that sign until somebody takes them away, the current one of each kind before older ones.
+    /// Creates keys that do not expire. The current key of each kind comes first.
     pub fn permanent(keys: impl IntoIterator<Item = SigningKey>, now: Timestamp) -> Self {
         Self(keys.into_iter().map(|key| KeyEntry { key, created_at: now, expires_at: None }).collect())
     }
@@ -138,32 +138,32 @@ impl SigningKeys {
         Self(held)
     }
 
-    /// Those that have not expired; they are never written again.
+    /// Iterates over the keys that have not expired. Expired keys are not stored again.
     pub fn live(&self, now: Timestamp) -> impl Iterator<Item = &KeyEntry> {
         self.0.iter().filter(move |held| held.is_live(now))
     }
 
-    /// The newest key of a kind.
+    /// Returns the newest key of a kind.
     pub fn current(&self, kind: KeyKind, now: Timestamp) -> Option<&SigningKey> {
         self.live(now).map(|held| &held.key).find(|key| key.kind() == kind)
     }
 
-    /// Whether one of those that have not expired is this one.
+    /// Reports whether one of the keys that have not expired is this one.
     pub fn holds(&self, key: &SigningKey, now: Timestamp) -> bool {
         self.live(now).fold(false, |found, held| found | held.key.is(key))
     }
 
-    /// The kinds of signatures wanted that there is no key for.
+    /// Returns the wanted kinds of signatures for which there is no key.
     pub fn missing(&self, signing: Signing, now: Timestamp) -> Vec<KeyKind> {
         kinds_of(signing).iter().copied().filter(|kind| self.current(*kind, now).is_none()).collect()
     }
 
-    /// Whether there is a key for every kind of signature wanted.
+    /// Checks that there is a key for every wanted kind of signature.
     pub fn check(&self, signing: Signing, now: Timestamp) -> Result<(), InvalidKey> {
         self.missing(signing, now).first().map_or(Ok(()), |kind| Err(InvalidKey::Missing(*kind)))
     }
 
-    /// Makes what is missing for these signatures.
+    /// Generates the keys that are missing for these signatures.
     pub fn completed(mut self, signing: Signing, now: Timestamp) -> Self {
         for kind in self.missing(signing, now) {
             self.0.insert(0, KeyEntry { key: SigningKey::generate(kind), created_at: now, expires_at: None });
@@ -171,7 +171,7 @@ impl SigningKeys {
         self
     }
 
-    /// Puts a new key in front. Those of its kind that had no end go on signing for the overlap.
+    /// Adds a new key at the front. Keys of its kind that had no expiry continue to sign for the overlap.
     pub fn rotated(&self, new: SigningKey, overlap: Duration, now: Timestamp) -> Result<Self, InvalidKey> {
         if overlap > MAX_OVERLAP {
             return Err(InvalidKey::Overlap);
@@ -193,9 +193,10 @@ impl SigningKeys {
         Ok(Self(keys))
     }
 
-    /// The value of `webhook-signature`: one signature for each live key of the kinds wanted, newest first.
+    /// Returns the value of `webhook-signature`: one signature by each live key of the wanted kinds, newest
+    /// first.
     pub fn sign(&self, signing: Signing, id: &str, now: Timestamp, body: &[u8]) -> String {
-        // Standard Webhooks: whole seconds, and a list separated by spaces.
+        // Standard Webhooks: the timestamp is in whole seconds, and the signatures are separated by spaces.
         let unix_seconds = now.unix_ms().div_euclid(1000);
         let wanted = kinds_of(signing);
         let keys = self.live(now).map(|held| &held.key).filter(|key| wanted.contains(&key.kind()));
@@ -253,7 +254,7 @@ mod tests {
         assert_eq!(hmac.check(Signing::Hmac, at(0)), Ok(()));
     }
 
-    /// webhooks H4, H10, H11: each holder of one live secret accepts the list, and nobody else does.
+    /// webhooks H4, H10, H11: each holder of one live secret accepts the list, and no other receiver does.
     #[test]
     fn an_independent_receiver_accepts_the_list_of_signatures() {
         let secrets = [32, 24, 64].map(|count| format!("whsec_{}", STANDARD.encode(vec![7; count])));
@@ -285,7 +286,7 @@ mod tests {
         assert!(!verify(&secrets[0], "evt_0", at - 1, body), "another time");
     }
 
-    /// webhooks H10: newest first; the old one signs for the overlap and not a moment longer.
+    /// webhooks H10: newest first; the old key signs for exactly the overlap.
     #[test]
     fn a_rotated_key_goes_on_for_its_overlap() {
         let (first, second, third) = (hmac(), hmac(), hmac());

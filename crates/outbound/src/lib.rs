@@ -1,8 +1,8 @@
-//! The way out: which addresses may be called, with which client, and how messages are signed.
+//! Outbound requests: the allowed addresses, the HTTP client settings, and the signatures of messages.
 //!
-//! What is promised: no request goes to an address that the rules refuse, not even when a name resolves to
-//! one; nothing is sent again by itself; keys do not print themselves. It knows nothing of deliveries and
-//! hooks: those who send them use it.
+//! Promises: no request goes to an address that the rules block, even if a name resolves to one; a request is
+//! repeated only when [`client::ReusableConnections`] is asked to; keys do not appear in debug output. Knows
+//! nothing of deliveries and hooks, whose senders use it.
 
 pub mod address;
 pub mod client;

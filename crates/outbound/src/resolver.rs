@@ -1,8 +1,7 @@
-//! What stands between the sender and the network: names are looked up here, and only
-//! addresses the rules allow are given to who connects. Nothing else resolves names, so the
-//! address that was judged is the one that is called.
+//! Name resolution for outbound requests. Only addresses that the rules allow are returned to the connector.
+//! Nothing else resolves names, so the checked address is the one that is called.
 //!
-//! It also notes where the time of an exchange goes before its request is sent.
+//! It also measures the time that an exchange spends before its request is sent.
 
 use std::error::Error as StdError;
 use std::net::{IpAddr, SocketAddr};
@@ -22,10 +21,10 @@ use crate::address::EgressRules;
 use crate::lock::lock;
 use domain::endpoint::Origin;
 
-/// Finds the addresses of a name. The tests have one of their own.
+/// A function that resolves a name to its addresses. Tests supply their own.
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
 
-/// As this machine resolves names.
+/// Returns a lookup that uses the resolver of this machine.
 pub fn system_lookup() -> Lookup {
     Arc::new(|name| {
         Box::pin(async move {
@@ -35,7 +34,7 @@ pub fn system_lookup() -> Lookup {
     })
 }
 
-/// None of the addresses may be called. It does not say which they were (webhooks S10).
+/// Error: none of the addresses may be called. It does not name them (webhooks S10).
 #[derive(Debug, thiserror::Error)]
 #[error(
     "no address of this host is allowed; webhooks.allow_networks and webhooks.https_only control which addresses are"
@@ -43,14 +42,14 @@ pub fn system_lookup() -> Lookup {
 pub struct BlockedAddress;
 
 tokio::task_local! {
-    /// The exchange that is going on in this task.
+    /// The exchange that runs in this task.
     pub static EXCHANGE: Arc<ExchangeTrace>;
 }
 
-/// What is known of an exchange before its request is sent.
+/// Port and connection timings of an exchange before its request is sent.
 #[derive(Debug)]
 pub struct ExchangeTrace {
-    /// Where the URL points to; names have no port.
+    /// Port of the URL. The resolver gets only the name.
     port: u16,
     seen: Mutex<ConnectTimings>,
 }
@@ -75,7 +74,7 @@ impl ExchangeTrace {
     }
 }
 
-/// Resolves names for one kind of endpoint.
+/// Resolves names for one kind of endpoint and filters the addresses.
 pub struct GuardedResolver {
     pub rules: Arc<EgressRules>,
     pub origin: Origin,
@@ -91,7 +90,7 @@ impl fmt::Debug for GuardedResolver {
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        // Without an exchange there is no port to judge by, and nobody who waits.
+        // Without an exchange there is no port to check, and no caller that waits.
         let Ok(trace) = EXCHANGE.try_with(Arc::clone) else { return Box::pin(async { Err(BlockedAddress.into()) }) };
         let (rules, origin, is_secure) = (Arc::clone(&self.rules), self.origin, self.is_secure);
         let looking = (self.lookup)(name.as_str().to_owned());
@@ -110,7 +109,7 @@ impl Resolve for GuardedResolver {
     }
 }
 
-/// Measures how long connecting takes, TLS included.
+/// Layer that measures the time to connect, including TLS.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeConnecting;
 

@@ -1,6 +1,7 @@
-//! Standard Webhooks signatures, version `v1`: HMAC-SHA256 under a secret both sides know.
+//! Standard Webhooks signatures, version `v1`: HMAC-SHA256 under a shared secret.
 //!
-//! Owns the form of a secret and what is signed. A secret never prints itself, and no error repeats it.
+//! Owns the form of a secret and of the signed text. A secret does not appear in debug output, and no error
+//! repeats it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,11 +14,11 @@ use sha2::Sha256;
 const PREFIX: &str = "whsec_";
 const ALLOWED_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// The key of one endpoint's signatures.
+/// The shared secret that signs an endpoint's messages.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SharedSecret(Vec<u8>);
 
-/// Why a text is not a secret. Says what is allowed and nothing of what was given.
+/// Reason why a text is not a secret. States the allowed form and repeats nothing of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSecret {
     #[error("a webhook secret must begin with `whsec_`")]
@@ -42,12 +43,12 @@ impl FromStr for SharedSecret {
 }
 
 impl SharedSecret {
-    /// One that nobody can guess.
+    /// Generates a random secret.
     pub fn generate() -> Self {
         Self(rand::random::<[u8; 32]>().to_vec())
     }
 
-    /// As receivers are given it. Whoever calls this sees to it that it is not shown to others.
+    /// Returns the secret in the form that receivers use. The caller must not disclose it to others.
     pub fn expose(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
     }
@@ -59,7 +60,7 @@ impl fmt::Debug for SharedSecret {
     }
 }
 
-/// The signature of one message: `v1,` and the base64 of the HMAC over `id.timestamp.body`.
+/// Returns the signature of one message: `v1,` and the base64 of the HMAC over `id.timestamp.body`.
 pub fn sign(secret: &SharedSecret, id: &str, unix_seconds: i64, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(&secret.0).expect("HMAC takes a key of any length");
     mac.update(format!("{id}.{unix_seconds}.").as_bytes());
@@ -77,7 +78,7 @@ mod tests {
         format!("whsec_{}", STANDARD.encode(vec![byte; count]))
     }
 
-    /// The published vector (webhooks H5).
+    /// The published test vector (webhooks H5).
     #[test]
     fn the_known_vector_gives_the_known_signature() {
         let body = br#"{"email":"test@example.com","username":"test_user"}"#;

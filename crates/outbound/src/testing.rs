@@ -1,4 +1,4 @@
-//! A receiver on a real socket that answers by script, for the tests of those who call out.
+//! A receiver on a real socket that responds as scripted, for tests of outbound requests.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 
 pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// How long a test waits for something that must happen.
+/// Maximum time that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[expect(clippy::disallowed_methods, reason = "tests may ask the machine")]
@@ -26,7 +26,7 @@ pub fn wall_clock() -> Timestamp {
     Timestamp::from_unix_ms(0).plus(std::time::UNIX_EPOCH.elapsed().unwrap())
 }
 
-/// What a receiver does with one request, once it has read it.
+/// Reaction of a receiver to one request that it has read.
 #[derive(Debug, Clone)]
 pub enum Script {
     Status(u16),
@@ -35,29 +35,29 @@ pub enum Script {
         headers: Vec<(&'static str, String)>,
         body: Vec<u8>,
     },
-    /// Never answers.
+    /// Never responds.
     Hang,
-    /// Sends the status line a byte at a time and does not get far.
+    /// Sends the status line a byte at a time and never completes it.
     DripHead,
-    /// Sends headers at once and then a body without an end, a byte at a time.
+    /// Sends headers at once and then an endless body, a byte at a time.
     DripBody(u16),
-    /// Sends headers and half of the body it announced.
+    /// Sends headers and half of the announced body.
     StalledBody(u16),
-    /// Announces a gigabyte and sends it as fast as it is taken.
+    /// Announces a gigabyte and sends it as fast as it is read.
     Gigabyte(u16),
-    /// Closes the connection without an answer.
+    /// Closes the connection without a response.
     Close,
-    /// Resets the connection without an answer.
+    /// Resets the connection without a response.
     Reset,
-    /// The same, after that time.
+    /// Resets the connection after this time.
     ResetLate(Duration),
-    /// Speaks no HTTP.
+    /// Sends bytes that are not HTTP.
     Garbage,
 }
 
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// Counts from 0.
+    /// Index of the connection, from 0.
     pub connection: usize,
     pub head: String,
     pub headers: HeaderMap,
@@ -70,7 +70,8 @@ impl Received {
     }
 }
 
-/// Answers by its script, one line for each request, the last line for all further ones.
+/// A receiver that responds by its script: one entry for each request, and the last entry for all further
+/// ones.
 #[derive(Debug)]
 pub struct Receiver {
     pub address: SocketAddr,
@@ -137,7 +138,8 @@ async fn accept(listener: TcpListener, state: Arc<ReceiverState>) {
 }
 
 impl ReceiverState {
-    /// Reads a request and does with it what the script says; `None` when the connection is of no more use.
+    /// Reads a request and reacts to it as the script says. Returns `None` when the connection is of no
+    /// further use.
     async fn serve(&self, stream: &mut TcpStream, connection: usize) -> Option<()> {
         let received = read_request(stream, connection).await?;
         let script = {

@@ -1,10 +1,10 @@
-//! The TLS provider of every client that calls out.
+//! The TLS provider of all outbound clients.
 
-/// reqwest is built without a TLS provider and takes the one of the process. Whoever is
-/// first to install one wins, and any will do.
+/// Installs the TLS provider. reqwest is built without one and uses that of the process. The first
+/// installation wins, and any provider will do.
 pub fn install_tls_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // An error says that another thread was faster.
+        // An error means that another thread was faster.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }

@@ -54,7 +54,7 @@ fn event(kind: EventKind, stage: Stage) -> Event {
     }
 }
 
-/// webhooks P1, P3, P5: type, timestamp and data, as receivers have come to know them.
+/// webhooks P1, P3, P5: the type, timestamp and data have exactly the form that receivers rely on.
 #[test]
 fn a_body_is_written_exactly_so() {
     let record = record(vec![
@@ -75,7 +75,8 @@ fn a_body_is_written_exactly_so() {
     assert_eq!(body, expected);
 }
 
-/// webhooks P5, P7: which upload, how far it is and where to ask; of the frozen body and nothing else.
+/// webhooks P5, P7: a reduced body names the upload, its progress and its status URL, and takes all of that
+/// from the frozen full body.
 #[test]
 fn less_than_a_full_body_is_cut_out_of_it() {
     let record = record(vec![("filename", b"v.mp4".to_vec())]);
@@ -92,7 +93,8 @@ fn less_than_a_full_body_is_cut_out_of_it() {
     assert_eq!(left, expected.replace(r#""}}"#, r#"","expunged":true}}"#));
     assert_eq!(thin(&left), left, "there is nothing left to take out");
     assert_eq!(expunged(event.kind, NOW, record.id, 6, left.as_bytes()), left);
-    // What a version without these fields has written says less, and is no reason to send nothing.
+    // Bodies of an older version may lack these fields. The reduced body then has fewer fields and is still
+    // sent.
     let old = r#"{"type":"upload.completed","data":{"upload_id":"x","sequence":1,"stage":"completed"}}"#;
     assert!(thin(old).ends_with(r#""sequence":6,"stage":"completed"}}"#), "{}", thin(old));
     assert!(thin("broken").ends_with(r#""sequence":6}}"#), "{}", thin("broken"));
@@ -121,7 +123,7 @@ fn a_deletion_says_by_whom_and_a_completion_where_the_file_is() {
     assert!(!thin.contains("/srv"), "{thin}");
 }
 
-/// webhooks P6: over 20 kB the metadata goes, and the body says so.
+/// webhooks P6: above 20 kB the metadata is omitted, and the body says so.
 #[test]
 fn a_body_stays_within_its_bounds() {
     let mut record = record(vec![("filename", b"v.mp4".to_vec()), ("much", vec![1; 19_000])]);
@@ -147,7 +149,7 @@ fn a_body_stays_within_its_bounds() {
     assert_eq!(json["data"]["error"]["code"], "broken");
 }
 
-/// Events of one commit are written together, but each tells what was true right after it.
+/// Events of one commit are written together, but each describes the state right after itself.
 #[test]
 fn facts_are_told_from_verified_on() {
     let mut record = record(vec![]);
