@@ -1,8 +1,8 @@
-//! The bodies that the store needs within its transactions, in the JSON of receivers.
+//! Event bodies that the store builds within its transactions, in the JSON that receivers get.
 
 use state::{EventBodies, StoredEvent};
 
-/// Returns how they are written.
+/// Returns the functions that write the bodies.
 pub fn bodies() -> EventBodies {
     EventBodies {
         notice: api::event::notice,

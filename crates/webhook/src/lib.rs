@@ -1,12 +1,12 @@
-//! The durable sender: takes deliveries from the outbox, sends them signed, and writes down what came of it.
+//! The durable sender of webhooks: claims deliveries from the outbox, sends them signed, and records every
+//! attempt.
 //!
-//! Every delivery is sent at least once until its receiver has answered with success or its attempts are used
-//! up. Nothing is known only here: what must survive a crash is in the outbox, behind a lease that runs out.
-//! The sender knows nothing of how uploads work, where they are stored, or of the server's own HTTP.
+//! Every delivery is sent at least once, until its receiver has responded with success or its attempts are
+//! used up. All state that must survive a crash is in the outbox, behind a lease that expires. The sender
+//! knows nothing of the processing of uploads, their storage, or the server's own HTTP.
 //!
-//! Three rooms, each above the one before: `endpoints` (who is sent to, and with which secrets),
-//! `sending` (the way of a delivery), `admin` (what operators do with both). `sender` puts them
-//! together.
+//! Three modules build on one another: `endpoints` (receivers and their secrets), `sending` (the path of a
+//! delivery) and `admin` (operators' actions on both). `sender` joins them.
 
 mod admin;
 mod bodies;

@@ -1,4 +1,4 @@
-//! Locks that a panic does not close: what they guard here is valid at every step.
+//! Locks that ignore poisoning: the data they guard here is valid at every step.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

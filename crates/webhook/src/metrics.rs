@@ -1,4 +1,4 @@
-//! What operators can watch of the sender. Labels have few values: no endpoint, no upload.
+//! Metrics of the sender. Labels have few values: they name no endpoint and no upload.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use domain::delivery::{AttemptOutcome, Backlog, DeliveryClass, Disposition};
 use domain::time::Timestamp;
 use state::Claim;
 
-/// Counts of the sender. Clones count together.
+/// Metrics of the sender. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct WebhookMetrics {
     attempts: Family<OutcomeLabel, Counter>,
@@ -72,14 +72,14 @@ impl Default for WebhookMetrics {
     }
 }
 
-/// What becomes of a delivery by an attempt.
+/// Labels for the outcome of an attempt for its delivery.
 const DISPOSITIONS: [&str; 5] = ["succeeded", "retry", "superseded", "dead", "cancelled"];
 
 const STATUS_CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "other"];
 
 impl WebhookMetrics {
-    /// Registers everything, each with all of its labels, so that what has
-    /// not happened yet is zero and not missing.
+    /// Registers every metric with all of its label values, so that an outcome that has not occurred is
+    /// reported as zero and not absent.
     pub fn register(&self, registry: &mut Registry) {
         for outcome in STATUS_CLASSES.into_iter().chain(AttemptOutcome::ERRORS.map(error_class)) {
             drop(self.attempts.get_or_create(&OutcomeLabel { outcome }));
@@ -122,7 +122,7 @@ impl WebhookMetrics {
         registry.register_with_unit("webhook_outbox_write", write, Unit::Seconds, self.outbox_write.clone());
     }
 
-    /// Counts how long a delivery has taken: to its first attempt, and to its end.
+    /// Observes the delays of a delivery: from its event to its first attempt, and to its success.
     pub(super) fn count_times(&self, claim: &Claim, disposition: Disposition, started_at: Timestamp, now: Timestamp) {
         if claim.class == DeliveryClass::Test {
             return;
@@ -135,7 +135,7 @@ impl WebhookMetrics {
         }
     }
 
-    /// `total`: of all the time.
+    /// Raises the counter to `total`, the number since the store was opened.
     pub(super) fn show_superseded(&self, total: u64) {
         self.superseded.inc_by(total.saturating_sub(self.superseded.get()));
     }

@@ -1,4 +1,4 @@
-//! What the sender and its administration work with.
+//! The dependencies of the sender and its administration.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use domain::id::InstanceId;
 use outbound::address::EgressRules;
 use state::Outbox;
 
-/// What a sender works with.
+/// The dependencies of a sender.
 pub struct SenderParts {
     /// The node that sends.
     pub node: InstanceId,
-    /// Its clock is the one that everything here goes by.
+    /// The outbox. Its clock is the clock of the whole sender.
     pub outbox: Arc<dyn Outbox>,
     pub rules: Arc<EgressRules>,
     pub vault: Vault,

@@ -1,5 +1,5 @@
-//! The sender as a whole: opened on an outbox, handed out to those who watch
-//! and change it, and run until told to stop.
+//! The sender as a whole: opened on an outbox, shared with its observers and its administration, and run
+//! until its stop signal.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use outbound::resolver::{Lookup, system_lookup};
 use state::clock::Clock;
 use state::{Endpoints, Outbox};
 
-/// Tests that may wait to be sent.
+/// Maximum number of tests that wait to be sent.
 const WAITING_TESTS: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum SenderError {
     Outbox(#[from] state::Error),
 }
 
-/// Sends deliveries until told to stop.
+/// Sends deliveries until its stop signal.
 pub struct Sender {
     node: InstanceId,
     outbox: Arc<dyn Outbox>,
@@ -76,7 +76,7 @@ impl fmt::Debug for Sender {
 }
 
 impl Sender {
-    /// Tells the outbox of the endpoints of the configuration, and takes over those that were made by API.
+    /// Writes the endpoints of the configuration to the outbox, and loads those created through the API.
     pub async fn open(parts: SenderParts, configured: Vec<SendableEndpoint>) -> Result<Self, SenderError> {
         Self::open_with(parts, configured, system_lookup()).await
     }
@@ -130,7 +130,8 @@ impl Sender {
         })
     }
 
-    /// Sends each receiver, with news of an upload, what it needs to report stages of that.
+    /// Adds a stage token to each message about an upload, with which the receiver can report stages of that
+    /// upload.
     #[must_use]
     pub fn with_stage_tokens(self, tokens: StageTokens) -> Self {
         Self { stage_tokens: Some(tokens), ..self }
@@ -140,12 +141,12 @@ impl Sender {
         &self.metrics
     }
 
-    /// For those who change endpoints and ask for deliveries again.
+    /// Returns the administration, which changes endpoints and replays deliveries.
     pub fn admin(&self) -> &Administration {
         &self.admin
     }
 
-    /// The names of all endpoints, with the state of those that nothing is sent to.
+    /// Returns the names of all endpoints, with the state of those that are not enabled.
     pub fn endpoint_names(&self) -> Vec<String> {
         let entries = self.registry.all();
         let name = |endpoint: &Stored| match endpoint.state.is_enabled() {
@@ -155,18 +156,18 @@ impl Sender {
         entries.iter().map(|entry| name(entry.endpoint().stored())).collect()
     }
 
-    /// Whether anybody wants to hear of progress, at any moment.
+    /// Returns a flag that is set while at least one enabled endpoint subscribes to progress.
     pub fn progress_wanted(&self) -> Arc<AtomicBool> {
         self.registry.progress_wanted()
     }
 
-    /// For those who want to know whether it is well.
+    /// Returns the health check of the sender.
     pub fn liveness(&self) -> &Liveness {
         &self.liveness
     }
 
-    /// Sends until `stop`. Then claims nothing more, gives what is in flight the drain timeout,
-    /// and returns once every result is written.
+    /// Sends until `stop`. Then claims nothing more, gives deliveries in flight the drain timeout, and
+    /// returns once every result is written.
     pub async fn run(self, stop: CancellationToken) {
         let (results, incoming) = mpsc::channel(self.settings.max_in_flight.min(Semaphore::MAX_PERMITS));
         let (state, recording) = watch::channel(RecorderState::Works);
@@ -212,7 +213,7 @@ impl Sender {
     }
 }
 
-/// Writes the endpoints of the configuration, and reads all there are.
+/// Writes the endpoints of the configuration, and reads all endpoints.
 async fn open_endpoints(
     node: InstanceId,
     outbox: &dyn Endpoints,
@@ -237,8 +238,8 @@ async fn open_endpoints(
     Ok(endpoints)
 }
 
-/// An endpoint made by API, sealed under the newest key from now on. `None` when its secrets cannot be read:
-/// then its deliveries wait until they can, or have waited too long.
+/// Opens an endpoint created through the API, and seals its secrets under the newest key if they are not yet.
+/// Returns `None` if its secrets cannot be read: its deliveries then wait until they can be, or expire.
 async fn open_sealed(
     outbox: &dyn Endpoints,
     vault: &Vault,

@@ -1,4 +1,4 @@
-//! The limits of sending, for all endpoints.
+//! Settings of sending, for all endpoints.
 
 use std::time::Duration;
 
@@ -6,49 +6,49 @@ use crate::sending::health::HealthRules;
 use crate::sending::retry;
 use domain::delivery::LEASE_MARGIN;
 
-/// Settings that count where an endpoint has none of its own, and those that no endpoint has.
+/// Defaults for endpoints that have no value of their own, and settings of the sender as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookSettings {
-    /// For one whole exchange: name lookup, connecting, TLS, headers and body.
+    /// Timeout of a whole exchange: name lookup, connecting, TLS, headers and body.
     pub timeout: Duration,
-    /// For the part before the request is sent.
+    /// Timeout for the part before the request is sent.
     pub connect_timeout: Duration,
-    /// The wait after each failure; when it is used up, so are the attempts.
+    /// The wait after each failure. When the schedule is used up, no attempts are left.
     pub retry_schedule: Vec<Duration>,
-    /// How far a wait may be off by chance; [`MAX_JITTER_PERCENT`](crate::MAX_JITTER_PERCENT) at most.
+    /// Random deviation of a wait, at most [`MAX_JITTER_PERCENT`](crate::MAX_JITTER_PERCENT).
     pub retry_jitter_percent: u8,
-    /// How long a claim keeps others off a delivery. It outlasts every exchange by [`LEASE_MARGIN`].
+    /// Time for which a claim reserves a delivery. It exceeds every exchange by [`LEASE_MARGIN`].
     pub lease: Duration,
-    /// How many deliveries may be on their way at once, at least 1.
+    /// Maximum number of deliveries in flight, at least 1.
     pub max_in_flight: usize,
-    /// How many of them may be for one endpoint, at least 1.
+    /// Maximum number of deliveries in flight to one endpoint, at least 1.
     pub max_in_flight_per_endpoint: u32,
-    /// How much of an answer's body is read.
+    /// Number of bytes that are read of a response body.
     pub response_limit_bytes: u64,
-    /// How much of it is kept.
+    /// Number of bytes that are stored of a response body.
     pub response_kept_bytes: u64,
     /// No attempt is planned for later than this after the delivery began.
     pub delivery_expiry: Duration,
-    /// How long exchanges may go on after the signal to stop.
+    /// Time for which exchanges may continue after the stop signal.
     pub drain_timeout: Duration,
     pub health: HealthRules,
-    /// How many endpoints may be made by API.
+    /// Maximum number of endpoints created through the API.
     pub max_endpoints: usize,
-    /// How many deliveries all replays together queue in a second.
+    /// Maximum number of deliveries per second that all replays queue in total.
     pub replay_rate: u32,
-    /// How long deliveries are kept once they ended, and events.
+    /// Retention of finished deliveries and of events.
     pub keep_finished: Duration,
-    /// How long deliveries that were given up are kept.
+    /// Retention of dead deliveries.
     pub keep_dead: Duration,
-    /// How long records of uploads are kept that failed, expired or were terminated.
+    /// Retention of records of uploads that failed, expired or were terminated.
     pub keep_ended_uploads: Duration,
-    /// How long deliveries wait for an endpoint that is stopped, or not there any more.
+    /// Maximum time for which deliveries wait for an endpoint that is stopped or no longer exists.
     pub max_backlog_age: Duration,
-    /// The most deliveries that wait for one endpoint.
+    /// Maximum number of deliveries that wait for one endpoint.
     pub max_backlog: u64,
-    /// How many of the latest calls of hooks are kept; at least 1.
+    /// Number of the latest hook calls that are kept, at least 1.
     pub keep_hook_calls: u64,
-    /// The sender is unwell when something has been due for longer; zero: it may be due forever.
+    /// Time for which a delivery may be due before the sender counts as unhealthy; zero for no limit.
     pub max_due_age: Duration,
 }
 
@@ -80,7 +80,7 @@ impl Default for WebhookSettings {
     }
 }
 
-/// Settings that would break a promise.
+/// Error for settings that would break a promise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidWebhookSettings {
     #[error(
@@ -108,12 +108,12 @@ impl WebhookSettings {
         Ok(())
     }
 
-    /// How long an exchange may take at most, so that the lease outlasts it.
+    /// Returns the longest timeout of an exchange that the lease still outlasts.
     pub fn longest_timeout(&self) -> Duration {
         self.lease.saturating_sub(LEASE_MARGIN)
     }
 
-    /// Whether an endpoint may have this limit of its own of deliveries on their way.
+    /// Reports whether an endpoint may have `own` as its limit of deliveries in flight.
     pub fn allows_in_flight(&self, own: Option<u32>) -> bool {
         own.is_none_or(|own| usize::try_from(own).is_ok_and(|own| (1..=self.max_in_flight).contains(&own)))
     }

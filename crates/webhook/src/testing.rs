@@ -1,5 +1,5 @@
-//! What the tests of the sender stand on: a receiver on a real socket that
-//! answers by script, and an outbox in memory.
+//! Fixtures for tests of the sender: a receiver on a real socket that responds as scripted, and an outbox in
+//! memory.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -43,14 +43,15 @@ use state::{
     SettlementBatch, Store, Uploads,
 };
 
-/// How long a test waits for something that must happen.
+/// Maximum time that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn endpoint(name: &str, url: &str) -> SendableEndpoint {
     endpoint_with(name, url, |_| {})
 }
 
-/// An endpoint of the configuration, for the uploads that are for it.
+/// Returns an endpoint of the configuration that gets the events of the uploads addressed to it by their
+/// metadata.
 pub(super) fn endpoint_with(name: &str, url: &str, change: impl FnOnce(&mut EndpointTerms)) -> SendableEndpoint {
     let (id, now) = (EndpointId::new(name).unwrap(), wall_clock());
     let keys = SigningKeys::permanent([SigningKey::parse(SECRET).unwrap()], now);
@@ -65,7 +66,7 @@ pub(super) fn node() -> InstanceId {
     InstanceId::new(Timestamp::from_unix_ms(0), [7; 10])
 }
 
-/// Always the same server key.
+/// Returns a vault that always has the same server key.
 pub(super) fn vault() -> Vault {
     Vault::new(&ServerKeys::generate([7; 32], [7; 4]))
 }
@@ -90,7 +91,7 @@ pub(super) fn claim() -> Claim {
     }
 }
 
-/// The metadata that says which endpoint an upload is for.
+/// Key of the metadata that names the endpoint of an upload.
 const FOR: &str = "for";
 
 fn asked(id: UploadId) -> NewUpload {
@@ -110,7 +111,7 @@ fn asked(id: UploadId) -> NewUpload {
     }
 }
 
-/// A clock that runs, and that a test can put forward and set.
+/// A running clock that a test can move forward and set.
 #[derive(Clone)]
 pub(super) struct TestClock {
     begun: std::time::Instant,
@@ -155,18 +156,18 @@ impl TestClock {
     }
 }
 
-/// The state in memory, with switches for what goes wrong, and with a bell for whatever changes.
+/// The state in memory, with switches for failures, and with a bell for every change.
 #[derive(Debug)]
 pub(super) struct TestOutbox {
     inner: Arc<MemoryState>,
     changed: watch::Sender<u64>,
     /// While set, claiming fails.
     pub(super) claims_fail: AtomicBool,
-    /// While set, claiming never comes back.
+    /// While set, claiming never returns.
     pub(super) claims_hang: AtomicBool,
-    /// While set, the bell has rung again whenever somebody listens: something is always being committed.
+    /// While set, the bell rings again at every wait, as if something were always being committed.
     pub(super) is_never_quiet: AtomicBool,
-    /// While set, whoever removes an endpoint hears of it late.
+    /// While set, the removal of an endpoint returns only after a delay.
     pub(super) holds_removals: AtomicBool,
     /// While set, settling and pausing fail.
     pub(super) writes_fail: AtomicBool,
@@ -202,7 +203,7 @@ impl TestOutbox {
     }
 }
 
-/// An event that is to be delivered to one endpoint.
+/// An event for one endpoint.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
     pub(super) endpoint: EndpointId,
@@ -211,14 +212,14 @@ pub(super) struct Sample {
     pub(super) body: &'static str,
 }
 
-/// One for the endpoint `app`, of an upload of its own.
+/// Returns an event for the endpoint `app`, of a new upload.
 pub(super) fn sample() -> Sample {
     let at = wall_clock();
     let upload = UploadId::new(at, rand::random());
     Sample { endpoint: EndpointId::new("app").unwrap(), upload, at, body: r#"{"type":"upload.completed"}"# }
 }
 
-/// A delivery, with the attempts made at it.
+/// A delivery with its attempts.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) event: EventId,
@@ -236,13 +237,13 @@ impl Row {
     }
 }
 
-/// The state in memory never waits.
+/// Returns the result of a call to the state in memory, which never waits.
 fn at_once<T>(work: impl Future<Output = state::Result<T>>) -> T {
     work.now_or_never().expect("nothing to wait for").unwrap()
 }
 
 impl TestOutbox {
-    /// Adds a delivery. If nobody has opened its endpoint, it is of the configuration.
+    /// Adds a delivery. If its endpoint does not exist, it is created as one of the configuration.
     pub(super) fn add(&self, sample: Sample) -> DeliveryId {
         let Sample { endpoint: to, upload, .. } = sample.clone();
         if !self.has(to.as_str()) {
@@ -255,7 +256,7 @@ impl TestOutbox {
         newest.first().expect("its endpoint wants it").id
     }
 
-    /// Writes that an upload has completed, once more if it has before.
+    /// Records that an upload has completed, again if it has completed before.
     fn log(&self, sample: Sample) {
         let known = at_once(self.inner.find(TenantScope::All, sample.upload));
         let before = known.clone().unwrap_or_else(|| {
@@ -271,12 +272,12 @@ impl TestOutbox {
         }
     }
 
-    /// Replays that have come to their end, in that order.
+    /// Returns the replays that have ended, in that order.
     pub(super) fn jobs_done(&self) -> Vec<ReplayId> {
         self.jobs_done.lock().unwrap().clone()
     }
 
-    /// Adds so many rows that are old: events that nobody wanted.
+    /// Adds `count` old rows: events without deliveries.
     pub(super) fn add_old_rows(&self, count: u64) {
         let at = wall_clock().minus(Duration::from_hours(24 * 60));
         let nobody = EndpointId::new("nobody").unwrap();
@@ -285,7 +286,7 @@ impl TestOutbox {
         }
     }
 
-    /// How many rows each call has removed.
+    /// Returns the number of rows that each call has removed.
     pub(super) fn prunes(&self) -> Vec<u64> {
         self.prunes.lock().unwrap().clone()
     }
@@ -324,13 +325,13 @@ impl TestOutbox {
         at_once(self.inner.deliveries(TenantScope::All, &query)).found.iter().map(|it| self.row_of(it)).collect()
     }
 
-    /// Waits until so many attempts at the delivery are recorded.
+    /// Waits until `count` attempts at the delivery are recorded.
     pub(super) async fn attempted(&self, id: DeliveryId, count: usize) -> Row {
         self.until(|| self.row(id).attempts.len() >= count).await;
         self.row(id)
     }
 
-    /// Waits until so many calls have failed, counted from now.
+    /// Waits until `count` more calls have failed.
     pub(super) async fn failed(&self, count: u64) {
         let enough = self.failures.load(Ordering::SeqCst) + count;
         self.until(|| self.failures.load(Ordering::SeqCst) >= enough).await;

@@ -39,7 +39,7 @@ use outbound::address::{EgressRules, RejectedUrl};
 use outbound::resolver::{Lookup, system_lookup};
 use state::Dispatch;
 
-/// A sender at work.
+/// A running sender with its parts.
 struct Work {
     outbox: Arc<TestOutbox>,
     metrics: WebhookMetrics,
@@ -49,7 +49,8 @@ struct Work {
     running: JoinHandle<()>,
 }
 
-/// Short enough for tests, long enough for a busy machine where nothing is meant to time out.
+/// Settings that are short enough for tests, and long enough for a busy machine where nothing is meant to
+/// time out.
 fn settings() -> WebhookSettings {
     WebhookSettings {
         timeout: Duration::from_secs(10),
@@ -87,7 +88,7 @@ impl Work {
         Self { outbox, metrics, admin, clock, stop, running }
     }
 
-    /// One endpoint, `app`, at this receiver.
+    /// Starts a sender with one endpoint, `app`, at this receiver.
     async fn with(receiver: &Receiver, settings: WebhookSettings) -> Self {
         Self::begin(vec![endpoint("app", &receiver.url())], settings).await
     }
@@ -99,7 +100,7 @@ impl Work {
     }
 }
 
-/// Sends one delivery to a receiver that does this, and gives its first attempt.
+/// Sends one delivery to a receiver with this script, and returns its first attempt.
 async fn attempt_at(script: Script, settings: WebhookSettings) -> (domain::delivery::Attempt, Disposition) {
     let receiver = Receiver::start([script]).await;
     let work = Work::with(&receiver, settings).await;
@@ -141,7 +142,7 @@ async fn a_delivery_arrives_signed_and_whole() {
     work.end().await;
 }
 
-/// webhooks H2, H3, P7: the receiver fails twice; the clock moves on, the message does not change.
+/// webhooks H2, H3, P7: the receiver fails twice; the timestamp advances, and the message does not change.
 #[tokio::test]
 async fn a_retry_is_the_same_message_at_a_new_time() {
     let receiver = Receiver::start([Script::Status(500), Script::Status(500), Script::Status(200)]).await;
@@ -216,7 +217,7 @@ async fn a_receiver_that_is_gone_is_left_alone() {
         let state = work.outbox.stored("app").state;
         assert!(matches!(state, EndpointState::Disabled { because, .. } if because == expected), "{state:?}");
 
-        // It waits with its endpoint.
+        // The delivery waits with its endpoint.
         let second = work.outbox.add_for("app");
         let witness = work.outbox.add_for("other");
         work.outbox.attempted(witness, 1).await;
@@ -234,7 +235,7 @@ async fn a_receiver_may_refuse_one_message_for_good() {
     assert_eq!(disposition, Disposition::Dead);
 }
 
-/// webhooks R5, R6: what the receiver asks for in either form of `Retry-After`.
+/// webhooks R5, R6: the wait that the receiver requests in either form of `Retry-After`.
 #[tokio::test]
 async fn a_busy_receiver_says_when_to_come_back() {
     let in_ten_minutes = httpdate::fmt_http_date(
@@ -251,7 +252,7 @@ async fn a_busy_receiver_says_when_to_come_back() {
     }
 }
 
-/// webhooks R5, R11: silence, at whatever point, ends with the one timeout.
+/// webhooks R5, R11: silence at any point ends with the one timeout.
 #[tokio::test]
 async fn a_receiver_that_does_not_answer_times_out() {
     for script in [Script::Hang, Script::DripHead] {
@@ -262,7 +263,7 @@ async fn a_receiver_that_does_not_answer_times_out() {
     }
 }
 
-/// webhooks R11: the timeout is for looking up the name, too, and so is the time for connecting.
+/// webhooks R11: the timeout covers the name lookup, and so does the timeout for connecting.
 #[tokio::test]
 async fn a_lookup_that_hangs_times_out() {
     let limit = impatient().timeout;
@@ -278,7 +279,7 @@ async fn a_lookup_that_hangs_times_out() {
     }
 }
 
-/// webhooks R11: its line of connections is full, and it takes none.
+/// webhooks R11: the accept queue of the receiver is full, and it accepts no connection.
 #[tokio::test]
 async fn a_receiver_that_accepts_nobody_times_out() {
     let socket = TcpSocket::new_v4().unwrap();
@@ -298,7 +299,7 @@ async fn a_receiver_that_accepts_nobody_times_out() {
     work.end().await;
 }
 
-/// webhooks R12: the status was said, the body does not matter.
+/// webhooks R12: the status has arrived, and the body does not matter.
 #[tokio::test]
 async fn a_body_without_an_end_does_not_undo_a_success() {
     for script in [Script::DripBody(200), Script::StalledBody(200)] {
@@ -311,7 +312,7 @@ async fn a_body_without_an_end_does_not_undo_a_success() {
     assert!(matches!(disposition, Disposition::RetryAt(_)));
 }
 
-/// webhooks R12: 64 KiB are read, 4 KiB kept. What the kernel buffered on the way is not read.
+/// webhooks R12: 64 KiB are read and 4 KiB stored. Bytes that the kernel buffered on the way are not read.
 #[tokio::test]
 async fn a_gigabyte_of_answer_is_not_read() {
     let receiver = Receiver::start([Script::Gigabyte(200)]).await;
@@ -322,7 +323,7 @@ async fn a_gigabyte_of_answer_is_not_read() {
     assert!(receiver.body_bytes_sent() < 64 << 20, "{}", receiver.body_bytes_sent());
 }
 
-/// webhooks R1: each way to fail has its class.
+/// webhooks R1: each kind of failure has its class.
 #[tokio::test]
 async fn a_broken_exchange_is_recorded_as_what_it_was() {
     for (script, outcome) in [
@@ -360,7 +361,7 @@ async fn a_receiver_that_cannot_be_reached_is_recorded_as_such() {
     }
 }
 
-/// webhooks R10: the receiver closed the idle connection just as it was used again.
+/// webhooks R10: the receiver closed the idle connection as it was being reused.
 #[tokio::test]
 async fn a_dead_idle_connection_costs_no_attempt() {
     for dying in [Script::Close, Script::Reset] {
@@ -378,7 +379,7 @@ async fn a_dead_idle_connection_costs_no_attempt() {
     }
 }
 
-/// webhooks R10: a second try is for a connection that was dead already.
+/// webhooks R10: a request is repeated only on a connection that was already dead.
 #[tokio::test]
 async fn an_idle_connection_that_dies_late_is_an_attempt() {
     let late = Script::ResetLate(Duration::from_millis(1_200));
@@ -414,7 +415,7 @@ async fn credentials_of_a_url_are_sent_as_a_header() {
     work.end().await;
 }
 
-/// webhooks E1, E2: a receiver that hangs fills its own slots and delays nobody.
+/// webhooks E1, E2: a receiver that hangs fills its own slots and delays no other.
 #[tokio::test]
 async fn a_hanging_receiver_holds_up_no_other() {
     let hanging = Receiver::start([Script::Hang]).await;
@@ -450,7 +451,7 @@ async fn a_hanging_receiver_holds_up_no_other() {
     work.end().await;
 }
 
-/// webhooks E1: what each endpoint may have at once does not add up to more than all may have.
+/// webhooks E1: the limits of the endpoints do not add up to more than the total limit.
 #[tokio::test]
 async fn all_endpoints_together_have_a_limit() {
     let (hanging, other) = (Receiver::start([Script::Hang]).await, Receiver::start([Script::Status(200)]).await);
@@ -463,7 +464,7 @@ async fn all_endpoints_together_have_a_limit() {
         work.outbox.add_for(name);
     }
     hanging.heard(5).await;
-    // Whoever tries an endpoint out need not wait for a slot; by then the loop has looked again.
+    // A test need not wait for a slot. By then the loop has polled again.
     work.outbox.ring();
     work.admin.test(&EndpointId::new("other").unwrap()).await.unwrap();
     let rows: Vec<_> = names.iter().flat_map(|name| work.outbox.rows_for(name)).collect();
@@ -472,7 +473,7 @@ async fn all_endpoints_together_have_a_limit() {
     work.end().await;
 }
 
-/// webhooks E7, R13: however much waits, a receiver gets it at its rate, and waiting uses up no attempt.
+/// webhooks E7, R13: a receiver gets a backlog of any size at its rate, and waiting uses up no attempt.
 #[tokio::test]
 async fn a_receiver_gets_no_more_in_a_second_than_it_wants() {
     let receiver = Receiver::start([Script::Status(200)]).await;
@@ -483,13 +484,13 @@ async fn a_receiver_gets_no_more_in_a_second_than_it_wants() {
     for id in ids {
         assert_eq!(work.outbox.attempted(id, 1).await.outcomes(), [AttemptOutcome::Status(200)]);
     }
-    // Five may go at once, and one every 20 ms after them.
+    // Five may be sent at once, and one every 20 ms after them.
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(95 * 20 - 10), "a hundred in {took:?}");
     work.end().await;
 }
 
-/// More endpoints than slots in all, and always more due than fits: none is passed over for good.
+/// With more endpoints than slots, and always more deliveries due than fit, no endpoint is starved.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endpoints_take_turns_when_slots_are_short() {
     let receiver = Receiver::start([Script::Status(200)]).await;
@@ -505,7 +506,7 @@ async fn endpoints_take_turns_when_slots_are_short() {
     work.end().await;
 }
 
-/// webhooks G6: first attempts in order, and one in backoff does not block the next.
+/// webhooks G6: first attempts are made in order, and a delivery in backoff does not block the next.
 #[tokio::test]
 async fn first_attempts_of_an_upload_keep_their_order() {
     let receiver = Receiver::start([Script::Status(200), Script::Status(500), Script::Status(200)]).await;
@@ -522,7 +523,7 @@ async fn first_attempts_of_an_upload_keep_their_order() {
     work.end().await;
 }
 
-/// webhooks O4: while results cannot be written, nothing is claimed; when they can, nothing is sent again.
+/// webhooks O4: while results cannot be written, nothing is claimed; afterwards nothing is sent again.
 #[tokio::test]
 async fn a_result_that_cannot_be_recorded_is_kept_and_not_sent_again() {
     let receiver = Receiver::start([Script::Status(200)]).await;
@@ -531,7 +532,7 @@ async fn a_result_that_cannot_be_recorded_is_kept_and_not_sent_again() {
     let first = work.outbox.add_for("app");
     work.outbox.failed(2).await;
     let second = work.outbox.add_for("app");
-    // The lease runs out meanwhile.
+    // The lease expires meanwhile.
     work.clock.put_forward(Duration::from_secs(70));
     work.outbox.ring();
     work.outbox.failed(2).await;
@@ -557,7 +558,7 @@ async fn the_sender_outlives_an_outage_of_the_store() {
     work.end().await;
 }
 
-/// webhooks G1: a worker died with the lease; it runs out and the delivery is sent.
+/// webhooks G1: a worker died with the lease; the lease expires and the delivery is sent.
 #[tokio::test]
 async fn a_lease_that_ran_out_is_claimed_again() {
     let receiver = Receiver::start([Script::Status(200)]).await;
@@ -577,7 +578,7 @@ async fn a_lease_that_ran_out_is_claimed_again() {
     running.await.unwrap();
 }
 
-/// What is being sent when the clock goes ahead is not sent again, and its result counts.
+/// A delivery that is in flight when the clock is set ahead is not sent again, and its result counts.
 #[tokio::test]
 async fn a_clock_set_ahead_ends_no_lease() {
     let receiver = Receiver::start([Script::Hang, Script::Status(200)]).await;
@@ -594,8 +595,8 @@ async fn a_clock_set_ahead_ends_no_lease() {
     work.end().await;
 }
 
-/// A retry, a first attempt and a breaker that were to wait by a clock which was ahead; with a start of the
-/// process before the clock is set, and without.
+/// A retry, a first attempt and a breaker were scheduled by a clock that was ahead. The clock is set back
+/// between two runs of the process, or during one.
 #[tokio::test]
 async fn nothing_waits_for_a_clock_that_was_ahead() {
     for restarts in [false, true] {
@@ -641,7 +642,7 @@ async fn nothing_waits_for_a_clock_that_was_ahead() {
     }
 }
 
-/// A minute of failures and a week of sleep are no week of failures.
+/// A minute of failures and a week of sleep are not a week of failures.
 #[tokio::test]
 async fn an_endpoint_is_not_disabled_for_time_that_was_passed_over() {
     let receiver = Receiver::start([Script::Status(500)]).await;
@@ -657,7 +658,8 @@ async fn an_endpoint_is_not_disabled_for_time_that_was_passed_over() {
     work.end().await;
 }
 
-/// webhooks O5: what is answered in time is recorded, the rest is recorded as given up and is due at once.
+/// webhooks O5: responses in time are recorded; the other deliveries are recorded as aborted and are due at
+/// once.
 #[tokio::test]
 async fn stopping_records_every_delivery_in_flight() {
     let receiver = Receiver::start([Script::Hang]).await;
@@ -714,7 +716,7 @@ async fn a_sender_needs_sound_settings_and_names() {
     assert!(!format!("{sender:?}").contains("pass"));
 }
 
-/// Loopback is open to endpoints made by API.
+/// Returns rules that allow loopback for endpoints created through the API.
 fn open_rules() -> EgressRules {
     EgressRules::new(vec!["127.0.0.0/8".parse().unwrap()], true)
 }
@@ -723,7 +725,7 @@ fn no_names() -> Lookup {
     names(&[])
 }
 
-/// Every name has these addresses.
+/// Returns a lookup that resolves every name to these addresses.
 fn names(addresses: &[&str]) -> Lookup {
     let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
     Arc::new(move |_| {
@@ -737,12 +739,12 @@ fn made_by_api(url: &str) -> NewEndpoint {
     NewEndpoint { id: EndpointId::new("app"), terms, headers: Vec::new(), key: None }
 }
 
-/// A sender without endpoints of the configuration.
+/// Starts a sender without endpoints of the configuration.
 async fn with_api(rules: EgressRules, lookup: Lookup) -> Work {
     Work::begin_with(Vec::new(), settings(), rules, lookup).await
 }
 
-/// Whoever removes an endpoint while another makes one of its name leaves one that is sent to.
+/// If an endpoint is removed while another of the same name is created, the new one is sent to.
 #[tokio::test]
 async fn an_endpoint_made_while_one_of_its_name_goes_is_sent_to() {
     let receiver = Receiver::start([Script::Status(200)]).await;
@@ -766,7 +768,7 @@ async fn an_endpoint_made_while_one_of_its_name_goes_is_sent_to() {
     work.end().await;
 }
 
-/// Everything an attempt leaves behind (webhooks L1).
+/// The complete record of an attempt (webhooks L1).
 #[tokio::test]
 async fn an_attempt_says_where_its_time_went_and_what_came_back() {
     let headers = vec![
@@ -795,8 +797,8 @@ async fn an_attempt_says_where_its_time_went_and_what_came_back() {
     work.end().await;
 }
 
-/// webhooks S5: of a mixed answer only what is allowed is called, and of a bad
-/// one nothing: no packet reaches anybody.
+/// webhooks S5: of a name with allowed and blocked addresses only the allowed ones are called, and of one
+/// with only blocked addresses none: no packet is sent.
 #[tokio::test]
 async fn a_name_leads_only_to_addresses_that_are_allowed() {
     let allowed = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -811,7 +813,7 @@ async fn a_name_leads_only_to_addresses_that_are_allowed() {
         work.admin.create(made_by_api(&format!("http://app.example:{port}/"))).await.unwrap();
         let id = work.outbox.add_for("app");
         if outcome == AttemptOutcome::Reset {
-            // Hears the request and hangs up.
+            // The listener accepts the request and closes the connection.
             drop(timeout(Duration::from_secs(30), allowed.accept()).await.expect("it is called").unwrap());
         }
         let attempt = work.outbox.attempted(id, 1).await.last().0.clone();
@@ -822,8 +824,8 @@ async fn a_name_leads_only_to_addresses_that_are_allowed() {
     assert!(allowed.accept().now_or_never().is_none());
 }
 
-/// webhooks S1, S10: what was fine when it was registered is judged again, and
-/// the record tells nothing of the target.
+/// webhooks S1, S10: an address that was allowed at registration is checked again, and the record reveals
+/// nothing of the target.
 #[tokio::test]
 async fn a_name_that_changes_its_mind_gets_nowhere() {
     let here = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -842,8 +844,8 @@ async fn a_name_that_changes_its_mind_gets_nowhere() {
     assert!(here.accept().now_or_never().is_none(), "nobody has knocked");
 }
 
-/// webhooks S1: what is judged is what is called. The name is looked up once; a second look would find an
-/// address that is not allowed, and somebody who listens there.
+/// webhooks S1: the checked address is the one that is called. The name is resolved once; a second lookup
+/// would return an address that is not allowed, with a listener on it.
 #[tokio::test]
 async fn a_name_is_looked_up_once_and_called_as_it_was_judged() {
     let receiver = Receiver::start([Script::Status(200)]).await;
@@ -864,7 +866,7 @@ async fn a_name_is_looked_up_once_and_called_as_it_was_judged() {
     work.end().await;
 }
 
-/// webhooks S7, as an attempt: endpoints of the configuration, too.
+/// webhooks S7, as an attempt: also for endpoints of the configuration.
 #[tokio::test]
 async fn the_server_itself_is_never_called() {
     let own = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -881,7 +883,7 @@ async fn the_server_itself_is_never_called() {
     assert!(own.accept().now_or_never().is_none(), "nobody has knocked");
 }
 
-/// webhooks S7: whoever gives the server a name is told that it is one.
+/// webhooks S7: an operator who registers a name of this server gets an error that says so.
 #[tokio::test]
 async fn a_name_that_leads_here_makes_no_endpoint() {
     let rules = open_rules();
@@ -896,7 +898,7 @@ async fn a_name_that_leads_here_makes_no_endpoint() {
     work.end().await;
 }
 
-/// webhooks H6, H12: signatures of both kinds, and headers of the endpoint's own that change none of ours.
+/// webhooks H6, H12: signatures of both kinds, and custom headers that change none of the server's.
 #[tokio::test]
 async fn an_endpoint_gets_both_signatures_and_its_own_headers() {
     let receiver = Receiver::start([Script::Status(200)]).await;
@@ -920,7 +922,7 @@ async fn an_endpoint_gets_both_signatures_and_its_own_headers() {
     work.end().await;
 }
 
-/// webhooks H10, A4: a change counts from the next attempt on, also for what was queued before it.
+/// webhooks H10, A4: a change takes effect with the next attempt, also for deliveries queued before it.
 #[tokio::test]
 async fn a_change_counts_from_the_next_attempt_on() {
     let (old, new) = (Receiver::start([Script::Status(500)]).await, Receiver::start([Script::Status(200)]).await);
@@ -938,7 +940,7 @@ async fn a_change_counts_from_the_next_attempt_on() {
     work.clock.put_forward(Duration::from_secs(30));
     work.outbox.ring();
     assert_eq!(work.outbox.attempted(id, 2).await.state, DeliveryState::Succeeded);
-    // The receiver's library has a clock of its own and wants it to be right within five minutes.
+    // The receiver's library has its own clock and requires it to be right within five minutes.
     let request = new.received()[0].clone();
     for shown in [&first, &second] {
         let holder = Webhook::new(shown.secret.as_ref().unwrap()).unwrap();
@@ -956,7 +958,7 @@ async fn a_change_counts_from_the_next_attempt_on() {
     work.end().await;
 }
 
-/// webhooks R3, R11: terms of an endpoint's own.
+/// webhooks R3, R11: settings of an endpoint override the defaults.
 #[tokio::test]
 async fn an_endpoint_has_a_timeout_and_a_schedule_of_its_own() {
     let receiver = Receiver::start([Script::Hang]).await;
@@ -972,8 +974,8 @@ async fn an_endpoint_has_a_timeout_and_a_schedule_of_its_own() {
     work.end().await;
 }
 
-/// webhooks E4, R13: nothing is sent while the breaker is open, nothing is
-/// used up, and one delivery tries it out.
+/// webhooks E4, R13: while the breaker is open, nothing is sent and no attempt is used up; then one delivery
+/// probes the endpoint.
 #[tokio::test]
 async fn an_endpoint_that_keeps_failing_is_spared() {
     let mut script = vec![Script::Status(500); 10];
@@ -1002,7 +1004,7 @@ async fn an_endpoint_that_keeps_failing_is_spared() {
     work.end().await;
 }
 
-/// webhooks E5, E8: warned of, and then disabled; what is not delivered is kept.
+/// webhooks E5, E8: operators are warned, and then the endpoint is disabled; undelivered deliveries are kept.
 #[tokio::test]
 async fn an_endpoint_that_fails_for_days_is_disabled() {
     let receiver = Receiver::start([Script::Status(500)]).await;
@@ -1047,8 +1049,8 @@ fn app() -> EndpointId {
     EndpointId::new("app").unwrap()
 }
 
-/// webhooks A5: a test takes the way of every message, whatever the
-/// state of its endpoint, and changes nothing.
+/// webhooks A5: a test takes the path of every message, whatever the state of its endpoint, and changes
+/// nothing.
 #[tokio::test]
 async fn a_test_goes_the_way_of_every_message() {
     let receiver = Receiver::start([Script::Status(200), Script::Status(410), Script::Status(200)]).await;
@@ -1073,7 +1075,7 @@ async fn a_test_goes_the_way_of_every_message() {
     work.end().await;
 }
 
-/// webhooks A5: under load too, when the bell has rung again at every look.
+/// webhooks A5: also under load, when the bell has rung again at every poll.
 #[tokio::test]
 async fn a_test_does_not_wait_for_a_quiet_moment() {
     let receiver = Receiver::start([Script::Status(200)]).await;
@@ -1089,7 +1091,7 @@ async fn a_test_does_not_wait_for_a_quiet_moment() {
     work.end().await;
 }
 
-/// webhooks A5: a refused address is refused to a test, too.
+/// webhooks A5: a blocked address is blocked for a test too.
 #[tokio::test]
 async fn a_test_obeys_the_rules_of_addresses() {
     let work = with_api(EgressRules::new(vec![], true), names(&["10.0.0.1"])).await;
@@ -1121,7 +1123,7 @@ async fn a_paused_endpoint_gets_nothing_until_it_is_resumed() {
     work.end().await;
 }
 
-/// webhooks O3: a loop that hangs is noticed, whatever else goes on beside it.
+/// webhooks O3: a loop that hangs is detected, whatever else still runs.
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_hangs_is_noticed() {
     let (outbox, stop) = (Arc::new(TestOutbox::default()), CancellationToken::new());
@@ -1139,7 +1141,7 @@ async fn a_loop_that_hangs_is_noticed() {
     running.abort();
 }
 
-/// A sender that is stopped answers whoever still asks it to try something out.
+/// A request for a test fails at once if the sender has stopped.
 #[tokio::test]
 async fn nobody_waits_for_a_sender_that_has_stopped() {
     let receiver = Receiver::start([Script::Status(200)]).await;
@@ -1149,7 +1151,7 @@ async fn nobody_waits_for_a_sender_that_has_stopped() {
     assert!(matches!(admin.test(&app()).await, Err(AdminError::NotSending)));
 }
 
-/// webhooks O2: an attempt has a span, and what happens in it is in the span.
+/// webhooks O2: an attempt has a span that contains its messages.
 #[tokio::test]
 async fn an_attempt_has_a_span() {
     let spans = Spans::default();
@@ -1166,7 +1168,7 @@ async fn an_attempt_has_a_span() {
     assert!(seen.contains(&"in webhook_attempt: a delivery attempt failed".to_owned()), "{seen:?}");
 }
 
-/// Notes each span with its fields, and each message that is in one.
+/// Collects each span with its fields, and each message inside a span.
 #[derive(Clone, Default)]
 struct Spans(Arc<Mutex<Vec<String>>>);
 

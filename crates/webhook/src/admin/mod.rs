@@ -1,9 +1,9 @@
-//! What operators do with endpoints and deliveries, as values: no HTTP, no wire format.
+//! Operators' actions on endpoints and deliveries, as values: no HTTP, no wire format.
 //!
-//! Every change is checked, written under the version law, and taken over by the running sender, in that
-//! order: from the next attempt on it counts, also for deliveries that were queued before it (webhooks.md
-//! A4). Endpoints of the configuration can be paused, resumed and tried out; all else about them is said in
-//! the configuration.
+//! Each change is checked, written if the endpoint's version still matches, and handed to the running sender,
+//! in that order. It takes effect with the next attempt, also for deliveries queued before it (webhooks.md
+//! A4). Endpoints of the configuration can be paused, resumed and tested; everything else about them is set
+//! in the configuration.
 
 #[cfg(test)]
 mod tests;
@@ -34,19 +34,20 @@ use outbound::address::{RejectedUrl, literal};
 use outbound::keys::{InvalidKey, KeyEntry, KeyKind, SigningKey, SigningKeys, kinds_of};
 use outbound::resolver::Lookup;
 
-/// How often a change that depends on nothing it read is tried again when others are faster.
+/// Maximum number of attempts to write a change that does not depend on the values read, when other writers
+/// win.
 const TRIES: u32 = 10;
 
-/// How many replays may be under way or wait for their turn.
+/// Maximum number of replays that run or wait for their turn.
 const MAX_RUNNING_REPLAYS: usize = 20;
 
-/// Beyond the time an attempt may take: until it is begun, and until it is recorded.
+/// Time allowed for a test besides its attempt: until the attempt starts, and until it is recorded.
 const TEST_MARGIN: Duration = Duration::from_secs(10);
 
-/// How long the name of a new endpoint may take to be looked up; one that takes longer is taken as it is.
+/// Timeout for resolving the host name of a new endpoint. If it expires, the endpoint is accepted unchecked.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why something was not done.
+/// Reason why an action was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     #[error("there is no endpoint {0}")]
@@ -88,49 +89,50 @@ pub enum AdminError {
 
 type Result<T> = std::result::Result<T, AdminError>;
 
-/// What to make an endpoint of.
+/// Definition of a new endpoint.
 #[derive(Debug, Clone)]
 pub struct NewEndpoint {
-    /// One is made up when there is none.
+    /// Generated if absent.
     pub id: Option<EndpointId>,
     pub terms: EndpointTerms,
-    /// Names and values, sent with every message.
+    /// Names and values of headers, sent with every message.
     pub headers: Vec<(String, String)>,
-    /// A key of the operator's own; whatever else is needed is made.
+    /// A key supplied by the operator. Other keys that the endpoint needs are generated.
     pub key: Option<SigningKey>,
 }
 
-/// A change of an endpoint, by someone who has read it.
+/// A change of an endpoint, based on a version that the caller has read.
 #[derive(Debug, Clone)]
 pub struct EndpointChange {
-    /// The version that was read.
+    /// The version that the caller has read.
     pub version: u64,
     pub terms: EndpointTerms,
-    /// `None`: as they are.
+    /// `None` leaves the headers unchanged.
     pub headers: Option<Vec<(String, String)>>,
 }
 
-/// A new key for an endpoint.
+/// A request for a new key of an endpoint.
 #[derive(Debug, Clone)]
 pub struct KeyRotation {
-    /// One is made when there is none.
+    /// Generated if absent.
     pub key: Option<SigningKey>,
-    /// Which kind to make; without it, that of the endpoint's signatures, the shared secret first.
+    /// Kind of the generated key. If absent: the first kind of the endpoint's signatures, where the shared
+    /// secret comes first.
     pub kind: Option<KeyKind>,
-    /// How long the old key goes on signing, too.
+    /// Time for which the old key continues to sign alongside the new one.
     pub overlap: Duration,
 }
 
-/// What the receiver of an endpoint needs to verify its messages. Shown once.
+/// The keys with which the receiver of an endpoint verifies its messages. Returned only once.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct VerificationKeys {
-    /// `whsec_…`
+    /// Shared secret: `whsec_…`
     pub secret: Option<String>,
-    /// `whpk_…`
+    /// Public key: `whpk_…`
     pub public_key: Option<String>,
 }
 
-/// Does not print the secret.
+/// Omits the secret.
 impl fmt::Debug for VerificationKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let secret = self.secret.as_ref().map(|_| "redacted");
@@ -138,19 +140,19 @@ impl fmt::Debug for VerificationKeys {
     }
 }
 
-/// An endpoint and how it is doing.
+/// An endpoint with its backlog, keys and header names.
 #[derive(Debug, Clone)]
 pub struct EndpointOverview {
-    /// With its health of this moment.
+    /// The endpoint, with its current health.
     pub endpoint: Stored,
     pub backlog: Backlog,
-    /// Those that sign now, newest first. Empty when its secrets cannot be read.
+    /// Keys that sign at present, newest first. Empty if the endpoint's secrets cannot be read.
     pub keys: Vec<KeyOverview>,
-    /// The names of its headers; values are secret.
+    /// Names of the custom headers. Their values are secret.
     pub headers: Vec<String>,
 }
 
-/// What may be told of a key.
+/// The public facts about a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyOverview {
     pub kind: KeyKind,
@@ -159,7 +161,7 @@ pub struct KeyOverview {
     pub public_key: Option<String>,
 }
 
-/// What came of trying an endpoint out.
+/// The result of a test of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestResult {
     pub delivery: DeliveryId,
@@ -167,37 +169,38 @@ pub struct TestResult {
     pub attempt: Attempt,
 }
 
-/// Which deliveries to send again.
+/// Selects the deliveries of a replay.
 #[derive(Debug, Clone)]
 pub struct ReplayRequest {
     pub endpoint: EndpointId,
     pub what: ReplaySelection,
     pub from: Timestamp,
-    /// `None`: now.
+    /// End of the range, exclusive. `None` stands for the current time.
     pub before: Option<Timestamp>,
-    /// Also what has succeeded, if that is asked for.
+    /// Set to include deliveries that have succeeded.
     pub force: bool,
 }
 
-/// How an endpoint that was stopped goes on.
+/// Options for resuming a stopped endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resumption {
-    /// What has waited for it is cancelled, for whoever wants only what comes. One that is not stopped keeps
-    /// what it has, so that asking twice drops nothing that came after.
+    /// Set to cancel the waiting deliveries. The backlog of an endpoint that is not stopped is kept, so
+    /// repeating the request cancels nothing that was queued after the first one.
     pub drops_backlog: bool,
-    /// What it has missed since then besides, such as events of the time it was not there, is queued too.
+    /// Also queues every event since this time that the endpoint wants and has never received: its delivery was
+    /// abandoned or cancelled, or the event is from before the endpoint's creation.
     pub missed_since: Option<Timestamp>,
 }
 
-/// A replay that may be.
+/// A replay that has passed all checks.
 enum PlannedReplay {
-    /// One that was asked for before and runs.
+    /// An identical replay that is already running.
     Running(ReplayJob),
     New(ReplayJob),
 }
 
 impl PlannedReplay {
-    /// The same from the beginning, of everything until now.
+    /// Returns the same replay from its beginning, with the range extended to now.
     fn restarted(self, now: Timestamp) -> Self {
         let (Self::Running(job) | Self::New(job)) = self;
         Self::New(ReplayJob {
@@ -211,12 +214,12 @@ impl PlannedReplay {
     }
 }
 
-/// The administration of every tenant's endpoints. Clones speak for the same sender.
+/// Administration of the endpoints of all tenants. Clones act on the same sender.
 #[derive(Clone)]
 pub struct Administration(Arc<Inner>);
 
-/// Changes the endpoints of one tenant and asks for deliveries to them
-/// again. What is another tenant's is not there.
+/// Changes the endpoints of one tenant and replays deliveries to them. Endpoints of other tenants do not
+/// exist for it.
 #[derive(Clone)]
 pub struct Admin {
     inner: Arc<Inner>,
@@ -229,7 +232,7 @@ struct Inner {
     lookup: Lookup,
     test_requests: mpsc::Sender<TestRequest>,
     replays: Arc<Notify>,
-    /// Held by what depends on what else there is, from looking until writing.
+    /// Held by operations that depend on other rows, from reading until writing.
     check_and_write: Mutex<()>,
 }
 
@@ -256,7 +259,7 @@ impl Administration {
         Self(Arc::new(Inner { parts, registry, lookup, test_requests, replays, check_and_write: Mutex::default() }))
     }
 
-    /// Acts for one tenant.
+    /// Returns the administration of one tenant.
     pub fn of(&self, tenant: TenantId) -> Admin {
         Admin { inner: Arc::clone(&self.0), tenant }
     }
@@ -267,12 +270,12 @@ impl Admin {
         TenantScope::One(self.tenant)
     }
 
-    /// Whether an endpoint made by API may have this URL, as far as the URL tells.
+    /// Checks whether an endpoint created through the API may have this URL, without resolving its name.
     pub fn check_url(&self, url: &str) -> std::result::Result<(), RejectedUrl> {
         self.inner.parts.rules.check_url(url, Origin::Api).map(drop)
     }
 
-    /// The endpoints of the tenant, by name.
+    /// Returns the endpoints of the tenant, ordered by name.
     pub async fn endpoints(&self) -> Result<Vec<EndpointOverview>> {
         let mut overviews = Vec::new();
         for stored in self.inner.parts.outbox.endpoints(self.scope()).await? {
@@ -298,7 +301,7 @@ impl Admin {
         })
     }
 
-    /// Makes an endpoint. What its receiver needs is told here and never again.
+    /// Creates an endpoint. Its receiver's verification keys are returned here and never again.
     pub async fn create(&self, new: NewEndpoint) -> Result<(Stored, VerificationKeys)> {
         let (inner, now) = (&self.inner, self.inner.now());
         let terms = inner.checked(new.terms).await?;
@@ -325,8 +328,8 @@ impl Admin {
         Ok((written, verification_keys))
     }
 
-    /// Changes what an endpoint was told. Keys that it had none of and needs now are made; what its receiver
-    /// needs of those is told here and never again.
+    /// Changes the settings of an endpoint. Keys that the change requires are generated; their verification
+    /// keys are returned here and never again.
     pub async fn update(&self, id: &EndpointId, change: EndpointChange) -> Result<(Stored, VerificationKeys)> {
         let (inner, now) = (&self.inner, self.inner.now());
         let stored = inner.changeable(self.scope(), id).await?;
@@ -345,8 +348,8 @@ impl Admin {
         Ok((inner.write(Stored { terms, updated_at: now, ..stored }, secrets).await?, verification_keys))
     }
 
-    /// Removes an endpoint, or what is left of one that the configuration no longer names;
-    /// what was not delivered to it is cancelled.
+    /// Deletes an endpoint, or the remains of one that the configuration no longer contains. Its undelivered
+    /// deliveries are cancelled.
     pub async fn delete(&self, id: &EndpointId) -> Result<()> {
         let inner = &self.inner;
         let _writing = inner.registry.write().await;
@@ -361,7 +364,7 @@ impl Admin {
         Ok(())
     }
 
-    /// Gives an endpoint a new key (webhooks H10). What its receiver needs is told here and never again.
+    /// Adds a new key to an endpoint (webhooks H10). The verification key is returned here and never again.
     pub async fn rotate(&self, id: &EndpointId, rotation: KeyRotation) -> Result<(Stored, VerificationKeys)> {
         let inner = &self.inner;
         let _guard = inner.check_and_write.lock().await;
@@ -384,14 +387,15 @@ impl Admin {
         Err(AdminError::Changed(id.clone()))
     }
 
-    /// What the receiver of an endpoint verifies `v1a` signatures with.
+    /// Returns the public key with which the receiver of an endpoint verifies `v1a` signatures.
     pub async fn public_key(&self, id: &EndpointId) -> Result<Option<String>> {
         let stored = self.inner.stored(self.scope(), id).await?;
         let secrets = self.inner.readable(&stored)?;
         Ok(secrets.keys.current(KeyKind::Ed25519, self.inner.now()).map(SigningKey::for_receiver))
     }
 
-    /// Stops an endpoint; its deliveries wait. One that is stopped stays so for the reason it has.
+    /// Pauses an endpoint; its deliveries wait. An endpoint that is already stopped keeps its state and
+    /// reason.
     pub async fn pause(&self, id: &EndpointId) -> Result<Stored> {
         let paused = |stored: &Stored, now| match stored.state {
             EndpointState::Enabled => Some((EndpointState::Paused { since: now }, stored.health)),
@@ -400,12 +404,12 @@ impl Admin {
         self.set_state(id, paused).await
     }
 
-    /// Lets an endpoint go on. Gives the replay of what it has missed, if that was asked for.
+    /// Resumes an endpoint. Returns the replay of the events it has missed, if one was requested.
     pub async fn resume(&self, id: &EndpointId, how: Resumption) -> Result<(Stored, Option<ReplayJob>)> {
         let inner = &self.inner;
         let _guard = inner.check_and_write.lock().await;
         let was_stopped = !inner.stored(self.scope(), id).await?.state.is_enabled();
-        // What can be refused comes first: then nothing has changed.
+        // Check everything that can be rejected first, so that a rejection changes nothing.
         let mut planned = match how.missed_since {
             Some(from) => {
                 let what = ReplaySelection::Missed;
@@ -414,8 +418,9 @@ impl Admin {
             }
             None => None,
         };
-        // It is cancelled before the replay begins, or what that queues would be cancelled with it: also what
-        // one has queued that runs already. The range goes on to what was cancelled last.
+        // Cancel the backlog before the replay begins; otherwise deliveries that the replay queues would be
+        // cancelled too. The same holds for a replay that already runs, so it is cancelled and restarted. Its
+        // range is extended to include the deliveries cancelled here.
         if how.drops_backlog && was_stopped {
             if let Some(PlannedReplay::Running(job)) = &planned {
                 inner.parts.outbox.cancel_replay(self.scope(), job.id, inner.now()).await?;
@@ -432,7 +437,7 @@ impl Admin {
         Ok((self.set_state(id, resumed).await?, job))
     }
 
-    /// Pauses every endpoint that is not stopped. Says how many those were.
+    /// Pauses every endpoint that is not stopped. Returns their number.
     pub async fn pause_all(&self) -> Result<usize> {
         let mut paused = 0;
         for stored in self.inner.parts.outbox.endpoints(self.scope()).await? {
@@ -444,7 +449,7 @@ impl Admin {
         Ok(paused)
     }
 
-    /// Resumes every endpoint that an operator paused. Says how many those were.
+    /// Resumes every endpoint that an operator paused. Returns their number.
     pub async fn resume_all(&self) -> Result<usize> {
         let mut resumed = 0;
         for stored in self.inner.parts.outbox.endpoints(self.scope()).await? {
@@ -456,7 +461,7 @@ impl Admin {
         Ok(resumed)
     }
 
-    /// Writes another state, unless the endpoint is fine as it is.
+    /// Writes the state that `next` returns. With `None` the endpoint stays unchanged.
     async fn set_state(
         &self,
         id: &EndpointId,
@@ -482,15 +487,16 @@ impl Admin {
         Err(AdminError::Changed(id.clone()))
     }
 
-    /// Sends an endpoint a test message, whatever its state, the way every message goes (webhooks A5).
-    /// Comes back when the attempt is recorded.
+    /// Sends a test message to an endpoint, whatever its state, along the path of every message (webhooks
+    /// A5). Returns when the attempt is recorded.
     pub async fn test(&self, id: &EndpointId) -> Result<TestResult> {
         let inner = &self.inner;
         if inner.registry.find(id).is_none() {
             let stored = inner.stored(self.scope(), id).await?;
             inner.readable(&stored)?;
         }
-        // Waited for before anything is written, so that nothing is left behind when nobody sends.
+        // Reserve the slot before anything is written, so that nothing is left behind if the sender does not
+        // run.
         let place = timeout(TEST_MARGIN, inner.test_requests.reserve()).await;
         let place = place.ok().and_then(std::result::Result::ok).ok_or(AdminError::NotSending)?;
         let lease = inner.parts.settings.lease;
@@ -504,30 +510,31 @@ impl Admin {
         Ok(TestResult { delivery, event, attempt })
     }
 
-    /// Sends one delivery again. `force`: even if it has succeeded.
+    /// Replays one delivery. With `force`, even if it has succeeded.
     pub async fn replay(&self, id: DeliveryId, force: bool) -> Result<ReplayOutcome> {
         Ok(self.inner.parts.outbox.replay(self.scope(), id, force, self.inner.now()).await?)
     }
 
-    /// Begins to send many deliveries again. Asking twice for the same while it runs gives the same replay.
+    /// Begins a replay of many deliveries. An identical request returns the replay that is already running.
     pub async fn begin_replay(&self, wanted: ReplayRequest) -> Result<ReplayJob> {
         let _guard = self.inner.check_and_write.lock().await;
         let planned = self.inner.planned(self.tenant, wanted).await?;
         self.inner.begun(planned).await
     }
 
-    /// The replays that are kept, newest first.
+    /// Returns the stored replays, newest first.
     pub async fn replays(&self) -> Result<Vec<ReplayJob>> {
         Ok(self.inner.parts.outbox.replay_jobs(self.scope()).await?)
     }
 
-    /// Stops a replay where it is; what it has queued stays queued.
+    /// Stops a replay. Deliveries that it has queued stay queued.
     pub async fn cancel_replay(&self, id: ReplayId) -> Result<()> {
         let was_running = self.inner.parts.outbox.cancel_replay(self.scope(), id, self.inner.now()).await?;
         if was_running { Ok(()) } else { Err(AdminError::NoSuchReplay(id)) }
     }
 
-    /// Takes what an upload's client said out of its events (webhooks L7). Says how many events that were.
+    /// Expunges the data from the client from the events of an upload (webhooks L7). Returns the number of
+    /// events.
     pub async fn expunge(&self, upload: UploadId) -> Result<u64> {
         Ok(self.inner.parts.outbox.expunge(self.scope(), upload).await?)
     }
@@ -543,7 +550,7 @@ impl Inner {
         found.ok_or_else(|| AdminError::NoSuchEndpoint(id.clone()))
     }
 
-    /// One that is not of the configuration.
+    /// Returns an endpoint unless it belongs to the configuration.
     async fn changeable(&self, scope: TenantScope, id: &EndpointId) -> Result<Stored> {
         let stored = self.stored(scope, id).await?;
         match stored.origin {
@@ -552,7 +559,7 @@ impl Inner {
         }
     }
 
-    /// The replay that was asked for, if it may be. Nothing is written yet.
+    /// Checks a request for a replay and returns the replay to begin. Writes nothing yet.
     async fn planned(&self, tenant: TenantId, wanted: ReplayRequest) -> Result<PlannedReplay> {
         let (scope, now) = (TenantScope::One(tenant), self.now());
         if wanted.what == ReplaySelection::Everything && !wanted.force {
@@ -616,8 +623,8 @@ impl Inner {
         Ok(terms)
     }
 
-    /// Whether a URL names this server by a name that somebody gave it. That is judged again at every call;
-    /// here it only spares its operator an endpoint that will never be called.
+    /// Reports whether the name in a URL resolves to this server. Every call checks this again; here the
+    /// check only saves the operator from an endpoint that would never be called.
     async fn resolves_to_self(&self, url: &str) -> bool {
         let rules = &self.parts.rules;
         let Ok(url) = Url::parse(url) else { return false };
@@ -636,7 +643,7 @@ impl Inner {
     fn secrets(&self, stored: &Stored) -> std::result::Result<EndpointSecrets, UnreadableSecrets> {
         match stored.origin {
             Origin::Api => self.parts.vault.open(&stored.id, &stored.sealed),
-            // Those of the configuration are known here and nowhere else.
+            // Secrets of endpoints of the configuration exist only in the registry.
             Origin::Config => {
                 let entry = self.registry.find(&stored.id);
                 entry.map(|entry| entry.endpoint().secrets.clone()).ok_or(UnreadableSecrets::Damaged)
@@ -648,8 +655,8 @@ impl Inner {
         self.secrets(stored).map_err(|why| AdminError::Unreadable(stored.id.clone(), why))
     }
 
-    /// Refuses a key that one of these has (webhooks H9), as far as their secrets can be read. Says
-    /// nothing of whose it is.
+    /// Rejects a key that one of `others` has (webhooks H9), as far as their secrets can be read. The error
+    /// does not name the endpoint.
     fn check_unshared(&self, key: Option<&SigningKey>, others: &[Stored]) -> Result<()> {
         let Some(key) = key else { return Ok(()) };
         let now = self.now();
@@ -658,7 +665,7 @@ impl Inner {
         if is_taken { Err(AdminError::SecretTaken) } else { Ok(()) }
     }
 
-    /// Writes an endpoint with its secrets and has the sender take it over.
+    /// Writes an endpoint with its secrets and hands it to the sender.
     async fn write(&self, stored: Stored, secrets: EndpointSecrets) -> Result<Stored> {
         let now = self.now();
         let _writing = self.registry.write().await;
@@ -691,7 +698,7 @@ fn generated_id(now: Timestamp) -> EndpointId {
     EndpointId::new(format!("ep_{unique}")).expect("hexadecimal digits make a name")
 }
 
-/// What the receiver needs of the current keys of these kinds.
+/// Returns the verification keys for the current keys of these kinds.
 fn verification_keys(keys: &SigningKeys, kinds: &[KeyKind], now: Timestamp) -> VerificationKeys {
     let current = kinds.iter().filter_map(|kind| keys.current(*kind, now));
     current.map(verification_key).fold(VerificationKeys::default(), |verification_keys, key| VerificationKeys {

@@ -1,4 +1,4 @@
-//! Operators' changes, on a real store: what is checked, what is written, and what a restart finds.
+//! Operators' changes on a real store: the checks, the written rows, and the state after a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use state_sqlite::{SqliteSettings, SqliteStore};
 const KEY_ONE: &str = "one:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n";
 const KEY_TWO: &str = "two:AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=\n";
 
-/// A folder with a database.
+/// A folder with a database, and a clock.
 struct Place {
     folder: TempDir,
     clock: TestClock,
@@ -43,7 +43,7 @@ impl Place {
         SqliteStore::open_by(self.clock.clock(), &path, settings, crate::bodies()).await.unwrap()
     }
 
-    /// A sender that is opened under these server keys, and not run.
+    /// Opens a sender under these server keys, without running it.
     async fn open(
         &self,
         keys: &str,
@@ -106,7 +106,7 @@ async fn what_is_made_is_there_after_a_restart() {
     assert!(!plain.contains("whsec") && !plain.contains("t0p"), "webhooks S11");
 }
 
-/// webhooks S11: the server key changes, and after one start the old one is of no use any more.
+/// webhooks S11: after one start under a new server key, the old key is no longer needed.
 #[tokio::test]
 async fn a_start_under_a_newer_server_key_seals_everything_anew() {
     let place = Place::new();
@@ -216,7 +216,7 @@ async fn what_stands_in_the_configuration_is_changed_there() {
     assert!(matches!(taken, Err(SenderError::NameTaken(_))), "the configuration does not take an endpoint over");
 }
 
-/// What a replay has queued is dropped with the rest, so it begins anew.
+/// Deliveries that the replay has queued are cancelled with the backlog, so the replay restarts.
 #[tokio::test]
 async fn a_resume_that_drops_what_waits_begins_its_replay_anew() {
     let place = Place::new();
@@ -254,7 +254,7 @@ async fn a_rotation_shows_the_new_key_once() {
     assert!(matches!(admin.rotate(&id("app"), long).await, Err(AdminError::Key(InvalidKey::Overlap))));
 }
 
-/// webhooks H9: who may forge messages to one endpoint may not to another.
+/// webhooks H9: a receiver that can forge messages to one endpoint must not be able to forge them to another.
 #[tokio::test]
 async fn no_two_endpoints_have_one_secret() {
     let place = Place::new();
@@ -281,7 +281,7 @@ async fn no_two_endpoints_have_one_secret() {
     store.close().await;
     drop(sender);
 
-    // What cannot be read cannot be compared.
+    // Secrets that cannot be read cannot be compared.
     let (sender, _) = place.open(KEY_TWO, vec![]).await.unwrap();
     sender.admin().of(TenantId::DEFAULT).create(with("c", &first)).await.unwrap();
 }
@@ -327,7 +327,7 @@ async fn a_replay_is_begun_once_and_can_be_stopped() {
     assert!(matches!(admin.begin_replay(more).await, Err(AdminError::TooManyReplays)));
 }
 
-/// access T6: to a tenant, what another has is not there.
+/// access T6: for a tenant, endpoints of other tenants do not exist.
 #[tokio::test]
 async fn a_tenant_neither_sees_nor_changes_what_another_has() {
     let place = Place::new();

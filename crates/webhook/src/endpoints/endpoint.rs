@@ -1,4 +1,4 @@
-//! An endpoint as the sender uses it: what is stored of it, together with what is secret.
+//! An endpoint as the sender uses it: the stored settings together with the secrets.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,10 +21,10 @@ use domain::time::Timestamp;
 use outbound::address::{EgressRules, RejectedUrl};
 use outbound::keys::{InvalidKey, SigningKeys};
 
-/// How many headers of its own an endpoint may have.
+/// Maximum number of custom headers of an endpoint.
 const MAX_HEADERS: usize = 20;
 
-/// How long the value of one may be, in bytes.
+/// Maximum length of a header's value, in bytes.
 const MAX_HEADER_VALUE: usize = 1024;
 
 const MAX_URL: usize = 2048;
@@ -32,10 +32,10 @@ const MAX_DESCRIPTION: usize = 500;
 const MAX_METADATA: usize = 16;
 const MAX_METADATA_TEXT: usize = 1024;
 
-/// Half of what a request to the API may be.
+/// Maximum size of the CA certificates, in bytes: half of the maximum size of an API request.
 const MAX_CA_BYTES: usize = 32 << 10;
 
-/// One receiver. That it exists proves its address is one we can send to and its messages can be signed.
+/// An endpoint that can be sent to: its URL is valid, and its keys can sign its messages.
 #[derive(Clone)]
 pub struct SendableEndpoint {
     pub(crate) stored: Stored,
@@ -43,7 +43,8 @@ pub struct SendableEndpoint {
     pub(crate) secrets: EndpointSecrets,
 }
 
-/// Why an endpoint cannot be. Repeats neither the URL nor a header, which may hold a password.
+/// Reason why an endpoint is invalid. Repeats neither the URL nor the value of a header, which may contain a
+/// password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEndpoint {
     #[error("its URL is invalid: {0}")]
@@ -90,7 +91,7 @@ pub enum InvalidEndpoint {
 }
 
 impl SendableEndpoint {
-    /// An endpoint of the configuration. User and password of its URL become a header (webhooks S12).
+    /// Creates an endpoint of the configuration. User and password in its URL become a header (webhooks S12).
     pub fn configured(
         id: EndpointId,
         terms: EndpointTerms,
@@ -110,18 +111,18 @@ impl SendableEndpoint {
         check_ca(&terms, &url)?;
         keys.check(terms.signing, now)?;
         let terms = EndpointTerms { url: url.as_str().to_owned(), ..terms };
-        // The configuration knows one tenant.
+        // Endpoints of the configuration belong to the default tenant.
         let stored = Stored::new(TenantId::DEFAULT, id, Origin::Config, terms, now);
         Ok(Self { stored, url, secrets: EndpointSecrets { keys, headers } })
     }
 
-    /// What is stored, with its secrets. A URL is not judged again here but whenever it is called.
+    /// Combines a stored endpoint with its secrets. The address rules are not applied here but at every call.
     pub(crate) fn new(stored: Stored, secrets: EndpointSecrets) -> Result<Self, RejectedUrl> {
         let url = Url::parse(&stored.terms.url).map_err(|_| RejectedUrl::NotAUrl)?;
         Ok(Self { stored, url, secrets })
     }
 
-    /// The same with other words of its operator, or another state.
+    /// Returns the endpoint with changed settings or another state, and the same secrets.
     pub(crate) fn with(&self, stored: Stored) -> Result<Self, RejectedUrl> {
         Self::new(stored, self.secrets.clone())
     }
@@ -130,7 +131,7 @@ impl SendableEndpoint {
         &self.stored.id
     }
 
-    /// What the state store needs to know of it.
+    /// Returns the part of the endpoint that the state store holds.
     pub fn stored(&self) -> &Stored {
         &self.stored
     }
@@ -151,13 +152,13 @@ impl SendableEndpoint {
         self.url.scheme() == "https"
     }
 
-    /// The value of `webhook-signature` for a message sent now.
+    /// Returns the value of `webhook-signature` for a message sent now.
     pub(crate) fn sign(&self, message: &str, now: Timestamp, body: &[u8]) -> String {
         self.secrets.keys.sign(self.terms().signing, message, now, body)
     }
 }
 
-/// Without credentials, and without the query, where some receivers want a token.
+/// Omits credentials, and the query, in which some receivers expect a token.
 impl fmt::Debug for SendableEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.url.clone();
@@ -170,7 +171,7 @@ impl fmt::Debug for SendableEndpoint {
     }
 }
 
-/// Checks what an operator has said, and gives it as it is stored: the URL as a parser writes it.
+/// Checks an operator's settings and returns them in stored form, with the URL normalized by the parser.
 pub(crate) fn checked_terms(
     terms: EndpointTerms,
     origin: Origin,
@@ -228,7 +229,7 @@ fn check_ca(terms: &EndpointTerms, url: &Url) -> Result<(), InvalidEndpoint> {
     Ok(())
 }
 
-/// Reads the headers an operator wants sent with every message (webhooks H12).
+/// Parses the custom headers that are sent with every message (webhooks H12).
 pub(crate) fn read_headers(pairs: &[(String, String)]) -> Result<HeaderMap, InvalidEndpoint> {
     if pairs.len() > MAX_HEADERS {
         return Err(InvalidEndpoint::ManyHeaders);
@@ -251,7 +252,7 @@ pub(crate) fn read_headers(pairs: &[(String, String)]) -> Result<HeaderMap, Inva
     Ok(headers)
 }
 
-/// Takes the user-info out of the URL and gives it as the value of an `Authorization` header.
+/// Removes the user-info from the URL and returns it as the value of an `Authorization` header.
 fn take_credentials(url: &mut Url) -> Option<HeaderValue> {
     if url.username().is_empty() && url.password().is_none() {
         return None;

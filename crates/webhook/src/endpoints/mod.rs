@@ -1,4 +1,4 @@
-//! Who is sent to: endpoints as the sender knows them, and their secrets at rest.
+//! Endpoints as the sender uses them, and the encryption of their stored secrets.
 
 pub(crate) mod endpoint;
 pub(crate) mod vault;

@@ -1,9 +1,9 @@
-//! What of an endpoint is secret, and how it lies in the database: encrypted, so that a copy of the database
-//! gives nobody the power to sign (webhooks S11).
+//! The secrets of endpoints and their encryption in the database. A copy of the database does not enable
+//! anybody to sign (webhooks S11).
 //!
-//! A sealed text names the key it was sealed under. The newest key seals, every one opens; after a start
-//! nothing is sealed under an old one any more, and it can be taken away. The name of the endpoint is part of
-//! what is sealed: a text moved to another endpoint does not open.
+//! A sealed text names the key that it was sealed under. The newest key seals, and every key opens. After a
+//! start nothing is sealed under an old key any more, so old keys can be removed. The endpoint's name is
+//! authenticated with the text: a text moved to another endpoint does not open.
 
 use std::fmt;
 
@@ -18,18 +18,18 @@ use outbound::keys::{KeyEntry, SigningKey, SigningKeys};
 
 const PURPOSE: &str = "longshore webhook secrets v1";
 
-/// The first byte of a sealed text.
+/// The first byte of a sealed text: the version of its format.
 const FORM: u8 = 1;
 
-/// What of an endpoint is not shown.
+/// The secrets of an endpoint.
 #[derive(Clone, Default)]
 pub(crate) struct EndpointSecrets {
     pub(crate) keys: SigningKeys,
-    /// Sent with every message.
+    /// Custom headers, sent with every message.
     pub(crate) headers: HeaderMap,
 }
 
-/// Shows names, and neither keys nor values.
+/// Prints the names of headers, and neither keys nor values.
 impl fmt::Debug for EndpointSecrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers.keys().map(HeaderName::as_str).collect();
@@ -37,7 +37,7 @@ impl fmt::Debug for EndpointSecrets {
     }
 }
 
-/// Why sealed secrets cannot be read.
+/// Reason why sealed secrets cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnreadableSecrets {
     #[error("they were encrypted with the server key {0:?}, which is missing")]
@@ -77,7 +77,7 @@ impl Vault {
         stored.secrets().ok_or(UnreadableSecrets::Damaged)
     }
 
-    /// Whether it was sealed under the newest key.
+    /// Reports whether a text was sealed under the newest key.
     pub(crate) fn is_current(&self, sealed: &[u8]) -> bool {
         key_of(sealed).is_some_and(|(id, _)| id == self.0.newest().id())
     }
@@ -92,7 +92,7 @@ fn bound_to(endpoint: &EndpointId) -> Aad<Vec<u8>> {
     Aad::from(format!("secrets of endpoint {endpoint}").into_bytes())
 }
 
-/// The name of the key a text is sealed under, and what is behind it.
+/// Splits a sealed text into the id of its key and the rest.
 fn key_of(sealed: &[u8]) -> Option<(&str, &[u8])> {
     let rest = sealed.strip_prefix(&[FORM])?;
     let (length, rest) = rest.split_first()?;
@@ -100,7 +100,7 @@ fn key_of(sealed: &[u8]) -> Option<(&str, &[u8])> {
     Some((str::from_utf8(id).ok()?, rest))
 }
 
-/// [`EndpointSecrets`] as it is written.
+/// The stored form of [`EndpointSecrets`].
 #[derive(Serialize, Deserialize)]
 struct SealedSecrets {
     keys: Vec<StoredKey>,
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// webhooks S11: the server key can be changed.
+    /// webhooks S11: the server key can be replaced.
     #[test]
     fn the_newest_key_seals_and_every_key_opens() {
         let (old, both, new) = (vault(&[("k1", 1)]), vault(&[("k2", 2), ("k1", 1)]), vault(&[("k2", 2)]));

@@ -1,4 +1,4 @@
-//! One attempt at one delivery, from the claim to what is to be recorded.
+//! One attempt at one delivery, from the claim to the result to be recorded.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,21 +23,21 @@ use keyring::StageTokens;
 use state::clock::Clock;
 use state::{Claim, Settlement};
 
-/// What every delivery needs on its way.
+/// The parts that all attempts share.
 pub(crate) struct Courier {
     pub(crate) egress: Egress,
     pub(crate) settings: WebhookSettings,
     pub(crate) clock: Clock,
     pub(crate) stage_tokens: Option<StageTokens>,
     pub(crate) metrics: WebhookMetrics,
-    /// Cancelled when the time to drain is over.
+    /// Cancelled when the drain timeout has expired.
     pub(crate) abort: CancellationToken,
     pub(crate) results: mpsc::Sender<DeliveryResult>,
 }
 
 impl Courier {
-    /// One attempt, in a span of its own. The slots are held until its result is handed over, which bounds
-    /// the results that wait. Who waits for the attempt gets it once it is recorded.
+    /// Makes one attempt, in its own span. The slots are held until the result is handed over, which bounds
+    /// the number of waiting results. `waiting` receives the attempt once it is recorded.
     pub(crate) async fn deliver<S>(
         &self,
         entry: &Arc<EndpointEntry>,
@@ -99,12 +99,13 @@ impl Courier {
         let stop = stop.map(|because| EndpointStop { because, url: endpoint.terms().url.clone() });
         let outcome =
             DeliveryResult { settlement, class: claim.class, entry: Arc::clone(entry), notice, stop, waiting };
-        // The recorder listens until the last sender is gone, and this is one.
+        // The recorder receives until the last sender is dropped, and this is one.
         let _ = self.results.send(outcome).await;
         drop(slots);
     }
 
-    /// What the attempt says of its endpoint: news for operators, and whether the endpoint is to be stopped.
+    /// Updates the health of the endpoint. Returns a notice for operators, and the reason if the endpoint is
+    /// to be disabled.
     fn note_health(
         &self,
         entry: &EndpointEntry,
@@ -143,14 +144,14 @@ impl Courier {
     }
 }
 
-/// What becomes of the delivery. What was to go to an endpoint that is being stopped is due at once: the
-/// outbox keeps it with the endpoint, and if the endpoint goes on after all, it is sent.
+/// Returns the disposition of the delivery. If the endpoint is being disabled, its delivery is due at once:
+/// the outbox holds it back with the endpoint, and sends it if the endpoint is resumed.
 const fn disposition_of(decision: AttemptDecision, class: DeliveryClass, now: Timestamp) -> Disposition {
     match (decision, class) {
         (AttemptDecision::Succeeded, _) => Disposition::Succeeded,
         (AttemptDecision::EndTest, _) => Disposition::Cancelled,
         (AttemptDecision::Abandon, _) => Disposition::Dead,
-        // Old progress is of no use when the endpoint comes back.
+        // Old progress is useless when the endpoint is resumed.
         (AttemptDecision::DisableEndpoint(_), DeliveryClass::Progress) => Disposition::Dead,
         (AttemptDecision::DisableEndpoint(_), _) => Disposition::RetryAt(now),
         (AttemptDecision::RetryAt(at), _) => Disposition::RetryAt(at),
@@ -182,7 +183,8 @@ fn attempt(
     }
 }
 
-/// One failure is news, the ones after it are not, and neither is a success unless something had failed.
+/// Logs an attempt. The first of several consecutive failures is logged as a warning, as is the first success
+/// after a failure at info level; all others are logged at debug level.
 fn log_attempt(entry: &EndpointEntry, claim: &Claim, answer: &AttemptResponse, disposition: Disposition) {
     let endpoint = entry.id();
     let (delivery, event_type) = (claim.delivery, claim.kind.name());
@@ -217,7 +219,7 @@ fn log_attempt(entry: &EndpointEntry, claim: &Claim, answer: &AttemptResponse, d
     }
 }
 
-/// Counts a delivery as in flight for as long as it lives.
+/// Counts a delivery as in flight until it is dropped.
 struct InFlightGauge(WebhookMetrics);
 
 impl InFlightGauge {

@@ -1,4 +1,4 @@
-//! What an answer means for its delivery.
+//! Decides what follows from a response for its delivery.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ pub(crate) enum AttemptDecision {
     Succeeded,
     RetryAt(Timestamp),
     Abandon,
-    /// The receiver wants nothing more, neither this message nor others.
+    /// The receiver wants no further messages, neither this one nor others.
     DisableEndpoint(DisabledBecause),
-    /// It was a test: there is no second attempt, and whoever tries an endpoint out does not stop it.
+    /// The attempt was a test: there is no second attempt, and a test never disables an endpoint.
     EndTest,
 }
 
-/// Judges the answer that came in `now`. No attempt is planned for later than `expiry` after the delivery
-/// began. `jitter` is a random number from 0 to 1.
+/// Decides on the response that arrived at `now`. No attempt is planned for later than `expiry` after the
+/// delivery began. `jitter` is a random number from 0 to 1.
 pub(crate) fn decide(
     claim: &Claim,
     terms: &EndpointTerms,
@@ -42,7 +42,7 @@ pub(crate) fn decide(
     if answer.directive == Some(ReceiverDirective::Disable) {
         return AttemptDecision::DisableEndpoint(DisabledBecause::Asked);
     }
-    // Standard Webhooks: 410 Gone says that the endpoint is not there any more.
+    // Standard Webhooks: 410 Gone means that the endpoint no longer exists.
     if answer.outcome == AttemptOutcome::Status(410) {
         return AttemptDecision::DisableEndpoint(DisabledBecause::Gone);
     }
@@ -54,7 +54,7 @@ pub(crate) fn decide(
         DeliveryClass::Progress => (&retry::PROGRESS_SCHEDULE, retry::PROGRESS_EXPIRY),
         DeliveryClass::Normal | DeliveryClass::Notice | DeliveryClass::Test => (own, expiry),
     };
-    // A delivery that was asked for again has the whole schedule before it.
+    // A replayed delivery starts the whole schedule again.
     let failures = claim.attempts.saturating_sub(claim.attempts_before).saturating_add(1);
     let asked = answer.retry_after.map(|wait| wait.from(now));
     retry::next_attempt(schedule, failures, answer.outcome, asked, jitter, settings.retry_jitter_percent)
@@ -63,12 +63,12 @@ pub(crate) fn decide(
         .map_or(AttemptDecision::Abandon, AttemptDecision::RetryAt)
 }
 
-/// What the answer says of the endpoint.
+/// Returns the health signal that the response gives about the endpoint.
 pub(crate) fn sign(claim: &Claim, answer: &AttemptResponse, decision: AttemptDecision) -> HealthSignal {
     match (decision, claim.class) {
         (AttemptDecision::Succeeded, _) => HealthSignal::Good,
         (AttemptDecision::EndTest | AttemptDecision::DisableEndpoint(_), _) => HealthSignal::Neither,
-        // It is well, and said so.
+        // The receiver works, and has rejected one message.
         (AttemptDecision::Abandon, _) if answer.directive == Some(ReceiverDirective::AbortMessage) => {
             HealthSignal::Neither
         }
@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// webhooks R7, R9. A wish in a success changes nothing about the message.
+    /// webhooks R7, R9. A directive in a successful response does not affect the message.
     #[test]
     fn a_receiver_may_end_a_message_or_all_of_them() {
         let claim = claim(DeliveryClass::Normal, 0);
@@ -137,8 +137,8 @@ mod tests {
         assert_eq!(judged(&wishing(200, ReceiverDirective::AbortMessage)), AttemptDecision::Succeeded);
     }
 
-    /// webhooks R2, R3, R13: the tenth failure is the last, and so is
-    /// one whose next attempt would be too late.
+    /// webhooks R2, R3, R13: the tenth failure is the last one, and so is a failure whose next attempt would
+    /// be too late.
     #[test]
     fn attempts_end_by_count_and_by_the_clock() {
         let judged = |attempts, now| decided(&claim(DeliveryClass::Normal, attempts), &answer(500), now);
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(judged(0, 429, at(1)), AttemptDecision::Abandon, "a minute of rest outlasts it");
     }
 
-    /// webhooks R6, from the receiver's own words.
+    /// webhooks R6: a date given by the receiver is kept.
     #[test]
     fn a_date_to_come_back_at_is_kept() {
         let answer = AttemptResponse { retry_after: Some(RetryAfter::At(at(100))), ..answer(503) };
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(decided(&claim, &answer, at(40)), AttemptDecision::RetryAt(at(100)));
     }
 
-    /// webhooks R3, L3: an endpoint's own schedule, and the whole of it again for who was asked for again.
+    /// webhooks R3, L3: an endpoint's own schedule applies, and starts again for a replayed delivery.
     #[test]
     fn a_schedule_is_the_endpoints_own_and_begins_anew_with_a_replay() {
         let minute = Duration::from_mins(1);

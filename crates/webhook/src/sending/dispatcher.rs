@@ -1,9 +1,8 @@
-//! The loop: claim what is due and start sending it.
+//! The dispatch loop: claims due deliveries and starts sending them.
 //!
-//! Each endpoint has a number of slots of its own inside those of all, so that a receiver that
-//! hangs holds up nobody else. A claim is asked only for endpoints with a free slot, a closed
-//! breaker and a token of their rate: what is not claimed uses up no attempt. Whatever fails, the
-//! loop goes on; it ends by its stop signal alone.
+//! Each endpoint has a number of slots within the total, so that a receiver that hangs delays no other.
+//! Deliveries are claimed only for endpoints with a free slot, a closed breaker and a rate token: a delivery
+//! that is not claimed uses up no attempt. The loop survives every error and ends only by its stop signal.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,13 +25,14 @@ use domain::id::InstanceId;
 use domain::time::Timestamp;
 use state::{Claim, Dispatch};
 
-/// How often to look for due deliveries when nothing rings. The bell makes it fast, looking makes it right.
+/// Interval at which the loop polls for due deliveries without a bell. The bell makes it fast, and polling
+/// makes it correct.
 const POLL: Duration = Duration::from_secs(1);
 
-/// The shortest sleep, so that a delivery which is due but cannot be claimed does not keep the loop spinning.
+/// Minimum sleep, so that a delivery that is due but cannot be claimed does not make the loop spin.
 const MIN_SLEEP: Duration = Duration::from_millis(10);
 
-/// A delivery that is leased already, and who waits for its one attempt.
+/// A delivery that is already leased, and the channel to the caller that waits for its one attempt.
 #[derive(Debug)]
 pub(crate) struct TestRequest {
     pub(crate) claim: Claim,
@@ -51,7 +51,7 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Goes on until `stop`, then gives what is in flight the drain timeout.
+    /// Runs until `stop`, then gives deliveries in flight the drain timeout.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let steps = self.courier.clock.steps();
         DispatchLoop { shared: self, steps, turn: 0, starved: Vec::new(), tasks: JoinSet::new() }.run(stop).await;
@@ -60,23 +60,23 @@ impl Dispatcher {
 
 struct DispatchLoop {
     shared: Dispatcher,
-    /// How many times the clock was set, as far as leases have followed it.
+    /// Number of clock steps that the leases have been adjusted to.
     steps: u64,
-    /// Whose turn it is to be served first, should there not be enough slots for all.
+    /// Index of the endpoint that is served first if there are not enough slots for all.
     turn: usize,
-    /// Those that had no slot left when deliveries were last claimed.
+    /// Endpoints that had no free slot when deliveries were last claimed.
     starved: Vec<Arc<EndpointEntry>>,
     tasks: JoinSet<()>,
 }
 
-/// What there is room for at a moment.
+/// The capacity for claims at one moment.
 struct ClaimPlan {
-    /// How many deliveries to ask for, for each endpoint with room,
-    /// together no more than there are slots in all.
+    /// Maximum number of deliveries to claim for each endpoint with capacity, in total no more than there are
+    /// free slots.
     slots: Vec<(EndpointId, u32)>,
-    /// When the first of those that must wait has room.
+    /// Time until the first of the waiting endpoints has capacity.
     next: Option<Duration>,
-    /// Whose turn it is after these.
+    /// Index of the endpoint that comes first after these.
     turn: usize,
 }
 
@@ -93,7 +93,7 @@ impl DispatchLoop {
             }
             let bell = self.shared.dispatch.bell();
             let mut rung = std::pin::pin!(bell.notified());
-            // Armed before looking: what becomes ready from here on wakes us.
+            // Enabled before the poll, so that deliveries that become ready from here on wake the loop.
             rung.as_mut().enable();
             self.shared.liveness.note_poll();
             let pause = match self.claim_due().await {
@@ -112,13 +112,13 @@ impl DispatchLoop {
         self.drain().await;
     }
 
-    /// Claims as much as there are slots for and starts sending it.
-    /// Says how long to wait before looking again.
+    /// Claims as many deliveries as there are free slots, and starts sending them. Returns the time to wait
+    /// before the next poll.
     async fn claim_due(&mut self) -> state::Result<Duration> {
         self.reap_tasks_and_start_tests();
         self.follow_clock().await?;
         let claim_plan = self.claim_plan();
-        // Those that were not asked for this time come first the next time.
+        // Endpoints that were left out this time come first the next time.
         self.turn = claim_plan.turn;
         if !claim_plan.slots.is_empty() {
             let lease = self.shared.courier.settings.lease;
@@ -138,7 +138,7 @@ impl DispatchLoop {
         Ok(next.unwrap_or(sleep_for).clamp(MIN_SLEEP, sleep_for))
     }
 
-    /// Keeps what is being sent from being claimed again because the clock was set.
+    /// Renews leases after the clock was set, so that deliveries in flight are not claimed again.
     async fn follow_clock(&mut self) -> state::Result<()> {
         let steps = self.shared.courier.clock.steps();
         if steps != self.steps {
@@ -149,8 +149,8 @@ impl DispatchLoop {
         Ok(())
     }
 
-    /// Takes leave of what has ended, and sends what somebody tries out. Under load the bell rings at every
-    /// look, and then there is no wait in which it could be done.
+    /// Reaps finished tasks and starts waiting tests. Under load the bell rings at every poll, so there is no
+    /// wait during which this could be done.
     fn reap_tasks_and_start_tests(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
             log_if_abnormal(ended);
@@ -160,7 +160,7 @@ impl DispatchLoop {
         }
     }
 
-    /// Shares the slots that are free out among the endpoints with room, the one whose turn it is first.
+    /// Distributes the free slots among the endpoints with capacity, in turn.
     fn claim_plan(&self) -> ClaimPlan {
         let entries = self.shared.registry.all();
         let (now, instant) = (self.now(), Instant::now());
@@ -188,7 +188,7 @@ impl DispatchLoop {
         ClaimPlan { slots, next, turn }
     }
 
-    /// Notes the endpoints for which more could be due than there was room for.
+    /// Remembers the endpoints for which more deliveries could be due than there was capacity for.
     fn note_starved_endpoints(&mut self) {
         let (now, instant) = (self.now(), Instant::now());
         let exhausted = self.shared.slots.available_permits() == 0;
@@ -199,8 +199,8 @@ impl DispatchLoop {
         self.starved = self.shared.registry.all().iter().filter(starved).cloned().collect();
     }
 
-    /// Sleeps until there may be something to claim: the bell rang, something is due, an endpoint was
-    /// changed, or a slot came free where more was waiting for one. Meanwhile sends what somebody tries out.
+    /// Sleeps until there may be something to claim: the bell rings, a delivery becomes due, an endpoint is
+    /// changed, or a slot becomes free that a starved endpoint can use. Starts tests meanwhile.
     async fn wait(&mut self, sleep_for: Duration, mut rung: Pin<&mut Notified<'_>>, stop: &CancellationToken) {
         let until = Instant::now() + sleep_for;
         loop {
@@ -230,12 +230,12 @@ impl DispatchLoop {
 
     fn start(&mut self, claim: Claim, waiting: Option<oneshot::Sender<Attempt>>) {
         let Some(entry) = self.shared.registry.find(&claim.endpoint) else {
-            // It was removed a moment ago, and its deliveries with it.
+            // The endpoint was removed a moment ago, and its deliveries with it.
             let (delivery, endpoint) = (claim.delivery, claim.endpoint);
             tracing::debug!(%delivery, %endpoint, "claimed a delivery whose endpoint was removed");
             return;
         };
-        // A test may go beyond the slots of all: somebody waits for it, and there is one of it.
+        // A test may exceed the total number of slots: a caller waits for it, and there is only one.
         let slot: Option<OwnedSemaphorePermit> = Arc::clone(&self.shared.slots).try_acquire_owned().ok();
         if slot.is_none() && waiting.is_none() {
             tracing::error!(delivery = %claim.delivery, "claimed more deliveries than requested");
@@ -249,7 +249,7 @@ impl DispatchLoop {
         self.tasks.spawn(async move { courier.deliver(&entry, claim, slots, waiting).await });
     }
 
-    /// Waits for what is in flight, then gives it up; every task hands over a result either way.
+    /// Waits for deliveries in flight, then aborts them. Every task hands over a result either way.
     async fn drain(mut self) {
         let drain_timeout = self.shared.courier.settings.drain_timeout;
         let tasks = &mut self.tasks;
@@ -290,7 +290,7 @@ mod tests {
     use outbound::address::EgressRules;
     use outbound::resolver::system_lookup;
 
-    /// A loop with one endpoint, which somebody else turns, and what comes of its deliveries.
+    /// Returns a dispatch loop with one endpoint, to be driven by the test, and the channel of its results.
     fn begun(outbox: &Arc<TestOutbox>, receiver: &Receiver) -> (DispatchLoop, mpsc::Receiver<DeliveryResult>) {
         let settings = WebhookSettings::default();
         let egress = Egress::new(settings.clone(), Arc::new(EgressRules::default()), system_lookup()).unwrap();
@@ -317,7 +317,7 @@ mod tests {
         (DispatchLoop { shared, steps: 0, turn: 0, starved: Vec::new(), tasks: JoinSet::new() }, outcomes)
     }
 
-    /// Under load one look follows the other, and nothing ever waits for a task to end.
+    /// Under load the loop polls without pause, and never waits for a task to end.
     #[tokio::test]
     async fn what_has_ended_is_not_kept() {
         let receiver = Receiver::start([Script::Status(200)]).await;

@@ -1,9 +1,8 @@
-//! The outgoing client: one exchange with a receiver, and what came of it.
+//! The outbound client: one exchange with a receiver, and its result.
 //!
-//! It promises to come back within the timeout, whatever the receiver does, to read no more of an
-//! answer than allowed, and to send nothing to an address that the rules refuse. It never follows a
-//! redirect, never uses a proxy of the environment, keeps no cookies and changes no byte of the body it
-//! was given. It knows nothing of retries.
+//! Promises to return within the timeout, whatever the receiver does, to read no more of a response than
+//! allowed, and to send nothing to an address that the rules block. It follows no redirects, uses no proxies
+//! of the environment, keeps no cookies and changes no byte of the body. It knows nothing of retries.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,12 +31,13 @@ use outbound::failure::{classify, root_cause, shortened};
 use outbound::resolver::{BlockedAddress, EXCHANGE, ExchangeTrace, GuardedResolver, Lookup, TimeConnecting};
 use outbound::tls::install_tls_provider;
 
-/// A second try on another connection begins within this time or not at all (webhooks R10).
+/// Limit for repeating a request on another connection: the repetition begins within this time or not at all
+/// (webhooks R10).
 const RESEND_WITHIN: Duration = Duration::from_secs(1);
 
 const DELIVERY_DIRECTIVE: HeaderName = HeaderName::from_static("webhook-delivery");
 
-/// What is kept of an answer's headers: what helps to find out why, and holds no secret.
+/// Response headers that are stored: they help with diagnosis and contain no secrets.
 const KEPT_HEADERS: [HeaderName; 8] = [
     CONTENT_TYPE,
     CONTENT_LENGTH,
@@ -49,7 +49,7 @@ const KEPT_HEADERS: [HeaderName; 8] = [
     DELIVERY_DIRECTIVE,
 ];
 
-/// A message ready to be sent: signed for this attempt, the body as it was stored.
+/// A message ready to be sent: signed for this attempt, with the body as stored.
 #[derive(Debug, Clone)]
 pub(crate) struct SignedMessage {
     headers: HeaderMap,
@@ -66,13 +66,13 @@ impl SignedMessage {
         body: Bytes,
     ) -> Self {
         let id = format!("evt_{event}");
-        // Standard Webhooks: whole seconds, and those of this attempt;
-        // receivers reject what is older than 5 minutes.
+        // Standard Webhooks: whole seconds, at the time of this attempt. Receivers reject timestamps older
+        // than 5 minutes.
         let unix_seconds = now.unix_ms().div_euclid(1000);
         let mut signature = text(&endpoint.sign(&id, now, &body));
         signature.set_sensitive(true);
 
-        // The endpoint's own come first: what is ours cannot be overridden.
+        // Custom headers come first, so they cannot override those of the server.
         let mut headers = endpoint.headers().clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(HeaderName::from_static("webhook-id"), text(&id));
@@ -83,8 +83,8 @@ impl SignedMessage {
         Self { headers, body }
     }
 
-    /// Lets the receiver report stages of the upload that the message is about. A header of this attempt, not
-    /// a part of the body: bodies are shown to others too.
+    /// Adds a token with which the receiver can report stages of the message's upload. It is a header of this
+    /// attempt and not part of the body, because others can read bodies too.
     pub(crate) fn with_stage_token(mut self, token: &str) -> Self {
         let mut token = text(token);
         token.set_sensitive(true);
@@ -97,28 +97,28 @@ fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).expect("identifiers and base64 are visible ASCII")
 }
 
-/// What came of one exchange.
+/// The result of one exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AttemptResponse {
     pub(crate) outcome: AttemptOutcome,
     pub(crate) retry_after: Option<RetryAfter>,
     pub(crate) directive: Option<ReceiverDirective>,
     pub(crate) note: Option<String>,
-    /// Those of [`KEPT_HEADERS`].
+    /// The headers among [`KEPT_HEADERS`], with their values.
     pub(crate) headers: Vec<(String, String)>,
-    /// The first bytes of the body.
+    /// The first bytes of the body, up to `response_kept_bytes`.
     pub(crate) body: Vec<u8>,
     pub(crate) took: Duration,
     pub(crate) timings: Timings,
     pub(crate) remote: Option<IpAddr>,
 }
 
-/// What a receiver asks for in its `webhook-delivery` header.
+/// A request that a receiver makes in its `webhook-delivery` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReceiverDirective {
-    /// No more attempts at this message.
+    /// Make no more attempts at this message.
     AbortMessage,
-    /// No more messages.
+    /// Send no more messages.
     Disable,
 }
 
@@ -142,13 +142,13 @@ pub(crate) struct Egress {
     rules: Arc<EgressRules>,
     settings: WebhookSettings,
     lookup: Lookup,
-    /// One for each kind of endpoint, so that no connection is shared by
-    /// endpoints that may go to different places.
+    /// One client for each origin of endpoints, so that endpoints with different address rules share no
+    /// connection.
     plain: [Client; 2],
     secure: [OnceLock<Result<Client, String>>; 2],
-    /// Those that trust nobody but the certificates in a PEM.
+    /// Clients that trust only the certificates in a PEM bundle.
     trusting: [Mutex<HashMap<String, Client>>; 2],
-    /// When each receiver last left a connection fit for reuse, by kind, scheme, host and port.
+    /// Reusable connections, by origin, scheme, host and port.
     reusable: ReusableConnections<(Origin, String)>,
 }
 
@@ -161,8 +161,8 @@ impl Egress {
         Ok(Self { rules, settings, lookup, plain, secure, trusting, reusable })
     }
 
-    /// Sees to it that receivers can be called with TLS. It needs the certificates of the platform; without
-    /// an endpoint that uses TLS they are not looked for, and a machine that has none can still send.
+    /// Returns the client for TLS, and creates it on first use. It needs the root certificates of the
+    /// platform; they are not loaded until an endpoint uses TLS, so a machine without any can still send.
     pub(crate) fn prepare_tls(&self, origin: Origin) -> Result<&Client, &String> {
         let ready = self.secure[index(origin)].get_or_init(|| {
             let built = client(&self.settings, resolver(&self.rules, origin, true, &self.lookup)).build();
@@ -180,7 +180,7 @@ impl Egress {
         }
     }
 
-    /// A client that trusts nobody else.
+    /// Returns a client that trusts only these certificates.
     fn client_trusting(&self, origin: Origin, pem: &str) -> Result<Client, String> {
         let mut trusting = lock(&self.trusting[index(origin)]);
         if let Some(client) = trusting.get(pem) {
@@ -193,10 +193,10 @@ impl Egress {
         Ok(client)
     }
 
-    /// Sends the message and waits for the answer, at most as long as the timeout of the endpoint in all.
+    /// Sends the message and waits for the response, in total no longer than the timeout of the endpoint.
     pub(crate) async fn send(&self, endpoint: &SendableEndpoint, message: SignedMessage) -> AttemptResponse {
         let port = endpoint.url().port_or_known_default().unwrap_or_default();
-        // A resolver is asked only for names.
+        // Literal addresses bypass the resolver, so they are checked here.
         if let Some(address) = literal(endpoint.url()) {
             let place = SocketAddr::new(address, port);
             if self.rules.check_address(place, endpoint.is_https(), endpoint.stored().origin).is_err() {
@@ -214,7 +214,7 @@ impl Egress {
         let mut answer = EXCHANGE.scope(Arc::clone(&trace), self.exchange(&client, endpoint, message)).await;
         let seen = trace.seen();
         answer.timings.connect = seen.connect;
-        // A name that was looked up for a connection that nobody needed in the end took nobody's time.
+        // A lookup for a connection that was not needed in the end delayed nothing.
         let was_needed = seen.connect.is_some() || answer.timings.first_byte.is_none();
         answer.timings.dns = seen.dns.filter(|_| was_needed);
         answer
@@ -222,7 +222,7 @@ impl Egress {
 
     async fn exchange(&self, client: &Client, endpoint: &SendableEndpoint, message: SignedMessage) -> AttemptResponse {
         let began = Instant::now();
-        // The lease may have been made shorter since the endpoint was made.
+        // The lease may have been shortened since the endpoint was created.
         let timeout = endpoint.terms().timeout.unwrap_or(self.settings.timeout).min(self.settings.longest_timeout());
         let deadline = began + timeout;
         let receiver = (endpoint.stored().origin, endpoint.url().origin().ascii_serialization());
@@ -240,7 +240,7 @@ impl Egress {
         }
     }
 
-    /// Reads what is to be read of the answer. Its status counts, even if the body never ends.
+    /// Reads the response within its limits. Its status counts even if the body never ends.
     async fn read(
         &self,
         mut response: Response,
@@ -325,7 +325,7 @@ async fn request(client: &Client, endpoint: &SendableEndpoint, message: SignedMe
     request.send().await.map_err(reqwest::Error::without_url)
 }
 
-/// Says the same of every address that is refused (webhooks S10).
+/// Returns the same result for every blocked address (webhooks S10).
 fn blocked(took: Duration) -> AttemptResponse {
     AttemptResponse::without_response(AttemptOutcome::Blocked, Some(BlockedAddress.to_string()), took)
 }

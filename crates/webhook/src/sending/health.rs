@@ -1,11 +1,11 @@
-//! How an endpoint is doing, and what follows from it: a circuit breaker, warnings, and the end.
+//! The health of an endpoint, and its consequences: the circuit breaker, warnings, and disabling.
 //!
-//! The breaker spares a receiver that is down, and the deliveries to it: while it is open nothing is sent and
-//! no attempt is used up. After a pause one delivery goes out as a probe; a success closes the breaker.
-//! Whoever has failed for days without one success is disabled, and operators are told before.
+//! The breaker protects a receiver that is down, and the deliveries to it: while it is open, nothing is sent
+//! and no attempt is used up. After a pause one delivery goes out as a probe; a success closes the breaker.
+//! An endpoint that has failed for days without a success is disabled, and operators are warned before.
 //!
-//! Pure: instants and chance are arguments. [`Health`] is what of it is
-//! written down; the rest is of this process.
+//! Pure: instants and random numbers are arguments. [`Health`] is the stored part; the rest exists only in
+//! this process.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,32 +13,33 @@ use std::time::Duration;
 use domain::endpoint::Health;
 use domain::time::Timestamp;
 
-/// The share of failures is judged over this time, …
+/// The window over which the failure rate is measured.
 const WINDOW: Duration = Duration::from_mins(5);
 
-/// … counted in pieces of this length, …
+/// Length of the slices that the window consists of.
 const PIECE: Duration = Duration::from_secs(10);
 
-/// … from this many attempts on …
+/// Minimum number of attempts in the window for the failure rate to count.
 const MIN_SAMPLES: u32 = 10;
 
-/// … and is too much from here, in percent.
+/// Failure rate that opens the breaker, in percent.
 const TOO_MANY_PERCENT: u32 = 70;
 
-/// How far towards being disabled an endpoint is when operators are told, in percent (webhooks E8).
+/// Progress towards being disabled at which operators are warned, in percent (webhooks E8).
 const WARNINGS: [u8; 4] = [50, 70, 90, 100];
 
-/// Deliveries that must have been given up before an endpoint is disabled (webhooks E5).
+/// Minimum number of abandoned deliveries before an endpoint is disabled (webhooks E5).
 const MIN_EXHAUSTED: u32 = 2;
 
-/// When an endpoint is spared, and when it is given up.
+/// Thresholds for opening the breaker and for disabling an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthRules {
-    /// This many failures in a row open the breaker; 0: it never opens.
+    /// Number of consecutive failures that opens the breaker. With 0 it never opens.
     pub breaker_failures: u32,
-    /// How long it stays open before a probe, up to twice as long by chance.
+    /// Minimum time for which the breaker stays open before a probe; random jitter extends it up to twice as
+    /// long.
     pub breaker_pause: Duration,
-    /// Nothing but failures for this long disables an endpoint.
+    /// Time with nothing but failures after which an endpoint is disabled.
     pub disable_after: Duration,
 }
 
@@ -58,50 +59,49 @@ impl Default for HealthRules {
     }
 }
 
-/// What an attempt says of its endpoint.
+/// The health signal that an attempt gives about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HealthSignal {
     Good,
     Bad {
-        /// It was the last attempt at its delivery.
+        /// Set if it was the last attempt at its delivery.
         exhausted: bool,
     },
-    /// It failed, and that counts towards nothing but the breaker (webhooks C5).
+    /// A failure that counts only towards the breaker (webhooks C5).
     BadProgress,
-    /// It says nothing: a test that failed, an attempt we gave up, or a
-    /// receiver that is well and refused one message.
+    /// No signal: a failed test, an aborted attempt, or a working receiver that rejected one message.
     Neither,
 }
 
-/// What follows from a sign.
+/// The consequences of a health signal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct HealthConsequence {
     pub(crate) breaker: Option<BreakerChange>,
-    /// Operators are to be told how far it has come, in percent.
+    /// Progress towards being disabled, in percent, if operators are to be warned of it.
     pub(crate) warn: Option<u8>,
     pub(crate) disable: bool,
 }
 
-/// What became of the breaker.
+/// A change of the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BreakerChange {
     Opened { until: Timestamp },
     Closed,
 }
 
-/// Whether deliveries may go out.
+/// State of the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BreakerState {
     Closed,
-    /// Nothing before then.
+    /// Nothing is sent before `until`.
     Open {
         until: Timestamp,
     },
-    /// One, to see.
+    /// One delivery may be sent as a probe.
     HalfOpen,
 }
 
-/// The health of one endpoint, as this process sees it.
+/// The health of one endpoint, as this process knows it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HealthTracker {
     pub(crate) health: Health,
@@ -124,14 +124,14 @@ impl HealthTracker {
     pub(crate) fn breaker_state(&self, rules: &HealthRules, now: Timestamp) -> BreakerState {
         match self.health.open_until {
             None => BreakerState::Closed,
-            // Longer than any pause: a clock that was ahead has set it.
+            // Beyond any possible pause: a clock that was ahead has set it.
             Some(until) if now < until && until <= now.plus(rules.longest_pause()) => BreakerState::Open { until },
             Some(_) => BreakerState::HalfOpen,
         }
     }
 
-    /// Takes note of an attempt. `may_disable`: whether its operator lets the endpoint be disabled.
-    /// `failing_for`: how long it has failed before this one. `chance` is from 0 to 1.
+    /// Records an attempt. `may_disable` is set if the endpoint's settings allow disabling it. `failing_for`
+    /// is the time for which it had failed before this attempt. `chance` is from 0 to 1.
     pub(crate) fn note(
         &mut self,
         sign: HealthSignal,
@@ -157,7 +157,7 @@ impl HealthTracker {
             }
             HealthSignal::Bad { exhausted } => {
                 let breaker = self.fail(rules, now, chance);
-                // What a clock that was ahead has noted begins now.
+                // A start of failures that was recorded by a clock ahead of this one is moved to now.
                 self.health.failing_since = Some(self.health.failing_since.map_or(now, |since| since.min(now)));
                 self.health.exhausted = self.health.exhausted.saturating_add(u32::from(exhausted));
                 let percent = if may_disable { percent(rules, failing_for) } else { 0 };
@@ -169,7 +169,7 @@ impl HealthTracker {
         }
     }
 
-    /// Counts a failure, and says when it opened the breaker.
+    /// Counts a failure, and returns the change if it opened the breaker.
     fn fail(&mut self, rules: &HealthRules, now: Timestamp, chance: f64) -> Option<BreakerChange> {
         self.count(false, now);
         self.health.consecutive_failures = self.health.consecutive_failures.saturating_add(1);
@@ -185,7 +185,8 @@ impl HealthTracker {
         })
     }
 
-    /// webhooks E4: too many failures in a row, or too many among those of the last minutes.
+    /// webhooks E4: reports whether there are too many consecutive failures, or too many among the latest
+    /// attempts.
     fn is_failing(&self, in_a_row: u32) -> bool {
         let bad: u32 = self.window.iter().map(|piece| piece.bad).sum();
         let all: u32 = self.window.iter().map(|piece| piece.bad.saturating_add(piece.good)).sum();
@@ -208,7 +209,7 @@ impl HealthTracker {
     }
 }
 
-/// How far towards being disabled an endpoint is that has failed for this long.
+/// Returns the progress towards being disabled of an endpoint that has failed for this long, in percent.
 fn percent(rules: &HealthRules, failing_for: Duration) -> u8 {
     let (failing_ms, limit_ms) = (failing_for.as_millis(), rules.disable_after.as_millis().max(1));
     u8::try_from((failing_ms * 100 / limit_ms).min(100)).unwrap_or(100)
@@ -238,7 +239,7 @@ mod tests {
     #[test]
     fn ten_failures_in_a_row_open_the_breaker_and_one_success_closes_it() {
         let mut tracker = HealthTracker::default();
-        // Long apart, so that only those in a row count.
+        // Far apart, so that only consecutive failures count.
         for second in (0..9).map(|n| n * 400) {
             assert_eq!(note(&mut tracker, BAD, second), HealthConsequence::default());
             assert_eq!(tracker.breaker_state(&HealthRules::default(), at(second)), BreakerState::Closed);
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(note(&mut tracker, BAD, day(5)).warn, Some(100), "counted from when the clock was right");
     }
 
-    /// webhooks E4: seven of ten within five minutes, whatever came between.
+    /// webhooks E4: seven of ten attempts within five minutes, in any order.
     #[test]
     fn a_large_share_of_failures_opens_the_breaker() {
         let attempts = |signs: &[HealthSignal], apart: u64| {
@@ -317,7 +318,8 @@ mod tests {
         assert!((0..100).all(|n| tracker.note(BAD, &off, true, at(n), Duration::ZERO, 0.5).breaker.is_none()));
     }
 
-    /// webhooks E5, E8: told at half, 70, 90 percent, and at the end, once each; then disabled.
+    /// webhooks E5, E8: operators are warned at 50, 70, 90 and 100 percent, once each; then the endpoint is
+    /// disabled.
     #[test]
     fn five_days_of_failures_disable_and_are_announced() {
         let mut tracker = HealthTracker::default();
@@ -348,7 +350,7 @@ mod tests {
         assert_eq!(tracker.health.failing_since, Some(at(day(6))));
     }
 
-    /// webhooks C5, and what an operator wants.
+    /// webhooks C5, and `auto_disable` of an endpoint.
     #[test]
     fn some_failures_never_disable() {
         let mut tracker = HealthTracker::default();

@@ -1,5 +1,4 @@
-//! Whether the sender still does its work: a loop that has died silently
-//! looks like a quiet day (webhooks O3).
+//! Liveness of the sender: a loop that has died silently looks like a quiet day (webhooks O3).
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,10 +7,11 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 
-/// The loop looks for deliveries every second or so; who has not looked for this long does not look any more.
+/// The loop polls for deliveries about every second. A loop that has not polled for this long is considered
+/// dead.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Signs of life. Clones tell of the same sender.
+/// Liveness of a sender. Clones refer to the same sender.
 #[derive(Debug, Clone)]
 pub struct Liveness(Arc<Mutex<LivenessState>>);
 
@@ -22,7 +22,7 @@ struct LivenessState {
     max_due_age: Duration,
 }
 
-/// Why the sender is unwell.
+/// Reason why the sender is unhealthy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unhealthy {
     #[error("the webhook sender has not checked for due deliveries for {} seconds", .0.as_secs())]
@@ -32,7 +32,7 @@ pub enum Unhealthy {
 }
 
 impl Liveness {
-    /// `max_due_age` of zero: deliveries may be due forever.
+    /// Creates the liveness state. With a `max_due_age` of zero, deliveries may be due without limit.
     pub(crate) fn new(max_due_age: Duration) -> Self {
         Self(Arc::new(Mutex::new(LivenessState { last_poll: Instant::now(), oldest_due: Duration::ZERO, max_due_age })))
     }
@@ -49,7 +49,7 @@ impl Liveness {
         Ok(())
     }
 
-    /// It has looked for deliveries now.
+    /// Records that the loop has polled for deliveries now.
     pub(crate) fn note_poll(&self) {
         self.state().last_poll = Instant::now();
     }

@@ -1,8 +1,8 @@
-//! What goes on beside sending: replays, changes of whole backlogs, giving up and forgetting what is old, and
-//! looking at the queue.
+//! Background work of the sender: replays, changes of whole backlogs, expiry and removal of old deliveries,
+//! and measuring the queue.
 //!
-//! All of it is done in small pieces with pauses, so that no delivery waits for it, and all of it goes on
-//! after a crash where the outbox says it was.
+//! All work is done in small batches with pauses, so that no delivery waits for it. After a crash it resumes
+//! at the position stored in the outbox.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,41 +23,41 @@ use domain::replay::{ReplayJob, ReplayState};
 use state::clock::Clock;
 use state::{BacklogLimits, Outbox, RetentionHorizon};
 
-/// How often to look for replays that nobody rang for: those of before the start.
+/// Interval of polling for replays without a bell, such as those from before the start.
 const POLL_REPLAYS_EVERY: Duration = Duration::from_secs(30);
 
-/// Between two pieces of a replay, and of forgetting.
+/// Pause between two batches of a replay, of expiry or of removal.
 const PIECE_PAUSE: Duration = Duration::from_millis(20);
 
-/// The most deliveries that a piece of a replay queues.
+/// Maximum number of deliveries that a batch of a replay queues.
 const REPLAY_PIECE: u32 = 500;
 
-/// How often the upkeep looks for a backlog that is to be changed.
+/// Interval of polling for backlogs to be changed.
 const POLL_BACKLOGS_EVERY: Duration = Duration::from_secs(1);
 
-/// How many deliveries of a backlog are changed in one transaction, and how long to rest before the next.
+/// Number of deliveries of a backlog that are changed in one transaction, and the pause before the next.
 const BACKLOG_PIECE: u32 = 500;
 const BACKLOG_PAUSE: Duration = Duration::from_millis(5);
 
-/// How often old rows are looked for; the first time this long after the start, when there is other work.
+/// Interval of removing old rows. The first time comes this long after the start, which has other work.
 const PRUNE_EVERY: Duration = Duration::from_hours(1);
 const PRUNE_FIRST: Duration = Duration::from_mins(1);
 
-/// How often the upkeep looks for what has waited too long; the first time a while after the start, so
-/// that what waited only for that is sent.
+/// Interval of expiring deliveries that have waited too long. The first time comes a while after the start,
+/// so that deliveries that waited only for the start are sent.
 const EXPIRE_EVERY: Duration = Duration::from_mins(1);
 const EXPIRE_FIRST: Duration = Duration::from_mins(10);
 
-/// How many deliveries are given up in one transaction: each may be news for somebody.
+/// Maximum number of deliveries that expire in one transaction: each may cause an event.
 const EXPIRE_PIECE: u32 = 100;
 
-/// How many rows are removed in one transaction.
+/// Maximum number of rows that are removed in one transaction.
 const PRUNE_PIECE: u32 = 500;
 
-/// How often the upkeep asks whether the clock was set.
+/// Interval of checking whether the clock was set.
 const CHECK_CLOCK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the queue is looked at.
+/// Interval of measuring the queue.
 const MEASURE_QUEUE_EVERY: Duration = Duration::from_secs(5);
 
 pub(crate) struct Maintenance {
@@ -67,12 +67,12 @@ pub(crate) struct Maintenance {
     pub(crate) clock: Clock,
     pub(crate) metrics: WebhookMetrics,
     pub(crate) liveness: Liveness,
-    /// Rings when a replay was begun.
+    /// Notified when a replay begins.
     pub(crate) replays: Arc<Notify>,
 }
 
 impl Maintenance {
-    /// Goes on until `stop`.
+    /// Runs until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -86,8 +86,8 @@ impl Maintenance {
         }
     }
 
-    /// Makes due what waits by a clock that was ahead: one of before the
-    /// start, or this one until it was set back.
+    /// Makes deliveries due that wait by a clock that was ahead: that of an earlier process, or that of this
+    /// one before it was set back.
     async fn follow_clock(&self) {
         let mut outage = StoreOutage::none("make deliveries due after the clock was set back");
         let mut followed = None;
@@ -126,7 +126,7 @@ impl Maintenance {
                 }
                 Ok(None) => {
                     outage.over();
-                    // Look at the queue, bell or no bell.
+                    // Poll even without a bell.
                     let _ = timeout(POLL_REPLAYS_EVERY, self.replays.notified()).await;
                     continue;
                 }
@@ -136,8 +136,8 @@ impl Maintenance {
         }
     }
 
-    /// Does a piece of the replay whose turn it is, after one for the endpoint `last`, and says how long to
-    /// wait before the next. `None` without a replay.
+    /// Advances the replay whose turn it is, after one for the endpoint `last`. Returns the time to wait
+    /// before the next batch, or `None` if there is no replay.
     async fn replay_piece(&self, last: &mut Option<EndpointId>) -> state::Result<Option<Duration>> {
         let jobs = self.outbox.replay_jobs(TenantScope::All).await?;
         let Some(before) = next_in_turn(jobs, last.as_ref()) else { return Ok(None) };
@@ -151,7 +151,7 @@ impl Maintenance {
         Ok(Some(pause_after(&before, after.as_ref(), rate)))
     }
 
-    /// Carries on with what was decided about all deliveries of an endpoint.
+    /// Continues changes that apply to all deliveries of an endpoint.
     async fn change_backlogs(&self) {
         let mut outage = StoreOutage::none("process a backlog of deliveries");
         loop {
@@ -166,7 +166,7 @@ impl Maintenance {
         }
     }
 
-    /// Ends what has waited past its time, for whatever (webhooks R13).
+    /// Expires deliveries that have waited too long, for whatever reason (webhooks R13).
     async fn expire_deliveries(&self) {
         let mut outage = StoreOutage::none("expire old deliveries");
         let mut deliveries = 0;
@@ -193,7 +193,7 @@ impl Maintenance {
         }
     }
 
-    /// Drops what waits beyond the limits of a backlog, oldest first.
+    /// Cancels waiting deliveries beyond the limits of a backlog, oldest first.
     async fn limit_backlogs(&self) {
         let mut outage = StoreOutage::none("cancel deliveries beyond the backlog limits");
         let mut dropped = BTreeMap::<EndpointId, u64>::new();
@@ -252,7 +252,7 @@ impl Maintenance {
         }
     }
 
-    /// Shows operators the queue, and notices what is not sent although it could be.
+    /// Measures the queue for the metrics, and detects deliveries that are not sent although they could be.
     async fn watch_queue(&self) {
         let mut outage = StoreOutage::none("measure the delivery queue");
         loop {
@@ -281,8 +281,8 @@ impl Maintenance {
     }
 }
 
-/// Of each endpoint the oldest replay that runs; endpoints take turns by name,
-/// so that none waits for all of another's.
+/// Returns the oldest running replay of the endpoint whose turn it is. Endpoints take turns by name, so that
+/// none waits for all replays of another.
 fn next_in_turn(jobs: Vec<ReplayJob>, last: Option<&EndpointId>) -> Option<ReplayJob> {
     let running = jobs.into_iter().filter(|job| job.state == ReplayState::Running);
     running.min_by_key(|job| {
@@ -291,7 +291,8 @@ fn next_in_turn(jobs: Vec<ReplayJob>, last: Option<&EndpointId>) -> Option<Repla
     })
 }
 
-/// As long as what was queued takes at the rate. Events that were only looked at cost next to nothing.
+/// Returns the time that the queued deliveries take at the rate. Events that were only examined cost next to
+/// nothing.
 fn pause_after(before: &ReplayJob, after: Option<&ReplayJob>, rate: u32) -> Duration {
     let queued = after.map_or(0, |after| after.queued.saturating_sub(before.queued));
     let queued = u32::try_from(queued).unwrap_or(u32::MAX);
@@ -338,7 +339,7 @@ mod tests {
         }
     }
 
-    /// webhooks L3: rate-limited.
+    /// webhooks L3: replays are rate-limited.
     #[test]
     fn a_replay_rests_for_what_it_has_queued() {
         assert_eq!(pause_after(&job(10), Some(&job(60)), 200), Duration::from_millis(250));
@@ -346,7 +347,8 @@ mod tests {
         assert_eq!(pause_after(&job(10), None, 200), PIECE_PAUSE, "it is gone");
     }
 
-    /// webhooks L3: of one endpoint oldest first; another's does not wait for all of them.
+    /// webhooks L3: the replays of one endpoint run oldest first, and those of other endpoints do not wait
+    /// for all of them.
     #[tokio::test(start_paused = true)]
     async fn replays_are_carried_on_in_turn_until_they_end() {
         let outbox = Arc::new(TestOutbox::default());
@@ -368,7 +370,7 @@ mod tests {
         running.await.unwrap();
     }
 
-    /// webhooks R13: in pieces, and not for time that never passed.
+    /// webhooks R13: deliveries expire in batches, and not by time that has not passed.
     #[tokio::test(start_paused = true)]
     async fn what_has_waited_too_long_is_given_up() {
         let (outbox, clock) = (Arc::new(TestOutbox::default()), TestClock::default());
@@ -390,7 +392,7 @@ mod tests {
         running.await.unwrap();
     }
 
-    /// webhooks L6: pieces, until nothing is left, and again an hour later.
+    /// webhooks L6: rows are removed in batches until none is left, and again an hour later.
     #[tokio::test(start_paused = true)]
     async fn what_is_old_is_removed_in_pieces() {
         let outbox = Arc::new(TestOutbox::default());

@@ -1,14 +1,14 @@
-//! The way of a delivery, from the outbox to its receiver and back.
+//! The path of a delivery, from the outbox to its receiver and back.
 //!
 //! ```text
 //! outbox ──► dispatcher ──► courier ──► egress ──► receiver
 //!    ▲        claims          │ sends one  └ calls only addresses that the rules allow
-//!    │           └ lanes      │
-//!    └──── record ◄───────────┘ and asks verdict, which asks retry, and health
+//!    │           └ registry   │
+//!    └── recorder ◄───────────┘ and consults decision, which uses retry, and health
 //! ```
 //!
-//! Beside it, [`maintenance`] does what has time, [`throttle`] holds back, [`store_outage`] lives without the
-//! store, and [`liveness`] tells whether the loop still runs.
+//! Beside it, [`maintenance`] does background work, [`throttle`] limits rates and slots, [`store_outage`]
+//! handles outages of the store, and [`liveness`] reports whether the loop still runs.
 
 pub(crate) mod courier;
 pub(crate) mod decision;

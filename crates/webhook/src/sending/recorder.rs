@@ -1,11 +1,11 @@
-//! Writes down what came of deliveries, and how their endpoints are doing.
+//! Records the results of deliveries, and the health of their endpoints.
 //!
-//! Results that come in while a write is under way go into the next one together. While writing fails nothing
-//! is dropped: the same results are tried again until they are written, and nobody claims deliveries
-//! meanwhile, since a lease could run out and a message that was received be sent again.
+//! Results that arrive while a write is in progress go into the next write together. While writing fails,
+//! nothing is dropped: the same results are retried until they are written. No deliveries are claimed
+//! meanwhile, since a lease could expire and a message that was received could be sent again.
 //!
-//! An endpoint that is to be stopped is stopped before the attempt is written that stops it: should the
-//! program die in between, the delivery is tried again by whoever resumes the endpoint.
+//! An endpoint that is to be stopped is stopped before the attempt that caused it is written: if the process
+//! dies in between, the delivery is attempted again when the endpoint is resumed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,32 +24,32 @@ use domain::principal::TenantScope;
 use state::clock::Clock;
 use state::{Endpoints, Outbox, Settlement, SettlementBatch};
 
-/// At most this many results in one write.
+/// Maximum number of results in one write.
 const BATCH: usize = 256;
 
-/// How long writing may go on failing once the program is to end. What is lost then is sent again
-/// after the next start, because its lease is.
+/// Time for which failing writes are retried once the process is to end. Deliveries whose results are lost
+/// then are sent again after the next start, when their leases have expired.
 pub(crate) const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What came of one claim.
+/// The result of one claim.
 #[derive(Debug)]
 pub(crate) struct DeliveryResult {
     pub(crate) settlement: Settlement,
     pub(crate) class: DeliveryClass,
     pub(crate) entry: Arc<EndpointEntry>,
-    /// News for operators that came of it.
+    /// A resulting notice for operators.
     pub(crate) notice: Option<Notice>,
-    /// The endpoint is to be stopped as well.
+    /// Set if the endpoint is to be stopped too.
     pub(crate) stop: Option<EndpointStop>,
-    /// Who waits for the attempt.
+    /// The caller that waits for the attempt.
     pub(crate) waiting: Option<oneshot::Sender<Attempt>>,
 }
 
-/// An end to all deliveries of an endpoint.
+/// A decision to disable an endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct EndpointStop {
     pub(crate) because: DisabledBecause,
-    /// Where the attempt went that said so. An endpoint that has another by now is not meant.
+    /// URL of the attempt that caused the decision. An endpoint that has another URL by now is not disabled.
     pub(crate) url: String,
 }
 
@@ -67,12 +67,12 @@ pub(crate) struct Recorder {
     pub(crate) state: watch::Sender<RecorderState>,
     /// Cancelled when nothing is being sent any more.
     pub(crate) closing: CancellationToken,
-    /// How long to go on trying from then.
+    /// Time for which writes are retried from then on.
     pub(crate) final_write_timeout: Duration,
 }
 
 impl Recorder {
-    /// Goes on until every sender of results is gone and all results are written.
+    /// Runs until every sender of results is dropped and all results are written.
     pub(crate) async fn run(self, mut results: mpsc::Receiver<DeliveryResult>) {
         let mut attempts = WriteAttempts { outage: StoreOutage::none("record delivery attempts"), last: None };
         let mut batch = Vec::new();
@@ -82,7 +82,7 @@ impl Recorder {
     }
 
     async fn record(&self, batch: Vec<DeliveryResult>, attempts: &mut WriteAttempts) {
-        // News comes before the attempt that made it: written twice is better than never.
+        // A notice is written before the attempt that caused it: written twice is better than never.
         for (entry, notice) in batch.iter().filter_map(|outcome| Some((&outcome.entry, outcome.notice.as_ref()?))) {
             let tenant = entry.endpoint().stored().tenant;
             self.until_written(|| self.outbox.announce(tenant, notice.clone(), self.clock.now()), attempts).await;
@@ -114,7 +114,7 @@ impl Recorder {
         }
     }
 
-    /// Disables an endpoint, unless somebody has stopped or moved it meanwhile.
+    /// Disables an endpoint, unless it was stopped or given another URL meanwhile.
     async fn stop_endpoint(&self, entry: &EndpointEntry, stop: &EndpointStop) -> state::Result<()> {
         loop {
             let _writing = self.registry.write().await;
@@ -133,14 +133,14 @@ impl Recorder {
                     }
                     return Ok(());
                 }
-                // Somebody was faster: look again at what there is now.
+                // Another writer was faster: check the endpoint again.
                 Err(state::Error::EndpointConflict(_)) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Tries until it works, or until the program ends.
+    /// Retries until the write succeeds, or until the process ends. Returns whether it succeeded.
     async fn until_written<F>(&self, mut write: impl FnMut() -> F, attempts: &mut WriteAttempts) -> bool
     where
         F: Future<Output = state::Result<()>>,
@@ -176,7 +176,7 @@ async fn find(outbox: &dyn Endpoints, id: &EndpointId) -> state::Result<Option<S
     Ok(outbox.endpoints(TenantScope::All).await?.into_iter().find(|stored| stored.id == *id))
 }
 
-/// Each lane of the batch once, with its health, if that has changed.
+/// Returns each endpoint of the batch once, with its health, if that has changed.
 fn unwritten_health(batch: &[DeliveryResult]) -> Vec<(Arc<EndpointEntry>, Health)> {
     let mut health: Vec<(Arc<EndpointEntry>, Health)> = Vec::new();
     for entry in batch.iter().map(|outcome| &outcome.entry) {
@@ -190,7 +190,7 @@ fn unwritten_health(batch: &[DeliveryResult]) -> Vec<(Arc<EndpointEntry>, Health
 
 struct WriteAttempts {
     outage: StoreOutage,
-    /// When the last one is due, known once the program is to end.
+    /// Time of the last attempt, set once the process is to end.
     last: Option<Instant>,
 }
 
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(*recording.borrow(), RecorderState::Works);
     }
 
-    /// A store that stays away must not keep the program from ending.
+    /// A store that stays unavailable must not keep the process from ending.
     #[tokio::test]
     async fn closing_ends_the_tries() {
         let outbox = Arc::new(TestOutbox::default());

@@ -1,8 +1,7 @@
-//! The endpoints there are, each in a lane of its own: who it is now, how
-//! it is doing, and how much is on its way.
+//! The endpoints in memory: the current settings of each, its health, and its deliveries in flight.
 //!
-//! One registry for the loop that sends and for who changes endpoints: a change counts from the next attempt
-//! on (webhooks A4). What must survive a crash is in the outbox.
+//! The dispatch loop and the administration share one registry: a change takes effect with the next attempt
+//! (webhooks A4). State that must survive a crash is in the outbox.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -21,13 +20,13 @@ use domain::event::EventKind;
 use domain::time::Timestamp;
 use state::clock::Clock;
 
-/// An endpoint and how it is doing.
+/// An endpoint with its health and its sending state.
 #[derive(Debug)]
 pub(crate) struct EndpointEntry {
     id: EndpointId,
     endpoint: RwLock<Arc<SendableEndpoint>>,
     send_state: Mutex<SendState>,
-    /// The last attempt failed; the next failure is no news.
+    /// Set if the last attempt failed. The next failure is then logged only at debug level.
     pub(crate) is_failing: AtomicBool,
 }
 
@@ -37,17 +36,17 @@ struct SendState {
     bucket: TokenBucket,
     throttle: Throttle,
     tracker: HealthTracker,
-    /// As it was last written down.
+    /// The health as last written.
     written: Health,
 }
 
-/// How many deliveries a lane can take now, and if none, when to ask again.
+/// Number of deliveries that an endpoint can accept now, or the time to check again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SendCapacity {
     Slots(u32),
-    /// All slots are taken, or the endpoint is stopped: something must happen first.
+    /// All slots are taken, or the endpoint is stopped. Waiting alone does not change that.
     None,
-    /// There will be room after this time.
+    /// There will be capacity after this time.
     After(Duration),
 }
 
@@ -70,13 +69,13 @@ impl EndpointEntry {
         &self.id
     }
 
-    /// The endpoint as it is now.
+    /// Returns the current settings of the endpoint.
     pub(crate) fn endpoint(&self) -> Arc<SendableEndpoint> {
         Arc::clone(&read(&self.endpoint))
     }
 
-    /// Takes a change over, unless a later one was faster. An endpoint that
-    /// begins to be sent to again, begins anew.
+    /// Applies a change, unless a later one came first. When a stopped endpoint is enabled, its health and
+    /// throttle are reset.
     fn change(&self, changed: SendableEndpoint) {
         let mut endpoint = write(&self.endpoint);
         if changed.stored().version < endpoint.stored().version {
@@ -123,7 +122,7 @@ impl EndpointEntry {
         }
     }
 
-    /// Takes a slot until what this gives is dropped.
+    /// Takes a slot until the returned value is dropped.
     pub(crate) fn take_slot(self: &Arc<Self>) -> Slot {
         let mut send_state = self.send_state();
         send_state.in_flight += 1;
@@ -131,7 +130,7 @@ impl EndpointEntry {
         Slot(Arc::clone(self))
     }
 
-    /// Takes note of what an attempt says of the endpoint.
+    /// Records the health signal of an attempt.
     pub(crate) fn note(
         &self,
         sign: HealthSignal,
@@ -148,7 +147,7 @@ impl EndpointEntry {
         send_state.tracker.note(sign, rules, may_disable, clock.now(), failing_for, chance)
     }
 
-    /// Its proxy cannot reach it.
+    /// Reduces the slots, because the endpoint's proxy cannot reach it.
     pub(crate) fn tighten(&self) {
         self.send_state().throttle.tighten();
     }
@@ -157,7 +156,7 @@ impl EndpointEntry {
         self.send_state().tracker.health
     }
 
-    /// How it is doing, if that is not written down yet.
+    /// Returns the health if it has not been written yet.
     pub(crate) fn unwritten_health(&self) -> Option<Health> {
         let send_state = self.send_state();
         (send_state.tracker.health != send_state.written).then_some(send_state.tracker.health)
@@ -167,13 +166,13 @@ impl EndpointEntry {
         self.send_state().written = health;
     }
 
-    /// Lets one delivery out as a probe from now on, if its breaker is open.
+    /// Permits one delivery as a probe from now on, if the breaker is open.
     fn probe(&self, now: Timestamp) {
         let until = &mut self.send_state().tracker.health.open_until;
         *until = until.map(|until| until.min(now));
     }
 
-    /// Whether its breaker is open, be it by half.
+    /// Reports whether the breaker is open or half open.
     pub(crate) fn is_breaker_open(&self) -> bool {
         self.send_state().tracker.health.open_until.is_some()
     }
@@ -183,7 +182,7 @@ impl EndpointEntry {
     }
 }
 
-/// A delivery on its way to an endpoint.
+/// A slot of an endpoint, held by a delivery in flight.
 #[derive(Debug)]
 pub(crate) struct Slot(Arc<EndpointEntry>);
 
@@ -194,15 +193,15 @@ impl Drop for Slot {
     }
 }
 
-/// All lanes.
+/// All endpoints.
 #[derive(Debug, Default)]
 pub(crate) struct EndpointRegistry {
     entries: RwLock<Arc<[Arc<EndpointEntry>]>>,
-    /// Held by whoever writes an endpoint until the lanes know of it, so that
-    /// they follow in the order of the writes.
+    /// Held from the write of an endpoint until the registry has applied it, so that changes are applied in
+    /// the order of the writes.
     writing: AsyncMutex<()>,
     changed: Notify,
-    /// Whether one of them is sent to and wants progress (webhooks C1).
+    /// Set while an enabled endpoint subscribes to progress (webhooks C1).
     progress_wanted: Arc<AtomicBool>,
 }
 
@@ -218,7 +217,7 @@ impl EndpointRegistry {
         Arc::clone(&self.progress_wanted)
     }
 
-    /// To be held over a write of an endpoint and [`Self::put`] or [`Self::remove`].
+    /// Returns a guard to hold over a write of an endpoint and [`Self::put`] or [`Self::remove`].
     pub(crate) async fn write(&self) -> AsyncMutexGuard<'_, ()> {
         self.writing.lock().await
     }
@@ -231,7 +230,7 @@ impl EndpointRegistry {
         self.all().iter().find(|entry| entry.id() == id).cloned()
     }
 
-    /// Takes over a new endpoint, or a change of one.
+    /// Adds a new endpoint, or applies a change of one.
     pub(crate) fn put(&self, endpoint: SendableEndpoint) {
         let mut entries = write(&self.entries);
         match entries.iter().find(|entry| entry.id() == endpoint.id()) {
@@ -249,7 +248,7 @@ impl EndpointRegistry {
         self.progress_wanted.store(wants_progress(&entries), Ordering::Relaxed);
     }
 
-    /// Tries an endpoint at once whose breaker is open, instead of when its pause is over.
+    /// Probes an endpoint whose breaker is open at once, instead of after its pause.
     pub(crate) fn probe(&self, id: &EndpointId, now: Timestamp) {
         if let Some(entry) = self.find(id) {
             entry.probe(now);
@@ -257,12 +256,12 @@ impl EndpointRegistry {
         }
     }
 
-    /// Waits until an endpoint was put, or is to be tried.
+    /// Waits until an endpoint is put, or is to be probed.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// How many endpoints are in which state, with those that are spared apart.
+    /// Counts the endpoints by state. Enabled endpoints with an open breaker are counted separately.
     pub(crate) fn count_states(&self) -> [(&'static str, i64); 4] {
         let all = self.all();
         let count = |wanted: &str| {

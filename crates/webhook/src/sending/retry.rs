@@ -1,14 +1,14 @@
-//! When to try again, as arithmetic: no clock, no randomness, no I/O.
+//! The times of retries, as arithmetic: no clock, no randomness, no I/O.
 //!
-//! The schedule says how long to wait after the nth failure. Jitter spreads deliveries that failed together,
-//! a receiver in trouble gets a minimum of rest, and `Retry-After` may lengthen a wait within bounds.
+//! The schedule gives the wait after the nth failure. Jitter spreads deliveries that failed together, a
+//! receiver in trouble gets a minimum pause, and `Retry-After` may lengthen a wait within bounds.
 
 use std::time::Duration;
 
 use domain::delivery::AttemptOutcome;
 use domain::time::Timestamp;
 
-/// After the first failure 5 seconds, and so on: ten attempts over 75 h 35 m 05 s.
+/// The default waits, from 5 seconds after the first failure: ten attempts over 75 h 35 m 05 s.
 pub(crate) const DEFAULT_SCHEDULE: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_mins(5),
@@ -21,26 +21,26 @@ pub(crate) const DEFAULT_SCHEDULE: [Duration; 9] = [
     Duration::from_hours(24),
 ];
 
-/// A progress report is old news soon: two attempts.
+/// Waits for progress, which is soon outdated: two attempts.
 pub(crate) const PROGRESS_SCHEDULE: [Duration; 1] = [Duration::from_secs(10)];
 
-/// No attempt at a progress report begins later than this after its event.
+/// No attempt at a progress event begins later than this after the event.
 pub(crate) const PROGRESS_EXPIRY: Duration = Duration::from_secs(30);
 
-/// More would let a wait shrink to nothing.
+/// Maximum jitter. With more, a wait could shrink to nothing.
 pub const MAX_JITTER_PERCENT: u8 = 50;
 
-/// The least rest of a receiver that said it has too much to do, or did not answer in time.
+/// Minimum pause of a receiver that reported overload, or did not respond in time.
 const REST: Duration = Duration::from_mins(1);
 
-/// A receiver may always ask for this much.
+/// Wait that a receiver may always request.
 const GRANTED: Duration = Duration::from_hours(1);
 
-/// How long to wait after the `failures`th failure; `None` when there is no further attempt.
+/// Returns the wait after the `failures`th failure; `None` if there is no further attempt.
 ///
 /// `jitter01` is a random number from 0 to 1; deliveries that failed together and drew different numbers wait
-/// differently. The answer lies within `jitter_percent` of the scheduled wait, or where `retry_after` asked
-/// for more, from there on, but never beyond twice the scheduled wait or an hour, whichever is longer.
+/// differently. The result lies within `jitter_percent` of the scheduled wait. Where `retry_after` requests
+/// more, it lies from there on, but never beyond twice the scheduled wait or an hour, whichever is longer.
 pub(crate) fn next_attempt(
     schedule: &[Duration],
     failures: u32,
@@ -59,8 +59,8 @@ pub(crate) fn next_attempt(
 
     let bound = delay.saturating_mul(2).max(GRANTED);
     let width = 1.0 + 2.0 * share;
-    // Spread the ones that were all told the same. A wish beyond the
-    // bound is not granted; those spread below it.
+    // Spread deliveries that were given the same time. A request beyond the bound is not granted in full;
+    // those deliveries are spread below the bound.
     let from = if asked > bound { times(bound, 1.0 / width) } else { asked };
     let wanted = between(from, times(from, width).min(bound), jitter);
     Some(scheduled.max(wanted))
@@ -89,7 +89,7 @@ pub(crate) enum RetryAfter {
 }
 
 impl RetryAfter {
-    /// Reads whole or decimal seconds, or an HTTP date. Anything else is as good as no header.
+    /// Parses whole or decimal seconds, or an HTTP date. Any other value is treated as a missing header.
     pub(crate) fn parse(value: &str) -> Option<Self> {
         let value = value.trim();
         if value.starts_with(|first: char| first.is_ascii_digit()) {
@@ -102,7 +102,7 @@ impl RetryAfter {
         Some(Self::At(Timestamp::from_unix_ms(0).plus(since_epoch)))
     }
 
-    /// How long that is from `now`; nothing for a date that has passed.
+    /// Returns the wait from `now`; zero for a date that has passed.
     pub(crate) fn from(self, now: Timestamp) -> Duration {
         match self {
             Self::Wait(span) => span,
@@ -125,7 +125,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Without jitter, so that a table can say the answer.
+    /// Without jitter, so that a table can state the results.
     fn plain(failures: u32, outcome: AttemptOutcome, retry_after: Option<Duration>) -> Option<Duration> {
         next_attempt(&DEFAULT_SCHEDULE, failures, outcome, retry_after, 0.9, 0)
     }
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(plain(10, ERROR, Some(secs(1))), None, "a wish does not add an attempt");
     }
 
-    /// webhooks R4: also when all were refused with the same status, or told the same time.
+    /// webhooks R4: also if all got the same status, or were given the same time.
     #[test]
     fn a_thousand_that_failed_together_come_back_apart() {
         let cases = [
@@ -198,7 +198,7 @@ mod tests {
                 "{outcome:?} {retry_after:?}: {spread:?} around {:?}",
                 waits[500]
             );
-            // Not in heaps either: no tenth of the deliveries in a hundredth of the time.
+            // There are no clusters either: no tenth of the deliveries falls into a hundredth of the time.
             let crowded = waits.windows(100).any(|hundred| hundred[99] - hundred[0] < times(spread, 0.01));
             assert!(!crowded, "{outcome:?} {retry_after:?}");
         }
@@ -229,7 +229,8 @@ mod tests {
         assert_eq!(RetryAfter::At(at).from(at.plus(secs(9))), Duration::ZERO);
     }
 
-    /// webhooks C5: a timed-out progress report gets no second attempt, its rest would outlast it.
+    /// webhooks C5: a progress event that timed out gets no second attempt, because its minimum pause exceeds
+    /// its expiry.
     #[test]
     fn progress_has_two_attempts() {
         assert!(next_attempt(&PROGRESS_SCHEDULE, 1, ERROR, None, 1.0, 20).unwrap() < PROGRESS_EXPIRY);

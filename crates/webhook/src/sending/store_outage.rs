@@ -1,5 +1,5 @@
-//! Living through an outage of the state store: one log line when it begins, one when it
-//! is over, and waits that grow in between.
+//! Handling of an outage of the state store: one log line when it begins, one when it ends, and growing waits
+//! in between.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct StoreOutage {
-    /// What cannot be done meanwhile, to follow "could not".
+    /// The task that fails meanwhile, as a phrase that follows "could not".
     task: &'static str,
     now: Option<Ongoing>,
 }
@@ -26,7 +26,8 @@ impl StoreOutage {
         Self { task, now: None }
     }
 
-    /// Notes a failure and says how long to wait before the next try, more or less: `jitter` is from 0 to 1.
+    /// Records a failure and returns the time to wait before the next attempt, with jitter. `jitter` is from
+    /// 0 to 1.
     pub(crate) fn failed(&mut self, error: &state::Error, jitter: f64) -> Duration {
         let error: &(dyn std::error::Error + 'static) = error;
         let pause = match &mut self.now {
@@ -52,7 +53,7 @@ impl StoreOutage {
     }
 }
 
-/// The span or up to a fifth less or more.
+/// Returns the span, randomly shortened or lengthened by up to a fifth.
 pub(crate) fn around(span: Duration, jitter: f64) -> Duration {
     span.mul_f64(0.8 + 0.4 * jitter)
 }

@@ -1,12 +1,12 @@
-//! How fast one endpoint is sent to: a bucket of tokens, and slots that become fewer when its proxy says it
-//! is in trouble. Pure: instants are arguments.
+//! Limits for one endpoint: a token bucket, and slots that are reduced while its proxy reports trouble. Pure:
+//! instants are arguments.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A bucket that fills at an even rate. It holds what comes in within a tenth of a second, so that
-/// no second sees much more than it should.
+/// A token bucket that fills at a constant rate. Its size is what arrives in a tenth of a second, so that no
+/// second sees much more than its share.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TokenBucket {
     tokens: f64,
@@ -14,7 +14,7 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// How many attempts may begin now.
+    /// Returns the number of attempts that may begin now.
     pub(crate) fn tokens(&mut self, per_second: u32, now: Instant) -> u32 {
         let room = (f64::from(per_second) / 10.0).max(1.0);
         self.tokens = match self.filled_at {
@@ -28,12 +28,12 @@ impl TokenBucket {
         whole(self.tokens)
     }
 
-    /// One attempt begins.
+    /// Takes the token of one attempt.
     pub(crate) fn take(&mut self) {
         self.tokens = (self.tokens - 1.0).max(0.0);
     }
 
-    /// When the next attempt may begin, counted from when tokens were last asked for.
+    /// Returns the time until the next attempt may begin, from the last call of [`Self::tokens`].
     pub(crate) fn until_next(&self, per_second: u32) -> Duration {
         let missing = (1.0 - self.tokens).max(0.0);
         Duration::from_secs_f64(missing / f64::from(per_second.max(1)))
@@ -41,22 +41,22 @@ impl TokenBucket {
 }
 
 fn whole(tokens: f64) -> u32 {
-    // A token that is there but for rounding is there.
+    // A token that is short only by a rounding error counts as whole.
     let whole = (tokens + 1e-9).floor();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is at most a tenth of a rate")]
     let count = whole as u32;
     count
 }
 
-/// Halves the slots of an endpoint each time its proxy cannot reach it,
-/// until something succeeds (webhooks R5).
+/// Halves the slots of an endpoint each time its proxy cannot reach it, until an attempt succeeds (webhooks
+/// R5).
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Throttle {
     halvings: u32,
 }
 
 impl Throttle {
-    /// What is left of this many slots; never none.
+    /// Returns the number of slots that remain of `slots`, at least one.
     pub(crate) fn of(self, slots: u32) -> u32 {
         slots.checked_shr(self.halvings).unwrap_or(0).max(1)
     }
