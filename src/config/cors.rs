@@ -51,7 +51,10 @@ impl CorsConfig {
         let lists = matches!(cors.allow_origins, AllowOrigins::Listed(_)) && !cors.allow_origins.admit_everyone();
         let safe = !cors.allow_credentials || lists;
         from.require(safe, &["cors.allow_credentials", "cors.allow_origins"], |others| {
-            format!("lets every web page act for its visitors with {}; list the origins you trust", others.join(", "))
+            format!(
+                "lets every web page act for its visitors together with {}; list the origins you trust",
+                others.join(", ")
+            )
         });
         cors
     }

@@ -288,7 +288,9 @@ fn without_user(url: &Url) -> String {
 
 fn events(patterns: Vec<&str>) -> Parsed<EventFilter> {
     if patterns.is_empty() {
-        return Err("empty, so nothing would be sent; leave it out for all events except upload.progress".to_owned());
+        return Err(
+            "empty, so nothing would be sent; leave it out for all upload events except upload.progress".to_owned()
+        );
     }
     let filter = EventFilter::new(patterns.into_iter().map(str::to_owned).collect());
     filter.map_err(|why| format!("{why}; write names such as upload.completed, or upload.* for all upload events"))

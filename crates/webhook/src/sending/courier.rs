@@ -204,8 +204,8 @@ fn log_attempt(entry: &EndpointEntry, claim: &Claim, answer: &AttemptResponse, d
     let note = answer.note.as_deref();
     let next = match disposition {
         Disposition::RetryAt(at) => format!("next attempt at {at}"),
-        Disposition::Dead => "none; the delivery is dead".to_owned(),
-        Disposition::Cancelled => "none; it was a test".to_owned(),
+        Disposition::Dead => "no further attempt".to_owned(),
+        Disposition::Cancelled => "no further attempt, because it was a test".to_owned(),
         Disposition::Succeeded => "done".to_owned(),
     };
     if entry.is_failing.swap(true, Ordering::Relaxed) {
