@@ -1,5 +1,5 @@
-//! The labels of client data in downloads: never a type that a browser runs or renders as a page of this
-//! server.
+//! The content type and the disposition of downloads: never a type that a browser runs or renders as a page
+//! of this server.
 
 use std::borrow::Cow;
 

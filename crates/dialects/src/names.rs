@@ -10,7 +10,7 @@ use edge::fields::LENIENT_BASE64;
 pub(crate) fn extended(value: &[u8]) -> Option<String> {
     let (charset, encoded) = parts_of_extended(value)?;
     // Percent-decoding keeps invalid escapes as they are. Here an invalid escape is an error of the client,
-    // whose plain name is intact.
+    // and callers fall back to its plain name, which is intact.
     let mut behind_percents = encoded.split('%').skip(1);
     let is_escape = |text: &str| text.len() >= 2 && text.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
     if !behind_percents.all(is_escape) {

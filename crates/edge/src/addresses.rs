@@ -75,7 +75,7 @@ impl Addresses {
         (names_it && self.is_direct(request)).then(|| format!("{}://{host}", self.scheme))
     }
 
-    /// Returns whether nothing indicates a proxy. HTTP/1.0 counts as one: by default, nginx uses it to its
+    /// Returns whether nothing indicates a proxy. HTTP/1.0 is an indication: by default, nginx uses it to its
     /// upstreams.
     fn is_direct(&self, request: &HttpRequest) -> bool {
         let is_trusted_proxy = request.peer_addr().is_some_and(|peer| self.proxies.trusts(peer.ip()));

@@ -111,7 +111,7 @@ pub fn limit_reads(request: &HttpRequest) -> Option<ReadLimit> {
     request.conn_data::<Inflow>().map(Inflow::limit_reads)
 }
 
-/// Returns the pauses that the requests of a connection share, over a protocol that has them.
+/// Returns the pauses that the requests of an HTTP/2 connection share. `None` over HTTP/1.1.
 pub fn pauses(request: &HttpRequest) -> Option<Pauses> {
     request.extensions().get::<Pauses>().cloned()
 }

@@ -1,4 +1,4 @@
-//! The client's address of a request, found through the proxies that the operator trusts.
+//! The address of a request's client, determined through the proxies that the operator trusts.
 //!
 //! This is the only module that interprets what proxies report. Everything else calls [`client_of`].
 

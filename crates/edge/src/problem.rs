@@ -2,7 +2,8 @@
 //!
 //! Errors that a client can act on are described precisely. Internal errors are logged with their causes, and
 //! the client receives a fixed sentence with the request's id. Temporary errors are 5xx with `Retry-After`,
-//! never 4xx: clients stop retrying after a 4xx, and some forget the upload.
+//! not 4xx: clients stop retrying after a 4xx, and some forget the upload. A dialect whose clients require
+//! another status replaces it by [`Problem::with_status`].
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub struct Problem {
     headers: Vec<(HeaderName, String)>,
 }
 
-/// The choice of a response with or without its body. The response to HEAD has none.
+/// Selects a response with or without its body. The response to HEAD has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShowsBody {
     Yes,

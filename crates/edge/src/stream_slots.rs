@@ -12,7 +12,7 @@ use crate::clients::client_of;
 use crate::problem::Problem;
 use crate::refusals::{Reason, Refusals};
 
-/// The time after which a rejected client should retry.
+/// The `Retry-After` of a shed request.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// All slots for waiting clients.

@@ -1,4 +1,4 @@
-//! Responses of the draft for outcomes and rejections.
+//! Translates outcomes and rejections into responses of the draft.
 
 use std::borrow::Cow;
 

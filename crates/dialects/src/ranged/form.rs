@@ -41,7 +41,7 @@ pub(super) enum FormError {
     NoFile,
     SeveralFiles,
     TooLarge(BadCreation),
-    /// The body stopped arriving; the form itself may be valid.
+    /// The body stopped arriving before the form ended.
     Cut,
 }
 

@@ -1,4 +1,5 @@
-//! Responses of ranged PUT for outcomes and rejections: this server's own here, Google's in [`google`].
+//! Translates outcomes and rejections into responses of ranged PUT: this server's own here, Google's in
+//! [`google`].
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{StatusCode, header};

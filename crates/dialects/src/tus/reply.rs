@@ -1,4 +1,4 @@
-//! Responses of tus 1.0 for outcomes and rejections.
+//! Translates outcomes and rejections into responses of tus 1.0.
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode, header};

@@ -8,12 +8,12 @@
 //! | a client's right | the shared token, an admin key. If no token is configured: no credential is needed |
 //! | a client's right that an `auth.public_…` key closes | an admin key |
 //! | a right on one upload | the same as a client's right; a token for that upload, if it grants the right |
-//! | an operator's right | an admin key; without any configured, programs on this machine, with the shared token if set |
+//! | an operator's right | an admin key; if none is configured: programs on this machine, with the shared token if set |
 //!
-//! If no token is configured, a caller without an admin key is a stranger. Browsers send requests for
-//! strangers: any page can make a browser send requests to this machine. A stranger is therefore served only
-//! under a host name that no page can obtain for itself, and cannot act on behalf of a page of another
-//! origin. Preflights are answered without a credential, because browsers send none with them.
+//! If no token is configured, a caller without an admin key is a stranger. Any page can make a browser send
+//! requests to this machine, and these come from strangers, too. A stranger is therefore served only under a
+//! host name that no page can obtain for itself, and cannot act on behalf of a page of another origin.
+//! Preflights are answered without a credential, because browsers send none with them.
 //!
 //! A read token may be in the query if `auth.query_tokens` allows it. No other credential may be in a URL,
 //! because logs and browser histories keep URLs. A request with such a credential in its URL is rejected at

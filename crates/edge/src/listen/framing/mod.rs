@@ -167,9 +167,9 @@ impl Framing {
         matches!(self.stage, Stage::FramedHead { .. } | Stage::Nothing { .. })
     }
 
-    /// Handles that everything so far was written. If a response ended with it, the next request can follow.
-    /// If none can follow, the peer gets some time to read the response: closing with unread bytes would
-    /// reset the connection.
+    /// Reacts to a completed flush. If a response ended with it, the next request can follow. If none can
+    /// follow, the peer gets some time to read the response: closing with unread bytes would reset the
+    /// connection.
     pub(super) fn flushed(&mut self, cx: &mut Context<'_>) {
         if !self.exchange.is_answered() {
             return;
