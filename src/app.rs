@@ -1,5 +1,5 @@
-//! The composition root: configuration in, a running server out. The only place that
-//! picks backends; it decides nothing else.
+//! The composition root: takes a configuration and starts a server. The only place that selects backends; it
+//! decides nothing else.
 
 pub mod data_folder;
 mod descriptors;
@@ -44,9 +44,9 @@ use storage::local::LocalStoreResources;
 
 pub use permissions::restrict_new_files;
 
-/// A server that listens.
+/// A server that is listening.
 pub struct RunningServer {
-    /// The endpoints of webhooks, as they were at the start.
+    /// Names of the webhook endpoints, as of the start.
     endpoints: Vec<String>,
     listeners: Listeners,
     engine: Engine,
@@ -56,7 +56,7 @@ pub struct RunningServer {
     stop_sending: CancellationToken,
     config: Config,
     _upload_threads: UploadThreads,
-    /// The last to go: the folder is not free before nothing uses it any more.
+    /// Dropped last: the folder must stay locked until nothing uses it any more.
     _folder: DataFolder,
 }
 
@@ -66,14 +66,14 @@ impl fmt::Debug for RunningServer {
     }
 }
 
-/// Whether everything begun was brought to its end.
+/// Outcome of a shutdown: whether all work that had begun was finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopOutcome {
     Clean,
     TimedOut,
 }
 
-/// Starts everything: state, storage, what the last run left undone, the webhook sender, the listeners.
+/// Starts everything: state, storage, recovery of unfinished work, the webhook sender, the listeners.
 pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let version = env!("CARGO_PKG_VERSION");
     match &config.file {
@@ -99,7 +99,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let clock = state.clock();
     let node = node::begin(&config.server, clock.now());
     tracing::info!(node = %node.name, instance = %node.instance, "started a node");
-    // The folder belongs to this process, and with it the database.
+    // This process owns the folder, and with it the database.
     state.join(&node, Membership::Alone, None).await.context("could not register this node in the database")?;
 
     let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
@@ -120,7 +120,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let status_root = dialects::uploads::status_root(public_url(&config));
     let settings = engine::EngineSettings { status_root, ..config.engine.clone() };
     let engine = {
-        // What the engine begins runs on the threads it is made on.
+        // Tasks that the engine spawns run on the threads it is created on.
         let _here = upload_threads.enter();
         let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
         let progress = Arc::new(LocalProgress::default());
@@ -238,23 +238,23 @@ fn configured_endpoint(
         endpoint.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
     let terms = EndpointTerms { url: endpoint.url.clone(), ..endpoint.terms.clone() };
     let configured = webhook::SendableEndpoint::configured(endpoint.name.clone(), terms, keys, &headers, rules, now);
-    // Its text contains that of its source, which would be repeated.
+    // The text of the error contains that of its source, which would be repeated.
     configured.map_err(|error| anyhow::anyhow!("{error}"))
 }
 
 impl RunningServer {
-    /// Where it listens; the port is the real one when a free one was asked for.
+    /// Returns the address it listens on. If port 0 was configured, this is the actual port.
     pub fn address(&self) -> SocketAddr {
         self.listeners.address
     }
 
-    /// Where it serves only reading, if it does so apart.
+    /// Returns the address of the separate listener for reads, if there is one.
     pub fn read_address(&self) -> Option<SocketAddr> {
         self.listeners.read_address
     }
 
-    /// Tells people and scripts that the server is up: one line on standard output
-    /// for each listener, and a few to the log.
+    /// Announces to people and scripts that the server is up: one line on standard output for each listener,
+    /// and a few in the log.
     pub fn announce(&self) -> anyhow::Result<()> {
         let address = self.address();
         let scheme = if self.config.tls.files.is_some() { "https" } else { "http" };
@@ -285,7 +285,7 @@ impl RunningServer {
         out.write_all(lines.as_bytes()).and_then(|()| out.flush()).context("could not write to standard output")
     }
 
-    /// Reads again what can change while the server runs: the certificate.
+    /// Reloads the part of the configuration that can change while the server runs: the certificate.
     pub fn reload(&self) {
         if self.listeners.reload_certificate() {
             tracing::info!("reloading the TLS certificate; other configuration changes require a restart");
@@ -294,16 +294,17 @@ impl RunningServer {
         }
     }
 
-    /// Stops in order: no new work, live uploads commit what they have, clients are answered and deliveries
-    /// on their way end, the database is closed. At most the configured time long; a client that does not
-    /// read its answer can use up most of that, but keeps nothing else from being brought to its end.
+    /// Stops in order: no new work is accepted, live uploads commit the bytes they have received, clients get
+    /// their responses, deliveries in flight end, and the database is closed. Takes at most the configured
+    /// time. A client that does not read its response can use up most of that time, but does not prevent the
+    /// other steps.
     pub async fn stop(self) -> StopOutcome {
         let deadline = Instant::now() + self.config.server.shutdown_timeout;
         let for_answers = self.config.server.shutdown_timeout.mul_f32(0.8);
         let tasks_ended = self.engine.shut_down(for_answers).await;
         self.stop_sending.cancel();
         let answered = tokio::time::timeout_at(deadline - for_answers / 4, self.listeners.stop(true));
-        // How sending ended was logged where it happened.
+        // The sender has logged its own end.
         let (answered, _) = tokio::join!(answered, self.sending);
         if answered.is_err() {
             self.listeners.stop(false).await;

@@ -21,18 +21,17 @@ fn serve(config: Config) -> anyhow::Result<()> {
     app::restrict_new_files(config.storage.file_mode);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve_until_stopped(config));
-    // A thread that hangs in the kernel, on a dead disk say, must not keep the process alive.
+    // A thread that hangs in the kernel, for example on a dead disk, must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
-/// Serves until the first signal that asks for an end, then stops in
-/// order; a second one ends everything at once.
+/// Serves until the first signal to stop, then stops in order. A second signal ends the process at once.
 async fn serve_until_stopped(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::take().context("could not install the signal handlers")?;
     let running = tokio::select! {
         started = app::start(config) => started?,
-        // What could be reloaded is being read.
+        // Nothing to reload: the start is reading the certificate.
         () = signals.until_stop(|| {}) => return Ok(()),
     };
     running.announce()?;

@@ -1,14 +1,14 @@
-//! Signals, and what each of them asks of the server.
+//! Signals, and the reaction of the server to each.
 //!
-//! No signal that an administrator, a service manager or a log rotator sends out of habit ends the program by
-//! accident: the default action of SIGHUP, SIGUSR1 and SIGUSR2 would be to kill it in the middle of uploads.
-//! SIGPIPE is ignored by the runtime of the language.
+//! No signal that an administrator, a service manager or a log rotator sends routinely ends the program by
+//! accident: the default action of SIGHUP, SIGUSR1 and SIGUSR2 would kill it in the middle of uploads.
+//! SIGPIPE is ignored by the Rust runtime.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals of this process, from the moment they are taken.
+/// The handlers for the signals of this process.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
@@ -17,15 +17,15 @@ pub(crate) struct Signals {
     hangup: Signal,
     user1: Signal,
     user2: Signal,
-    /// A write beyond the limit of file sizes fails instead of ending the process.
+    /// Registered so that a write beyond the file size limit fails instead of ending the process.
     _file_size: Signal,
 }
 
-/// What the kernel sends for a write beyond `RLIMIT_FSIZE`.
+/// Signal that the kernel sends for a write beyond `RLIMIT_FSIZE`.
 const FILE_SIZE: i32 = rustix::process::Signal::XFSZ.as_raw();
 
 impl Signals {
-    /// Takes over the signals of this process. From then on none of them has its default action.
+    /// Installs handlers for the signals of this process. From then on none of them has its default action.
     pub(crate) fn take() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -38,8 +38,8 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that ends the server: SIGTERM, SIGINT or SIGQUIT. Meanwhile SIGHUP calls
-    /// `reload`, and the others change nothing.
+    /// Waits for a signal that stops the server: SIGTERM, SIGINT or SIGQUIT. Meanwhile SIGHUP calls `reload`,
+    /// and the other signals have no effect.
     pub(crate) async fn until_stop(&mut self, reload: impl Fn()) {
         loop {
             tokio::select! {

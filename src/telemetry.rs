@@ -1,7 +1,7 @@
-//! Logging: where it goes and how it looks.
+//! Logging: destination and format.
 //!
-//! Everything goes to stderr; stdout belongs to the one line that tells the address. Times are in UTC. Values
-//! are escaped as everything that is printed, so that a line is one line and controls no terminal.
+//! All log output goes to stderr; stdout is reserved for the lines that announce addresses. Times are in UTC.
+//! Values are escaped like all printed text, so that each entry is one line and cannot control a terminal.
 
 use std::error::Error as StdError;
 use std::io::IsTerminal;
@@ -32,9 +32,9 @@ pub enum Error {
     Started(#[from] tracing::dispatcher::SetGlobalDefaultError),
 }
 
-/// Logs from now on as `log` says. Can be called once in a process.
+/// Starts logging with these settings. Can be called once in a process.
 pub fn init(log: &LogConfig) -> Result<(), Error> {
-    // no-color.org: set and not empty.
+    // no-color.org: applies if set and not empty.
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colors = if io::stderr().is_terminal() && !plain { Colors::Ansi } else { Colors::None };
     Ok(tracing::dispatcher::set_global_default(dispatch(log, io::stderr, colors)?)?)
@@ -50,7 +50,7 @@ fn dispatch<W>(log: &LogConfig, to: W, colors: Colors) -> Result<Dispatch, Error
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    // The HTTP server's own remarks at start say nothing ours do not say better.
+    // The messages of the HTTP server at start add nothing to those of this program.
     let directives = format!("actix_server=warn,{}", log.level);
     let filter = EnvFilter::try_new(directives).map_err(|source| Error::Level { level: log.level.clone(), source })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_target(false);
@@ -60,9 +60,9 @@ where
     })
 }
 
-/// The message, and fields as `name=value`.
+/// Formats the message, and fields as `name=value`.
 ///
-/// The formatter of the subscriber escapes only some of what a terminal obeys, and no line ends.
+/// The formatter of the subscriber escapes only some terminal control characters, and no line breaks.
 struct Text;
 
 impl<'writer> FormatFields<'writer> for Text {
@@ -124,10 +124,10 @@ fn causes(error: &(dyn StdError + 'static)) -> Vec<String> {
     std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string).collect()
 }
 
-/// One object a line: when, how serious, the message, its fields, and the module it comes from.
+/// Formats one JSON object per line: time, level, message, fields, and the module of origin.
 ///
-/// The formatter of the subscriber would tell of an error only its first sentence. Here its causes stand
-/// beside it, under the name that they have in text.
+/// The formatter of the subscriber would print only the first message of an error. Here its causes are added,
+/// under the same name as in the text format.
 struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    /// What is written when a server starts, under this level and format.
+    /// Returns the log output of a server's start with this level, format and color setting.
     fn logged(level: &str, format: LogFormat, colors: Colors) -> String {
         let lines = Lines::default();
         let to = lines.clone();
@@ -276,7 +276,7 @@ mod tests {
         assert!(object["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
     }
 
-    /// Names, metadata and the words of receivers get into messages and fields.
+    /// Names, metadata and responses of receivers appear in messages and fields.
     #[test]
     fn a_line_is_one_line_and_controls_no_terminal() {
         let hostile = "a\u{1b}[2J\n2026-11-21 ERROR forged\u{202e}\u{9b}\u{2028}b";

@@ -1,24 +1,25 @@
-//! Text from elsewhere, made fit for a terminal.
+//! Escapes untrusted text for terminals.
 //!
-//! Names, metadata, addresses and the words of receivers come from strangers, and a terminal obeys what it is
-//! sent: it moves its cursor, changes its title, and shows letters in another order than they have.
-//! Everything the program prints goes through here: answers of the command line, its errors, and the log.
-//! What is escaped stays readable, in a form that JSON understands as well, so JSON stays the same document.
+//! Names, metadata, addresses and responses of receivers come from strangers, and a terminal obeys control
+//! sequences: it moves its cursor, changes its title, or displays letters out of order. Everything that the
+//! program prints passes through here: responses shown by the command line, its errors, and the log. Escaped
+//! text stays readable, in a form that is also valid in JSON, so that JSON stays the same document.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Escapes what a terminal would obey or not show, line ends included: for a single value.
+/// Escapes control and invisible characters in a single value, including line breaks.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     escape(text, |found| found.is_control() || misleads(found))
 }
 
-/// The same, but line ends and tabs stay: for a whole text whose lines are ours.
+/// Escapes control and invisible characters in a text, except line breaks and tabs, for texts whose lines
+/// come from this program.
 pub(crate) fn escaped_lines(text: &str) -> Cow<'_, str> {
     escape(text, |found| (found.is_control() && !matches!(found, '\n' | '\t')) || misleads(found))
 }
 
-/// Characters that show nothing, or have others shown where they are not.
+/// Reports whether a character is invisible, or changes where other characters are displayed.
 const fn misleads(found: char) -> bool {
     matches!(
         found,
@@ -65,8 +66,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    /// Line and paragraph separators, marks, embeddings, overrides and
-    /// isolates of direction, and what has no width.
+    /// Line and paragraph separators; marks, embeddings, overrides and isolates of direction; and zero-width
+    /// characters.
     const HOSTILE: &str = "\u{2028}\u{2029}\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200b}\u{200c}\u{200d}\u{2060}\u{feff}\u{ad}\u{e0041}";
 
     fn is_fit(found: char) -> bool {

@@ -1,8 +1,8 @@
-//! The data folder, which one process at a time may use: it holds the database, the server's key and the
-//! files of uploads.
+//! The data folder. It contains the database, the server's key and the files of uploads, and only one process
+//! at a time may use it.
 //!
-//! Its lock is a handle that ends with the process, however that ends. Whoever writes in the folder behind
-//! the back of its caller keeps the handle too, so that the folder is not free before that is done.
+//! The lock is a file handle that is released when the process ends, however it ends. Background tasks that
+//! write in the folder hold the handle too, so that the folder stays locked until they are done.
 
 use std::fs::File;
 use std::io;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 use rustix::fs::FlockOperation;
 use storage::local::Guard;
 
-/// A folder that no other process uses.
+/// A data folder that this process has locked.
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
     lock: Arc<File>,
 }
 
-/// Why a data folder cannot be had, for the person who has to do something about it.
+/// Reason why a data folder cannot be used, as advice for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
     #[error("could not create the data folder {path}: create it manually, or choose another folder (data_dir)")]
@@ -41,7 +41,7 @@ pub enum TakeError {
 }
 
 impl DataFolder {
-    /// Makes the folder if need be, durably, and takes possession of it. Blocks; meant for the start.
+    /// Creates the folder durably if it does not exist, and locks it. Blocks; intended for the start.
     pub fn take(path: &Path) -> Result<Self, TakeError> {
         let path = std::path::absolute(path).map_err(|source| TakeError::NotMade { path: path.to_owned(), source })?;
         if path.exists() && !path.is_dir() {
@@ -61,7 +61,7 @@ impl DataFolder {
         &self.path
     }
 
-    /// Keeps the folder locked for as long as it lives.
+    /// Returns a guard that keeps the folder locked until it is dropped.
     pub fn lock(&self) -> Guard {
         Arc::<File>::clone(&self.lock)
     }
@@ -92,7 +92,7 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         assert!(matches!(DataFolder::take(&file), Err(TakeError::NotAFolder { path }) if path == file));
         assert!(matches!(DataFolder::take(&file.join("data")), Err(TakeError::NotMade { .. })));
-        // Not even root can make files in these.
+        // Even root cannot create files in these.
         assert!(matches!(DataFolder::take(Path::new("/proc/longshore-data")), Err(TakeError::NotMade { .. })));
         assert!(matches!(DataFolder::take(Path::new("/proc")), Err(TakeError::NotWritable { .. })));
         assert_eq!(std::fs::read(&file).unwrap(), b"x");

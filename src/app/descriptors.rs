@@ -1,12 +1,12 @@
-//! Fitting the server into the number of files the system lets it have open.
+//! Fits the server into the limit of open files.
 //!
-//! A process that runs out of descriptors can neither accept a connection nor open a file, and an upload
-//! fails that was promised a place. So the limits are made to fit at the start, and reported.
+//! A process that runs out of descriptors can neither accept connections nor open files, and an accepted
+//! upload would fail. Therefore the limits are fitted at the start, and the result is logged.
 //!
-//! A connection is one descriptor, and so is an upload that is slow. What only some of them need besides
-//! has limits of its own, or few connections would fit: a download reads a file
-//! (`limits.max_downloads`), and a fast upload has its file open twice, to write past the page cache.
-//! Uploads that find no second descriptor do without.
+//! A connection uses one descriptor, and so does a slow upload. Descriptors that only some clients need have
+//! separate limits, so that more connections fit: a download reads a file (`limits.max_downloads`), and a
+//! fast upload opens its file twice, to bypass the page cache. Uploads that get no second descriptor work
+//! without it.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -15,23 +15,24 @@ use crate::config::Config;
 use edge::listen::MAX_SHED_AT_ONCE;
 use engine::lease::MAX_PARKED;
 
-/// Standard streams, the lock, the log, looking into folders, and some to spare.
+/// Standard streams, the lock, the log, listing folders, and a reserve.
 const ALWAYS: u64 = 64;
 
-/// Of one thread that serves connections: its poll, its wake-up, a file it reads.
+/// Descriptors of one thread that serves connections: its poll, its wake-up, a file that it reads.
 const OF_A_WORKER: u64 = 6;
 
-/// Of one connection to the database: the file, its log and its shared memory.
+/// Descriptors of one database connection: the file, its log and its shared memory.
 const OF_A_DATABASE_CONNECTION: u64 = 3;
 
-/// Of uploads that are kept open for their next request, of concatenations (a part and what it goes into, two
-/// at a time), and of media files whose headers are read.
+/// Descriptors of uploads that are kept open for their next request, of concatenations (a part and its
+/// target, two at a time), and of media files whose headers are read.
 const OF_OTHER_BLOBS: u64 = MAX_PARKED as u64 + 4;
 
-/// The most files that are open a second time, for direct writes. That many uploads are not fast at once.
+/// Maximum number of files that are opened a second time for direct writes. More uploads are not fast at the
+/// same time.
 const MAX_DIRECT: u64 = 1024;
 
-/// What may be open at once, a descriptor each.
+/// Numbers of descriptors by use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct DescriptorShare {
     connections: u64,
@@ -40,30 +41,30 @@ struct DescriptorShare {
     downloads: u64,
 }
 
-/// From so many connections or uploads on, nobody misses what does not fit, unless somebody has asked for it.
+/// Number of connections and uploads above which a lowered default is logged only at info level.
 const PLENTY: u64 = 1_000;
 
-/// How the server fits into the limit.
+/// The result of fitting the server into the limit.
 #[derive(Debug)]
 pub(super) struct DescriptorFit {
-    /// How many files may be open a second time, for direct writes.
+    /// Maximum number of files that may be opened a second time for direct writes.
     pub(super) direct_files: usize,
     lowered: Option<Lowered>,
 }
 
-/// What was lowered to fit.
+/// Limits that were lowered to fit.
 #[derive(Debug, Clone, Copy)]
 struct Lowered {
     limit: u64,
     needed: u64,
     wanted: DescriptorShare,
     fits: DescriptorShare,
-    /// Whether somebody had set what was lowered.
+    /// Set if one of the lowered limits was configured explicitly.
     was_set: bool,
 }
 
 impl DescriptorFit {
-    /// Reports what was lowered: as a warning where it matters.
+    /// Logs the lowered limits, as a warning where it matters.
     pub(super) fn log(&self) {
         let Some(Lowered { limit, needed, wanted, fits, was_set }) = self.lowered else { return };
         let reads = match wanted.read_connections {
@@ -97,7 +98,8 @@ impl DescriptorFit {
     }
 }
 
-/// Raises the limit as far as it goes, and lowers what does not fit into it.
+/// Raises the limit of open files as far as possible, and lowers the configured limits that do not fit into
+/// it.
 pub(super) fn fit(config: &mut Config) -> DescriptorFit {
     let limit = raise();
     let wanted = DescriptorShare {
@@ -133,14 +135,15 @@ impl DescriptorShare {
         connections.saturating_add(read_connections).saturating_add(uploads).saturating_add(downloads)
     }
 
-    /// Downloads get an eighth at most: this is a server for uploads. The rest is shared equally; who wants
-    /// less than that leaves the rest to the others. `None` if all fit already.
+    /// Distributes the available descriptors; returns `None` if all limits fit already. Downloads get at most
+    /// an eighth, because this is a server for uploads. The rest is shared equally; a limit below its share
+    /// leaves the remainder to the others.
     fn within(self, available: u64) -> Option<Self> {
         if self.sum() <= available {
             return None;
         }
         let mut fits = self;
-        // Each serves somebody, whatever the limit is.
+        // Each limit is at least one, however low the system's limit is.
         fits.downloads = fits.downloads.min((available / 8).max(1));
         let mut left = available.saturating_sub(fits.downloads);
         let mut parts = [&mut fits.connections, &mut fits.read_connections, &mut fits.uploads];
@@ -153,7 +156,7 @@ impl DescriptorShare {
     }
 }
 
-/// The limit of open files, after raising it as far as the system allows.
+/// Raises the limit of open files as far as the system allows, and returns it.
 fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -166,7 +169,7 @@ fn raise() -> u64 {
     }
 }
 
-/// What is open beside connections and uploads.
+/// Returns the number of descriptors needed besides connections, uploads and downloads.
 fn reserve(config: &Config) -> u64 {
     let workers = |asked| number(worker_count(asked));
     let mut of_threads = workers(config.server.workers);

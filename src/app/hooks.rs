@@ -1,4 +1,4 @@
-//! Puts the way to the application where the engine asks for one.
+//! Connects the hook client to the engine's port.
 
 use std::sync::Arc;
 
@@ -23,8 +23,7 @@ impl HookPort for HookAdapter {
     }
 }
 
-/// The application as the engine asks it, and what is counted of that;
-/// `None` when it wants to be asked nothing.
+/// Returns the hooks port for the engine, and its metrics; `None` if no hook is configured.
 pub(super) fn application(
     config: &config::HooksConfig,
     rules: &Arc<outbound::address::EgressRules>,

@@ -1,5 +1,5 @@
-//! The server's own keys: from the file the configuration names, or from one in the data
-//! folder, which is made at the first start.
+//! The server's own keys: read from the configured file, or from one in the data folder, which is generated
+//! at the first start.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -14,11 +14,11 @@ use keyring::ServerKeys;
 
 const FILE_NAME: &str = "longshore.key";
 
-/// What the file is called until all of it is on the disk.
+/// Name of the key file until it is completely on disk.
 const UNFINISHED_NAME: &str = "longshore.key.new";
 
-/// The keys of this server. The data folder belongs to this process
-/// already, so nobody else makes them meanwhile.
+/// Returns the keys of this server. This process has already locked the data folder, so no other process
+/// generates keys concurrently.
 pub(super) fn open(config: &AuthConfig, data_dir: &Path) -> anyhow::Result<ServerKeys> {
     match &config.server_keys {
         Some(keys) => Ok(keys.clone()),
@@ -42,7 +42,7 @@ fn open_in(data_dir: &Path) -> anyhow::Result<ServerKeys> {
     }
 }
 
-/// Writes the file so that it is there whole or not at all, whatever ends the process, and stays there.
+/// Writes the file durably and atomically: after a crash it exists completely or not at all.
 fn write(data_dir: &Path, text: &[u8]) -> io::Result<()> {
     let unfinished = data_dir.join(UNFINISHED_NAME);
     match fs::remove_file(&unfinished) {
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn keys_are_made_once_and_are_nobody_elses() {
         let folder = tempfile::tempdir().unwrap();
-        // What a start that was cut short has left behind.
+        // The remains of an interrupted start.
         fs::write(folder.path().join(UNFINISHED_NAME), "0a:").unwrap();
         let auth = crate::config::Config::default().auth;
         let made = open(&auth, folder.path()).unwrap();

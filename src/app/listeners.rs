@@ -1,4 +1,4 @@
-//! The listeners, as the configuration wants them.
+//! The listeners, built from the configuration.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,18 +16,19 @@ use edge::listen::window::WindowBudget;
 use edge::listen::{ListenerRole, ReadAhead, http2};
 use edge::{Edge, listen};
 
-/// Everything that accepts connections.
+/// All listeners.
 pub(super) struct Listeners {
     pub(super) address: SocketAddr,
-    /// Where only reading is served, if it is served apart.
+    /// Address of the separate listener for reads, if there is one.
     pub(super) read_address: Option<SocketAddr>,
     servers: Vec<ServerHandle>,
-    /// Has the files of the certificate looked at; what does that ends with it. `None` without TLS.
+    /// Triggers a check of the certificate files. Dropping it ends the task that checks them. `None` without
+    /// TLS.
     reload: Option<mpsc::Sender<()>>,
 }
 
 impl Listeners {
-    /// Takes the addresses and serves.
+    /// Binds the addresses and starts serving.
     pub(super) fn start(config: &Config, memory: ListenerMemory, edge: Edge) -> anyhow::Result<Self> {
         let edge = web::Data::new(edge);
         let (tls, reload) = match &config.tls.files {
@@ -37,7 +38,7 @@ impl Listeners {
             }
             None => (None, None),
         };
-        // Both addresses are taken before either is served.
+        // Both addresses are bound before either is served.
         let (uploads, address) = listen_on(uploading(config, tls.clone(), memory.clone()), edge.clone())?;
         let reads = match config.server.read_listen {
             Some(address) => Some(listen_on(reading(config, address, tls, memory), edge)?),
@@ -48,15 +49,15 @@ impl Listeners {
         Ok(Self { address, read_address, servers, reload })
     }
 
-    /// Has the files of the certificate looked at now. Says whether there are any.
+    /// Triggers a check of the certificate files. Returns whether there are any.
     pub(super) fn reload_certificate(&self) -> bool {
         let Some(reload) = &self.reload else { return false };
-        // If it cannot be queued, a look is due already.
+        // If the request cannot be queued, a check is pending already.
         let _ = reload.try_send(());
         true
     }
 
-    /// Ends all connections: at once, or when they have been answered.
+    /// Closes all connections: at once, or after their current responses.
     pub(super) async fn stop(&self, graceful: bool) {
         futures::future::join_all(self.servers.iter().map(|server| server.stop(graceful))).await;
     }
@@ -77,7 +78,7 @@ fn serve(server: Server) -> ServerHandle {
     handle
 }
 
-/// Memory that all listeners share.
+/// Memory budgets that all listeners share.
 #[derive(Debug, Clone)]
 pub(super) struct ListenerMemory {
     pub(super) http2: WindowBudget,
@@ -124,13 +125,13 @@ fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>, memory: Liste
     }
 }
 
-/// As many as asked for, or one for each processor core.
+/// Returns the configured number of workers, or the number of processor cores.
 pub(super) fn worker_count(asked: Option<usize>) -> usize {
     asked.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1)
 }
 
-/// Encryption with a certificate that follows its files for as long as there
-/// is somebody who can have them looked at.
+/// Sets up TLS with a certificate that is reloaded when its files change, until the returned sender is
+/// dropped.
 fn tls(config: &Config, files: &CertificateFiles) -> anyhow::Result<(Tls, mpsc::Sender<()>)> {
     check_memory(config)?;
     let certificates = Arc::new(Certificates::load(files.clone()).map_err(|why| unusable(files, &why))?);
@@ -141,7 +142,7 @@ fn tls(config: &Config, files: &CertificateFiles) -> anyhow::Result<(Tls, mpsc::
     Ok((tls, reload))
 }
 
-/// In the words of the configuration.
+/// Returns an error that names the configuration key.
 fn unusable(files: &CertificateFiles, why: &CertificateError) -> anyhow::Error {
     let (key, path) = match why {
         CertificateError::Certificate(_) => ("tls.certificate_file", &files.certificate),
@@ -150,7 +151,7 @@ fn unusable(files: &CertificateFiles, why: &CertificateError) -> anyhow::Error {
     anyhow::anyhow!("could not use {key} = {path:?}: {why}")
 }
 
-/// Refuses what this machine cannot hold.
+/// Rejects a budget that exceeds the memory of this machine.
 fn check_memory(config: &Config) -> anyhow::Result<()> {
     let system = rustix::system::sysinfo();
     let memory = u64::from(system.mem_unit).saturating_mul(system.totalram);

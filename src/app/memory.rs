@@ -1,9 +1,9 @@
-//! Fitting the server into the memory it may have.
+//! Fits the server into the available memory.
 //!
-//! A process that takes more than its control group or machine has is killed, and everybody's
-//! requests with it. So what holds the bytes of others has a budget, and each that has its default
-//! value is at most a share of the limit. The shares leave a quarter for the process itself and for
-//! the kernel's side of its connections and files.
+//! A process that uses more memory than its control group or machine allows is killed, and all requests with
+//! it. Therefore everything that buffers client data has a budget, and each budget with its default value is
+//! limited to a share of the memory limit. The shares leave a quarter for the process itself and for the
+//! kernel's side of its connections and files.
 
 use std::path::Path;
 use std::{fmt, fs};
@@ -13,29 +13,29 @@ use crate::config::{Config, FIRST_WINDOW_BYTES};
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// The program, its threads, what is the same however many clients there are.
+/// Memory of the program, its threads, and everything that does not depend on the number of clients.
 const PROCESS_BYTES: u64 = 24 * MIB;
 
-/// What one connection is counted with: its buffers and tasks while it is being answered in the smallest
-/// pieces, or brings an upload beside the buffers of that. See docs/performance.md.
+/// Memory that one connection is counted with: its buffers and tasks while its response is sent in the
+/// smallest pieces, or while it brings an upload, without the upload's own buffers. See docs/performance.md.
 const CONNECTION_BYTES: u64 = 48 * KIB;
 
-/// The same with encryption.
+/// The same for an encrypted connection.
 const ENCRYPTED_CONNECTION_BYTES: u64 = 112 * KIB;
 
-/// What one attempt to deliver a webhook holds beside the response: the event, the connection.
+/// Memory of one delivery attempt besides the response: the event and the connection.
 const DELIVERY_BYTES: u64 = 64 * KIB;
 
-/// What one HTTP/2 connection is counted with: its first window, and what its requests hold while they wait.
+/// Memory that one HTTP/2 connection is counted with: its first window, and its waiting requests.
 const HTTP2_CONNECTION_BYTES: u64 = 2 * MIB;
 
-/// The smallest buffer, which every upload that receives must find.
+/// Size of the smallest buffer, which must be available to every upload that receives.
 const SMALLEST_BUFFER_BYTES: u64 = 4 * KIB;
 
-/// No budget is fitted below this.
+/// Lower bound for fitted budgets.
 const LEAST_BYTES: u64 = 16 * MIB;
 
-/// How much memory there is, and who says so.
+/// The memory limit of the process, and its origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MemoryLimit {
     bytes: u64,
@@ -59,7 +59,7 @@ impl fmt::Display for MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// The limit of this process.
+    /// Determines the limit of this process.
     pub(super) fn find() -> Self {
         let system = rustix::system::sysinfo();
         let machine = u64::from(system.mem_unit).saturating_mul(system.totalram);
@@ -71,9 +71,9 @@ impl MemoryLimit {
     }
 }
 
-/// The lowest limit of the control groups named in the text of `/proc/self/cgroup`, and of
-/// those above them, in either version. In a container its own group may be what is
-/// mounted at `root`, whatever its name outside.
+/// Returns the lowest limit of the control groups named in the text of `/proc/self/cgroup`, and of their
+/// ancestors, in either version. In a container, its own group may be mounted at `root` under a different
+/// name.
 fn limit_of_groups(root: &Path, groups: &str) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':');
@@ -88,13 +88,13 @@ fn limit_of_groups(root: &Path, groups: &str) -> Option<u64> {
         let group = root.join(path.trim_start_matches('/'));
         let groups = group.ancestors().take_while(|group| group.starts_with(&root));
         let numbers = groups.flat_map(|group| files.iter().map(move |file| group.join(file)));
-        // "max" is no number, and version 1 says a very large one for it.
+        // "max" is not a number, and version 1 uses a very large number instead.
         numbers.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()).min()
     });
     limits.min()
 }
 
-/// The budgets of a configuration.
+/// The memory budgets of a configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MemoryBudgets(Vec<(&'static str, u64)>);
 
@@ -118,7 +118,7 @@ impl MemoryBudgets {
         self.0.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 
-    /// Says what the sum is made of, and warns where it is above the limit.
+    /// Logs the budgets and their sum, and warns if the sum exceeds the limit.
     pub(super) fn log(&self, limit: MemoryLimit) {
         let parts = self.0.iter().filter(|(_, bytes)| *bytes > 0);
         let parts: Vec<_> = parts.map(|(name, bytes)| format!("{name} {}MiB", bytes.div_ceil(MIB))).collect();
@@ -133,7 +133,7 @@ impl MemoryBudgets {
     }
 }
 
-/// Lowers what has its default value to its share of the limit.
+/// Lowers budgets and limits with default values to their share of the memory limit.
 pub(super) fn fit(config: &mut Config, limit: MemoryLimit) {
     let share = |part: u64| (limit.bytes / part).max(1);
     let unset = config.unset.clone();
@@ -171,7 +171,8 @@ pub(super) fn fit(config: &mut Config, limit: MemoryLimit) {
     fit_connections(config, limit);
 }
 
-/// Both listeners share; what is set of one leaves less to the other.
+/// Fits the connections of both listeners, which share one budget. An explicit limit of one leaves less to
+/// the other.
 fn fit_connections(config: &mut Config, limit: MemoryLimit) {
     let share = if is_http2_spoken(config) { limit.bytes / 4 } else { limit.bytes / 8 * 3 };
     let most = share / connection_bytes(config);
@@ -196,7 +197,7 @@ fn connections(config: &Config) -> u64 {
     number(config.limits.max_connections).saturating_add(reads)
 }
 
-/// HTTP/2 is agreed on with encryption only.
+/// HTTP/2 is negotiated only on encrypted connections.
 fn is_http2_spoken(config: &Config) -> bool {
     config.tls.files.is_some() && config.http2.max_connections > 0
 }
@@ -276,7 +277,7 @@ mod tests {
         let mut config = set(&names);
         fit(&mut config, limit(256 * MIB));
         let mut expected = set(&names);
-        // It follows the number that was set.
+        // The budget follows the number that was configured.
         expected.http2.memory_bytes = 65 * MIB;
         assert_eq!(config, expected);
         assert!(MemoryBudgets::of(&config).sum() > 256 * MIB, "which is worth a warning");
@@ -301,7 +302,7 @@ mod tests {
         assert_eq!(limit_of_groups(root, "0::/\n"), None);
         write("memory.max", "200\n");
         assert_eq!(limit_of_groups(root, "0::/not/mounted/here\n"), Some(200), "in a container");
-        // Version 1, beside it.
+        // Version 1, in addition.
         write("memory/memory.limit_in_bytes", "9223372036854771712\n");
         write("memory/c/memory.limit_in_bytes", "100\n");
         let groups = "4:cpu,cpuacct:/\n3:memory:/c\n0::/a\n";

@@ -1,4 +1,4 @@
-//! Everything that can be watched, in one registry.
+//! All metrics, in one registry.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use edge::listen::ReadAhead;
 use edge::listen::window::WindowBudget;
 use state_sqlite::SqliteStore;
 
-/// What all metrics of the server's own begin with.
+/// Prefix of the server's own metrics.
 const PREFIX: &str = "longshore";
 
-/// A registry with what is known of the process and the program; the rest
-/// is registered in the part that is given.
+/// Creates a registry with metrics of the process and the program. `register` adds the others to the
+/// sub-registry with the prefix.
 pub(super) fn registry(register: impl FnOnce(&mut Registry)) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(ProcessMetrics::new()));
@@ -31,18 +31,18 @@ pub(super) fn registry(register: impl FnOnce(&mut Registry)) -> Registry {
     registry
 }
 
-/// The budgets of memory, by the key of the configuration that sets them.
+/// The memory budgets, by the configuration key that sets them.
 #[derive(Debug)]
 pub(super) struct MemoryMetrics {
     pub(super) buffers: Pool,
     pub(super) answers: Pool,
     pub(super) read_ahead: (ReadAhead, u64),
-    /// `None` where HTTP/2 is not spoken.
+    /// `None` if HTTP/2 is off.
     pub(super) http2: Option<(WindowBudget, u64)>,
 }
 
 impl MemoryMetrics {
-    /// Each budget: its key, how much of it is in use, and its size.
+    /// Returns each budget: its key, its usage, and its size.
     fn budgets(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
         let of_pool = |pool: &Pool| {
             let free = u64::try_from(pool.free_bytes()).unwrap_or(u64::MAX);
@@ -79,7 +79,7 @@ impl Collector for MemoryMetrics {
     }
 }
 
-/// The database.
+/// Metrics of the database.
 #[derive(Debug)]
 pub(super) struct DatabaseMetrics(pub(super) Arc<SqliteStore>);
 

@@ -1,4 +1,4 @@
-//! Which run of the program this is, and where it runs.
+//! The identity of this run of the program: its instance id and the name of its node.
 
 use domain::id::InstanceId;
 use domain::node::{Node, NodeName};
@@ -6,10 +6,10 @@ use domain::time::Timestamp;
 
 use crate::config;
 
-/// What a host is called that has no usable name.
+/// Name of a node whose host has no usable name.
 const NAMELESS: &str = "localhost";
 
-/// A new run, under the name that the configuration or the host gives it.
+/// Creates the identity of a new run. Its name comes from the configuration or from the host.
 pub(super) fn begin(config: &config::ServerConfig, now: Timestamp) -> Node {
     let name = config.node_name.clone().or_else(host_name);
     let name = name.unwrap_or_else(|| NodeName::new(NAMELESS).expect("it is a name"));

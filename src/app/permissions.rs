@@ -1,10 +1,10 @@
-//! Who may read what the server makes.
+//! Permissions of the files that the server creates.
 
 use rustix::fs::Mode;
 
-/// Gives files that this process makes from now on at most the permissions `file_mode`,
-/// and lets whoever may read them enter its folders. The mask is the one thing that
-/// reaches all of them, those that SQLite makes too.
+/// Limits the permissions of files that this process creates from now on to `file_mode`. Users who may read
+/// the files may also enter their folders. The umask is the only setting that applies to all of them,
+/// including those that SQLite creates.
 pub fn restrict_new_files(file_mode: u32) {
     rustix::process::umask(Mode::from_raw_mode(mask(file_mode)));
 }

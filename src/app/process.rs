@@ -1,4 +1,4 @@
-//! What the kernel knows of this process, under the names that every exporter gives it.
+//! Metrics of this process from the kernel, under the names that all exporters use.
 
 use std::path::Path;
 use std::{fmt, fs};
@@ -11,14 +11,14 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use rustix::process::{Resource, getrlimit};
 
-/// Looks at the process whenever metrics are read.
+/// Reads the state of the process whenever metrics are collected.
 #[derive(Debug)]
 pub(super) struct ProcessMetrics {
-    /// When the machine was started, in seconds since 1970; `None` if the kernel does not say.
+    /// Start time of the machine in seconds since 1970; `None` if the kernel does not report it.
     booted_at: Option<f64>,
 }
 
-/// What is used of `/proc/self/stat`.
+/// The fields that are used of `/proc/self/stat`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Stat {
     cpu_ticks: f64,
@@ -37,8 +37,8 @@ impl ProcessMetrics {
 }
 
 impl Stat {
-    /// proc(5): the name of the program is in parentheses and may hold anything; the fields behind it are
-    /// numbered from 3.
+    /// Parses the file. proc(5): the name of the program is in parentheses and may contain anything; the
+    /// fields after it are numbered from 3.
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
         let float = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
@@ -53,7 +53,7 @@ impl Stat {
     }
 }
 
-/// How many descriptors are open. Newer kernels say it as the size of the folder that lists them.
+/// Returns the number of open descriptors. Newer kernels report it as the size of the folder that lists them.
 fn open_files() -> Option<i64> {
     let folder = Path::new("/proc/self/fd");
     let told = fs::metadata(folder).ok()?.len();

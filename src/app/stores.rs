@@ -1,4 +1,4 @@
-//! Picks the storage that the configuration names. To add a kind: its adapter, a name in
+//! Selects the configured storage. To add a kind of storage: write its adapter, add a name to
 //! `config::StorageKind`, and an arm here.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use storage::local::{LocalStore, LocalStoreResources};
 use crate::app::data_folder::DataFolder;
 use crate::config::{StorageConfig, StorageKind};
 
-/// Opens the storage. What it may take of the process and the disk is said by `resources`.
+/// Opens the storage. `resources` limits its use of the process and the disk.
 pub(super) fn open(
     config: &StorageConfig,
     folder: &DataFolder,

@@ -1,4 +1,4 @@
-//! The threads that uploads run on, and how urgent they are.
+//! The threads that process uploads, and their priority.
 
 use std::io;
 use std::sync::Once;
@@ -9,8 +9,8 @@ use tokio::runtime::{Builder, EnterGuard, Runtime};
 
 use crate::config::Config;
 
-/// The threads that move the bytes of uploads to the disk: apart from those that answer requests, so
-/// that a slow disk keeps nobody else waiting.
+/// The threads that write uploads to the disk. They are separate from the threads that serve requests, so
+/// that a slow disk delays no other request.
 pub(super) struct UploadThreads(Option<Runtime>);
 
 impl UploadThreads {
@@ -25,7 +25,8 @@ impl UploadThreads {
         threads.build().map(|runtime| Self(Some(runtime)))
     }
 
-    /// While what is given back lives, what is begun on this thread runs on those.
+    /// Enters the runtime: until the returned guard is dropped, tasks spawned on the calling thread run on
+    /// these threads.
     pub(super) fn enter(&self) -> Option<EnterGuard<'_>> {
         self.0.as_ref().map(Runtime::enter)
     }
@@ -33,23 +34,23 @@ impl UploadThreads {
 
 impl Drop for UploadThreads {
     fn drop(&mut self) {
-        // A thread that hangs in the kernel, on a dead disk say, is not waited for.
+        // Do not wait for a thread that hangs in the kernel, for example on a dead disk.
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// How far uploads stand back. Where they share threads with reads, lowering them would help nobody.
+/// Returns the niceness of upload threads. If they also serve reads, lowering their priority would not help.
 pub(super) fn upload_niceness(config: &Config) -> u8 {
     if config.server.read_listen.is_some() { config.server.upload_niceness } else { 0 }
 }
 
-/// Lets other threads go before the one that calls this: 0 changes nothing, 19 is the most. Threads it starts
-/// afterwards inherit it.
+/// Lowers the priority of the calling thread: 0 changes nothing, 19 is the maximum. Threads that it starts
+/// afterwards inherit the priority.
 ///
-/// On Linux the priority of a "process" is that of one thread when it is named by a thread's id. Where it
-/// cannot be lowered everything works all the same, only less politely.
+/// On Linux, the priority of a "process" applies to one thread if the id is that of a thread. If the priority
+/// cannot be lowered, everything still works, but with equal priority.
 pub(super) fn lower_this_thread(niceness: u8) {
     static LOGGED: Once = Once::new();
     if niceness == 0 {

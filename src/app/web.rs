@@ -1,4 +1,4 @@
-//! The edge and the front door, as the configuration wants them.
+//! Builds the edge and the front door from the configuration.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use engine::Engine;
 use keyring::{Cursors, ReadTokens, ServerKeys, StageTokens};
 use webhook::Sender;
 
-/// What counts at the edge.
+/// Counters of the edge.
 #[derive(Debug, Clone, Default)]
 pub(super) struct EdgeCounters {
     pub(super) refusals: Refusals,
@@ -31,7 +31,7 @@ pub(super) struct EdgeCounters {
     pub(super) edge: EdgeMetrics,
 }
 
-/// What was started before, and is shown or used at the edge.
+/// The parts of the server that the edge uses.
 pub(super) struct EdgeParts<'a> {
     pub(super) engine: Engine,
     pub(super) sender: &'a Sender,
@@ -40,7 +40,7 @@ pub(super) struct EdgeParts<'a> {
     pub(super) answer_memory: Pool,
 }
 
-/// The edge with its route table.
+/// Builds the edge with its route table.
 pub(super) fn edge(config: &Config, parts: EdgeParts<'_>, server_keys: &ServerKeys) -> Edge {
     let dialects = dialects::all();
     let access = Arc::new(access(config, server_keys));
@@ -124,12 +124,12 @@ fn services(
 }
 
 fn dialect_settings(config: &Config, engine: &Engine) -> DialectSettings {
-    // What the storage asks for may be more than the configuration.
+    // The storage may require a larger alignment than the configuration.
     let range_alignment_bytes = engine.settings().ranges.alignment_bytes;
     DialectSettings {
         max_metadata_bytes: usize::try_from(config.limits.max_metadata_bytes).unwrap_or(usize::MAX),
         idle_timeout: config.limits.bodies.idle_timeout,
-        // Nothing is gathered for an application that is asked nothing.
+        // Without hooks no headers are collected.
         forward_headers: config.hooks.calls.is_some().then(|| header_names(&config.hooks.forward_headers)),
         clients_may_terminate: config.auth.public_terminate,
         protocols: config.protocols.clone(),
@@ -158,7 +158,7 @@ fn access(config: &Config, server_keys: &ServerKeys) -> Access {
         query_tokens: auth.query_tokens,
         exposure: match (server.reached_from_elsewhere(), &server.public_url) {
             (None, None) => Exposure::ThisMachine,
-            // A public address says that something passes on requests, from wherever.
+            // A public URL means that a proxy forwards requests from elsewhere.
             (Some(_), _) | (_, Some(_)) => Exposure::Network,
         },
         hosts: auth.hosts.iter().cloned().chain(own).collect(),

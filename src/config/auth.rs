@@ -1,4 +1,4 @@
-//! Who may use the server, and under which names.
+//! Access to the server: credentials, rights of clients, and host names.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,32 +12,32 @@ use crate::config::units::minutes;
 use domain::host::Host;
 use keyring::{AdminKeyHash, ServerKeys};
 
-/// Each is compared with whatever a request brings.
+/// Maximum number of admin keys. Each is compared with the credential of a request.
 const MAX_ADMIN_KEYS: usize = 100;
 
-/// The most a file with a secret may hold.
+/// Maximum size of a file with a secret, in bytes.
 const SECRET_FILE_MAX: u64 = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthConfig {
-    /// What `Authorization: Bearer` must carry. `None`: everyone may.
+    /// Token required in `Authorization: Bearer`. `None` allows everyone.
     pub token: Option<SecretText>,
-    /// What opens the administration of webhooks, and everything else.
+    /// Hashes of the keys that grant the administration of webhooks, and all other rights.
     pub admin_keys: Vec<AdminKeyHash>,
-    /// The keys of this server. `None`: they are in the data folder.
+    /// Keys of this server. `None`: they are in the data folder.
     pub server_keys: Option<ServerKeys>,
-    /// Whether a server without a token may be reached from other machines.
+    /// Set if a server without a token may be reachable from other machines.
     pub open: bool,
-    /// Hosts that a server without a token answers to, besides loopback ones and those of its own addresses.
+    /// Hosts that a server without a token accepts, besides loopback names and its own addresses.
     pub hosts: Vec<Host<'static>>,
-    /// Whether clients may list uploads and follow the events of all of them.
+    /// Set if clients may list uploads and follow the events of all of them.
     pub public_list: bool,
-    /// Whether clients may download.
+    /// Set if clients may download.
     pub public_download: bool,
-    /// Whether clients may delete uploads.
+    /// Set if clients may delete uploads.
     pub public_terminate: bool,
     pub read_token_lifetime: Duration,
-    /// Whether a read token may be in the query of a URL.
+    /// Set if a read token may be in the query of a URL.
     pub query_tokens: bool,
 }
 
@@ -66,7 +66,8 @@ impl AuthConfig {
         }
     }
 
-    /// Refuses a server that everyone could use although nobody has said so. A token settles all of it.
+    /// Rejects a server that is open to everyone unless that is configured explicitly. With a token, all
+    /// checks pass.
     pub(super) fn check(&self, server: &ServerConfig, cors: &CorsConfig, from: &mut Reader) {
         let credential = ["auth.token", "auth.token_file"];
         let anyone = self.token.is_none();
@@ -134,7 +135,7 @@ fn optional_keys(path: &str) -> Parsed<Option<ServerKeys>> {
     ServerKeys::parse(&text).map(Some).map_err(|why| why.to_string())
 }
 
-/// The text of a file without the newline at its end.
+/// Returns the text of a file, without the newline at its end.
 pub(super) fn read_secret(path: &str) -> Parsed<String> {
     let mut text = String::new();
     let file = File::open(path).and_then(|file| file.take(SECRET_FILE_MAX + 1).read_to_string(&mut text));

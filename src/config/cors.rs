@@ -1,4 +1,4 @@
-//! Which web pages may use the server from a browser.
+//! Web pages that may use the server from a browser.
 
 use std::time::Duration;
 
@@ -11,26 +11,26 @@ use crate::config::units::hours;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CorsConfig {
     pub allow_origins: AllowOrigins,
-    /// Only together with [`AllowOrigins::Listed`].
+    /// Requires [`AllowOrigins::Listed`].
     pub allow_credentials: bool,
-    /// Fields that pages may send in addition to those that uploads and downloads need; in lower case.
+    /// Header fields that pages may send besides those needed for uploads and downloads; in lower case.
     pub allow_headers: Vec<String>,
     pub max_age: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowOrigins {
-    /// With a token all, without one those of this machine.
+    /// All origins if there is a token; otherwise those of this machine.
     Auto,
     Any,
-    /// These, as a browser sends them in `Origin`; `*` in place of the
-    /// first label of a name stands for one label.
+    /// The listed origins, as browsers send them in `Origin`. `*` in place of the first label of a name
+    /// stands for one label.
     Listed(Vec<String>),
 }
 
 impl AllowOrigins {
-    /// Returns whether every web page can have one of these origins. Any page gives a frame of its own the
-    /// origin `null` by sandboxing it.
+    /// Returns whether every web page can have one of these origins. Any page can sandbox a frame, which
+    /// gives the frame the origin `null`.
     pub(super) fn admit_everyone(&self) -> bool {
         match self {
             Self::Any => true,
@@ -70,12 +70,12 @@ fn origins(items: Vec<&str>) -> Parsed<AllowOrigins> {
     }
 }
 
-/// Takes an origin only as browsers send it: lower case, no default port, no path.
+/// Accepts an origin only in the form that browsers send: lower case, no default port, no path.
 fn origin(text: &str) -> Parsed<String> {
     if text == "null" {
         return Ok(text.to_owned());
     }
-    // What stands for any label must leave an origin when a label takes its place.
+    // A pattern must be a valid origin when a label replaces its `*`.
     let (with_label, is_pattern) = match text.split_once("://*.") {
         Some((scheme, rest)) => (format!("{scheme}://label.{rest}"), true),
         None => (text.to_owned(), false),

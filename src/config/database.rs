@@ -1,11 +1,11 @@
-//! How the database is used.
+//! Settings of the database.
 
 use crate::config::reader::Reader;
 use crate::config::units::{MIB, TIB};
 use state_sqlite::{LOOKUP_CONNECTIONS, SqliteSettings};
 use storage::local::BlobDurability;
 
-/// Commits outlive what bytes outlive.
+/// Reads the settings. Commits get the same durability as bytes.
 pub(super) fn read(from: &mut Reader, durability: BlobDurability) -> SqliteSettings {
     SqliteSettings {
         group_commit_max: from.count("database.group_commit_max", 1..=10_000),

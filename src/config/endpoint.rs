@@ -1,4 +1,4 @@
-//! The endpoints that are told about events: blocks of the file, checked one by one and together.
+//! Webhook endpoints: blocks of the file, checked individually and together.
 
 use std::fmt;
 
@@ -23,23 +23,23 @@ use outbound::keys::MAX_OLD_KEYS;
 use outbound::sign;
 use outbound::sign::InvalidSecret;
 
-/// One receiver of events.
+/// A receiver of events.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EndpointConfig {
-    /// Given, or made from the url so that it stays the same.
+    /// Configured, or derived from the URL so that it stays the same.
     pub name: EndpointId,
-    /// Absolute, http or https. It may carry a user and password, so it is not shown as it is.
+    /// Absolute http or https URL. It may contain a user and a password, so it is not printed unchanged.
     pub url: String,
-    /// The current one first.
+    /// The current secret first.
     pub secrets: Vec<sign::SharedSecret>,
     pub private_key: Option<PrivateKey>,
-    /// Sent with every message.
+    /// Custom headers, sent with every message.
     pub headers: Vec<(String, SecretText)>,
-    /// The url in them carries no user and no password.
+    /// Settings. Their URL contains neither user nor password.
     pub terms: EndpointTerms,
 }
 
-/// Hides a url that carries a password.
+/// Hides a URL that contains a password.
 impl fmt::Debug for EndpointConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = if carries_user(&self.url) { HIDDEN } else { &self.url };
@@ -58,7 +58,7 @@ pub(super) fn carries_user(url: &str) -> bool {
     url.contains('@')
 }
 
-/// Reads every block; a block with something wrong is noted and left out.
+/// Reads every block. Errors of a block are recorded, and the block is left out.
 pub(super) fn read_endpoints(from: &mut Reader) -> Vec<EndpointConfig> {
     let blocks = from.layers().endpoints.clone();
     let read = blocks.iter().enumerate().filter_map(|(index, block)| {
@@ -80,7 +80,7 @@ pub(super) fn read_endpoints(from: &mut Reader) -> Vec<EndpointConfig> {
 struct BlockReader<'a> {
     from: &'a mut Reader,
     block: &'a Block,
-    /// What messages call the block: `webhooks.endpoints#1`.
+    /// Name of the block in messages: `webhooks.endpoints#1`.
     label: String,
 }
 
@@ -102,7 +102,7 @@ impl BlockReader<'_> {
         })
     }
 
-    /// All but what depends on the url and the keys.
+    /// Reads all settings except those that depend on the URL and the keys.
     fn terms(&mut self) -> Option<EndpointTerms> {
         let filter = self.optional("events", |value| list(value).and_then(events));
         let metadata = self.optional("metadata", pairs);
@@ -139,7 +139,7 @@ impl BlockReader<'_> {
         })
     }
 
-    /// What signs, and how: with what is there, unless it says so itself.
+    /// Reads the signing keys and the kind of signatures. By default the present keys determine the kind.
     fn keys(&mut self) -> Option<(Vec<sign::SharedSecret>, Option<PrivateKey>, Signing)> {
         let secret = self.given_or_in_file("secret", "secret_file", signing_secret);
         let private_key = self.given_or_in_file("private_key", "private_key_file", private_key);
@@ -170,7 +170,7 @@ impl BlockReader<'_> {
         Some((secret.into_iter().chain(old).chain(old_in_files).collect(), private_key, signing))
     }
 
-    /// At most one of the two ways to give a secret.
+    /// Reads a secret that is given directly or in a file, but not both.
     fn given_or_in_file<T>(&mut self, given: &str, file: &str, parse: impl Fn(&str) -> Parsed<T>) -> Option<Option<T>> {
         if self.block.fields.contains_key(given) && self.block.fields.contains_key(file) {
             return self.reject_block(&format!("{given} and {file} are both set; remove one of them"));
@@ -190,7 +190,7 @@ impl BlockReader<'_> {
         }
     }
 
-    /// The outer `None`: it is there and wrong. The inner: it is not there.
+    /// Reads a field. Returns the outer `None` if the field is invalid, and the inner `None` if it is absent.
     fn optional<T>(&mut self, field: &str, parse: impl Fn(&Value) -> Parsed<T>) -> Option<Option<T>> {
         let Some(setting) = self.block.fields.get(field) else { return Some(None) };
         let reject = |why: String| self.from.reject(&format!("{}.{field}", self.label), setting, &why);
@@ -210,12 +210,12 @@ fn url(text: &str) -> Parsed<Url> {
     })
 }
 
-/// The text of a file. What is in it is judged where it is used.
+/// Returns the text of a file. Its contents are checked where they are used.
 fn read_certificates(path: &str) -> Parsed<String> {
     std::fs::read_to_string(path).map_err(|why| format!("could not read the file: {why}"))
 }
 
-/// A secret in the form of Standard Webhooks.
+/// Parses a secret in the form of Standard Webhooks.
 pub(super) fn signing_secret(text: &str) -> Parsed<sign::SharedSecret> {
     text.parse().map_err(|why| match why {
         InvalidSecret::Length(bytes) => format!("{bytes} bytes long; it must have 24 to 64 bytes"),
@@ -252,7 +252,7 @@ fn old_secrets(texts: Vec<&str>) -> Parsed<Vec<sign::SharedSecret>> {
     texts.into_iter().map(|text| signing_secret(text).map_err(|why| format!("one of them is {why}"))).collect()
 }
 
-/// A table of names and texts.
+/// Reads a table of names and strings.
 fn pairs(value: &Value) -> Parsed<Vec<(String, String)>> {
     let pair = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
     let found = value.as_table().and_then(|table| table.iter().map(pair).collect());
@@ -281,7 +281,7 @@ fn one_of<T>(text: &str, by_name: impl Fn(&str) -> Option<T>, names: impl Iterat
 
 fn without_user(url: &Url) -> String {
     let mut url = url.clone();
-    // Both work on every URL that has a host.
+    // Both succeed for every URL with a host.
     let _ = url.set_username("").and_then(|()| url.set_password(None));
     url.into()
 }
@@ -300,7 +300,7 @@ fn name(text: &str) -> Parsed<EndpointId> {
     EndpointId::new(text).ok_or_else(|| "not a name; write 1 to 64 letters, digits, _ or -".to_owned())
 }
 
-/// `ep-` and the first 8 hexadecimal digits of the url's SHA-256.
+/// Returns `ep-` and the first 8 hexadecimal digits of the URL's SHA-256.
 fn name_of(url: &Url) -> EndpointId {
     let hex = Sha256::digest(url.as_str()).iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>();
     EndpointId::new(format!("ep-{hex}")).expect("hexadecimal digits and a dash make a name")

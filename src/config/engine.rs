@@ -1,4 +1,4 @@
-//! What the engine may do, from the sections that say something about it.
+//! Settings of the engine, from several sections.
 
 use std::time::Duration;
 
@@ -9,14 +9,13 @@ use domain::checksum::Algorithm;
 use domain::upload::ProgressPolicy;
 use engine::{EngineSettings, LifetimeSettings, RangeSettings, SpaceSettings, WriterSettings};
 
-/// A file that is kept for less than this may be removed sooner after a start.
+/// Minimum time before a file is removed after a start. Files with a shorter retention may be removed sooner.
 const FIRST_REMOVAL_AFTER: Duration = minutes(10);
 
-/// What the engine may do. Where the status of uploads is follows from
-/// more than one key, so it is added later.
+/// Reads the settings of the engine. The status URL depends on several keys and is added later.
 pub(super) fn read(from: &mut Reader) -> EngineSettings {
     EngineSettings {
-        // Structured field integers, which announce the limit to clients, end below 10^15.
+        // Structured field integers, which announce the limit to clients, are below 10^15.
         max_upload_bytes: from.size("limits.max_upload_size", 1..=900 * TIB),
         max_active_uploads: from.count("limits.max_active_uploads", 1..=1_000_000),
         max_downloads: from.count("limits.max_downloads", 1..=1_000_000),
@@ -72,7 +71,7 @@ fn digests(names: Vec<&str>) -> Parsed<Vec<Algorithm>> {
         }
         digests.push(algorithm);
     }
-    // It is computed always, and never listed.
+    // CRC-32C is always computed and never listed.
     digests.retain(|algorithm| *algorithm != Algorithm::Crc32c);
     Ok(digests)
 }

@@ -1,8 +1,8 @@
-//! What is wrong with a configuration: all of it, one line each.
+//! All errors of a configuration, one line each.
 
 use std::fmt;
 
-/// At least one line, each naming a key, its value, where that came from, and what to write instead.
+/// One or more errors. Each names a key, its value, the source of the value, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigErrors(Vec<String>);
 

@@ -1,4 +1,4 @@
-//! What the application is asked before uploads are created, finished and ended.
+//! Hooks: requests to the application before uploads are created, finished and terminated.
 
 use reqwest::Url;
 use reqwest::header::HeaderName;
@@ -12,7 +12,7 @@ use domain::hook::Hook;
 use hooks::HookSettings;
 use outbound::sign;
 
-/// Where each hook is set.
+/// Configuration key of each hook's URL.
 const KEYS: [(Hook, &str); 3] = [
     (Hook::PreCreate, "hooks.pre_create"),
     (Hook::PreFinish, "hooks.pre_finish"),
@@ -21,9 +21,9 @@ const KEYS: [(Hook, &str); 3] = [
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HooksConfig {
-    /// `None`: the application is asked nothing.
+    /// `None` if no hook is configured.
     pub calls: Option<HookSettings>,
-    /// Fields of a client's request that are shown to the application; in lower case.
+    /// Header fields of a client's request that are forwarded to the application; in lower case.
     pub forward_headers: Vec<String>,
 }
 
@@ -63,7 +63,7 @@ impl HooksConfig {
     }
 }
 
-/// The secret, given as it is or in a file, but not both.
+/// Reads the secret, which is given directly or in a file, but not both.
 fn read_either(from: &mut Reader) -> Option<sign::SharedSecret> {
     let given = from.text("hooks.secret", |text| match text {
         "" => Ok(None),

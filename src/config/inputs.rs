@@ -1,4 +1,4 @@
-//! What a configuration is made of besides the defaults.
+//! The inputs of a configuration besides the defaults.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

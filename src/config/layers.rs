@@ -1,4 +1,4 @@
-//! The layers laid over each other: for every key the value that wins, and where it came from.
+//! Merges the layers: for every key, the value with the highest precedence and its source.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::config::registry::{
 };
 use crate::config::secret::HIDDEN;
 
-/// Where a value came from, as messages say it.
+/// The source of a value, as shown in messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
     Default,
@@ -35,7 +35,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// A value nobody has judged yet.
+/// A value that has not been checked yet.
 #[derive(Clone)]
 pub(super) struct Setting {
     pub(super) value: Value,
@@ -44,7 +44,7 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// The value as TOML, unless it must not be shown. An empty secret is none.
+    /// Returns the value as TOML, or a placeholder if it must not be shown. An empty secret is shown.
     pub(super) fn shown(&self) -> String {
         let empty = self.value.as_str() == Some("") || self.value.as_array().is_some_and(Vec::is_empty);
         let hide = self.secret && !empty;
@@ -52,8 +52,8 @@ impl Setting {
     }
 }
 
-/// A value as TOML that keeps to one line, which the printing of the TOML crate does
-/// not: a JSON string is also a TOML string.
+/// Formats a value as TOML on one line, which the TOML crate does not do. A JSON string is also a TOML
+/// string.
 fn one_line(value: &Value) -> String {
     match value {
         Value::String(text) => serde_json::Value::from(text.as_str()).to_string(),
@@ -62,7 +62,7 @@ fn one_line(value: &Value) -> String {
     }
 }
 
-/// Hides what must not be shown.
+/// Hides secrets.
 impl fmt::Debug for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.shown(), self.source)
@@ -106,9 +106,9 @@ impl Block {
 pub(super) struct Layers {
     settings: BTreeMap<&'static str, Setting>,
     pub(super) endpoints: Vec<Block>,
-    /// What no key could be found for.
+    /// Errors for names that match no key.
     pub(super) errors: Vec<String>,
-    /// The file could not be understood, so what looks unset may be set in it.
+    /// Set if the file could not be parsed, so that keys which seem unset may be set in it.
     pub(super) incomplete: bool,
 }
 
@@ -262,8 +262,8 @@ fn unknown(name: &str, place: &str, what: &str, nearest: Option<&str>) -> String
     }
 }
 
-/// Kubernetes describes a service called longshore to its neighbours in variables that begin like ours.
-/// Nobody wrote those, so they are no typos.
+/// Reports whether a variable describes a Kubernetes service. Kubernetes describes a service called longshore
+/// to its neighbors in variables with this server's prefix. Nobody wrote them, so they are not typos.
 fn is_service_link(name: &str, words: &str) -> bool {
     let numbered_port =
         || name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
@@ -273,7 +273,7 @@ fn is_service_link(name: &str, words: &str) -> bool {
         || numbered_port()
 }
 
-/// The file being read, for messages about places in it.
+/// The file being read, for messages with line numbers.
 struct File<'a> {
     path: &'a Path,
     text: &'a str,
@@ -284,7 +284,8 @@ impl File<'_> {
         Source::File { path: self.path.display().to_string(), line: self.line_number(at) }
     }
 
-    /// The value for itself. A number too large for any is left as text, which no reader of numbers takes.
+    /// Converts the value to an owned one. A number that is too large stays text, which no reader of numbers
+    /// accepts.
     fn owned(&self, value: Spanned<DeValue<'_>>) -> Value {
         let span = value.span();
         let literal = || Value::from(self.text.get(span).unwrap_or_default());
@@ -295,7 +296,7 @@ impl File<'_> {
         1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count()
     }
 
-    /// The first mistake of each line; those behind it mostly follow from it.
+    /// Returns the first error of each line. Later ones on the same line usually follow from it.
     fn not_toml(&self, mistakes: &[toml::de::Error]) -> impl Iterator<Item = String> {
         let mut by_line = BTreeMap::new();
         for mistake in mistakes {

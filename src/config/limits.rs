@@ -1,4 +1,4 @@
-//! How much of everything is allowed, and for how long.
+//! Limits of sizes, counts and times.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use edge::listen::Timeouts;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitsConfig {
     pub max_metadata_bytes: u64,
-    /// `None`: an address has no share of its own.
+    /// `None`: no limit per address.
     pub max_active_uploads_per_address: Option<usize>,
     pub max_connections: usize,
-    /// `None`: an address has no share of its own.
+    /// `None`: no limit per address.
     pub max_connections_per_address: Option<usize>,
     pub max_read_connections: usize,
     pub timeouts: Timeouts,
     pub bodies: BodyLimits,
     pub answer_memory_bytes: u64,
-    /// Memory for what the HTTP layer reads ahead of large bodies.
+    /// Memory for bytes that the HTTP layer reads ahead of large bodies.
     pub read_ahead_memory_bytes: u64,
 }
 
@@ -48,7 +48,7 @@ impl LimitsConfig {
     }
 }
 
-/// A limit for each address; 0 is none.
+/// Returns a limit per address; 0 means none.
 pub(super) fn share(count: usize) -> Option<usize> {
     Some(count).filter(|count| *count > 0)
 }

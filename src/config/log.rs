@@ -1,4 +1,4 @@
-//! How much is logged, and in which form.
+//! Level and format of the log.
 
 use tracing_subscriber::EnvFilter;
 
@@ -6,7 +6,7 @@ use crate::config::reader::{Parsed, Reader};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Directives of `tracing`: a level, or a comma-separated list with levels for parts.
+    /// Directives of `tracing`: a level, or a comma-separated list with levels for modules.
     pub level: String,
     pub format: LogFormat,
 }
@@ -30,8 +30,8 @@ fn level(text: &str) -> Parsed<String> {
     known.then(|| text.to_owned()).ok_or_else(|| hint.to_owned())
 }
 
-/// The filter takes a lone word it does not know for the name of a part, and then logs
-/// nothing else. Here a part needs its `=level`.
+/// Checks one directive. The filter would take an unknown word for the name of a module and then log nothing
+/// else, so a module requires its `=level` here.
 fn is_level_or_part(directive: &str) -> bool {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);

@@ -1,4 +1,4 @@
-//! What uploads are looked into for, and which are not wanted.
+//! Settings for detecting the media type of uploads, and for rejecting unwanted media.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use engine::MediaSettings;
 
 const DURATIONS: RangeInclusive<Duration> = Duration::ZERO..=days(365);
 
-/// `None` when uploads are not looked into.
+/// Reads the settings. Returns `None` if detection is off.
 pub(super) fn read(from: &mut Reader) -> Option<MediaSettings> {
     let enabled = from.boolean("media.enabled");
     let media = MediaSettings {
@@ -45,7 +45,7 @@ pub(super) fn read(from: &mut Reader) -> Option<MediaSettings> {
     enabled.then_some(media)
 }
 
-/// Nothing is no limit.
+/// Returns the limit; zero means none.
 fn limit(span: Duration) -> Option<Duration> {
     (!span.is_zero()).then_some(span)
 }

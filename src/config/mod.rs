@@ -1,11 +1,11 @@
-//! What an operator can set, and how it is read.
+//! The configuration: every setting of an operator, and how it is read.
 //!
-//! Owns every key, its default, its range and its documentation, and the order of the layers: the built-in
-//! `default.toml`, then a file, then `LONGSHORE_*` variables, then flags. All of them share the keys of
-//! `default.toml`, which is also the reference people read. Promises that a [`Config`] that exists is valid
-//! as a whole, and that everything wrong is told at once, each in one line that says what to write instead.
-//! Reads explicit [`Inputs`] and the secret files they name, never the process environment. Knows nothing of
-//! the parts that use it but the settings they want, which it reads keys straight into.
+//! Owns every key, its default, its range and its documentation, and the precedence of the layers: the
+//! built-in `default.toml`, then a file, then `LONGSHORE_*` variables, then flags. All layers share the keys
+//! of `default.toml`, which is also the reference for people. Promises that every existing [`Config`] is
+//! valid as a whole, and that all errors are reported at once, each in one line that says what to write
+//! instead. Reads explicit [`Inputs`] and the secret files that they name, never the process environment. Of
+//! the other parts it knows only their settings types, into which it reads keys directly.
 
 mod auth;
 mod cors;
@@ -61,7 +61,8 @@ use layers::Layers;
 use reader::Reader;
 use state_sqlite::SqliteSettings;
 
-/// Everything an operator can set: the settings of each layer as it wants them, and what is left by section.
+/// The complete configuration: the settings of each layer in its own types, and the remaining settings by
+/// section.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub server: ServerConfig,
@@ -78,14 +79,14 @@ pub struct Config {
     pub auth: AuthConfig,
     pub cors: CorsConfig,
     pub log: LogConfig,
-    /// The keys that have their default values, which may be fitted to the machine.
+    /// Keys that have their default values, which may be fitted to the machine.
     pub unset: BTreeSet<&'static str>,
-    /// The file that was read, if there was one.
+    /// Path of the configuration file, if there was one.
     pub file: Option<PathBuf>,
 }
 
 impl Config {
-    /// Lays the inputs over the defaults and checks the whole.
+    /// Merges the inputs with the defaults and checks the result.
     pub fn read(inputs: &Inputs) -> Result<Self, ConfigErrors> {
         ResolvedConfig::read(inputs).map(|resolved| resolved.config)
     }
@@ -123,13 +124,13 @@ impl Config {
 }
 
 impl Default for Config {
-    /// What `default.toml` says.
+    /// Returns the configuration of `default.toml`.
     fn default() -> Self {
         Self::read(&Inputs::default()).expect("a test reads the built-in defaults")
     }
 }
 
-/// A configuration, and where each of its values came from.
+/// A configuration, with the source of each value.
 #[derive(Debug)]
 pub struct ResolvedConfig {
     pub config: Config,
@@ -145,19 +146,19 @@ impl ResolvedConfig {
         Ok(Self { config, layers })
     }
 
-    /// The configuration in force as TOML. Secrets are hidden; what is
-    /// not the default says where it came from.
+    /// Returns the effective configuration as TOML. Secrets are hidden, and values other than defaults name
+    /// their source.
     pub(crate) fn to_toml(&self) -> String {
         let names = self.config.webhooks.endpoints.iter().map(|endpoint| endpoint.name.as_str());
         self.layers.to_toml(&names.collect::<Vec<_>>())
     }
 }
 
-/// How a running server is reached, for those who want just that and need no valid whole.
+/// The address and scheme of a running server, for callers that need no valid configuration as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealthTarget {
     pub listen: SocketAddr,
-    /// Whether it expects TLS.
+    /// Set if the server expects TLS.
     pub tls: bool,
 }
 

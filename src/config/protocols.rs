@@ -1,4 +1,4 @@
-//! Which ways of uploading are offered, and their terms.
+//! Settings of the upload protocols.
 
 use crate::config::reader::{Parsed, Reader};
 use crate::config::units::{KIB, MIB};

@@ -1,4 +1,4 @@
-//! Turns settled values into types, and gathers what is wrong with them.
+//! Converts merged values to their types, and collects errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -12,17 +12,17 @@ use crate::config::layers::{Layers, Setting};
 use crate::config::registry::{named, place_of, place_of_endpoints};
 use crate::config::units::{duration_text, number_text, parse_duration, parse_size, range_text, size_text};
 
-/// What a parser says of a value it does not take: a sentence that says what to write instead.
+/// Result of a parser. Its error is a sentence that says what to write instead.
 pub(super) type Parsed<T> = Result<T, String>;
 
-/// Reads keys one by one. A wrong value is noted and the default taken in its place, so that reading goes on
-/// and everything wrong is found in one go; [`Reader::finish`] then gives no configuration.
+/// Reads keys one by one. An invalid value is recorded and replaced by the default, so that reading continues
+/// and all errors are found in one pass; [`Reader::finish`] then returns the errors instead of the layers.
 #[derive(Debug)]
 pub(super) struct Reader {
     layers: Layers,
-    /// Each with the place in the reference of what it is about.
+    /// Each error with the position of its key in the reference.
     errors: Vec<(Option<usize>, String)>,
-    /// Every key read so far, and whether its value passed.
+    /// Every key read so far, and whether its value is valid.
     passed: BTreeMap<&'static str, bool>,
 }
 
@@ -32,8 +32,8 @@ impl Reader {
         Self { layers, errors, passed: BTreeMap::new() }
     }
 
-    /// The layers, if nothing was wrong. What was wrong is told in the order of the
-    /// reference, whatever the order of reading.
+    /// Returns the layers if there were no errors. Errors are reported in the order of the reference,
+    /// whatever the order of reading.
     pub(super) fn finish(mut self) -> Result<Layers, ConfigErrors> {
         if self.errors.is_empty() {
             return Ok(self.layers);
@@ -46,7 +46,7 @@ impl Reader {
         &self.layers
     }
 
-    /// The keys read so far that have their default values, whether somebody has said so or nobody has.
+    /// Returns the keys read so far that have their default values, set explicitly or not.
     pub(super) fn unset(&self) -> BTreeSet<&'static str> {
         let has_default = |key: &&str| named(key).is_some_and(|known| self.layers.get(key).value == known.default);
         self.passed.keys().copied().filter(has_default).collect()
@@ -67,7 +67,7 @@ impl Reader {
         self.read(key, |value| size(value, &range, &range_text))
     }
 
-    /// A whole number of whatever type the field has.
+    /// Reads a whole number of the type of the field.
     pub(super) fn count<T>(&mut self, key: &'static str, range: RangeInclusive<T>) -> T
     where
         T: TryFrom<i64> + PartialOrd + Display,
@@ -99,8 +99,8 @@ impl Reader {
         })
     }
 
-    /// Notes a rule about several keys that does not hold, said about the first of them; `why` is put
-    /// together from the others as they are shown. Says nothing when one of them is wrong by itself.
+    /// Records a violated rule between several keys, as an error of the first one; `why` gets the others as
+    /// they are shown. Records nothing if one of the keys has an error of its own.
     pub(super) fn require(&mut self, holds: bool, keys: &[&'static str], why: impl Fn(&[String]) -> String) {
         let passed = |key: &&str| self.passed.get(*key) == Some(&true);
         if holds || self.layers.incomplete || !keys.iter().all(passed) {
@@ -115,18 +115,19 @@ impl Reader {
         self.errors.push((place_of(first), rejection(first, self.layers.get(first), &why(&others))));
     }
 
-    /// Notes what is wrong with a field of an endpoint.
+    /// Records an error of a field of an endpoint.
     pub(super) fn reject(&mut self, label: &str, setting: &Setting, why: &str) {
         self.reject_line(rejection(label, setting, why));
     }
 
-    /// Notes what is wrong with an endpoint.
+    /// Records an error of an endpoint.
     pub(super) fn reject_line(&mut self, line: String) {
         self.errors.push((place_of_endpoints(), line));
     }
 }
 
-/// `limits.idle_timeout = "5 bananas" (from LONGSHORE_LIMITS_IDLE_TIMEOUT): not a duration; …`
+/// Formats an error: `limits.idle_timeout = "5 bananas" (from LONGSHORE_LIMITS_IDLE_TIMEOUT): not a duration;
+/// …`
 fn rejection(label: &str, setting: &Setting, why: &str) -> String {
     format!("{label} = {} ({}): {why}", setting.shown(), setting.source)
 }
@@ -173,7 +174,7 @@ fn out_of_range(range_text: &str) -> String {
     format!("out of range; write a value {range_text}")
 }
 
-/// One duration of a list.
+/// Parses one duration of a list.
 pub(super) fn duration_item(item: &str, range: &RangeInclusive<Duration>) -> Parsed<Duration> {
     let range_text = range_text(range, |span| duration_text(*span));
     duration(&Value::from(item), range, &range_text).map_err(|why| format!("{item:?} is {why}"))

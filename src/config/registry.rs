@@ -1,37 +1,37 @@
-//! Every key, read from the default file itself: its name, its default, and the comment above it.
+//! All keys, read from the default file: name, default, and the comment above the key.
 
 use std::sync::LazyLock;
 
 use toml::Value;
 
-/// The defaults and their documentation, as people read them.
+/// The defaults and their documentation, as printed for people.
 pub const DEFAULTS: &str = include_str!("default.toml");
 
-/// Names the configuration file; the one variable that is not a key.
+/// Variable that names the configuration file; the only one that is not a key.
 pub const CONFIG_VARIABLE: &str = "LONGSHORE_CONFIG";
 
-/// What every variable of ours begins with.
+/// Prefix of all environment variables of the configuration.
 pub const VARIABLE_PREFIX: &str = "LONGSHORE_";
 
-/// Blocks of this name are in no registry: they are many, and live only in a file.
+/// Name of the blocks of endpoints. They are not in the registry: there can be several, and only in a file.
 pub(super) const ENDPOINTS: &str = "webhooks.endpoints";
 
-/// Keys that have moved, by their names of before, which are still understood.
+/// Renamed keys, from old names, which are still accepted, to new ones.
 const MOVED: [(&str, &str); 2] =
     [("storage.direct_io", "storage.local.direct_io"), ("storage.preallocate", "storage.local.preallocate")];
 
-/// One setting, under each of its names.
+/// A setting with its names in each layer.
 #[derive(Debug)]
 pub struct ConfigKey {
     /// `limits.idle_timeout`, or `listen` at the top.
     pub name: String,
-    /// `limits`, or nothing at the top.
+    /// `limits`, or empty at the top.
     pub section: String,
     /// `LONGSHORE_LIMITS_IDLE_TIMEOUT`
     pub variable: String,
     /// `limits-idle-timeout`
     pub flag: String,
-    /// The variable and the flag that set it when it had another name.
+    /// Variable and flag under the key's old name.
     pub variable_before: Option<String>,
     pub flag_before: Option<String>,
     /// The comment above the key, as one line.
@@ -55,28 +55,28 @@ impl ConfigKey {
         }
     }
 
-    /// The name within its section.
+    /// Returns the name within its section.
     pub(crate) fn leaf(&self) -> &str {
         self.name.rsplit_once('.').map_or(&self.name, |(_, leaf)| leaf)
     }
 
-    /// Whether a variable of this name sets it.
+    /// Reports whether a variable of this name sets the key.
     pub(super) fn is_set_by(&self, variable: &str) -> bool {
         self.variable == variable || self.variable_before.as_deref() == Some(variable)
     }
 
-    /// The first sentence of the comment, without its full stop.
+    /// Returns the first sentence of the comment, without its full stop.
     pub fn summary(&self) -> &str {
         self.doc.split_once(". ").map_or(self.doc.as_str(), |(first, _)| first).trim_end_matches('.')
     }
 
-    /// Whether its value must not be shown.
+    /// Reports whether the value must not be shown.
     pub(crate) fn is_secret(&self) -> bool {
         is_secret(self.leaf())
     }
 
-    /// Gives words from a variable or a flag the type this key has in a file. Words that do not fit stay
-    /// text, which the reader of the key then refuses.
+    /// Converts text from a variable or a flag to the type that this key has in a file. Text that does not
+    /// fit stays text, which the reader of the key then rejects.
     pub(super) fn lift(&self, words: &str) -> Value {
         let text = || Value::String(words.to_owned());
         match &self.default {
@@ -88,29 +88,29 @@ impl ConfigKey {
     }
 }
 
-/// `LONGSHORE_LIMITS_IDLE_TIMEOUT`
+/// Returns the variable of a key, such as `LONGSHORE_LIMITS_IDLE_TIMEOUT`.
 fn variable(name: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", name.replace('.', "_").to_uppercase())
 }
 
-/// `limits-idle-timeout`
+/// Returns the flag of a key, such as `limits-idle-timeout`.
 fn flag(name: &str) -> String {
     name.replace(['.', '_'], "-")
 }
 
-/// Items between commas; empty words are an empty list.
+/// Splits text at commas. Empty text is an empty list.
 fn list_items(words: &str) -> impl Iterator<Item = &str> {
     let words = words.trim();
     words.split(',').map(str::trim).filter(move |_| !words.is_empty())
 }
 
-/// Secrets are told by their names, here and in the blocks of endpoints.
+/// Reports whether a key is secret, by its name, here and in the blocks of endpoints.
 pub(super) fn is_secret(leaf: &str) -> bool {
-    // What should be hashes of keys may by mistake be the keys.
+    // Keys might be written by mistake in place of their hashes.
     matches!(leaf, "token" | "secret" | "old_secrets" | "private_key" | "headers" | "admin_keys")
 }
 
-/// All keys, in the order of the default file.
+/// Returns all keys, in the order of the default file.
 pub fn keys() -> &'static [ConfigKey] {
     static KEYS: LazyLock<Vec<ConfigKey>> = LazyLock::new(|| scan(DEFAULTS));
     &KEYS
@@ -125,12 +125,12 @@ pub(super) fn named(name: &str) -> Option<&'static ConfigKey> {
     keys().iter().find(|key| key.name == name).or_else(|| moved(name))
 }
 
-/// Where the reference has a key.
+/// Returns the position of a key in the reference.
 pub(super) fn place_of(name: &str) -> Option<usize> {
     keys().iter().position(|key| key.name == name)
 }
 
-/// Endpoints come after all other keys of their section.
+/// Returns the position of endpoints, which come after all other keys of their section.
 pub(super) fn place_of_endpoints() -> Option<usize> {
     keys().iter().rposition(|key| key.section == "webhooks")
 }
@@ -140,8 +140,8 @@ fn moved(before: &str) -> Option<&'static ConfigKey> {
     keys().iter().find(|key| key.name == *now)
 }
 
-/// Reads the default file line by line, because a TOML parser throws comments away. It relies on how that
-/// file is written: one line for each key, its comment right above it in lines that begin with `# `.
+/// Reads the default file line by line, because a TOML parser discards comments. Relies on the form of that
+/// file: one line for each key, its comment directly above it in lines that begin with `# `.
 fn scan(defaults: &str) -> Vec<ConfigKey> {
     let mut keys = Vec::new();
     let mut section = "";
@@ -162,8 +162,8 @@ fn scan(defaults: &str) -> Vec<ConfigKey> {
     keys
 }
 
-/// The known name most like a wrong one, if any is like it: a slip of the
-/// fingers, or the right word in another section.
+/// Returns the known name that is most similar to a wrong one, if it is similar enough: a typing error, or
+/// the right word in another section.
 pub(super) fn nearest<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let leaf = |name: &'_ str| name.rsplit('.').next().map(str::to_owned);
     let slips = |name: &str| strsim::damerau_levenshtein(&wrong.to_lowercase(), &name.to_lowercase());

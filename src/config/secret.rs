@@ -1,11 +1,11 @@
-//! Text that must not be shown.
+//! Secret text that must not be shown.
 
 use std::fmt;
 
-/// What is printed instead of a secret.
+/// Placeholder that is printed instead of a secret.
 pub(super) const HIDDEN: &str = "(hidden)";
 
-/// A token or key. It can be used, but neither printed nor logged by accident.
+/// A token or key, which cannot be printed or logged by accident.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretText(String);
 
@@ -14,7 +14,7 @@ impl SecretText {
         Self(text.into())
     }
 
-    /// The secret itself. Whoever calls this sees to it that it is not shown.
+    /// Returns the secret. The caller must not disclose it.
     pub fn expose(&self) -> &str {
         &self.0
     }

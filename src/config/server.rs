@@ -1,4 +1,4 @@
-//! Where the server listens, where its data is, and how it stops.
+//! Addresses, data folder, threads and shutdown of the server.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,20 +15,21 @@ use edge::clients::{Proxies, ProxyField};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Port 0 asks for a free one.
+    /// Port 0 selects a free port.
     pub listen: SocketAddr,
     pub data_dir: PathBuf,
-    /// `None`: the name of the host.
+    /// `None`: the host name is used.
     pub node_name: Option<NodeName>,
-    /// What links begin with, without a slash at the end. `None`: each request's own host.
+    /// Beginning of all links, without a trailing slash. `None`: the host of each request is used.
     pub public_url: Option<String>,
     pub proxies: Proxies,
-    /// `None`: one for each processor core.
+    /// `None`: one worker for each processor core.
     pub workers: Option<usize>,
-    /// Where only reading is served, by threads of its own. `None`: nowhere but at `listen`.
+    /// Address of a separate listener for reads, with its own threads. `None`: reads are served only at
+    /// `listen`.
     pub read_listen: Option<SocketAddr>,
     pub read_workers: Option<usize>,
-    /// How much the threads that take uploads give way to others, if reading is served apart.
+    /// Niceness of the threads that process uploads, if reads have a separate listener.
     pub upload_niceness: u8,
     pub shutdown_timeout: Duration,
 }
@@ -55,8 +56,8 @@ impl ServerConfig {
 }
 
 impl ServerConfig {
-    /// The key that lets others than this machine reach the server, if one does. A public URL says that
-    /// something passes on requests from elsewhere.
+    /// Returns the key that makes the server reachable from other machines, if there is one. A public URL
+    /// means that a proxy forwards requests from elsewhere.
     pub(crate) fn reached_from_elsewhere(&self) -> Option<&'static str> {
         let far = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
         if far(self.listen) {
@@ -68,13 +69,13 @@ impl ServerConfig {
         self.public_host().is_some_and(|host| !host.is_loopback()).then_some("public_url")
     }
 
-    /// The origin of pages at the public address, as browsers send it.
+    /// Returns the origin of pages at the public URL, as browsers send it.
     pub(crate) fn public_origin(&self) -> Option<String> {
         let url = Url::parse(self.public_url.as_deref()?).ok()?;
         Some(url.origin().ascii_serialization())
     }
 
-    /// The host that links name.
+    /// Returns the host of the public URL.
     pub(crate) fn public_host(&self) -> Option<Host<'static>> {
         let url = Url::parse(self.public_url.as_deref()?).ok()?;
         Host::parse(url.host_str()?).map(Host::into_owned)

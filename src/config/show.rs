@@ -1,4 +1,4 @@
-//! Prints the layers in force as a file that could be read again, were its secrets not hidden.
+//! Prints the effective configuration as a file that could be read again if its secrets were not hidden.
 
 use toml::Value;
 
@@ -6,7 +6,7 @@ use crate::config::layers::{Block, Layers, Setting, Source};
 use crate::config::registry::{ENDPOINTS, keys};
 
 impl Layers {
-    /// `names` are those of the endpoints, given or made.
+    /// Returns the configuration as TOML. `names` are the names of the endpoints, configured or derived.
     pub(super) fn to_toml(&self, names: &[&str]) -> String {
         let mut text = String::new();
         let mut section = "";
@@ -38,7 +38,7 @@ impl Layers {
     }
 }
 
-/// `idle_timeout = "2m"  # from LONGSHORE_LIMITS_IDLE_TIMEOUT`
+/// Formats an entry: `idle_timeout = "2m"  # from LONGSHORE_LIMITS_IDLE_TIMEOUT`
 fn entry(leaf: &str, setting: &Setting) -> String {
     match setting.source {
         Source::Default => format!("{leaf} = {}\n", setting.shown()),

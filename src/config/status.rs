@@ -1,4 +1,4 @@
-//! How much of the server those who ask and listen may take.
+//! Limits for status queries and event streams.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub struct StatusConfig {
     pub long_poll_max: Duration,
     pub heartbeat: Duration,
     pub max_streams: usize,
-    /// `None`: an address has no share of its own.
+    /// `None`: no limit per address.
     pub max_streams_per_address: Option<usize>,
     pub max_page: u32,
 }

@@ -1,4 +1,4 @@
-//! Where bytes are, and how they are written there.
+//! Settings of the storage.
 
 use crate::config::reader::{Parsed, Reader};
 use storage::local::{BlobDurability, LocalStoreSettings};
@@ -8,11 +8,11 @@ pub struct StorageConfig {
     pub kind: StorageKind,
     pub local: LocalStoreSettings,
     pub io_threads: usize,
-    /// The permissions of new files; those of new folders follow from it.
+    /// Permissions of new files. Those of new folders are derived from them.
     pub file_mode: u32,
 }
 
-/// Where bytes are.
+/// Kind of storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StorageKind {
     Local,

@@ -1,4 +1,5 @@
-//! The layers, the messages, and the promise that the default file documents exactly what exists.
+//! Tests of the layers and the messages, and of the promise that the default file documents exactly the
+//! existing keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -38,7 +39,7 @@ fn errors(inputs: &Inputs) -> Vec<String> {
     Config::read(inputs).map_or_else(|errors| errors.lines().to_vec(), |_| Vec::new())
 }
 
-/// The one line that is wrong with a file.
+/// Returns the single error of a file.
 fn file_error(text: &str) -> String {
     let lines = errors(&file(text));
     assert_eq!(lines.len(), 1, "{text:?} gave {lines:?}");
@@ -84,7 +85,7 @@ fn every_key_of_the_file_is_read_and_every_key_read_is_in_the_file() {
     assert_eq!(parsed, written.into_iter().map(str::to_owned).collect(), "the scan finds what the parser finds");
 }
 
-/// The full names of all keys of a table and of those in it.
+/// Returns the full names of all keys of a table and of its subtables.
 fn leaves(prefix: &str, table: &toml::Table) -> Vec<String> {
     let below = |(name, value): (&String, &toml::Value)| match value {
         toml::Value::Table(table) => leaves(&format!("{prefix}{name}."), table),
@@ -888,7 +889,7 @@ fn endpoints_are_told_apart_by_name() {
     assert_eq!(Config::read(&file(&format!("{good}{named}"))).unwrap().webhooks.endpoints.len(), 2);
 }
 
-// What is in force.
+// The effective configuration.
 
 #[test]
 fn what_is_in_force_reads_back_and_tells_its_sources() {

@@ -1,4 +1,4 @@
-//! Whether connections are encrypted, and with which certificate.
+//! Encryption of connections, and the certificate.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use edge::listen::certificates::CertificateFiles;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// `None`: connections are plain. Whether they hold what they should is seen when they are read, at
-    /// the start and again while the server runs.
+    /// `None` for unencrypted connections. The contents of the files are checked when they are read: at the
+    /// start, and again while the server runs.
     pub files: Option<CertificateFiles>,
     pub handshake_timeout: Duration,
     pub reload_every: Duration,

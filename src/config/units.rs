@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them.
+//! Durations and sizes in the notation of people.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -63,7 +63,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
     count.checked_mul(bytes).filter(|total| *total <= MAX_BYTES)
 }
 
-/// The number in front, and what follows it.
+/// Splits a text into its leading number and the rest.
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -89,7 +89,7 @@ pub(super) fn size_text(bytes: u64) -> String {
     }
 }
 
-/// `from 1s to 1h`
+/// Formats a range: `from 1s to 1h`.
 pub(super) fn range_text<T>(range: &RangeInclusive<T>, text: impl Fn(&T) -> String) -> String {
     format!("from {} to {}", text(range.start()), text(range.end()))
 }

@@ -1,4 +1,4 @@
-//! How events are delivered, and to whom.
+//! Delivery of events, and its endpoints.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ pub struct WebhooksConfig {
     pub sending: WebhookSettings,
     pub allow_networks: Vec<Network>,
     pub https_only: bool,
-    /// Their names differ.
+    /// Endpoints, with unique names.
     pub endpoints: Vec<EndpointConfig>,
 }
 
 impl WebhooksConfig {
-    /// Sending gets half of the time there is to shut down.
+    /// Reads the settings. The sender gets half of the shutdown time.
     pub(super) fn read(from: &mut Reader, shutdown_timeout: Duration) -> Self {
         let webhooks = Self {
             sending: read_sending(from, shutdown_timeout / 2),
@@ -33,7 +33,7 @@ impl WebhooksConfig {
         webhooks
     }
 
-    /// The rules that hold between keys.
+    /// Checks the rules between keys.
     fn require_sense(&self, from: &mut Reader) {
         let sending = &self.sending;
         let margin = duration_text(LEASE_MARGIN);

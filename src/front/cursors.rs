@@ -1,7 +1,7 @@
-//! Places in lists, as clients carry them from one page to the next.
+//! Cursors of lists, which clients pass from one page to the next.
 //!
-//! A page ends at the last row that was looked at, which its reader may not be allowed to see. So a place is
-//! sealed for its list and its tenant: it tells no id, and opens nowhere else.
+//! A page ends at the last row that was examined, which the client may not be allowed to see. Therefore the
+//! position is sealed for its list and tenant: it reveals no id, and opens nowhere else.
 
 use keyring::{CursorScope, Cursors, Listing};
 
@@ -9,12 +9,12 @@ use domain::principal::Principal;
 use edge::problem::Problem;
 use edge::query;
 
-/// The places of one list, for one tenant.
+/// The cursors of one list, for one tenant.
 #[derive(Debug)]
 pub(super) struct PageCursors<'a> {
     cursors: &'a Cursors,
     scope: CursorScope,
-    /// What cursors of the list begin with, so that people can tell them apart.
+    /// Prefix of the list's cursors, so that people can tell them apart.
     name: &'static str,
 }
 
@@ -35,12 +35,12 @@ impl<'a> PageCursors<'a> {
         Self { cursors, scope: CursorScope { tenant: principal.tenant, listing }, name }
     }
 
-    /// Where a page ends, for the next to begin.
+    /// Returns the cursor for the end of a page, at which the next page begins.
     pub(super) fn cursor(&self, last: &[u8; 16]) -> String {
         format!("{}_{}", self.name, self.cursors.seal(self.scope, last))
     }
 
-    /// Reads what [`cursor`](Self::cursor) wrote for the same list and tenant.
+    /// Opens a cursor made by [`cursor`](Self::cursor) for the same list and tenant.
     pub(super) fn open(&self, value: &str) -> Result<[u8; 16], Problem> {
         let sealed = value.strip_prefix(self.name).and_then(|rest| rest.strip_prefix('_'));
         let open = sealed.and_then(|sealed| self.cursors.open(self.scope, sealed));

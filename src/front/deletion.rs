@@ -1,4 +1,4 @@
-//! Deletion by an operator: one way for uploads of every protocol and every stage.
+//! Deletion by an operator: one request for uploads of every protocol and in every stage.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use edge::principal::principal;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
 
-/// `DELETE /api/v1/uploads/{id}`. 204 says that the upload has no bytes any more, or that they are on their
-/// way out; also when it had ended before.
+/// `DELETE /api/v1/uploads/{id}`. 204 means that the upload's bytes are deleted or are being deleted, also if
+/// it had ended before.
 pub(super) async fn delete(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let id = problems::parse_id(&call.parameter(0))?;
     shared

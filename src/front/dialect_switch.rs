@@ -1,4 +1,4 @@
-//! The uploads themselves: brings each request to the dialect it is said in.
+//! Routes each upload request to the dialect that it uses.
 
 use std::sync::Arc;
 
@@ -20,15 +20,15 @@ use edge::table::{ANY, EffectiveMethod, Handler, MarkerField, Route, RoutedReque
 
 const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 
-/// The dialects, and what they work with.
+/// The dialects and their shared context.
 pub(super) struct DialectSwitch {
     dialects: Arc<Vec<DialectHandler>>,
-    /// The place of the one that answers in case of doubt.
+    /// Index of the default dialect, which answers requests without a marker.
     in_doubt: usize,
     uploads: Arc<UploadContext>,
-    /// Takes bodies as whole files.
+    /// Handles bodies that are whole files.
     whole_file: AnswerFn,
-    /// Every media type that PATCH takes.
+    /// All media types that PATCH accepts.
     accept_patch: HeaderValue,
 }
 
@@ -44,15 +44,15 @@ impl DialectSwitch {
         Self { in_doubt, uploads, whole_file, accept_patch, dialects }
     }
 
-    /// What the edge has to know of an address that all dialects share.
+    /// Returns the facts that the edge needs about an address that all dialects share.
     pub(super) fn address(&self, path: &str) -> UploadAddress {
         let dialect = &self.dialects[self.in_doubt];
-        // Where uploads are created, there is none that a client could give up.
+        // At the address for creating uploads there is no upload that a client could abandon.
         let busy_head = dialect.busy_head.filter(|_| path != BASE_PATH);
         UploadAddress { marker: dialect.marker.clone(), busy_head }
     }
 
-    /// The rows of addresses that belong to one dialect.
+    /// Returns the routes for addresses that belong to one dialect.
     pub(super) fn own_routes(self: &Arc<Self>) -> Vec<Route> {
         let mut rows = Vec::new();
         for dialect in self.dialects.iter() {
@@ -86,7 +86,7 @@ impl DialectSwitch {
         ready(answer).boxed_local()
     }
 
-    /// An unknown upload is answered in the dialect that answers in case of doubt.
+    /// Answers in the dialect that created the upload. An unknown upload is answered in the default dialect.
     fn answer_as_created(
         self: &Arc<Self>,
         call: RoutedRequest,
@@ -133,7 +133,7 @@ impl DialectSwitch {
         answer(dialect_request, Arc::clone(&self.uploads))
     }
 
-    /// What this server can do, for the clients of every dialect.
+    /// Returns the capabilities of this server, for the clients of every dialect.
     fn options(&self) -> HttpResponse {
         let mut response = HttpResponse::NoContent().finish();
         response.headers_mut().insert(ACCEPT_PATCH, self.accept_patch.clone());
@@ -152,12 +152,12 @@ impl DialectSwitch {
     }
 }
 
-/// The row of an address that belongs to one dialect: uploads are created there.
+/// Returns the route for an address that belongs to one dialect, where uploads are created.
 pub(super) fn own_route(path: &'static str, handler: Handler) -> Route {
     Route::new(ANY, path, Needs::Client(Right::Create), handler)
 }
 
-/// Finds the method that is followed, where a dialect follows another than was sent.
+/// Returns a function that finds the effective method where a dialect overrides the one that was sent.
 pub(super) fn effective_method(dialects: Arc<Vec<DialectHandler>>) -> EffectiveMethod {
     Box::new(move |method, headers| {
         let fields = HeaderFields(headers);
@@ -165,7 +165,7 @@ pub(super) fn effective_method(dialects: Arc<Vec<DialectHandler>>) -> EffectiveM
     })
 }
 
-/// What a path of the addresses that all dialects share leads to.
+/// Returns the target of a path among the addresses that all dialects share.
 fn target(path: &str) -> RequestTarget {
     match path.strip_prefix(BASE_PATH).and_then(|rest| rest.strip_prefix('/')) {
         Some(name) => RequestTarget::below_collection(name),
@@ -181,7 +181,7 @@ fn mixed() -> Problem {
     )
 }
 
-/// Answers in place of a dialect for whole files, where there is none.
+/// Replaces the handler for whole files if no dialect has one.
 fn no_whole_files(dialect_request: DialectRequest, _: Arc<UploadContext>) -> LocalBoxFuture<'static, HttpResponse> {
     ready(Problem::not_found().respond(&dialect_request.request)).boxed_local()
 }

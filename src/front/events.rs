@@ -1,8 +1,8 @@
 //! Server-Sent Events: a snapshot, then changes; `Last-Event-ID` resumes.
 //!
-//! Committed events carry an id and the very JSON that webhooks carry. Progress between commits comes from
-//! memory, without an id: it is not news worth repeating after a reconnect. An id is a sealed place in the
-//! stream it belongs to and means nothing to its reader. One that does not open is answered with a snapshot.
+//! Committed events carry an id and exactly the JSON that webhooks carry. Progress between commits comes from
+//! memory, without an id: it is not repeated after a reconnect. An id is a sealed position in its stream and
+//! is opaque to clients. An id that does not open is answered with a snapshot.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,18 +34,18 @@ use engine::command::EngineError;
 use engine::read::UploadBell;
 use keyring::{CursorScope, Listing};
 
-/// How many events are held for a client at a time.
+/// Maximum number of events that are buffered for a client.
 const BATCH: u32 = 32;
 
-/// A client that has missed more events than this gets a new snapshot instead.
+/// Maximum number of missed events that are replayed. A client that has missed more gets a new snapshot.
 const MOST_REPLAYED: u32 = 500;
 
-/// How many uploads in progress a snapshot of everything shows.
+/// Maximum number of unfinished uploads in a snapshot of all uploads.
 const SNAPSHOT_UPLOADS: u32 = 100;
 
-/// `GET /api/v1/uploads/{id}/events`. The stream ends when nothing more happens by itself, or with
-/// `?until=ended` only when nothing more can be reported either. Asking again then is answered with 204,
-/// which keeps browsers from reconnecting.
+/// `GET /api/v1/uploads/{id}/events`. The stream ends when the upload is settled, or with `?until=ended` only
+/// when no report can be made any more. A further request is then answered with 204, which keeps browsers
+/// from reconnecting.
 pub(super) async fn of_one(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     if call.request.method() == Method::HEAD {
         return Ok(stream_head().finish());
@@ -91,13 +91,13 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: Arc<UploadApi>) -> 
     .respond())
 }
 
-/// A client that has missed very much is better served with a snapshot. So is one that has seen what is not
-/// there: its id is from before the database was put back from a copy.
+/// Reports whether a client can resume. One that has missed too many events gets a snapshot instead, and so
+/// does one whose id is ahead of the newest event: its id predates a restore of the database from a backup.
 fn can_resume(seen: u64, newest: u64) -> bool {
     newest.checked_sub(seen).is_some_and(|missed| missed <= u64::from(MOST_REPLAYED))
 }
 
-/// The id of the event of an upload with this sequence.
+/// Returns the id of the event of an upload with this sequence.
 fn sequence_id(shared: &UploadApi, tenant: TenantId, upload: UploadId, sequence: u64) -> String {
     shared.cursors.seal(own(tenant, Listing::EventsOf(upload)), &sequence.to_be_bytes())
 }
@@ -107,7 +107,7 @@ fn sequence_in(shared: &UploadApi, tenant: TenantId, upload: UploadId, sealed: &
     Some(u64::from_be_bytes(place.try_into().ok()?))
 }
 
-/// The id of the event at this position in the log of all.
+/// Returns the id of the event at this position in the log of all uploads.
 fn position_id(shared: &UploadApi, tenant: TenantId, position: EventPosition) -> String {
     shared.cursors.seal(own(tenant, Listing::Events), &position.to_bytes())
 }
@@ -148,8 +148,8 @@ async fn answer_all(request: &HttpRequest, shared: Arc<UploadApi>) -> Result<Htt
     Ok(Stream { shared, principal, source, bell, ready, memory, query_due: true, ended: false, _slot: slot }.respond())
 }
 
-/// Where a client goes on, if it can; by the same rule as [`can_resume`]. Nor can one that has missed events
-/// that are not kept any more.
+/// Returns the position from which a client resumes, by the same rule as [`can_resume`]. Returns `None` also
+/// if it has missed events that are no longer stored.
 async fn resumable_position(
     shared: &UploadApi,
     principal: &Principal,
@@ -184,21 +184,22 @@ async fn snapshot_of_all(
     ))
 }
 
-/// What a client wants of a stream.
+/// The parameters of a request for a stream.
 #[derive(Debug, Default)]
 struct StreamRequest {
-    /// The id of the last event it has seen.
+    /// Id of the last event that the client has seen.
     seen: Option<String>,
     until: StreamEnd,
 }
 
-/// When the stream of one upload ends.
+/// Condition for the end of the stream of one upload.
 #[derive(Debug, Clone, Copy, Default)]
 enum StreamEnd {
-    /// Nothing more happens by itself: it has completed, or ended.
+    /// No automatic step is left: the upload has completed or ended, or it is a partial upload with all its
+    /// bytes.
     #[default]
     Settled,
-    /// It has ended, or its file was removed.
+    /// The upload has ended, or its file was removed.
     Ended,
 }
 
@@ -211,7 +212,8 @@ impl StreamEnd {
     }
 }
 
-/// The place to go on from may stand in the header or, for pages that cannot set it, in the query.
+/// Parses a request for a stream. The last event id may be in the header or, for pages that cannot set it, in
+/// the query.
 fn stream_request(request: &HttpRequest, known: &[&str]) -> Result<StreamRequest, Problem> {
     let mut stream_request = StreamRequest::default();
     let mut seen = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -235,9 +237,9 @@ struct Stream {
     source: StreamSource,
     bell: UploadBell,
     ready: VecDeque<Bytes>,
-    /// For what is ready.
+    /// Memory for the messages in `ready`.
     memory: Option<AnswerReservation>,
-    /// There may be events that were not looked for yet, or nothing more to come.
+    /// Set if there may be events that were not queried yet, or if the stream may have reached its end.
     query_due: bool,
     ended: bool,
     _slot: StreamSlot,
@@ -248,13 +250,12 @@ enum StreamSource {
     All { seen: EventPosition },
 }
 
-/// Reports of backends that came too close on others to make an event. They are shown too, but not each by
-/// itself.
+/// Reports of backends that followed others too closely to become events. They are shown too, but combined.
 #[derive(Debug, Default)]
 struct UnpublishedReports {
-    /// When the latest that was shown came.
+    /// Time of the latest report that was shown.
     shown: Option<Timestamp>,
-    /// When those since then are to be shown.
+    /// Time at which the reports since then are to be shown.
     due: Option<Instant>,
 }
 
@@ -263,7 +264,7 @@ impl UnpublishedReports {
         *self = Self { shown: Self::latest(upload), due: None };
     }
 
-    /// Whether it is time to show some; takes note of those that are to be shown later.
+    /// Reports whether reports are to be shown now. Sets the time at which later ones are to be shown.
     fn are_due(&mut self, upload: &Upload) -> bool {
         let now = Instant::now();
         if Self::latest(upload) <= self.shown {
@@ -286,8 +287,8 @@ impl Stream {
         stream_head().streaming(messages)
     }
 
-    /// The next message or a piece of it, or the end. Trouble ends the stream: the client reconnects and says
-    /// what it has seen.
+    /// Returns the next message or a piece of it, or `None` at the end. An error ends the stream: the client
+    /// reconnects with the id of the last event it has seen.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(message) = self.ready.front_mut() {
@@ -297,14 +298,14 @@ impl Stream {
                 }
                 return Some(piece);
             }
-            // What was handed on is with its connection.
+            // Messages that were passed on belong to the memory of the connection.
             self.memory = None;
             if self.ended {
                 return None;
             }
             if self.query_due {
                 self.query_due = false;
-                // A client that comes back goes on where it was.
+                // A client that reconnects resumes where it was.
                 let most_bytes = BATCH as usize * self.shared.most_event_bytes();
                 let mut memory = self.shared.answers.reserve_with(None, most_bytes).await.ok()?;
                 if let Err(error) = self.gather().await {
@@ -330,7 +331,7 @@ impl Stream {
         }
     }
 
-    /// Whether bytes are coming in, and when quiet reports are to be shown.
+    /// Returns whether bytes are arriving, and the time at which unpublished reports are to be shown.
     async fn timers(&self) -> (bool, Option<Instant>) {
         match &self.source {
             StreamSource::One { id, unpublished, .. } => (self.shared.engine.is_live(*id).await, unpublished.due),
@@ -384,7 +385,7 @@ fn stream_head() -> HttpResponseBuilder {
     let mut head = HttpResponse::Ok();
     head.content_type("text/event-stream")
         .insert_header(("cache-control", "no-store"))
-        // nginx would otherwise keep messages back.
+        // Otherwise nginx would buffer messages.
         .insert_header(("x-accel-buffering", "no"));
     head
 }
@@ -393,7 +394,7 @@ fn event_message(event: &LoggedEvent, id: &str) -> Bytes {
     message(event.kind.name(), Some(id), &String::from_utf8_lossy(&event.body))
 }
 
-/// One message. JSON text has no line breaks of its own, so its data is one line.
+/// Formats one message. JSON text contains no line breaks, so the data is one line.
 fn message(event: &str, id: Option<&str>, data: &str) -> Bytes {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     Bytes::from(format!("{id}event: {event}\ndata: {data}\n\n"))

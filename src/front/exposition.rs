@@ -1,4 +1,4 @@
-//! `/metrics`, in the format that is asked for: OpenMetrics 1.0, or the text format of Prometheus (0.0.4).
+//! `/metrics`, in the requested format: OpenMetrics 1.0, or the text format of Prometheus (0.0.4).
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::front::HealthApi;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
 
-/// How metrics are written.
+/// Format of the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Text,
@@ -23,7 +23,7 @@ pub(super) async fn metrics(call: RoutedRequest, shared: Arc<HealthApi>) -> Resu
     let accepted = call.request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
     let format = Format::wanted(accepted);
     let (registry, engine) = (Arc::clone(&shared.registry), shared.engine.clone());
-    // Some of it is looked up now: the disk, and what the kernel knows of the process.
+    // Some values are measured now: the disk, and the kernel's facts about the process.
     let rendered = web::block(move || {
         if let Err(error) = engine.disk() {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not measure the free disk space");
@@ -41,8 +41,8 @@ pub(super) async fn metrics(call: RoutedRequest, shared: Arc<HealthApi>) -> Resu
 }
 
 impl Format {
-    /// RFC 9110, 12.5.1: the format with the greater weight. Who asks for neither by name gets the text
-    /// format, which everyone reads.
+    /// Returns the format with the greater weight (RFC 9110, 12.5.1). A client that names neither gets the
+    /// text format, which all clients read.
     fn wanted<'a>(accepted: impl Iterator<Item = &'a str>) -> Self {
         let (mut text, mut open_metrics) = (0, 0);
         for range in accepted.flat_map(|line| line.split(',')) {
@@ -83,7 +83,7 @@ impl Format {
     }
 }
 
-/// A weight between 0 and 1, in thousandths; what cannot be read weighs nothing.
+/// Parses a weight between 0 and 1, in thousandths. An unreadable weight is zero.
 fn thousandths(weight: &str) -> u32 {
     let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
     let digits = format!("{fraction:0<3}");
@@ -94,9 +94,9 @@ fn thousandths(weight: &str) -> u32 {
     }
 }
 
-/// Rewrites what is in the OpenMetrics format. There a family has a name of its own, and the samples of some
-/// kinds have a suffix; here both are called by the name of the samples. Units and the end are not written
-/// down.
+/// Converts the OpenMetrics format to the text format. OpenMetrics has separate names for families, and the
+/// samples of some kinds have a suffix; the text format uses the name of the samples for both. Units and the
+/// end marker are omitted.
 fn to_text(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;

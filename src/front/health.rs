@@ -1,4 +1,4 @@
-//! What operators and their machines ask: whether the server is alive and ready.
+//! Health checks: whether the server is alive and ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,19 @@ use edge::query::Query;
 use edge::table::RoutedRequest;
 use engine::disk::DiskState;
 
-/// The process answers. Nothing else is tried: a full disk is no reason to be restarted.
+/// `GET /healthz`: the process responds. Nothing else is checked, because a full disk is no reason for a
+/// restart.
 pub(super) async fn alive(_: RoutedRequest, _: Arc<HealthApi>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(json!({ "status": "alive" })))
 }
 
-/// Requests can be served now, and webhooks are being sent: the data folder and the database were tried.
-/// Everyone may know whether it is ready; why it is not is for those who have a credential.
+/// `GET /readyz`: requests can be served and webhooks are being sent. The check probes the data folder and
+/// the database. Everyone may query readiness; the reasons are returned only to callers with a credential.
 pub(super) async fn ready(call: RoutedRequest, shared: Arc<HealthApi>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let engine = shared.engine.clone();
     let ready = shared.readiness.get(async move { engine.check().await }).await;
-    // A server that takes uploads and tells nobody is no use either.
+    // A server that accepts uploads but sends no webhooks is not ready either.
     let ready = ready.and_then(|()| shared.liveness.check().map_err(|unwell| unwell.to_string()));
     let shows_reasons = shared.access.shows_reasons(request);
     let not_ready = |code, reasons: String| {
@@ -35,7 +36,7 @@ pub(super) async fn ready(call: RoutedRequest, shared: Arc<HealthApi>) -> Result
     if let Err(reasons) = ready {
         return Err(not_ready("not-ready", reasons));
     }
-    // Where it cannot be measured, trying to write has said or will say why.
+    // If the disk cannot be measured, the write probe has failed or will fail with the reason.
     let disk = shared.engine.disk().ok().flatten();
     if disk.is_some_and(|disk| disk.state == DiskState::Full) && requires_upload_capacity(request) {
         return Err(not_ready("disk-full", "new uploads are rejected: the disk is full".to_owned()));
@@ -47,14 +48,14 @@ pub(super) async fn ready(call: RoutedRequest, shared: Arc<HealthApi>) -> Result
     Ok(HttpResponse::Ok().json(ready))
 }
 
-/// Whether whoever asks wants to know if new uploads can be taken. A server with a full disk still answers
-/// all other requests, deletions above all, so it is ready for whoever does not say that.
+/// Reports whether the caller asks if new uploads can be accepted. A server with a full disk still serves all
+/// other requests, deletions above all, so without `role=upload` it is ready.
 fn requires_upload_capacity(request: &HttpRequest) -> bool {
     Query::parse(request.query_string()).is_ok_and(|query| query.pairs().any(|pair| pair == ("role", "upload")))
 }
 
-/// What the last try came to. Trying writes to disk, so there is one try at a time, and none for `FRESH_FOR`
-/// after it, however many ask and whether they wait for the answer or not.
+/// The result of the latest probe. A probe writes to the disk, so only one runs at a time, and none within
+/// `FRESH_FOR` after it, regardless of the number of callers and of whether they wait for the response.
 #[derive(Debug, Default)]
 pub struct Readiness(Arc<Mutex<Option<ProbeOutcome>>>);
 
@@ -64,7 +65,7 @@ struct ProbeOutcome {
     outcome: Result<(), String>,
 }
 
-/// How long the outcome of a try is good.
+/// Time for which the result of a probe is reused.
 const FRESH_FOR: Duration = Duration::from_secs(1);
 
 impl Readiness {

@@ -1,4 +1,4 @@
-//! What the application was asked before moves of uploads, and what it said.
+//! The log of hook calls: requests to the application and its verdicts.
 
 use std::sync::Arc;
 

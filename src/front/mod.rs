@@ -1,8 +1,8 @@
-//! The front door: the route table, and what is answered beside the dialects of uploads.
+//! The front door: the route table, and the handlers besides the dialects.
 //!
-//! `routes` is the one list of what is served. A row is answered by a dialect (`dialect_switch`) or by a
-//! handler here, which is given only what its area needs. It knows requests and responses and the engine;
-//! neither databases nor files.
+//! `routes` is the single list of all routes. A route is answered by a dialect (`dialect_switch`) or by a
+//! handler here, which gets only the parts that its area needs. This module knows requests, responses and the
+//! engine, but neither databases nor files.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ mod webhooks;
 #[cfg(test)]
 mod tests;
 
-/// What answers about uploads are made of.
+/// The parts that handlers for uploads need.
 pub struct UploadApi {
     pub engine: Engine,
     pub uploads: Arc<UploadContext>,
@@ -63,7 +63,7 @@ pub struct UploadApi {
     pub idle_timeout: Duration,
 }
 
-/// What the administration of webhooks works with.
+/// The parts that handlers for the administration of webhooks need.
 pub struct WebhookApi {
     pub webhooks: Administration,
     pub engine: Engine,
@@ -75,17 +75,17 @@ pub struct WebhookApi {
     pub idle_timeout: Duration,
 }
 
-/// What operators and their machines look at.
+/// The parts that handlers for health checks and metrics need.
 pub struct HealthApi {
     pub engine: Engine,
-    /// Whether webhooks are being sent.
+    /// Health of the webhook sender.
     pub liveness: Liveness,
     pub readiness: health::Readiness,
     pub access: Arc<Access>,
     pub registry: Arc<Registry>,
 }
 
-/// What the rows of the route table work with.
+/// The parts that the route table needs.
 #[derive(Debug)]
 pub struct Services {
     pub uploads: Arc<UploadContext>,
@@ -94,7 +94,7 @@ pub struct Services {
     pub health: Arc<HealthApi>,
 }
 
-/// The route table.
+/// Builds the route table.
 pub fn table(dialects: Vec<DialectHandler>, services: &Services) -> RouteTable {
     let dialects = Arc::new(dialects);
     let effective_method = dialect_switch::effective_method(Arc::clone(&dialects));
@@ -108,7 +108,7 @@ pub fn table(dialects: Vec<DialectHandler>, services: &Services) -> RouteTable {
     RouteTable::new(switch.own_routes().into_iter().chain(rows), effective_method)
 }
 
-/// What pages may send and read, for every dialect.
+/// Returns the methods and fields that pages may send and read, for every dialect.
 pub(crate) fn cors_lists(dialects: &[DialectHandler], own_fields: Vec<String>) -> CorsLists {
     let own_methods = ROUTES.iter().map(|route| route.method);
     CorsLists {
@@ -142,7 +142,7 @@ fn nothing_here(request: &HttpRequest) -> HttpResponse {
     }
 }
 
-/// Gives a handler what it works with, and words its problems.
+/// Binds a handler to its parts, and converts its problems to responses.
 fn bound<S: Send + Sync + 'static>(answer: fn(RoutedRequest, Arc<S>) -> AnswerFuture, state: &Arc<S>) -> Handler {
     let state = Arc::clone(state);
     Box::new(move |call| {
@@ -153,18 +153,18 @@ fn bound<S: Send + Sync + 'static>(answer: fn(RoutedRequest, Arc<S>) -> AnswerFu
 }
 
 impl UploadApi {
-    /// What an event is told with at the most: its metadata twice, as texts and encoded, and what is always
-    /// there.
+    /// Returns the maximum size of an event in a message: its metadata twice, as text and encoded, and the
+    /// fixed part.
     fn most_event_bytes(&self) -> usize {
         self.max_metadata_bytes.saturating_mul(2).saturating_add(2 << 10)
     }
 
-    /// Where the status of an upload is.
+    /// Returns the URL of an upload's status.
     fn status_url(&self, id: UploadId) -> String {
         self.uploads.status_url(id)
     }
 
-    /// Where an upload is.
+    /// Returns the URL of an upload.
     fn upload_url(&self, id: UploadId) -> String {
         self.uploads.upload_url(id)
     }

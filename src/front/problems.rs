@@ -1,4 +1,4 @@
-//! The problems of handlers beside the dialects: what is not there, and what the engine could not do.
+//! Problems of handlers besides the dialects: unknown uploads, and errors of the engine.
 
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
@@ -10,16 +10,16 @@ use edge::body::BodyCut;
 use edge::problem::Problem;
 use engine::command::{EngineError, Unavailable};
 
-/// Reads the id of an upload in a path.
+/// Parses the id of an upload in a path.
 pub(super) fn parse_id(text: &str) -> Result<UploadId, Problem> {
     text.parse().map_err(|_| no_such_upload())
 }
 
-/// The problem behind a failure of the engine.
+/// Returns the problem for an error of the engine.
 pub(super) fn problem(error: EngineError, request: &HttpRequest) -> Problem {
     match common(error, request) {
         Ok(problem) => problem,
-        // Reading is refused only for what was never there.
+        // The engine rejects these requests only if the upload does not exist.
         Err(Rejection::NotFound) => no_such_upload(),
         Err(rejection) => Problem::bad_request("refused", rejection.to_string()),
     }
@@ -29,7 +29,7 @@ fn no_such_upload() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no-such-upload", Rejection::NotFound.to_string())
 }
 
-/// The problem of a request whose body ceased to come.
+/// Returns the problem for a request whose body stopped arriving.
 pub(super) fn cut(_: BodyCut, request: &HttpRequest) -> Problem {
     problem(EngineError::Unavailable(Unavailable::Idle), request)
 }

@@ -1,4 +1,4 @@
-//! Where backends get tokens with which a page follows one upload.
+//! Issues tokens with which a page can follow one upload.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use edge::principal::principal;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
 
-/// `POST /api/v1/uploads/{id}/read-token`. A body is not looked at.
+/// `POST /api/v1/uploads/{id}/read-token`. A request body is ignored.
 pub(super) async fn make(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let request = &call.request;
     let id = problems::parse_id(&call.parameter(0))?;
     shared.engine.status(&principal(request), id).await.map_err(|error| problems::problem(error, request))?;
-    // A token names a whole second.
+    // The expiry of a token is a whole second.
     let ends_ms = shared.engine.now().plus(shared.access.read_token_lifetime).unix_ms();
     let expires_at = Timestamp::from_unix_ms(ends_ms / 1_000 * 1_000);
     let status_url = shared.status_url(id);

@@ -1,4 +1,4 @@
-//! The one list of what is served: method, path, what the request needs, and what answers it.
+//! The single list of all routes: method, path, required rights, and handler.
 
 use std::sync::Arc;
 
@@ -14,23 +14,23 @@ use edge::access::Needs;
 use edge::problem::Problem;
 use edge::table::{ANY, RoutedRequest};
 
-/// One row of the list.
+/// One route.
 #[derive(Clone, Copy)]
 pub(super) struct RouteEntry {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
     pub(super) needs: Needs,
     pub(super) answer: RouteHandler,
-    /// What metrics and logs call it.
+    /// Label of the route in metrics and logs.
     pub(super) label: &'static str,
 }
 
-/// What answers a request, by what it is made of.
+/// The handler of a route, by the parts that it needs.
 #[derive(Clone, Copy)]
 pub(super) enum RouteHandler {
-    /// In the dialect of the request.
+    /// The dialect of the request.
     Dialects,
-    /// There is nothing.
+    /// No resource exists there.
     Nothing,
     Uploads(fn(RoutedRequest, Arc<UploadApi>) -> AnswerFuture),
     Webhooks(fn(RoutedRequest, Arc<WebhookApi>) -> AnswerFuture),
@@ -39,7 +39,7 @@ pub(super) enum RouteHandler {
 
 pub(super) type AnswerFuture = LocalBoxFuture<'static, Result<HttpResponse, Problem>>;
 
-/// The label of whatever is below it.
+/// Label of this path and of all paths below it.
 const WEBHOOKS: &str = "/api/v1/webhooks";
 
 macro_rules! reads {
@@ -60,7 +60,7 @@ macro_rules! health {
     };
 }
 
-/// Every row, but those of dialects' own addresses. Of two paths that fit, the first counts.
+/// All routes except those for addresses of single dialects. If two paths match, the first one wins.
 #[rustfmt::skip]
 pub(super) const ROUTES: &[RouteEntry] = &[
     route(ANY, "/files", Needs::Client(Right::Create), RouteHandler::Dialects),
@@ -100,7 +100,7 @@ pub(super) const ROUTES: &[RouteEntry] = &[
     changes("POST", "/api/v1/webhooks/pause", webhooks!(admin::pause_all)),
     changes("POST", "/api/v1/webhooks/resume", webhooks!(admin::resume_all)),
     changes("POST", "/api/v1/webhooks/expunge", webhooks!(admin::expunge)),
-    // Whatever else will be there is administration.
+    // All further paths below are reserved for administration.
     changes(ANY, "/api/v1/webhooks", RouteHandler::Nothing),
     changes(ANY, "/api/v1/webhooks/{..}", RouteHandler::Nothing),
 
@@ -113,17 +113,17 @@ const fn route(method: &'static str, path: &'static str, needs: Needs, answer: R
     RouteEntry { method, path, needs, answer, label: path }
 }
 
-/// A row that shows operators something.
+/// Returns a route with which operators read.
 const fn shows(path: &'static str, answer: RouteHandler) -> RouteEntry {
     route("GET", path, Needs::Operator(Right::ReadWebhooks), answer).labelled(WEBHOOKS)
 }
 
-/// A row with which operators change something.
+/// Returns a route with which operators make changes.
 const fn changes(method: &'static str, path: &'static str, answer: RouteHandler) -> RouteEntry {
     route(method, path, Needs::Operator(Right::ManageWebhooks), answer).labelled(WEBHOOKS)
 }
 
-/// A row that describes events to everyone who may read some.
+/// Returns a route that describes events, for everyone who may read.
 const fn schemas(path: &'static str, answer: RouteHandler) -> RouteEntry {
     route("GET", path, Needs::Client(Right::Read), answer).labelled(WEBHOOKS)
 }

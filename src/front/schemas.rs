@@ -1,4 +1,4 @@
-//! What events look like: the JSON Schemas of `docs/events`, built into the program.
+//! The JSON Schemas of events, from `docs/events`, built into the program.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ use edge::conditions;
 use edge::problem::Problem;
 use edge::table::RoutedRequest;
 
-/// They change only with the program.
+/// The schemas change only with the program.
 const CACHE: HeaderValue = HeaderValue::from_static("max-age=3600");
 
-/// What other schemas refer to; no event is of this type.
+/// Name of the schema that others refer to. No event has this type.
 const COMMON: &str = "event";
 
 macro_rules! schemas {
     ($($name:literal,)*) => {
-        /// By name, which is the type of the events.
+        /// Schemas by name, which is the type of the events.
         const SCHEMAS: &[(&str, &str)] =
             &[$(($name, include_str!(concat!("../../docs/events/", $name, ".schema.json")))),*];
     };
@@ -52,7 +52,7 @@ schemas! {
     "hook.pre_terminate",
 }
 
-/// `GET /api/v1/webhooks/schemas`: where the schema of each type is.
+/// `GET /api/v1/webhooks/schemas`: the URL of the schema for each type.
 pub(super) async fn list(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let url = |name: &str| Value::from(shared.uploads.addresses.link(&format!("/api/v1/webhooks/schemas/{name}")));
     let types = SCHEMAS.iter().filter(|(name, _)| *name != COMMON);
@@ -60,8 +60,7 @@ pub(super) async fn list(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<
     Ok(serve(call.request.headers(), "application/json", &json!({ "schemas": schemas }).to_string()))
 }
 
-/// `GET /api/v1/webhooks/schemas/{type}`, also with the name of its file, by which schemas refer to each
-/// other.
+/// `GET /api/v1/webhooks/schemas/{type}`, also with the file name, which schemas use to refer to each other.
 pub(super) async fn one(call: RoutedRequest, _: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     let name = call.parameter(0);
     let name = name.strip_suffix(".schema.json").unwrap_or(&name);

@@ -1,4 +1,4 @@
-//! Where backends report stages of their own.
+//! Receives reports of backends about their own stages.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use edge::table::RoutedRequest;
 use edge::{body, json};
 use engine::report::ReportError;
 
-/// Enough for the longest message with every character escaped.
+/// Maximum size of a report in bytes: enough for the longest message with every character escaped.
 const MAX_BODY_BYTES: usize = 8 * 1024;
 
 /// `POST /api/v1/uploads/{id}/stages`.

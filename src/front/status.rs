@@ -1,4 +1,4 @@
-//! How far uploads are: one, or a list of them. Asking takes no lock and disturbs no writer.
+//! Status of one upload, and lists of statuses. A query takes no lock and does not delay a writer.
 
 use domain::query::UploadQuery;
 use std::sync::Arc;
@@ -31,21 +31,21 @@ use engine::Engine;
 use engine::command::EngineError;
 use engine::read::UploadStatus;
 
-/// While bytes arrive, a waiting client is told of progress no more often than this.
+/// Minimum interval of progress notifications to a waiting client while bytes arrive.
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 const DEFAULT_PAGE: u32 = 100;
 
-/// How the tag of an upload ends whose time has passed.
+/// Suffix of the tag of an upload that is past its expiry.
 const EXPIRED: &str = "-expired";
 
-/// A page ends with the item that brings it to this size.
+/// Size at which a page ends, in bytes; the item that reaches it is included.
 const PAGE_BYTES: usize = 1 << 20;
 
-/// The most conditions on metadata, or types, that one query may have.
+/// Maximum number of conditions on metadata, or of types, in one query.
 const MAX_CONDITIONS: usize = 16;
 
-/// `GET /api/v1/uploads/{id}`, with `?wait=30s` to be answered when something has changed.
+/// `GET /api/v1/uploads/{id}`. With `?wait=30s` the response is delayed until something has changed.
 pub(super) async fn one(call: RoutedRequest, shared: Arc<UploadApi>) -> Result<HttpResponse, Problem> {
     answer_one(&call.request, &call.parameter(0), &shared).await
 }
@@ -79,8 +79,8 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &UploadApi) -> Resu
         .json(shown(&status, shared, Viewer::of(request, shared))))
 }
 
-/// The status as soon as it differs from the one the client knows, or when the wait is over. Without a known
-/// one, any change counts.
+/// Returns the status as soon as it differs from the one that the client knows, or when the wait is over.
+/// Without a known status, any change counts.
 async fn wait_for_change(
     engine: &Engine,
     principal: &Principal,
@@ -89,7 +89,7 @@ async fn wait_for_change(
     wait: Duration,
 ) -> Result<UploadStatus, EngineError> {
     let deadline = Instant::now() + wait;
-    // Armed before looking, so that nothing between looking and waiting is missed.
+    // Registered before reading the status, so that no change in between is missed.
     let mut bell = engine.bell(id);
     let mut status = engine.status(principal, id).await?;
     if wait.is_zero() {
@@ -109,7 +109,7 @@ async fn wait_for_change(
     Ok(status)
 }
 
-/// Waits until a running append has taken in more than the status says. No row is read for that.
+/// Waits until a running append has received more bytes than the status says. Reads no rows.
 async fn more_bytes(engine: &Engine, id: UploadId, status: &UploadStatus) {
     let received = status.live.map(|live| live.received_bytes);
     loop {
@@ -140,8 +140,8 @@ async fn answer_list(request: &HttpRequest, shared: &UploadApi) -> Result<HttpRe
     Ok(memory.with(answer.json(UploadList { uploads: uploads_shown, next })))
 }
 
-/// As many of `items` as make a page that a slow reader may keep waiting in memory; and which of them is the
-/// last, if there may be more: some are left over, or the question was `full`ly used up.
+/// Returns as many of `items` as fit into a page that a slow reader may keep in memory, and the index of the
+/// last one if there may be more: items are left over, or the query was `full`.
 pub(super) fn page<T: Serialize>(items: impl Iterator<Item = T>, full: bool) -> (Vec<T>, Option<usize>) {
     let mut items = items.peekable();
     let (mut shown, mut bytes) = (Vec::new(), 0);
@@ -207,7 +207,8 @@ fn list_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Result<Up
     Ok(wanted)
 }
 
-/// Changes with every commit, and with every byte a running append takes in.
+/// Returns the tag of a status. It changes with every commit, and with every byte that a running append
+/// receives.
 fn etag(status: &UploadStatus) -> String {
     let expired = if status.expired { EXPIRED } else { "" };
     format!("W/\"{}-{}{expired}\"", status.upload.record().version, received(status))
@@ -217,17 +218,17 @@ fn received(status: &UploadStatus) -> u64 {
     status.live.map_or(0, |live| live.received_bytes)
 }
 
-/// Whether a status differs from those that a client knows, and is not behind one of them. Where readings do
-/// not lag, fewer bytes are news: some that had come were dropped.
+/// Reports whether a status differs from those that a client knows, and is not behind one of them. If
+/// readings do not lag, a smaller number of bytes is a change: received bytes were dropped.
 fn is_new(status: &UploadStatus, known: &str, readings_may_lag: bool) -> bool {
     let is_behind =
         readings_may_lag && !status.expired && knows_more(known, status.upload.record().version, received(status));
     !is_behind && !conditions::names(known, &etag(status))
 }
 
-/// Whether one of these tags is of this version, and of more bytes. The nodes behind a balancer may be behind
-/// each other in what a running append has taken in: whoever asks them in turn would otherwise be answered at
-/// once, again and again.
+/// Reports whether one of these tags has this version and more bytes. Nodes behind a load balancer may lag
+/// behind each other in the bytes that a running append has received: a client that queries them in turn
+/// would otherwise get immediate responses again and again.
 fn knows_more(known: &str, version: u64, received: u64) -> bool {
     let of_version = format!("{version}-");
     let received_by = |tag: &str| {
@@ -237,12 +238,12 @@ fn knows_more(known: &str, version: u64, received: u64) -> bool {
     known.split(',').filter_map(received_by).any(|known| known > received)
 }
 
-/// An answer or a message as JSON text.
+/// Returns a response or a message as JSON text.
 pub(super) fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("names and values are always JSON")
 }
 
-/// The status of an upload, as pages and programs read it.
+/// Returns the public status of an upload.
 pub(super) fn shown<'a>(status: &'a UploadStatus, shared: &UploadApi, viewer: Viewer) -> Shown<'a> {
     let record = status.upload.record();
     let stage = if status.expired { Stage::Ended(Ended::Expired) } else { record.stage };
@@ -287,11 +288,11 @@ pub(super) fn shown<'a>(status: &'a UploadStatus, shared: &UploadApi, viewer: Vi
     }
 }
 
-/// Whom a status is shown to.
+/// The viewer of a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Viewer {
     Client,
-    /// May know where files are.
+    /// May see the paths of files.
     Operator,
 }
 
@@ -314,7 +315,7 @@ fn links(upload: &Upload, shared: &UploadApi, viewer: Viewer) -> UploadLinks {
     }
 }
 
-/// Two digits after the point, and 100 only for all of it.
+/// Returns the percentage with two decimal places; it is 100 only if all bytes have arrived.
 fn percent(received: u64, length: Option<u64>) -> Option<f64> {
     let length = length?;
     let hundredths = if length == 0 { 10_000 } else { u128::from(received) * 10_000 / u128::from(length) };

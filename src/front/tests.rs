@@ -1,4 +1,4 @@
-//! The route table: every path has its row, and what the row needs is what was meant.
+//! Tests of the route table: every path has its route, and each route requires the intended rights.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,7 +16,7 @@ use crate::front::routes::ROUTES;
 
 mod access;
 
-/// The rows of the server, without what answers them.
+/// The routes of the server, with empty handlers.
 static TABLE: LazyLock<RouteTable> = LazyLock::new(|| {
     let dialects = Arc::new(dialects::all());
     let silent = || -> Handler { Box::new(|_: RoutedRequest| ready(HttpResponse::Ok().finish()).boxed_local()) };

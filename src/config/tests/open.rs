@@ -1,4 +1,4 @@
-//! Servers that everyone may use start only if that was written.
+//! Servers that are open to everyone start only if that is configured explicitly.
 
 use super::*;
 
@@ -67,7 +67,8 @@ fn all_pages_without_a_token_have_to_be_meant() {
     }
 }
 
-/// Configurations that were good before open servers had to be meant. They must start unchanged.
+/// Configurations that were valid before open servers had to be configured explicitly. They must start
+/// unchanged.
 #[test]
 fn configurations_with_a_token_read_as_they_always_have() {
     let token = format!("[auth]\ntoken = \"{TOKEN}\"\n");

@@ -1,4 +1,4 @@
-//! Who may ask for what, for every row of the route table.
+//! Tests of access to every route.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn access(token: Option<&str>, keys: usize, exposure: Exposure) -> Access {
     }
 }
 
-/// A laptop's server with nothing configured.
+/// Returns the access rules of a server on a laptop with nothing configured.
 fn laptop() -> Access {
     access(None, 0, Exposure::ThisMachine)
 }
@@ -43,7 +43,7 @@ fn key(byte: u8) -> String {
     AdminKey::generate([byte; 32]).expose().to_owned()
 }
 
-/// The status that a request is refused with; 200 if it is not.
+/// Returns the status with which a request is rejected; 200 if it is accepted.
 fn judged(access: &Access, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
     let method = method.parse().unwrap();
     let request =
@@ -60,7 +60,7 @@ fn with<'a>(host: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str
     [("host", host)].into_iter().chain(more.iter().copied()).collect()
 }
 
-/// Every path in the route table.
+/// Returns every path in the route table.
 fn routes() -> Vec<String> {
     let paths = TABLE.paths().map(|(_, path)| path).filter(|path| !matches!(*path, "/healthz" | "/readyz"));
     let mut paths: Vec<_> = paths.map(|path| path.replace("{..}", "x/y").replace(['{', '}'], "")).collect();
@@ -155,7 +155,7 @@ fn without_a_token_programs_and_pages_of_this_machine_are_served() {
         ("POST", &[("origin", "http://localhost:3000")][..]),
         ("POST", &[("origin", "http://127.0.0.1:8080"), ("sec-fetch-site", "same-origin")]),
         ("DELETE", &[("origin", "http://localhost:3000"), ("sec-fetch-site", "cross-site")]),
-        // A proxy that changes the host: only the browser knows that the page is ours.
+        // A proxy changes the host: only the browser knows that the page belongs to this server.
         ("POST", &[("origin", "https://app.example.com"), ("sec-fetch-site", "same-origin")]),
         ("POST", &[("sec-fetch-site", "none")]),
         ("GET", &[("sec-fetch-site", "same-site")]),
@@ -337,7 +337,7 @@ fn the_host_of_a_target_must_be_the_one_of_the_field() {
     assert_eq!(judged("http://evil.example/api/v1/uploads", "evil.example"), 421);
 }
 
-/// Judgement and the rights of a principal are two ways to one answer.
+/// The access check and the rights of the principal agree.
 #[test]
 fn whoever_is_admitted_has_the_right_that_was_needed() {
     let id = STATUS.rsplit('/').next().unwrap();
@@ -406,7 +406,7 @@ fn nothing_secret_prints_itself() {
 
 const STATUS: &str = "/api/v1/uploads/01a2003c-6e4b-7707-8707-070707070707";
 
-/// A read token for [`STATUS`] that ends this many seconds from now.
+/// Returns a read token for [`STATUS`] that expires this many seconds from now.
 fn read_token(access: &Access, ends_in_seconds: i64) -> String {
     let id = STATUS.rsplit('/').next().unwrap().parse().unwrap();
     access.read_tokens.token(id, Timestamp::from_unix_ms(NOW.unix_ms() + 1_000 * ends_in_seconds))
@@ -434,7 +434,8 @@ fn a_read_token_opens_the_status_and_the_events_of_its_upload_and_nothing_else()
     assert_eq!(judged(&access, "GET", STATUS, &with("a", &[("authorization", &expired)])), 401);
 }
 
-/// Its address is one where read tokens are known, whatever the method needs.
+/// The address accepts read tokens, so the rejection states what is wrong with the token, whatever the method
+/// requires.
 #[test]
 fn deletion_of_what_a_read_token_opens_is_refused_for_what_is_wrong_with_the_token() {
     let delete = |access: &Access, uri: &str, credential: &str| {

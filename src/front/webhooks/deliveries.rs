@@ -1,4 +1,4 @@
-//! Which webhooks went where, and what came of every attempt.
+//! The list of deliveries, with the results of every attempt.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use edge::query;
 use edge::query::Query;
 use edge::table::RoutedRequest;
 
-/// What the list takes.
+/// Parameters of the list.
 const KNOWN: &str = "endpoint, upload, event, event_id, state, status, error, from, before, cursor, limit";
 
-/// How far the time in the id of a delivery may be from that in the id of the event it was made with.
+/// Maximum difference between the time in the id of a delivery and that in the id of its event.
 const APART: Duration = Duration::from_secs(60);
 
 /// `GET /api/v1/webhooks/deliveries`, newest first.
@@ -48,7 +48,8 @@ pub(crate) async fn one(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<
     shown(&call.request, parse_id(&call.parameter(0))?, &shared).await
 }
 
-/// `POST /api/v1/webhooks/deliveries/{id}/replay`: sent again now, with the whole schedule before it.
+/// `POST /api/v1/webhooks/deliveries/{id}/replay`: sends the delivery again now, with the full retry
+/// schedule.
 pub(crate) async fn replay(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&call.parameter(0))?;
     let RoutedRequest { request, payload, .. } = call;
@@ -129,7 +130,7 @@ fn delivery_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Resul
         }
     }
     if let Some(event) = wanted.event {
-        // Deliveries are found by when they were made: with their event.
+        // Deliveries are found by their creation time, which is that of their event.
         let (from, before) = (event.made_at().minus(APART), event.made_at().plus(APART));
         wanted.created_from = Some(wanted.created_from.map_or(from, |asked| asked.max(from)));
         wanted.created_before = Some(wanted.created_before.map_or(before, |asked| asked.min(before)));
@@ -137,7 +138,7 @@ fn delivery_query(text: &str, max_page: u32, cursors: &PageCursors<'_>) -> Resul
     Ok(wanted)
 }
 
-/// A class such as `5xx`, or one status.
+/// Parses a class such as `5xx`, or one status.
 fn statuses(name: &str, value: &str) -> Result<RangeInclusive<u16>, Problem> {
     let number = |text: &str| text.parse::<u16>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
     let found = match value.strip_suffix("xx") {

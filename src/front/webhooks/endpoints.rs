@@ -1,4 +1,4 @@
-//! Endpoints: made, seen, changed, removed, and what else can be done with one.
+//! Creates, shows, changes and deletes endpoints, and runs other operations on them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,7 +49,7 @@ pub(crate) async fn create(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
         .json(with_keys(&overview, receiver_needs)))
 }
 
-/// A key the operator has chosen.
+/// Parses a key chosen by the operator.
 fn key(text: Option<&str>) -> Result<Option<SigningKey>, Problem> {
     text.map(|text| SigningKey::parse(text).map_err(|why| bad("secret", &why.to_string()))).transpose()
 }
@@ -93,7 +93,7 @@ pub(crate) async fn change(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
                 let body = if made_keys { with_keys(&overview, receiver_needs) } else { of(&overview) };
                 return Ok(tagged(&overview, body));
             }
-            // Without a condition, what was said holds whatever came in between.
+            // Without a condition, the change applies to whatever version is current.
             Err(AdminError::Changed(_)) if known.is_none() => {}
             Err(error) => return Err(problem(error, request)),
         }
@@ -162,7 +162,7 @@ fn tag(overview: &EndpointOverview) -> String {
     format!("\"{}\"", overview.endpoint.version)
 }
 
-/// With what the receiver needs, which is shown only now.
+/// Returns the endpoint with its receiver's verification keys, which are shown only once.
 fn with_keys(overview: &EndpointOverview, receiver_needs: VerificationKeys) -> Endpoint {
     let VerificationKeys { secret, public_key } = receiver_needs;
     Endpoint { secret: Some(secret), public_key: Some(public_key), ..of(overview) }

@@ -1,5 +1,5 @@
-//! The administration of webhooks: endpoints, deliveries, replays. The edge has already checked that an
-//! operator asks.
+//! The administration of webhooks: endpoints, deliveries, replays. The edge has already checked that the
+//! caller is an operator.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +25,11 @@ pub(super) mod endpoints;
 pub(super) mod replays;
 mod terms;
 
-/// More than the largest endpoint needs: a hundred waits, sixteen pairs of metadata, twenty headers.
+/// Maximum size of a body in bytes: more than the largest endpoint needs, with a hundred waits, sixteen pairs
+/// of metadata and twenty headers.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// When it is worth asking again for what the sender cannot do just now.
+/// Suggested wait before a retry when the sender is temporarily unavailable.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 impl WebhookApi {
@@ -38,19 +39,20 @@ impl WebhookApi {
     }
 }
 
-/// `POST /api/v1/webhooks/pause`: every endpoint that is not stopped is paused.
+/// `POST /api/v1/webhooks/pause`: pauses every endpoint that is not stopped.
 pub(super) async fn pause_all(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let paused = shared.admin(&call.request).pause_all().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(PausedCount { paused }))
 }
 
-/// `POST /api/v1/webhooks/resume`: every endpoint that an operator paused goes on.
+/// `POST /api/v1/webhooks/resume`: resumes every endpoint that an operator paused.
 pub(super) async fn resume_all(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let resumed = shared.admin(&call.request).resume_all().await.map_err(|error| problem(error, &call.request))?;
     Ok(private(ResumedCount { resumed }))
 }
 
-/// `POST /api/v1/webhooks/expunge`: takes what an upload's client said out of its events (webhooks L7).
+/// `POST /api/v1/webhooks/expunge`: expunges the data from the client from the events of an upload (webhooks
+/// L7).
 pub(super) async fn expunge(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let RoutedRequest { request, payload, .. } = call;
     let body: Expunge = read(&request, payload, &shared, r#"{"upload_id": "…"}"#).await?;
@@ -59,7 +61,8 @@ pub(super) async fn expunge(call: RoutedRequest, shared: Arc<WebhookApi>) -> Res
     Ok(private(Expunged { events }))
 }
 
-/// An answer that no cache may keep: names of receivers, and what they answered, are for the one who asked.
+/// Returns a response that no cache may store: names of receivers, and their responses, are only for the
+/// caller.
 fn answering(status: StatusCode) -> HttpResponseBuilder {
     let mut answer = HttpResponse::build(status);
     answer.insert_header((header::CACHE_CONTROL, "no-store"));
@@ -70,7 +73,7 @@ fn private(body: impl Serialize) -> HttpResponse {
     answering(StatusCode::OK).json(body)
 }
 
-/// Reads a JSON body; an empty one as an object without fields.
+/// Reads a JSON body. An empty body is read as an object without fields.
 async fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: Payload,
@@ -92,12 +95,12 @@ fn too_large() -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
 }
 
-/// What is wrong with one field.
+/// Returns the problem of one field.
 fn bad(field: &str, why: &str) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-field", format!("{field}: {why}")).member("field", field)
 }
 
-/// What is no name names no endpoint.
+/// Parses the name of an endpoint. An invalid name is answered like an unknown one.
 fn endpoint_id(text: &str) -> Result<EndpointId, Problem> {
     let unknown = || Problem::new(StatusCode::NOT_FOUND, "no-such-endpoint", "there is no endpoint with this name");
     EndpointId::new(text).ok_or_else(unknown)

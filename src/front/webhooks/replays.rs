@@ -1,4 +1,4 @@
-//! Jobs that send many deliveries again.
+//! Replay jobs, which send many deliveries again.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) async fn one(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<
     found(&call.request, parse_id(&call.parameter(0))?, &shared).await
 }
 
-/// `DELETE /api/v1/webhooks/replays/{id}`: stops it where it is.
+/// `DELETE /api/v1/webhooks/replays/{id}`: stops the job.
 pub(crate) async fn cancel(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = parse_id(&call.parameter(0))?;
     shared.admin(&call.request).cancel_replay(id).await.map_err(|error| problem(error, &call.request))?;

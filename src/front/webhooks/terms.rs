@@ -1,5 +1,4 @@
-//! What may be said of an endpoint, read from a request strictly: each field that cannot be is named, with
-//! what it may be.
+//! Reads the settings of an endpoint from a request, strictly: an error names the field and its valid values.
 
 use std::time::Duration;
 
@@ -9,11 +8,11 @@ use domain::endpoint::{EndpointTerms, Ordering, Payload, Signing};
 use domain::event::{EventFilter, EventKind};
 use edge::problem::Problem;
 
-/// How a body looks, for those who got it wrong.
+/// Example of a body, for error messages.
 pub(super) const FORM: &str = r#"{"url": "https://app.example.com/hooks", "events": ["upload.completed"]}"#;
 
-/// Returns the terms with what is said of them. Whether they can be those of an endpoint is for the sender to
-/// judge.
+/// Returns the settings with the changes of a request. The sender checks whether they are valid for an
+/// endpoint.
 pub(super) fn changed(before: EndpointTerms, said: &EndpointChange) -> Result<EndpointTerms, Problem> {
     let mut terms = before;
     if let Some(url) = &said.url {
