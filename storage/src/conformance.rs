@@ -1,7 +1,8 @@
-//! What every store owes, as one suite: [`all`] is run against each backend and against the fault wrapper.
+//! The contract of every store, as one suite: [`all`] runs against each backend and against the fault
+//! wrapper.
 //!
-//! Each test gets a store of its own. The numbers are chosen to lie around the sizes a backend may split at.
-//! What only some stores can do is asked of those whose [`Abilities`] say so; the others have to refuse it.
+//! Each test gets a new store. The numbers are close to sizes at which a backend may split. Operations that
+//! only some stores support are tested on those whose [`Abilities`] say so; the others have to reject them.
 #![expect(clippy::unwrap_used, reason = "this is test code, in the library so that every backend can use it")]
 
 use std::ops::Range;
@@ -13,7 +14,7 @@ use futures::{FutureExt, TryStreamExt};
 use crate::{Abilities, BlobKey, BlobPart, BlobStore, BlobWriter, Epoch, ErrorKind, OpenBlob, Resume};
 use pool::BLOCK_BYTES;
 
-/// The epoch of a blob that nobody else has written to.
+/// The epoch of a blob that was never taken over.
 pub const EPOCH: Epoch = Epoch::FIRST;
 
 const LATER: Epoch = Epoch::new(2);
@@ -23,7 +24,8 @@ const MIB: u64 = 1 << 20;
 
 type Store = Arc<dyn BlobStore>;
 
-/// Runs the whole suite; panics where a store owes something. `make` gives a new, empty store at each call.
+/// Runs the whole suite; panics where a store violates the contract. `make` returns a new, empty store at
+/// each call.
 pub async fn all(make: impl AsyncFn() -> Store) {
     a_new_blob_is_empty_and_durable_with_its_first_checkpoint(make().await).await;
     writing_goes_on_after_each_checkpoint(make().await).await;
@@ -142,7 +144,7 @@ async fn a_blob_of_known_size_resumes_anywhere(store: Store) {
     let size = Some(5 * MIB + 1);
     let (mut token, mut at): (Option<Resume>, u64) = (None, 0);
     for end in ends {
-        // One that got further and was not told so, and then the one that counts.
+        // First a writer that got further without an acknowledgment, and then the one that counts.
         for covered in [false, true] {
             let mut writer = store.open(&key(), EPOCH, token.as_ref(), size).await.unwrap();
             while covered && at < end {
@@ -172,7 +174,7 @@ async fn room_set_aside_counts_for_its_own_blob(store: Store) {
     let holding = OpenBlob { key: &key(), received_bytes: MIB };
     let (own, others) = (store.available(Some(holding)).await.unwrap(), store.available(None).await.unwrap());
     assert_eq!(own.is_some(), others.is_some());
-    // Others who use the same disk may take or give room in between.
+    // Other users of the same disk may take or free space in between.
     let slack = 64 * MIB;
     assert!(own.unwrap_or(0) + slack >= others.unwrap_or(0), "{own:?} is less than {others:?}");
     let nothing = OpenBlob { key: &named("not/there"), received_bytes: 0 };
@@ -312,7 +314,7 @@ async fn a_newer_epoch_takes_a_blob_over(store: Store) {
     let refused = store.open(&key(), EPOCH, Some(&token), None).await.unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Fenced, "{refused:?}");
     old.close().await;
-    // The attempt has not ended the newer one.
+    // The attempt has not ended the newer writer.
     new.write(10, bytes(10..20)).await.unwrap();
     let token = sync(&mut *new, 20).await;
     new.close().await;
@@ -447,7 +449,7 @@ async fn a_dropped_promise_harms_nothing(store: Store) {
     writer.write(0, bytes(0..2 * MIB)).await.unwrap();
     drop(writer.checkpoint(2 * MIB).await.unwrap());
     writer.write(2 * MIB, bytes(2 * MIB..3 * MIB)).await.unwrap();
-    // This one is given up while it is being kept.
+    // This promise is dropped while it is pending.
     let _ = writer.checkpoint(3 * MIB).await.unwrap().now_or_never();
     writer.write(3 * MIB, bytes(3 * MIB..3 * MIB + 5)).await.unwrap();
     let token = sync(&mut *writer, 3 * MIB + 5).await;
@@ -529,7 +531,7 @@ async fn a_checkpoint_covers_bytes_up_to_its_end(store: Store) {
     let mut writer = store.open(&key(), EPOCH, None, None).await.unwrap();
     writer.write(0, bytes(0..MIB + 10)).await.unwrap();
     let shorter = sync(&mut *writer, MIB).await;
-    // What lies behind the end of one checkpoint may still count in a later one.
+    // Bytes behind the end of one checkpoint may still count in a later one.
     let longer = sync(&mut *writer, MIB + 10).await;
     assert_ne!(shorter, longer);
     let shorter = sync(&mut *writer, MIB).await;
@@ -635,7 +637,7 @@ async fn joining_again_starts_over(store: Store) {
     store.concatenate(&[part(&one, 5000), part(&two, 3000)], &key(), EPOCH).await.unwrap();
     let token = store.concatenate(&[part(&two, 3000)], &key(), EPOCH).await.unwrap();
     assert_ends_at(&store, 3000).await;
-    // What was joined is an open blob like any other.
+    // The joined blob is an open blob like any other.
     let mut writer = store.open(&key(), EPOCH, Some(&token), None).await.unwrap();
     writer.write(3000, bytes(3000..3001)).await.unwrap();
     let token = sync(&mut *writer, 3001).await;
@@ -723,14 +725,14 @@ async fn a_healthy_store_says_so(store: Store) {
     }
 }
 
-/// The bytes that the suite puts at these places of a blob.
+/// Returns the bytes that the suite writes to this range of a blob.
 pub fn bytes(range: Range<u64>) -> Bytes {
     let place = range.start;
     let bytes: Vec<u8> = range.map(|at| u8::try_from((at ^ (at >> 8) ^ (at >> 16)) % 251).unwrap()).collect();
     laid_out(place, &bytes)
 }
 
-/// A chunk that lies in memory as it will in the file, as those from a pool do.
+/// Returns a chunk that is aligned in memory as it will be in the file, like those from a pool.
 pub fn laid_out(place: u64, bytes: &[u8]) -> Bytes {
     let mut memory = vec![0; bytes.len() + 2 * BLOCK_BYTES];
     let lead = usize::try_from(place % BLOCK_BYTES as u64).unwrap();
@@ -748,7 +750,7 @@ pub async fn write_blob(store: &Store, key: &BlobKey, size: u64) -> Resume {
     token
 }
 
-/// The same, and sees to it that it can be read.
+/// Writes a blob of this size durably, and seals it if the store reads only sealed blobs.
 async fn write_readable(store: &Store, key: &BlobKey, size: u64) {
     let token = write_blob(store, key, size).await;
     if !store.abilities().reads_open {
@@ -756,7 +758,7 @@ async fn write_readable(store: &Store, key: &BlobKey, size: u64) {
     }
 }
 
-/// Reads part of a blob.
+/// Reads a range of a blob.
 pub async fn read(store: &Store, key: &BlobKey, range: Range<u64>) -> Bytes {
     try_read(store, key, range).await.unwrap()
 }
@@ -778,14 +780,14 @@ async fn sync(writer: &mut dyn BlobWriter, end: u64) -> Resume {
     writer.checkpoint(end).await.unwrap().await.unwrap()
 }
 
-/// Compares what can be read of the open blob.
+/// Compares the readable bytes of the open blob.
 async fn assert_open(store: &Store, range: Range<u64>) {
     if store.abilities().reads_open {
         assert_bytes(&read(store, &key(), range.clone()).await, &bytes(range));
     }
 }
 
-/// Finishes the blob, which then has these bytes and no more.
+/// Finishes the blob, and checks that it has exactly these bytes.
 async fn assert_finishes(store: &Store, token: &Resume, size: u64) {
     store.finish(&key(), EPOCH, Some(token), size).await.unwrap();
     assert_bytes(&read(store, &key(), 0..size).await, &bytes(0..size));

@@ -1,28 +1,28 @@
-//! Disks to test on: a file with a file system in it, mounted on a folder and thrown away afterwards.
+//! Disks for tests: a file with a file system in it, mounted on a folder and discarded afterwards.
 //!
-//! They are what a folder on the developer's own disk is not: small, with sectors of a chosen size, without
-//! direct writes, or cut off from their power in the middle of everything. Making one takes the right to
-//! mount; who may not is told so, and skips the test.
+//! They have properties that a folder on the developer's own disk lacks: small, with sectors of a chosen
+//! size, without direct writes, or cut off from their power at any moment. Creating one needs the right to
+//! mount; without it, the error says why, and the test is skipped.
 
 use std::fs;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A mounted disk. Unmounted when dropped; the folder it was made in stays.
+/// A mounted disk. Unmounted when dropped; the folder it was created in stays.
 #[derive(Debug)]
 pub struct TestDisk {
     at: PathBuf,
-    /// What is mounted, and as what.
+    /// The mounted device, and the type of its file system.
     device: String,
     file_system: &'static str,
 }
 
-/// What a disk is formatted as.
+/// The file system of a test disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileSystem {
     Ext4,
-    /// Not below 300 MiB.
+    /// At least 300 MiB.
     Xfs,
 }
 
@@ -34,7 +34,7 @@ impl FileSystem {
         }
     }
 
-    /// The command that makes one, leaving nothing to work on in the background or to keep for root.
+    /// Returns the command that formats a disk, without background work and without space reserved for root.
     fn command(self) -> &'static [&'static str] {
         match self {
             Self::Ext4 => &["mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
@@ -44,16 +44,16 @@ impl FileSystem {
 }
 
 impl TestDisk {
-    /// Makes a disk in `folder`, and says why where that is not permitted.
+    /// Creates a disk in `folder`, or returns the reason why that is not possible.
     pub fn make(folder: &Path, format: FileSystem, sector_bytes: u32, size_bytes: u64) -> Result<Self, String> {
-        // Tests ask it what the page cache holds; better none begins than that one ends in the middle.
+        // Tests use it to query the page cache; without it, fail at once and not in the middle of a test.
         run(&["fincore", "--version"])?;
         let image = folder.join("image");
         File::create(&image).and_then(|file| file.set_len(size_bytes)).map_err(|error| error.to_string())?;
         let sector_bytes = sector_bytes.to_string();
         let device =
             run(&["losetup", "--find", "--show", "--sector-size", &sector_bytes, &image.display().to_string()])?;
-        // From here on dropping it tidies up.
+        // From here on, dropping it cleans up.
         let disk = Self { at: folder.join("disk"), device, file_system: format.name() };
         run(&[format.command(), &[disk.device.as_str()]].concat())?;
         disk.make_folder()?;
@@ -61,7 +61,7 @@ impl TestDisk {
         Ok(disk)
     }
 
-    /// A file system in memory that knows no direct writes, and does not know its size either.
+    /// Mounts a file system in memory that supports no direct writes, and does not know its size.
     pub fn without_direct_writes(folder: &Path) -> Result<Self, String> {
         let disk = Self { at: folder.join("disk"), device: "none".to_owned(), file_system: "ramfs" };
         disk.make_folder()?;
@@ -69,19 +69,19 @@ impl TestDisk {
         Ok(disk)
     }
 
-    /// Where it is mounted.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         &self.at
     }
 
-    /// From now on nothing reaches the disk: what is not on it is lost, and
-    /// everyone who asks for more gets an error.
+    /// Cuts the power: from now on nothing reaches the disk, unwritten data is lost, and further operations
+    /// fail.
     pub fn cut_power(&self) -> Result<(), String> {
         run(&["xfs_io", "-x", "-c", "shutdown", &self.at.display().to_string()]).map(drop)
     }
 
-    /// Mounts it anew, as after a power loss: the file system makes
-    /// good what it had begun. Nobody may use it.
+    /// Mounts the disk again, as after a power loss: the file system replays its journal. No file may be
+    /// open.
     pub fn power_on(&self) -> Result<(), String> {
         run(&["umount", &self.at.display().to_string()])?;
         self.mount()
@@ -98,7 +98,7 @@ impl TestDisk {
 
 impl Drop for TestDisk {
     fn drop(&mut self) {
-        // Lazily, because a file may still be open; what was never mounted does not matter.
+        // Lazily, because a file may still be open; an error is fine if it was never mounted.
         let _ = run(&["umount", "-l", &self.at.display().to_string()]);
         if self.device.starts_with("/dev/loop") {
             let _ = run(&["losetup", "--detach", &self.device]);
@@ -106,17 +106,17 @@ impl Drop for TestDisk {
     }
 }
 
-/// How much of a file the page cache holds.
+/// Returns the number of bytes of a file in the page cache.
 pub fn cached_bytes(path: &Path) -> Result<u64, String> {
     let counted = run(&["fincore", "--bytes", "--noheadings", "--output", "RES", &path.display().to_string()])?;
     counted.parse().map_err(|_| format!("fincore said {counted:?}"))
 }
 
-/// Runs a system command and gives what it printed; says what was wrong if it failed or is not there.
+/// Runs a system command and returns its output; on failure, or if it does not exist, returns the reason.
 fn run(command: &[&str]) -> Result<String, String> {
     let (name, args) = command.split_first().ok_or("no command")?;
     let path = std::env::var("PATH").unwrap_or_default();
-    // Where such commands are, also for users who do not look there.
+    // The folders of such commands, also for users whose path lacks them.
     let ran = Command::new(name).args(args).env("PATH", format!("{path}:/usr/sbin:/sbin")).output();
     let output = ran.map_err(|error| format!("{name}: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();

@@ -1,16 +1,16 @@
-//! The resume token of backends that keep a blob as one run of bytes: up to where it is durable.
+//! The resume token of backends that keep a blob as one run of bytes: the offset up to which it is durable.
 
 use std::io;
 
 use crate::Resume;
 
-/// Leads every token, so that another layout can be told apart later.
+/// First byte of every token, so that another layout can be recognized later.
 const VERSION: u8 = 1;
 
 /// The length of a token.
 pub(crate) const TOKEN_BYTES: usize = 9;
 
-/// The token for a blob that is durable up to `end`.
+/// Encodes the token of a blob that is durable up to `end`.
 pub(crate) fn encode(end: u64) -> Resume {
     let mut bytes = Vec::with_capacity(TOKEN_BYTES);
     bytes.push(VERSION);
@@ -18,7 +18,7 @@ pub(crate) fn encode(end: u64) -> Resume {
     Resume::from_bytes(bytes)
 }
 
-/// Where writing goes on. No token means that nothing has ever been durable.
+/// Decodes the offset at which writing resumes. No token means that nothing was ever durable.
 pub(crate) fn decode(from: Option<&Resume>) -> io::Result<u64> {
     let Some(token) = from else { return Ok(0) };
     match token.as_bytes() {
@@ -27,7 +27,7 @@ pub(crate) fn decode(from: Option<&Resume>) -> io::Result<u64> {
     }
 }
 
-/// Whether a token may cover bytes up to `end`, where `highest` is the highest place that holds one.
+/// Checks that a token may cover bytes up to `end`, where `highest` is the end of the highest byte written.
 pub(crate) fn check_reach(end: u64, highest: u64) -> io::Result<()> {
     if end <= highest {
         return Ok(());
@@ -36,7 +36,7 @@ pub(crate) fn check_reach(end: u64, highest: u64) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, beyond))
 }
 
-/// Whether a blob that is durable up to `end` may be finished with this many bytes.
+/// Checks that a blob that is durable up to `end` may be finished with this many bytes.
 pub(crate) fn check_size(end: u64, size_bytes: u64) -> io::Result<()> {
     if end == size_bytes {
         return Ok(());

@@ -1,7 +1,7 @@
-//! Which of two callers is the newer, and what an older one is told.
+//! Epochs, which decide between two callers and fence out the older one.
 //!
-//! Whoever may write a blob holds a lease on it elsewhere; each time that lease is taken over its epoch
-//! rises. The store compares epochs and nothing else: it knows neither leases nor time.
+//! The right to write a blob is a lease that is kept elsewhere; each time that lease is taken over, its epoch
+//! increases. The store compares epochs and nothing else: it knows neither leases nor time.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -10,12 +10,12 @@ use std::{fmt, io};
 use crate::BlobKey;
 use crate::lock::lock;
 
-/// Counts how often a blob has changed hands.
+/// The number of times that a blob has changed hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// The epoch of a blob that has never been taken over from anyone.
+    /// The epoch of a blob that has never been taken over.
     pub const FIRST: Self = Self(1);
 
     pub const fn new(count: u64) -> Self {
@@ -33,7 +33,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// The caller has lost its blob to a newer one. It is the source of an error of the kind
+/// A newer caller has taken over the blob. This is the source of an error of the kind
 /// [`Fenced`](crate::ErrorKind::Fenced).
 #[derive(Debug, thiserror::Error)]
 #[error("epoch {newest} has taken it over from epoch {ours}")]
@@ -42,20 +42,20 @@ pub(crate) struct Fenced {
     newest: Epoch,
 }
 
-/// How many blobs that were finished or discarded are remembered: far more than end while a caller that has
+/// Number of finished or discarded blobs that are remembered: far more than can end before a caller that has
 /// lost its lease finds that out.
 const MOST_ENDED: usize = 4096;
 
-/// The newest epoch of each blob that is open, and of those that ended last, as far as this process has seen
-/// it. Blobs that were never taken over are not listed.
+/// The newest epoch of each open blob, and of those that ended last, as far as this process has seen it.
+/// Blobs that were never taken over are not listed.
 #[derive(Debug, Default)]
 pub(crate) struct Epochs(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     blobs: HashMap<BlobKey, Newest>,
-    /// Blobs that have ended, in that order, each with its number. One that was changed again since has
-    /// another number, or none.
+    /// Blobs that have ended, in that order, each with its number. A blob that was opened or ended again
+    /// since has another number, or none.
     ended: VecDeque<(BlobKey, u64)>,
     last_number: u64,
 }
@@ -67,7 +67,7 @@ struct Newest {
 }
 
 impl Epochs {
-    /// Shuts out all epochs before this one; fails if a newer one has come before.
+    /// Fences out all epochs before this one; fails if a newer one was admitted before.
     pub(crate) fn admit(&self, key: &BlobKey, epoch: Epoch) -> io::Result<()> {
         let mut known = self.known();
         let newest = known.blobs.get_mut(key);
@@ -85,14 +85,14 @@ impl Epochs {
         Ok(())
     }
 
-    /// Takes note that a blob is open, for as long as it may take.
+    /// Records that a blob is open, so that it is not forgotten.
     pub(crate) fn begin(&self, key: &BlobKey) {
         if let Some(newest) = self.known().blobs.get_mut(key) {
             newest.ended = None;
         }
     }
 
-    /// Takes note that nobody writes to a blob any more. It is forgotten once many others have ended.
+    /// Records that a blob has ended. It is forgotten once many others have ended.
     pub(crate) fn end(&self, key: &BlobKey) {
         let mut known = self.known();
         let Known { blobs, ended, last_number } = &mut *known;

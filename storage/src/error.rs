@@ -1,4 +1,4 @@
-//! What can go wrong below, with what was being done to which blob.
+//! Errors of the storage, with the operation and the blob that they concern.
 
 use std::io;
 
@@ -14,7 +14,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[error("could not {operation} {key}")]
 pub struct Error {
     pub kind: ErrorKind,
-    /// What was being done, as a verb: `write`, `sync`, `open`.
+    /// The operation, as a verb: `write`, `sync`, `open`.
     pub operation: &'static str,
     /// The blob, or a word for the store as a whole.
     pub key: String,
@@ -22,25 +22,25 @@ pub struct Error {
     pub source: io::Error,
 }
 
-/// An open blob of a store that reads only sealed ones was to be read.
+/// A read of an open blob in a store that reads only sealed ones.
 #[derive(Debug, thiserror::Error)]
 #[error("it is open; it can be read after it is sealed")]
 pub(crate) struct Unsealed;
 
-/// What a caller may want to tell apart.
+/// Kinds of errors that callers handle differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// There is no room left; it may come back.
+    /// No space is left; it may become free later.
     NoSpace,
-    /// The blob is not there.
+    /// The blob does not exist.
     NotFound,
-    /// Fewer bytes of the blob are there than were durable.
+    /// Fewer bytes of the blob are stored than were durable.
     Incomplete,
     /// The blob is sealed or finished, and takes no more bytes.
     Finished,
     /// The blob has to be sealed before it can be read.
     Unsealed,
-    /// A newer epoch has the blob. The caller has lost it, whatever else it tries.
+    /// A newer epoch has the blob. The caller has lost it, and no further call can succeed.
     Fenced,
     /// Too many files are open; some will be closed.
     Busy,
@@ -52,7 +52,7 @@ impl Error {
         Self::about(operation, key.to_string(), source)
     }
 
-    /// An error that belongs to the store rather than to one blob.
+    /// Creates an error that concerns the store rather than one blob.
     pub fn about(operation: &'static str, what: impl Into<String>, source: io::Error) -> Self {
         let kind = match source.kind() {
             _ if is_caused_by::<Fenced>(&source) => ErrorKind::Fenced,
@@ -69,7 +69,7 @@ impl Error {
         Self { kind, operation, key: what.into(), source }
     }
 
-    /// Says whether bytes that were durable are not there any more: trying again would not bring them back.
+    /// Reports whether durable bytes no longer exist: a retry would not bring them back.
     pub fn is_loss(&self) -> bool {
         matches!(self.kind, ErrorKind::NotFound | ErrorKind::Incomplete)
     }

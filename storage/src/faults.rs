@@ -1,7 +1,7 @@
-//! A store that breaks when it is told to: at the nth call of an operation, once or from then on, before or
-//! after doing it. It can also hold an operation until it is let go, so that a test decides who comes first.
+//! A store that fails on request: at the nth call of an operation, once or from then on, before or after
+//! doing it. It can also hold an operation until a test releases it, so that the test decides the order.
 //!
-//! Counts begin at 1 with the store and never start over.
+//! Counts begin at 1 with the store and never restart.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -19,16 +19,16 @@ use crate::{
     OpenBlob, Result, Resume,
 };
 
-/// What can be counted, broken and held.
+/// Operations that can be counted, failed and held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Open,
     Write,
-    /// Asking for a promise.
+    /// The request for a promise.
     Checkpoint,
-    /// The promise resolving. It counts when it is first polled.
+    /// The resolution of the promise. It counts when it is first polled.
     Sync,
-    /// Can be held, but has no error to give.
+    /// Can be held, but returns no error.
     Close,
     Concatenate,
     Seal,
@@ -41,7 +41,7 @@ pub enum Operation {
     Check,
 }
 
-/// Which calls of an operation break.
+/// The calls of an operation that fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Calls {
     Nth(u64),
@@ -58,15 +58,15 @@ impl Calls {
     }
 }
 
-/// Whether a broken call has done its work all the same.
+/// The effect of a failing call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     Nothing,
-    /// Done, but the caller is not told: as if the process had died right after.
+    /// The work is done, but the call fails: as if the process had died right after.
     Done,
 }
 
-/// The error a broken call gives.
+/// The error that a failing call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     Kind(io::ErrorKind),
@@ -97,7 +97,7 @@ struct Plan {
     holds: Vec<HeldCalls>,
 }
 
-/// Calls that are held, and how many of them are waiting.
+/// Calls that are held, and the number of them that wait.
 #[derive(Debug, Clone, Copy)]
 struct HeldCalls {
     operation: Operation,
@@ -124,7 +124,7 @@ impl Faults {
         Self(Arc::new(watch::Sender::new(Plan::default())))
     }
 
-    /// Breaks these calls of `operation` before they do anything.
+    /// Fails these calls of `operation` before they do anything.
     pub fn fail(&self, operation: Operation, calls: Calls, cause: Cause) {
         self.add(Fault { operation, calls, effect: Effect::Nothing, cause });
     }
@@ -134,23 +134,23 @@ impl Faults {
         self.add(Fault { operation, calls, effect: Effect::Done, cause });
     }
 
-    /// Takes back everything planned for `operation`.
+    /// Removes all faults planned for `operation`.
     pub fn mend(&self, operation: Operation) {
         self.0.send_modify(|plan| plan.faults.retain(|fault| fault.operation != operation));
     }
 
-    /// How many calls of `operation` there have been, held and broken ones included.
+    /// Returns the number of calls of `operation`, held and failed ones included.
     pub fn calls(&self, operation: Operation) -> u64 {
         self.0.borrow().count(operation)
     }
 
-    /// Holds every call of `operation` from now on, until what is given back is dropped.
+    /// Holds every call of `operation` from now on, until the returned value is dropped.
     #[must_use = "dropping the hold lets go"]
     pub fn hold(&self, operation: Operation) -> Hold {
         self.hold_calls(operation, Calls::From(1))
     }
 
-    /// The same with only these calls.
+    /// Holds only these calls of `operation`.
     #[must_use = "dropping the hold lets go"]
     pub fn hold_calls(&self, operation: Operation, calls: Calls) -> Hold {
         self.0.send_modify(|plan| plan.holds.push(HeldCalls { operation, calls, waiting: 0 }));
@@ -161,7 +161,7 @@ impl Faults {
         self.0.send_modify(|plan| plan.faults.push(fault));
     }
 
-    /// Counts a call, waits while the operation is held, and says what is planned for the call.
+    /// Counts a call, waits while the operation is held, and returns the fault planned for the call.
     async fn enter(&self, operation: Operation) -> Option<Fault> {
         let mut number = 0;
         self.0.send_modify(|plan| {
@@ -172,7 +172,7 @@ impl Faults {
         self.0.borrow().fault(operation, number)
     }
 
-    /// Does `work` as the next call of `operation`, unless the plan says otherwise.
+    /// Does `work` as the next call of `operation`, unless a fault is planned.
     async fn around<T>(
         &self,
         operation: Operation,
@@ -247,7 +247,7 @@ impl Operation {
     }
 }
 
-/// Keeps calls of an operation waiting for as long as it lives.
+/// Keeps calls of an operation waiting for as long as it exists.
 #[derive(Debug)]
 pub struct Hold {
     faults: Faults,
@@ -255,13 +255,13 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Waits until a call has come and is held.
+    /// Waits until a call is held.
     pub async fn reached(&self) {
         let waiting = |plan: &Plan| plan.holds.iter().any(|held| held.operation == self.operation && held.waiting > 0);
         self.faults.until(waiting).await;
     }
 
-    /// Lets go.
+    /// Releases the held calls.
     pub fn release(self) {}
 }
 
@@ -274,7 +274,7 @@ impl Drop for Hold {
     }
 }
 
-/// A store that does what another does, except where its [`Faults`] say otherwise.
+/// A store that forwards to another, except where its [`Faults`] say otherwise.
 #[derive(Debug)]
 pub struct Faulty<S> {
     inner: S,
@@ -367,7 +367,7 @@ struct FaultyWriter {
     broken: Arc<FirstFailure>,
 }
 
-/// The first failure of a writer, which all its later calls repeat, as the port says.
+/// The first failure of a writer, which all its later calls repeat, as the port requires.
 #[derive(Debug, Default)]
 struct FirstFailure(OnceLock<(&'static str, Mutex<io::Error>)>);
 

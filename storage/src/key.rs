@@ -1,15 +1,15 @@
-//! Names of blobs. They become paths, so what they may hold is narrow.
+//! The names of blobs. They become paths, so few characters are allowed.
 
 use std::fmt;
 
 /// The name of a blob: segments of lower-case letters, digits, `-` and `~`, joined by `/`.
 ///
-/// `..`, empty segments and anything a client could smuggle in cannot be written as a key.
+/// `..`, empty segments and anything a client could inject cannot be written as a key.
 ///
-/// A key is all that a store knows of whose bytes these are. Where tenants are kept apart, the caller writes
-/// the tenant into the key: every call names a whole key, so none can reach beyond what its key names, and a
-/// store that knows nothing of tenants cannot confuse two. Only [`BlobStore::keys`](crate::BlobStore::keys)
-/// names none; it serves the upkeep of the whole medium.
+/// A key is all that a store knows of the owner of the bytes. Where tenants are separated, the caller writes
+/// the tenant into the key: every call names a whole key, so none can reach beyond it, and a store that knows
+/// nothing of tenants cannot confuse two. Only [`BlobStore::keys`](crate::BlobStore::keys) names none; it
+/// serves the maintenance of the whole medium.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobKey(String);
 

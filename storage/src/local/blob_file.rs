@@ -1,9 +1,9 @@
-//! The file a blob is being written to, and what is under way to it.
+//! The open file of a blob, and the writes in flight to it.
 //!
-//! Owns the two rules that make a checkpoint true. It waits for exactly the writes begun before
-//! it was asked for. And a failure stays: after a failed `fdatasync` the kernel may have dropped
-//! the bytes and call the next one a success, so none is tried again, and every promise still
-//! pending that rests on those bytes fails too.
+//! Owns the two rules that a checkpoint relies on. It waits for exactly the writes begun before it was
+//! requested. And a failure is permanent: after a failed `fdatasync` the kernel may have dropped the bytes
+//! and may report success for the next one, so a sync is never retried, and every pending promise that
+//! depends on those bytes fails too.
 
 use std::fs::File;
 use std::io;
@@ -22,19 +22,19 @@ use pool::{BLOCK_BYTES, DIRECT_MIN_BYTES, MAX_BUFFER_BYTES};
 /// Writes are numbered from 1 as they begin.
 type WriteNumber = u64;
 
-/// The range of what changes no bytes but must have ended before somebody else may have the file.
+/// The range of an operation that changes no bytes but must end before another caller gets the file.
 pub(super) const NO_BYTES: Range<u64> = 0..0;
 
 #[derive(Debug)]
 pub(super) struct BlobFile {
     file: File,
-    /// The same file, for writes past the page cache: opened with the first of them.
+    /// The same file, for direct writes: opened with the first of them.
     direct: OnceLock<DirectFile>,
     key: BlobKey,
     data: Arc<BlobFolder>,
     writes: Arc<watch::Sender<WritesInFlight>>,
-    /// Held by the one sync at a time. An error is told to one of several syncs of a
-    /// file, so the others must not overtake it.
+    /// Held by the one sync at a time. The kernel reports an error to only one of several syncs of a file, so
+    /// no other sync may overtake it.
     synced: Arc<tokio::sync::Mutex<SyncProgress>>,
     _known: KnownBlob,
 }
@@ -50,18 +50,17 @@ struct WritesInFlight {
 #[derive(Debug, Clone)]
 struct WriteFailure {
     operation: &'static str,
-    /// The first write that is lost. What was asked for before it
-    /// began is not affected; 0 affects everything.
+    /// The first write that is lost. Requests before it began are not affected; 0 affects everything.
     since: WriteNumber,
     source: Arc<io::Error>,
 }
 
-/// How far the file is known to be durable.
+/// The part of the file that is known to be durable.
 #[derive(Debug)]
 struct SyncProgress {
-    /// All writes below this number are.
+    /// All writes below this number are durable.
     next: WriteNumber,
-    /// The file's name is.
+    /// True if the file's name is durable.
     name: bool,
 }
 
@@ -70,7 +69,7 @@ impl WritesInFlight {
         self.pending.iter().all(|(number, _)| *number >= before)
     }
 
-    /// Writes that overlap keep their order: the later one waits.
+    /// Reports whether a write may begin. Overlapping writes keep their order: the later one waits.
     fn has_slot_for(&self, range: &Range<u64>, most: usize) -> bool {
         let apart = |(_, other): &(WriteNumber, Range<u64>)| other.end <= range.start || range.end <= other.start;
         let writes = self.pending.iter().filter(|(_, other)| *other != NO_BYTES);
@@ -105,32 +104,32 @@ impl BlobFile {
         }
     }
 
-    /// The number the next write will have: it bounds those before it.
+    /// Returns the number of the next write: all writes below it have begun.
     pub(super) fn next(&self) -> WriteNumber {
         self.writes.borrow().next
     }
 
-    /// Whether anything has failed so far.
+    /// Returns the failure, if there was one.
     pub(super) fn intact(&self) -> Result<()> {
         self.intact_before(WriteNumber::MAX)
     }
 
-    /// Waits for room for one more write, or for a failure.
+    /// Waits until one more write may begin, or for a failure.
     pub(super) async fn wait_for_slot(&self, range: &Range<u64>, most: usize) -> Result<()> {
         self.until(|writes| writes.failure.is_some() || writes.has_slot_for(range, most)).await;
         self.intact()
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until no operation is in flight.
     pub(super) async fn all_completed(&self) {
         self.until(|writes| writes.pending.is_empty()).await;
     }
 
-    /// The fewest bytes that are worth a direct write.
+    /// Returns the minimum size of a direct write.
     ///
-    /// Where nobody waits for the disk, a direct write would be the only reason to: what is small,
-    /// such as a request of 1 MiB, is done once it is in the page cache. A large upload comes in
-    /// full buffers and does not wait for each.
+    /// With relaxed durability, no request waits for the disk, and a direct write would be the only reason to
+    /// wait: a small write, such as a request of 1 MiB, is done once it is in the page cache. A large upload
+    /// comes in full buffers and does not wait for each.
     pub(super) fn direct_min_bytes(&self) -> usize {
         match self.data.durability() {
             BlobDurability::Strict => DIRECT_MIN_BYTES,
@@ -138,8 +137,8 @@ impl BlobFile {
         }
     }
 
-    /// Notes that a write begins. It is under way until what is given
-    /// back is told how it ended, or is dropped.
+    /// Records that a write begins. It is in flight until the returned value is given its outcome, or is
+    /// dropped.
     pub(super) fn begin(self: &Arc<Self>, range: Range<u64>) -> PendingWrite {
         let mut number = 0;
         self.writes.send_modify(|writes| {
@@ -154,7 +153,7 @@ impl BlobFile {
         }
     }
 
-    /// Fails everything that is still asked for, and waits for what has begun.
+    /// Fails all further requests, and waits for the operations in flight.
     pub(super) async fn end(&self, why: io::Error) {
         self.fail("write", 0, Arc::new(why));
         self.all_completed().await;
@@ -172,8 +171,8 @@ impl BlobFile {
             return Ok(());
         }
         let blob_file = Arc::clone(&self);
-        // The lock travels with the work: if the promise is dropped, the
-        // sync goes on and must stay the only one.
+        // The lock moves with the work: if the promise is dropped, the sync continues and must stay the only
+        // one.
         let work = move || blob_file.sync_now(&mut synced, before);
         blocking::run(work).await.map_err(|source| Error::new("sync", &self.key, source))
     }
@@ -214,8 +213,8 @@ impl BlobFile {
     }
 }
 
-/// A write that has begun. Whoever waits for it to land finds that nothing of
-/// it is left: the target is let go first.
+/// A write in flight. It releases its reference to the file before it reports its end, so that a task that
+/// waits for it finds the file unused.
 #[derive(Debug)]
 pub(super) struct PendingWrite {
     blob_file: Arc<BlobFile>,
@@ -234,8 +233,8 @@ impl PendingWrite {
         &self.blob_file.file
     }
 
-    /// The file for writes past the page cache, where the file system takes them and there is a descriptor to
-    /// spare. Its name stays while this is under way. Blocks.
+    /// Returns the file for direct writes, if the file system supports them and a descriptor is free. The
+    /// file's name stays while the write is in flight. Blocks.
     pub(super) fn direct(&self) -> Option<&File> {
         let BlobFile { direct, data, key, .. } = &*self.blob_file;
         if direct.get().is_none() {
@@ -251,7 +250,7 @@ impl PendingWrite {
         direct.get().map(|direct| &direct.file)
     }
 
-    /// Allocates disk blocks for writes to come. Blocks.
+    /// Allocates disk blocks for later writes. Blocks.
     pub(super) fn allocate(&self, part: Range<u64>, keep_free_bytes: u64) -> io::Result<()> {
         files::allocate(&self.blob_file.data, &self.blob_file.file, part, keep_free_bytes)
     }
@@ -275,7 +274,8 @@ impl Drop for WriteCompletion {
     }
 }
 
-/// An error again for another caller: the same number where there is one, or the same kind and cause.
+/// Copies an error for another caller: with the same error number if there is one, or with the same kind and
+/// cause.
 fn repeat(error: &Arc<io::Error>) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
@@ -293,7 +293,7 @@ mod tests {
     use crate::local::blob_locks::BlobLocks;
     use crate::{Epoch, ErrorKind};
 
-    /// A pipe can neither be written at a place nor synced.
+    /// Opens a pipe, which supports neither positioned writes nor syncs.
     async fn broken_target(folder: &tempfile::TempDir) -> io::Result<Arc<BlobFile>> {
         let data =
             BlobFolder::open(folder.path().to_owned(), BlobDurability::Strict, 0, None).map_err(io::Error::other)?;
@@ -307,7 +307,7 @@ mod tests {
     async fn a_checkpoint_waits_for_the_writes_before_it_and_no_others() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
         let blob_file = broken_target(&folder).await?;
-        // Nothing is left to sync, so that waiting is all there is.
+        // Nothing is left to sync, so that only the writes are waited for.
         blob_file.synced.lock().await.next = WriteNumber::MAX;
         let (first, second) = (blob_file.begin(0..10), blob_file.begin(10..20));
         let mut promise = Arc::clone(&blob_file).sync(blob_file.next()).boxed();
@@ -330,7 +330,7 @@ mod tests {
             (Arc::clone(&blob_file).sync(blob_file.next()), Arc::clone(&blob_file).sync(blob_file.next()));
         let error = later.await.expect_err("a pipe cannot be synced");
         assert_eq!((error.operation, error.source.raw_os_error()), ("sync", Some(22)));
-        // What a kernel may do: call the next one a success.
+        // A kernel may report success for the next sync.
         blob_file.synced.lock().await.next = WriteNumber::MAX;
         let error = earlier.await.expect_err("it rests on the bytes that the failed one was for");
         assert_eq!((error.operation, error.source.raw_os_error()), ("sync", Some(22)));

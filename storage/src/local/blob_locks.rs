@@ -1,8 +1,8 @@
-//! Whose turn it is with a blob.
+//! Exclusive access to the files of a blob.
 //!
-//! Work on files runs to its end even when its caller has given up. So that a call that was given up can
-//! neither cut nor move what its successor wrote, the work itself holds the turn. Taking a turn also ends a
-//! writer that was left behind, and waits for the writes it has begun.
+//! Work on files runs to its end even when its caller has been dropped. The work itself holds the lock, so
+//! that an abandoned call can neither truncate nor move what its successor wrote. Taking a lock also ends an
+//! abandoned writer, and waits for its writes in flight.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,7 +17,7 @@ use crate::epoch::Epochs;
 use crate::lock::lock;
 use crate::{BlobKey, Epoch};
 
-/// Blobs that somebody works on or writes to. The others are forgotten.
+/// The locks of blobs that are in use. Others are removed.
 #[derive(Debug)]
 pub(super) struct BlobLocks {
     /// Here, so that the folder's guard stays while any work or writer is left.
@@ -30,7 +30,7 @@ pub(super) struct BlobLocks {
 pub(super) struct LockedBlob {
     key: BlobKey,
     locks: Arc<BlobLocks>,
-    /// Where it is being written to.
+    /// The file that its writer uses, if there is one.
     file: Weak<BlobFile>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct LockedBlob {
 #[derive(Debug)]
 pub(super) struct BlobLock(OwnedMutexGuard<LockedBlob>);
 
-/// Keeps a blob from being forgotten.
+/// Keeps the lock of a blob from being removed.
 pub(super) type KnownBlob = Arc<tokio::sync::Mutex<LockedBlob>>;
 
 impl BlobLocks {
@@ -50,7 +50,7 @@ impl BlobLocks {
         &self.data
     }
 
-    /// Waits for the turn. A caller whose epoch is over gets none, and disturbs nobody.
+    /// Waits for the lock. A caller with an older epoch gets none, and does not affect the newer one.
     pub(super) async fn take(self: &Arc<Self>, key: &BlobKey, epoch: Epoch) -> io::Result<BlobLock> {
         let blob = self.blob(key).lock_owned().await;
         self.epochs.admit(key, epoch)?;
@@ -85,17 +85,17 @@ impl BlobLock {
         &self.0.locks.data
     }
 
-    /// Takes note that the blob is open.
+    /// Records that the blob is open.
     pub(super) fn begin_blob(&self) {
         self.0.locks.epochs.begin(self.key());
     }
 
-    /// Takes note that nobody writes to the blob any more.
+    /// Records that the blob has ended.
     pub(super) fn end_blob(&self) {
         self.0.locks.epochs.end(self.key());
     }
 
-    /// Lets the blob be written through `opened` from now on.
+    /// Opens the blob for writes through `opened`.
     pub(super) fn write_to(&mut self, opened: OpenedFile) -> Arc<BlobFile> {
         self.begin_blob();
         let known = Arc::clone(OwnedMutexGuard::mutex(&self.0));

@@ -1,17 +1,17 @@
-//! File work, away from the threads that serve connections.
+//! Runs file operations outside the threads that serve connections.
 
 use std::io;
 
 use tokio::task::JoinHandle;
 
-/// Starts `work` on the pool for blocking calls. It runs to its end even if nobody waits for it.
+/// Starts `work` on the pool for blocking calls. It runs to its end even if its caller is dropped.
 pub(super) fn start<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> JoinHandle<io::Result<T>> {
     tokio::task::spawn_blocking(work)
 }
 
-/// What became of `work`. A panic in it, or a runtime that shuts down, is an error like any other.
+/// Returns the outcome of `work`. A panic in it, or the end of the runtime, becomes an error.
 pub(super) async fn outcome<T>(work: JoinHandle<io::Result<T>>) -> io::Result<T> {
     work.await.unwrap_or_else(|ended| Err(io::Error::other(ended)))
 }

@@ -1,6 +1,6 @@
-//! The threads that copy whole files: few, and apart from those that write and sync.
+//! The threads that copy whole files: few, and separate from those that write and sync.
 //!
-//! A copy may take minutes. On the threads for blocking work it would keep short writes waiting behind it.
+//! A copy may take minutes. On the threads for blocking work it would delay short writes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +8,13 @@ use std::{io, thread};
 
 use tokio::sync::{Semaphore, oneshot};
 
-/// How many copies run at once; others wait.
+/// Maximum number of copies at once; others wait.
 const THREADS: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Copiers(Arc<Semaphore>);
 
-/// Whether the copy is still wanted.
+/// Set when the copy is no longer wanted.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CancelFlag(Arc<AtomicBool>);
 
@@ -25,8 +25,8 @@ impl Default for Copiers {
 }
 
 impl Copiers {
-    /// Runs `work` on a thread of its own, when there is one. If this is dropped before it is done, `work`
-    /// finds itself cancelled, and is to undo what it has done.
+    /// Runs `work` on a dedicated thread, once one is free. If the future is dropped before it is done,
+    /// `work` sees that it is cancelled, and has to undo its changes.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&CancelFlag) -> io::Result<T> + Send + 'static,
@@ -38,7 +38,7 @@ impl Copiers {
         thread::Builder::new().name("copier".to_owned()).spawn(move || {
             let outcome = work(&cancelled);
             drop(permit);
-            // Nobody may wait any more.
+            // The caller may have gone away.
             let _ = done.send(outcome);
         })?;
         outcome.await.unwrap_or_else(|died| Err(io::Error::other(died)))
@@ -46,7 +46,7 @@ impl Copiers {
 }
 
 impl CancelFlag {
-    /// An error once nobody waits for the copy.
+    /// Returns an error once the copy is cancelled.
     pub(super) fn check(&self) -> io::Result<()> {
         match self.0.load(Ordering::Relaxed) {
             true => Err(io::Error::new(io::ErrorKind::Interrupted, "the copy was cancelled")),

@@ -1,7 +1,7 @@
-//! Puts files one behind the other, inside the kernel where it can. Everything here blocks.
+//! Appends files to one another, inside the kernel where possible. Everything here blocks.
 //!
-//! On file systems that share blocks (XFS, Btrfs) the kernel does so for parts that begin and end on block
-//! borders; then nothing is copied at all.
+//! On file systems that share blocks (XFS, Btrfs) the kernel shares those of parts that begin and end on
+//! block borders, and copies nothing.
 
 use std::fs::File;
 use std::io;
@@ -15,12 +15,11 @@ use super::files::OpenPlan;
 use super::folder::BlobFolder;
 use crate::{BlobKey, BlobPart};
 
-/// At most this much in one call: what follows stays on a block border,
-/// and a copy that is cancelled ends soon.
+/// Maximum size of one call, so that the next call starts on a block border and a cancelled copy ends soon.
 const SPAN_BYTES: u64 = 32 << 20;
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Makes an open blob out of all parts, durably, or leaves none behind. Says where it ends.
+/// Creates an open blob out of all parts, durably, or leaves none behind. Returns its end.
 pub(super) fn concatenate(
     data: &BlobFolder,
     parts: &[BlobPart],
@@ -64,14 +63,14 @@ fn append_part(data: &BlobFolder, part: &BlobPart, into: &File, at: u64, cancell
     append(&from, part.size_bytes, into, at, cancelled)
 }
 
-/// Copies the first `size_bytes` bytes of `from` to the place `at` of `into`.
+/// Copies the first `size_bytes` bytes of `from` to the offset `at` of `into`.
 fn append(from: &File, size_bytes: u64, into: &File, at: u64, cancelled: &CancelFlag) -> io::Result<()> {
     let (mut read, mut written) = (0, at);
     while read < size_bytes {
         cancelled.check()?;
         let span = usize::try_from((size_bytes - read).min(SPAN_BYTES)).map_err(io::Error::other)?;
         match rustix::fs::copy_file_range(from, Some(&mut read), into, Some(&mut written), span) {
-            // Some file systems say nothing was there although it is: reading tells.
+            // Some file systems return 0 although there are bytes: reading finds them.
             Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 return append_through_memory(from, read, size_bytes, into, written, cancelled);
             }

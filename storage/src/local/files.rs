@@ -1,4 +1,4 @@
-//! What is done to whole files: opening, finishing, removing. Everything here blocks.
+//! Operations on whole files: opening, finishing, removing. Everything here blocks.
 
 use std::fs::File;
 use std::ops::Range;
@@ -17,24 +17,25 @@ use crate::{BlobKey, durable_end};
 #[derive(Debug)]
 pub(super) struct OpenedFile {
     pub(super) file: File,
-    /// Whether its name is known to be durable: a token is the proof.
+    /// True if its name is known to be durable: a token proves it.
     pub(super) named: bool,
 }
 
-/// How the file of a blob is to be opened.
+/// The parameters for opening the file of a blob.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OpenPlan {
-    /// The blob is durable up to here; what lies behind is dropped.
+    /// The blob is durable up to here; bytes behind it are dropped.
     pub(super) end: u64,
     pub(super) has_token: bool,
     /// The length the file gets at once, if any.
     pub(super) laid_out_bytes: Option<u64>,
 }
 
-/// Opens the file of an open blob. A new one is made only where nothing can be missing.
+/// Opens the file of an open blob. Creates it only if no bytes can be missing.
 ///
 /// A file that is laid out has its final length from the start, and blocks only where bytes are or will be
-/// next. Nothing is cut off behind the durable end then: it is all written again before anyone is told of it.
+/// next. It is not truncated at the durable end: all bytes behind it are written again before they are
+/// acknowledged.
 pub(super) fn open_for_writing(data: &BlobFolder, key: &BlobKey, plan: OpenPlan) -> io::Result<OpenedFile> {
     let OpenPlan { end, has_token, .. } = plan;
     if data.finished(key).try_exists()? {
@@ -75,7 +76,8 @@ pub(super) fn open_for_writing(data: &BlobFolder, key: &BlobKey, plan: OpenPlan)
 }
 
 /// Allocates blocks for a part of a file, without changing its length, as long as the disk keeps
-/// `keep_free_bytes` free. It only prepares for writes: what cannot be allocated now is left to them.
+/// `keep_free_bytes` free. This only prepares for writes: blocks that cannot be allocated now are allocated
+/// by them.
 pub(super) fn allocate(data: &BlobFolder, file: &File, part: Range<u64>, keep_free_bytes: u64) -> io::Result<()> {
     let spare = data.available_bytes()?.map_or(u64::MAX, |free| free.saturating_sub(keep_free_bytes) / 2);
     let length = (part.end - part.start).min(spare);
@@ -89,7 +91,7 @@ pub(super) fn allocate(data: &BlobFolder, file: &File, part: Range<u64>, keep_fr
     }
 }
 
-/// How many bytes an open blob occupies on the disk.
+/// Returns the number of bytes that an open blob occupies on the disk.
 pub(super) fn occupied_bytes(data: &BlobFolder, key: &BlobKey) -> io::Result<u64> {
     match fs::metadata(data.incoming(key)) {
         Ok(found) => Ok(found.blocks().saturating_mul(512)),
@@ -98,7 +100,7 @@ pub(super) fn occupied_bytes(data: &BlobFolder, key: &BlobKey) -> io::Result<u64
     }
 }
 
-/// How long the file of a blob is, finished or open.
+/// Returns the length of the file of a blob, finished or open.
 pub(super) fn size(data: &BlobFolder, key: &BlobKey) -> io::Result<Option<u64>> {
     match in_either_place(data, key, |path| fs::metadata(path)) {
         Ok(found) => Ok(Some(found.len())),
@@ -119,7 +121,7 @@ pub(super) fn open_for_reading(data: &BlobFolder, key: &BlobKey, end: u64) -> io
 }
 
 fn in_either_place<T>(data: &BlobFolder, key: &BlobKey, find: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
-    // The third look finds a blob that was finished between the first two.
+    // The third attempt finds a blob that was finished between the first two.
     for path in [data.finished(key), data.incoming(key), data.finished(key)] {
         match find(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -129,7 +131,7 @@ fn in_either_place<T>(data: &BlobFolder, key: &BlobKey, find: impl Fn(&Path) -> 
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// Sees that a blob that is durable up to `end` is all there. Its file can be read where it is.
+/// Checks that a blob that is durable up to `end` is complete. Its file can be read where it is.
 pub(super) fn check_whole(data: &BlobFolder, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
     if is_finished(data, key, size_bytes)? {
         return Ok(());
@@ -151,13 +153,13 @@ pub(super) fn finish(data: &BlobFolder, key: &BlobKey, end: u64, size_bytes: u64
     move_to_final_place(data, key, size_bytes)
 }
 
-/// Removes the files of a blob, durably: its owner forgets it now, and a file that a
-/// power loss brought back would stay for ever.
+/// Removes the files of a blob, durably: its owner forgets it now, and a file that a power loss brought back
+/// would stay forever.
 pub(super) fn remove(data: &BlobFolder, key: &BlobKey) -> io::Result<()> {
     for path in [data.incoming(key), data.finished(key)] {
         if remove_if_there(&path)? {
             match data.sync_folder(parent(&path)?) {
-                // Another removal has found the folder empty and taken it away.
+                // Another removal has found the folder empty and removed it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 synced => synced?,
             }
@@ -167,8 +169,8 @@ pub(super) fn remove(data: &BlobFolder, key: &BlobKey) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the blob is at its final place. If so, its name there is
-/// durable: an earlier call may have died before.
+/// Reports whether the blob is at its final place. If so, makes its name there durable: an earlier call may
+/// have been interrupted before.
 fn is_finished(data: &BlobFolder, key: &BlobKey, size_bytes: u64) -> io::Result<bool> {
     let path = data.finished(key);
     match fs::metadata(&path) {
@@ -201,15 +203,15 @@ fn move_to_final_place(data: &BlobFolder, key: &BlobKey, size_bytes: u64) -> io:
     }
     if length > size_bytes {
         file.set_len(size_bytes)?;
-        // The bytes are durable since their checkpoint; this is for the file's size. So it may be tried again
-        // after it has failed, which would be wrong for bytes.
+        // The bytes have been durable since their checkpoint; this sync is for the file's size. It may
+        // therefore be retried after a failure, which would be wrong for bytes.
         data.sync_data(&file)?;
     }
     data.within(parent(&to)?, || fs::rename(&from, &to))?;
     if data.takes_direct_writes() {
         leave_page_cache(file, data.durability());
     }
-    // The new name and the old one are one change to the file system: this takes both to the disk.
+    // The new name and the old one are one change to the file system: this sync makes both durable.
     data.sync_folder(parent(&to)?)
 }
 
@@ -218,13 +220,14 @@ fn short_of(file: &Path, length: u64, size_bytes: u64) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, short)
 }
 
-/// Leaves the page cache to readers of other files. It is only advice.
+/// Drops the file's pages from the page cache, to leave it to readers of other files. This is only advice to
+/// the kernel.
 fn leave_page_cache(file: File, durability: BlobDurability) {
     let advise = move || rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).map_err(io::Error::from);
     match durability {
-        // All is on the disk, so this takes no time.
+        // All bytes are on the disk, so this takes no time.
         BlobDurability::Strict => drop(advise()),
-        // This has the disk begin to write, which nobody is to wait for.
+        // This starts writing to the disk, which no caller should wait for.
         BlobDurability::Relaxed => drop(blocking::start(advise)),
     }
 }

@@ -1,8 +1,8 @@
-//! The data folder: where a blob's file lies in it, and folders that survive a power loss.
+//! The data folder: the paths of blobs in it, and folders that survive a power loss.
 //!
 //! ```text
 //! <root>/incoming/<key>.part     open blobs
-//! <root>/files/<key>             finished ones
+//! <root>/files/<key>             finished blobs
 //! ```
 //!
 //! Everything here blocks.
@@ -23,7 +23,7 @@ use crate::lock::lock;
 use crate::{BlobKey, Capacity};
 use pool::BLOCK_BYTES;
 
-/// Why a data folder cannot be used, for the person who has to do something about it.
+/// Why a data folder cannot be used, for the operator who has to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("could not create the data folder {path}: create it manually, or choose another folder (data_dir)")]
@@ -42,33 +42,33 @@ pub enum OpenError {
 #[derive(Debug)]
 pub(super) struct BlobFolder {
     root: PathBuf,
-    /// Which folder the root was at start, whatever has its name later.
+    /// The device and inode of the root at the start, whatever has its path later.
     root_identity: (u64, u64),
     incoming: PathBuf,
     files: PathBuf,
     /// Kept for its owner while any work or writer is left.
     _guard: Option<Guard>,
-    /// Folders whose names this process has made durable. Held locked while the tree of folders changes.
+    /// Folders whose names this process has made durable. Locked while the tree of folders changes.
     durable: Mutex<HashSet<PathBuf>>,
     durability: BlobDurability,
     direct: bool,
-    /// Descriptors for direct writes that may still be opened.
+    /// Permits for descriptors for direct writes.
     direct_files: Arc<Semaphore>,
 }
 
-/// A file that is open for writes past the page cache.
+/// A file that is open for direct writes.
 #[derive(Debug)]
 pub(super) struct DirectFile {
     pub(super) file: File,
     _permit: OwnedSemaphorePermit,
 }
 
-/// Above this many, what is known of folders is forgotten; then it costs a few syncs to know it again.
+/// Above this number of known folders, they are forgotten; a few more syncs make them known again.
 const MAX_DURABLE: usize = 4096;
 
 impl BlobFolder {
-    /// Makes the folder if need be and sees whether it takes bytes, and direct
-    /// writes unless no file may be opened for them.
+    /// Creates the folder if necessary and checks that it takes bytes, and direct writes unless
+    /// `direct_files` is 0.
     pub(super) fn open(
         root: PathBuf,
         durability: BlobDurability,
@@ -106,13 +106,13 @@ impl BlobFolder {
         Ok(folder)
     }
 
-    /// Whether files here take writes past the page cache.
+    /// Reports whether files here support direct writes.
     pub(super) fn takes_direct_writes(&self) -> bool {
         self.direct
     }
 
-    /// Opens the file of an open blob once more, for writes past the page cache. `None` where the file system
-    /// takes none, or as many files are open for that as may be.
+    /// Opens the file of an open blob again, for direct writes. Returns `None` if the file system does not
+    /// support them, or if the limit of such files is reached.
     pub(super) fn open_direct(&self, key: &BlobKey) -> io::Result<Option<DirectFile>> {
         if !self.direct {
             return Ok(None);
@@ -122,7 +122,7 @@ impl BlobFolder {
     }
 
     fn try_direct_write(&self) -> bool {
-        // Where blobs are written, which may be another disk than the root's.
+        // In the folder where blobs are written, which may be on another disk than the root.
         let path = self.incoming.join("longshore.probe");
         let tried = File::create(&path).and_then(|_| write_probe_directly(&path));
         let tried = remove_if_there(&path).and(tried);
@@ -135,22 +135,22 @@ impl BlobFolder {
         tried.is_ok()
     }
 
-    /// The file of a blob while it is open. Keys hold no dot, so no key can name another's file.
+    /// Returns the file of a blob while it is open. Keys contain no dot, so no key can name another's file.
     pub(super) fn incoming(&self, key: &BlobKey) -> PathBuf {
         self.incoming.join(format!("{key}.part"))
     }
 
-    /// The file of a finished blob.
+    /// Returns the file of a finished blob.
     pub(super) fn finished(&self, key: &BlobKey) -> PathBuf {
         self.files.join(key.as_str())
     }
 
-    /// The folders below which all blobs lie.
+    /// Returns the folders that contain all blobs.
     pub(super) fn roots(&self) -> [&Path; 2] {
         [&self.incoming, &self.files]
     }
 
-    /// The key of the blob whose file this is, if it is one.
+    /// Returns the key of the blob that a file belongs to, if it is one.
     pub(super) fn key_of(&self, path: &Path) -> Option<BlobKey> {
         let name = match path.strip_prefix(&self.incoming) {
             Ok(below) => below.to_str()?.strip_suffix(".part")?,
@@ -159,10 +159,10 @@ impl BlobFolder {
         BlobKey::new(name).ok()
     }
 
-    /// Does `work`, which makes a file in `folder`, with `folder` durably there.
+    /// Does `work`, which creates a file in `folder`, after making `folder` durable.
     ///
-    /// Until there is a file in it, the folder may be removed as empty at any moment. Then it is made once
-    /// more, and nobody may remove it until `work` is done.
+    /// Until it contains a file, the folder may be removed as empty at any moment. Then it is created once
+    /// more, and cannot be removed until `work` is done.
     pub(super) fn within<T>(&self, folder: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
         self.make_durable(folder)?;
         match work() {
@@ -176,9 +176,9 @@ impl BlobFolder {
         }
     }
 
-    /// Makes a folder below the root, and its name and those above it durable, whoever
-    /// made them: another caller, or a process that died in between, may have made a
-    /// folder that a power loss would still take away.
+    /// Creates a folder below the root, and makes its name and those above it durable, even if they exist:
+    /// another caller, or a process that died meanwhile, may have created a folder that a power loss would
+    /// still remove.
     pub(super) fn make_durable(&self, folder: &Path) -> io::Result<()> {
         self.make_chain(folder, &mut self.durable())
     }
@@ -211,7 +211,7 @@ impl BlobFolder {
         self.sync_folder(parent(&self.incoming(key))?)
     }
 
-    /// Makes the names in a folder durable, be they new, moved or gone.
+    /// Makes the names in a folder durable: new, moved and removed ones.
     pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         match self.durability {
             BlobDurability::Strict => sync_folder(folder),
@@ -223,7 +223,7 @@ impl BlobFolder {
         self.durability
     }
 
-    /// Makes the bytes of a file durable, and its length.
+    /// Makes the bytes and the length of a file durable.
     pub(super) fn sync_data(&self, file: &File) -> io::Result<()> {
         match self.durability {
             BlobDurability::Strict => file.sync_data(),
@@ -231,8 +231,8 @@ impl BlobFolder {
         }
     }
 
-    /// Removes the folders that held an open blob, as far up as they
-    /// are empty. Tidiness only: failing is fine.
+    /// Removes the folders that contained an open blob, as far up as they are empty. This only cleans up: a
+    /// failure does not matter.
     pub(super) fn remove_empty(&self, key: &BlobKey) {
         let file = self.incoming(key);
         let mut durable = self.durable();
@@ -247,8 +247,8 @@ impl BlobFolder {
     /// Writes a few bytes and removes them again.
     pub(super) fn probe(&self) -> io::Result<()> {
         if identity(&self.root)? != self.root_identity {
-            // Moved away, or hidden by a disk mounted over it: what is
-            // written here would not be with the rest.
+            // The folder was moved away, or is hidden by a disk mounted over it: bytes written here would not
+            // be with the rest.
             return Err(io::Error::other("the folder was replaced after the start"));
         }
         let path = self.root.join("longshore.probe");
@@ -256,13 +256,13 @@ impl BlobFolder {
         remove_if_there(&path).map(drop)
     }
 
-    /// What the file system has left for programs like this one, if it knows its size.
+    /// Returns the free space for unprivileged programs, if the file system knows its size.
     pub(super) fn available_bytes(&self) -> io::Result<Option<u64>> {
         Ok(self.capacity()?.map(|capacity| capacity.free_bytes))
     }
 
-    /// How large the file system is, and what it has left for programs like this one. Some in memory or on
-    /// the network do not know: they call themselves empty of everything.
+    /// Returns the size of the file system and its free space for unprivileged programs. Some file systems in
+    /// memory or on the network do not know them, and report zero blocks.
     pub(super) fn capacity(&self) -> io::Result<Option<Capacity>> {
         let found = rustix::fs::statvfs(&self.incoming)?;
         Ok((found.f_blocks > 0).then(|| Capacity {
@@ -288,7 +288,7 @@ impl BlobFolder {
     }
 }
 
-/// The folder that holds `path`.
+/// Returns the folder that contains `path`.
 pub(super) fn parent(path: &Path) -> io::Result<&Path> {
     path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a folder"))
 }
@@ -297,7 +297,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Says whether it was there.
+/// Removes a file. Reports whether it existed.
 pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -306,14 +306,14 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The file system and the number of a folder.
+/// Returns the device and the inode number of a folder.
 fn identity(folder: &Path) -> io::Result<(u64, u64)> {
     let found = fs::metadata(folder)?;
     Ok((found.dev(), found.ino()))
 }
 
-/// Makes a folder that is not there, and those above it, so that a power loss does
-/// not take them away. The path is absolute.
+/// Creates a folder that does not exist, and those above it, so that they survive a power loss. The path is
+/// absolute.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -328,7 +328,7 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
     sync_folder(above)
 }
 
-/// Opens a file for writes past the page cache.
+/// Opens a file for direct writes, past the page cache.
 fn open_direct(path: &Path) -> io::Result<File> {
     let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
     File::options().write(true).custom_flags(flags).open(path)
@@ -341,7 +341,7 @@ fn write_probe_directly(path: &Path) -> io::Result<()> {
 }
 
 fn write_probe(path: &Path) -> io::Result<File> {
-    // Two probes at once may share the file: each still finds out whether it can be written.
+    // Two simultaneous probes may share the file: each still finds out whether it can be written.
     let mut probe = File::create(path)?;
     probe.write_all(&[0; 4096])?;
     Ok(probe)

@@ -10,14 +10,14 @@ use super::blocking;
 use super::folder::BlobFolder;
 use crate::{BlobKey, Error, KeyStream};
 
-/// What one folder holds.
+/// The content of one folder.
 #[derive(Debug, Default)]
 struct Listing {
     folders: Vec<PathBuf>,
     keys: Vec<BlobKey>,
 }
 
-/// Every key that a file of the folder has.
+/// Returns every key that a file in the data folder has.
 pub(super) fn stream(data: Arc<BlobFolder>) -> KeyStream {
     let roots = data.roots().map(Path::to_owned).to_vec();
     let listings = stream::unfold((data, roots), |(data, mut left)| async {
@@ -29,7 +29,7 @@ pub(super) fn stream(data: Arc<BlobFolder>) -> KeyStream {
                 left.extend(folders);
                 keys.into_iter().map(Ok).collect()
             }
-            // Emptied and removed since it was seen.
+            // Emptied and removed since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => vec![Err(Error::about("list", folder.display().to_string(), source))],
         };
@@ -45,7 +45,7 @@ fn list(data: &BlobFolder, folder: &Path) -> io::Result<Listing> {
         if entry.file_type()?.is_dir() {
             listing.folders.push(entry.path());
         } else {
-            // What has no key is not ours.
+            // A file without a key is not a blob.
             listing.keys.extend(data.key_of(&entry.path()));
         }
     }

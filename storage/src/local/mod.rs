@@ -1,15 +1,15 @@
 //! Blobs as files in a folder on a local disk.
 //!
-//! Owns two folders in the data folder, which its owner lets one process at a time use (see
-//! [`OpenError`] for what else can be wrong with it). Promises what the ports say, also across a power
-//! loss: a checkpoint syncs the file and, the first time, the folder that holds its name; finishing
-//! syncs the folder that the file moves to. Large chunks are written directly, past the page cache,
-//! into blocks allocated a step ahead of them.
+//! Owns two folders in the data folder, which its owner lets one process at a time use (see [`OpenError`] for
+//! the reasons why it cannot be used). Keeps the contracts of the ports, also across a power loss: a
+//! checkpoint syncs the file and, the first time, the folder that contains its name; finishing syncs the
+//! folder that the file moves to. Large chunks are written directly, past the page cache, into blocks
+//! allocated a step ahead of them.
 //!
-//! Reading order: `folder` (where things lie), `files` (what is done to whole files), `locks` (by whom),
-//! `writer`, `preallocation` (which blocks are allocated before they are needed), `blob_file` (why a
-//! checkpoint is true), `reader`, `copying` and `copiers` (joining files, and on which threads), `keys` (what
-//! is there).
+//! Reading order: `folder` (the layout), `files` (operations on whole files), `blob_locks` (exclusive access
+//! to them), `writer`, `preallocation` (the blocks to allocate before they are needed), `blob_file` (the
+//! rules of a checkpoint), `reader`, `copying` and `copiers` (joining files, and the threads for it), `keys`
+//! (listing).
 
 use std::any::Any;
 use std::io;
@@ -46,41 +46,41 @@ use folder::BlobFolder;
 use preallocation::Preallocation;
 use writer::{LocalWriter, WriterLimits};
 
-/// How the disk is used.
+/// Settings for the use of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalStoreSettings {
     pub durability: BlobDurability,
-    /// Large writes go to the disk past the page cache, where the file system takes them.
+    /// True if large writes go to the disk past the page cache, where the file system supports it.
     pub direct_io: bool,
-    /// Disk blocks for a blob of known size are allocated ahead of its bytes, in steps.
+    /// True if disk blocks for a blob of known size are allocated ahead of its bytes, in steps.
     pub preallocate: bool,
-    /// How many writes of one blob are under way at once, at least 1, before `write` waits.
+    /// Maximum number of writes of one blob in flight, at least 1; further calls of `write` wait.
     pub writes_in_flight: usize,
 }
 
-/// What a store may take of its process and its disk.
+/// The share of process and disk that a store may use.
 #[derive(Debug, Clone)]
 pub struct LocalStoreResources {
-    /// How many blobs at most have a second descriptor for direct writes.
-    /// Others are written through the page cache.
+    /// Maximum number of blobs with a second descriptor for direct writes. Others are written through the
+    /// page cache.
     pub direct_files: usize,
-    /// What blocks that are allocated ahead leave free on the disk.
+    /// Bytes that blocks allocated ahead must leave free on the disk.
     pub keep_free_bytes: u64,
-    /// What is read for readers before they take it comes out of this.
+    /// The pool for bytes that are read ahead of readers.
     pub read_pool: Pool,
-    /// Kept until nothing can touch the folder any more, also what goes on behind a caller that has given up.
+    /// Kept until no operation can change the folder any more, also operations whose caller has been dropped.
     pub guard: Option<Guard>,
 }
 
-/// Tells the owner of a folder, while it lives, that the folder is in use.
+/// Shows the owner of a folder, as long as it exists, that the folder is in use.
 pub type Guard = Arc<dyn Any + Send + Sync>;
 
-/// What a checkpoint outlives.
+/// The failures that a checkpoint survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobDurability {
-    /// The end of the process and a power loss: everything is on stable storage.
+    /// The end of the process and a power loss: all bytes are on stable storage.
     Strict,
-    /// The end of the process, however it comes. The kernel writes to the disk when it sees fit.
+    /// Any end of the process. The kernel decides when it writes to the disk.
     Relaxed,
 }
 
@@ -96,10 +96,10 @@ impl Default for LocalStoreResources {
     }
 }
 
-/// Smaller blobs are not worth laying out.
+/// Smaller blobs are not laid out.
 const LAID_OUT_MIN_BYTES: u64 = 1 << 20;
 
-/// What files can do. Whether they know their room depends on the file system.
+/// The abilities of files. Whether they know their free space depends on the file system.
 const ABILITIES: Abilities = Abilities {
     any_order: true,
     overwrites: true,
@@ -107,13 +107,13 @@ const ABILITIES: Abilities = Abilities {
     takes_over: true,
     part_bytes: 1,
     checkpoint_bytes: 1,
-    // Some file systems share blocks, but none of them promises to.
+    // Some file systems share blocks, but none of them guarantees it.
     joins_without_copying: false,
     knows_free_space: true,
     max_resume_bytes: durable_end::TOKEN_BYTES,
 };
 
-/// Blobs in a data folder, whose `incoming` and `files` belong to this store for as long as it lives.
+/// Blobs in a data folder, whose `incoming` and `files` belong to this store for as long as it exists.
 #[derive(Debug)]
 pub struct LocalStore {
     locks: Arc<BlobLocks>,
@@ -124,7 +124,7 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// Uses the data folder `root`, making it if it is not there. Blocks; meant for the start.
+    /// Opens the data folder `root`, creating it if it does not exist. Blocks; intended for the start.
     pub fn open(
         root: PathBuf,
         settings: LocalStoreSettings,
@@ -133,13 +133,13 @@ impl LocalStore {
         let settings = LocalStoreSettings { writes_in_flight: settings.writes_in_flight.max(1), ..settings };
         let direct_files = if settings.direct_io { resources.direct_files } else { 0 };
         let data = BlobFolder::open(root, settings.durability, direct_files, resources.guard.clone())?;
-        // Where measuring fails now, it fails whoever asks later too.
+        // If measuring fails now, later calls report the error too.
         let knows_free_space = data.capacity().map_or(true, |capacity| capacity.is_some());
         let abilities = Abilities { knows_free_space, ..ABILITIES };
         Ok(Self { locks: Arc::new(BlobLocks::new(data)), copiers: Copiers::default(), abilities, settings, resources })
     }
 
-    /// Changes the files of a blob, when it is this call's turn.
+    /// Changes the files of a blob, under its lock.
     async fn change<T: Send + 'static>(
         &self,
         operation: &'static str,
@@ -184,8 +184,8 @@ impl BlobStore for LocalStore {
     async fn concatenate(&self, parts: &[BlobPart], into: &BlobKey, epoch: Epoch) -> Result<Resume> {
         let parts = parts.to_vec();
         let error = |source| Error::new("concatenate", into, source);
-        // It travels with the work: whoever comes next for this blob waits
-        // until a cancelled copy has been undone.
+        // The lock moves with the work: the next call for this blob waits until a cancelled copy has been
+        // undone.
         let lock = self.locks.take(into, epoch).await.map_err(error)?;
         let copied = self.copiers.run(move |cancelled| {
             let end = copying::concatenate(lock.data(), &parts, lock.key(), cancelled)?;
@@ -228,7 +228,7 @@ impl BlobStore for LocalStore {
     }
 
     async fn available(&self, to: Option<OpenBlob<'_>>) -> Result<Option<u64>> {
-        // Calls that read what the kernel has at hand: not worth another thread.
+        // These calls read values that the kernel has in memory; another thread is not worthwhile.
         let data = self.locks.data();
         let room = data.available_bytes().map_err(|source| Error::about("measure", "the data folder", source))?;
         let (Some(room), Some(OpenBlob { key, received_bytes })) = (room, to) else { return Ok(room) };

@@ -1,10 +1,10 @@
 //! Disk space allocated ahead of sequential writes.
 //!
-//! A file of known length gets that length when it is opened, without a block on the disk. Blocks
-//! are allocated while bytes arrive, in steps as large as what the writer has written so far: a
-//! large upload finds its blocks allocated, mostly in one piece, and nobody holds more disk space
-//! than about twice what they have sent. Several runs of sequential writes, as parallel ranges
-//! make them, are each followed separately.
+//! A file of known length gets that length when it is opened, without a block on the disk. Blocks are
+//! allocated while bytes arrive, in steps as large as the bytes the writer has written so far: a large upload
+//! finds its blocks allocated, mostly in one piece, and no upload occupies more than about twice the disk
+//! space of the bytes it has sent. Several runs of sequential writes, as parallel ranges make them, are each
+//! followed separately.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use pool::DIRECT_MIN_BYTES;
 const MIN_STEP_BYTES: u64 = 1 << 20;
 const MAX_STEP_BYTES: u64 = 1 << 30;
 
-/// How many runs of sequential writes are followed; the oldest gives way.
+/// Maximum number of runs that are followed; the oldest is dropped.
 const MAX_RUNS: usize = 64;
 
 /// Decides when the next step is due for the file of one writer.
@@ -23,23 +23,25 @@ pub(super) struct Preallocation {
     runs: Vec<Run>,
 }
 
-/// Writes that follow one another.
+/// A run of sequential writes.
 #[derive(Debug)]
 struct Run {
     written_bytes: u64,
-    /// Where the next write is expected.
+    /// The offset at which the next write is expected.
     next: u64,
-    /// Up to here blocks were requested.
+    /// The end of the requested blocks.
     allocated: u64,
 }
 
 impl Preallocation {
-    /// `size_bytes` is the size of the whole blob: nothing is allocated beyond it.
+    /// Creates the plan for a blob. `size_bytes` is the size of the whole blob: nothing is allocated beyond
+    /// it.
     pub(super) fn new(size_bytes: u64) -> Self {
         Self { size_bytes, runs: Vec::new() }
     }
 
-    /// Notes a write and returns what to allocate now, if its run has come near the end of what is allocated.
+    /// Records a write and returns the range to allocate now, if its run is near the end of its allocated
+    /// blocks.
     ///
     /// Small writes allocate nothing ahead: one byte must not reserve a megabyte.
     pub(super) fn note(&mut self, write: &Range<u64>) -> Option<Range<u64>> {

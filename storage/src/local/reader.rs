@@ -1,8 +1,8 @@
-//! Reads a file in order, a piece ahead of whoever takes the bytes while memory is plentiful.
+//! Reads a file in order, one piece ahead of the consumer while memory is plentiful.
 //!
-//! A piece that was handed on counts as held until the next one is asked for, because whoever took it has
-//! copied it to where it waits for its reader. When the pool runs low pieces are small, need nothing of it,
-//! and none is read ahead. So readers that take nothing can use the pool up, and the others still go on.
+//! A piece that was handed out counts as held until the next one is requested, because the consumer has
+//! copied it to where it waits for the client. When the pool runs low, pieces are small and do not use the
+//! pool, and none is read ahead. So even if readers that take nothing exhaust the pool, the others continue.
 
 use std::fs::File;
 use std::io;
@@ -19,11 +19,11 @@ use pool::{Buffer, Pool, Reservation};
 
 const LARGE_BYTES: usize = 256 << 10;
 
-/// Of what every reader has at least. Small enough that thousands of them together are little.
+/// Size of the pieces outside the pool. Small enough that thousands of them need little memory.
 const SMALL_BYTES: usize = 16 << 10;
 
-/// The bytes of `file` within `range`. The open file stays readable when
-/// its name is moved or removed meanwhile.
+/// Returns the bytes of `file` within `range`. The open file stays readable when its name is moved or removed
+/// meanwhile.
 pub(super) fn stream(key: BlobKey, file: File, range: Range<u64>, pool: Pool) -> ByteStream {
     let reader = Reader { file: Arc::new(file), left: range, pool, in_hand: None };
     let pieces = stream::unfold((reader, None), |(mut reader, coming)| async {
@@ -42,12 +42,12 @@ struct Reader {
     file: Arc<File>,
     left: Range<u64>,
     pool: Pool,
-    /// Counts the piece that was handed on last, if it was a large one.
+    /// Reserves memory for the piece that was handed out last, if it was a large one.
     in_hand: Option<Reservation>,
 }
 
 impl Reader {
-    /// What is asked for now.
+    /// Starts reading the piece that is requested now.
     fn start_next(&mut self) -> Option<JoinHandle<io::Result<Bytes>>> {
         let left = self.left.end - self.left.start;
         if left == 0 {
@@ -59,7 +59,7 @@ impl Reader {
         Some(self.start(large.filter(|_| self.in_hand.is_some())))
     }
 
-    /// What will be asked for next, beside the large piece in hand, while there is a large buffer for it.
+    /// Starts reading the next piece, if the last one was large and there is a large buffer for it.
     fn start_ahead(&mut self) -> Option<JoinHandle<io::Result<Bytes>>> {
         if self.left.is_empty() || self.in_hand.is_none() {
             return None;

@@ -1,9 +1,9 @@
-//! Writes one blob: positioned writes, a few of them under way at once.
+//! Writes one blob: positioned writes, a few of them in flight at once.
 //!
-//! Where the file system takes direct writes, whole blocks of a large chunk go to the disk straight from the
-//! memory they arrived in. What is left of them at either end, and chunks too small to be worth it, pass
-//! through the page cache; the kernel keeps both views of a file the same as long as they do not overlap in
-//! time, and writes that overlap wait for each other here.
+//! Where the file system supports direct writes, whole blocks of a large chunk go to the disk directly from
+//! the memory they arrived in. The rest at either end, and small chunks, go through the page cache; the
+//! kernel keeps both views of a file the same as long as they do not overlap in time, and writes that overlap
+//! wait for each other here.
 
 use std::fs::File;
 use std::io;
@@ -21,10 +21,10 @@ use super::preallocation::Preallocation;
 use crate::{BlobKey, BlobWriter, Checkpoint, Error, Result, durable_end};
 use pool::BLOCK_BYTES;
 
-/// The largest pages there are.
+/// Maximum page size of any machine.
 const MAX_PAGE_BYTES: u64 = 64 << 10;
 
-/// How far a writer may go.
+/// Limits of a writer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WriterLimits {
     pub(super) writes_in_flight: usize,
@@ -36,14 +36,14 @@ pub(super) struct LocalWriter {
     key: BlobKey,
     blob_file: Arc<BlobFile>,
     limits: WriterLimits,
-    /// The highest place that holds a byte.
+    /// The end of the highest byte written.
     end: u64,
-    /// `None` where nothing is allocated ahead.
+    /// `None` if nothing is allocated ahead.
     preallocation: Option<Preallocation>,
 }
 
 impl LocalWriter {
-    /// `end` is where the blob ends now.
+    /// Creates a writer. `end` is the current end of the blob.
     pub(super) fn new(
         key: BlobKey,
         blob_file: Arc<BlobFile>,
@@ -54,7 +54,7 @@ impl LocalWriter {
         Self { key, blob_file, limits, end, preallocation }
     }
 
-    /// Has blocks allocated for the writes that follow this one. Nothing waits for it.
+    /// Starts to allocate blocks for the writes that follow this one. No write waits for it.
     fn allocate_ahead(&mut self, write: &Range<u64>) {
         let Some(due) = self.preallocation.as_mut().and_then(|preallocation| preallocation.note(write)) else { return };
         let (allocation, keep_free_bytes) = (self.blob_file.begin(NO_BYTES), self.limits.keep_free_bytes);
@@ -76,16 +76,16 @@ impl BlobWriter for LocalWriter {
         if chunk.is_empty() {
             return self.blob_file.intact();
         }
-        // The kernel writes whole pages to the disk and reads whole blocks
-        // for them: neighbours within one wait too.
+        // The kernel writes whole pages to the disk and reads whole blocks for them, so neighbors within a
+        // page wait too.
         let pages = pages_around(offset..end, page_bytes());
         self.blob_file.wait_for_slot(&pages, self.limits.writes_in_flight).await?;
-        // From here on nothing waits: a call that is dropped has taken nothing.
+        // Nothing waits from here on: a call that is dropped has taken nothing.
         self.end = self.end.max(end);
         self.allocate_ahead(&(offset..end));
         let write = self.blob_file.begin(pages);
         let least_bytes = self.blob_file.direct_min_bytes();
-        // Nobody waits for the task: the write itself tells the target how it ended.
+        // Nothing waits for the task: the write itself reports its end to `blob_file`.
         blocking::start(move || {
             let outcome = match whole_blocks(&chunk, offset, least_bytes) {
                 Some(whole) => write_around(write.file(), write.direct(), &chunk, offset, whole),
@@ -110,24 +110,24 @@ impl BlobWriter for LocalWriter {
     }
 }
 
-/// What the page cache holds a file in: 64 KiB on some machines.
+/// Returns the page size of the page cache: 64 KiB on some machines.
 fn page_bytes() -> u64 {
     (rustix::param::page_size() as u64).clamp(BLOCK_BYTES as u64, MAX_PAGE_BYTES)
 }
 
-/// The whole pages that a write touches. A buffered write and a direct one must not share one at the same
-/// time, or each may put back what it has read of the other.
+/// Returns the whole pages that a write touches. A buffered write and a direct one must not share a page at
+/// the same time, or each may restore bytes that it has read of the other.
 fn pages_around(range: Range<u64>, page_bytes: u64) -> Range<u64> {
     range.start - range.start % page_bytes..range.end.next_multiple_of(page_bytes)
 }
 
-/// Writes the `whole` blocks of a chunk directly, where that is possible, and
-/// what is around them through the page cache.
+/// Writes the `whole` blocks of a chunk directly, if possible, and the bytes around them through the page
+/// cache.
 fn write_around(file: &File, direct: Option<&File>, chunk: &[u8], offset: u64, whole: Range<usize>) -> io::Result<()> {
     let Some(direct) = direct else { return file.write_all_at(chunk, offset) };
     let (start, end) = (offset + whole.start as u64, offset + whole.end as u64);
     match direct.write_all_at(&chunk[whole.clone()], start) {
-        // The file system has its own idea of what is aligned.
+        // The file system may require another alignment.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return file.write_all_at(chunk, offset),
         done => done?,
     }
@@ -135,8 +135,8 @@ fn write_around(file: &File, direct: Option<&File>, chunk: &[u8], offset: u64, w
     file.write_all_at(&chunk[whole.end..], end)
 }
 
-/// The part of a chunk that can be written directly: whole blocks in the file that lie on such
-/// borders in memory too, at least so many bytes.
+/// Returns the part of a chunk that can be written directly: at least `least_bytes`, in whole blocks of the
+/// file that are aligned in memory too.
 fn whole_blocks(chunk: &[u8], offset: u64, least_bytes: usize) -> Option<Range<usize>> {
     let block = BLOCK_BYTES as u64;
     let end = offset + chunk.len() as u64;
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(pages_around(65_536..131_072, 65_536), 65_536..131_072);
         let page = page_bytes();
         assert!(page.is_power_of_two() && (4_096..=65_536).contains(&page), "{page}");
-        // The tail of one piece and the blocks of the next lie in one page here, and in two there.
+        // The tail of one piece and the blocks of the next are in one page here, and in two there.
         let (tail, next) = (0..70_000, 73_728..200_000);
         let meet = |page| pages_around(tail.clone(), page).end > pages_around(next.clone(), page).start;
         assert!(meet(65_536) && !meet(4_096));
@@ -196,7 +196,7 @@ mod tests {
             let lead = usize::try_from(offset).unwrap_or(0) % BLOCK_BYTES;
             let chunk = &memory[aligned + lead..][..size.min(memory.len() - aligned - lead)];
             let whole = whole_blocks(chunk, offset, DIRECT_MIN_BYTES).ok_or(io::ErrorKind::InvalidData)?;
-            // Any handle will do for how the pieces fit together.
+            // Any handle works to check how the pieces fit together.
             write_around(&file, Some(&file), chunk, offset, whole)?;
             let mut found = vec![0; chunk.len()];
             file.read_exact_at(&mut found, offset)?;

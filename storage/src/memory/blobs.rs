@@ -1,4 +1,4 @@
-//! What is durable of each blob, and the rules for changing it.
+//! The durable bytes of each blob, and the rules for changing them.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,22 +14,22 @@ use crate::{Abilities, BlobKey, BlobPart, Epoch, durable_end};
 pub(super) struct Blobs {
     pub(super) open: HashMap<BlobKey, Open>,
     pub(super) finished: HashMap<BlobKey, Bytes>,
-    /// Given to every opening of a blob, and never twice.
+    /// The number of the last opening. Each opening of a blob has its own.
     last_turn: u64,
 }
 
-/// A blob that is not finished: only what is durable of it.
+/// A blob that is not finished: only its durable bytes.
 #[derive(Debug)]
 pub(super) struct Open {
     bytes: Vec<u8>,
-    /// Which of them a checkpoint has covered.
+    /// The ranges of them that a checkpoint has covered.
     covered: Stretches,
-    /// The opening that may write to it; 0 when none may.
+    /// The opening that may write to it; 0 if none may.
     turn: u64,
     /// The epoch it was opened under.
     epoch: Epoch,
     is_sealed: bool,
-    /// How many checkpoints have cost a piece of their own.
+    /// Number of checkpoints that have cost an additional small object.
     small_pieces: u64,
 }
 
@@ -50,7 +50,7 @@ impl Open {
         &self.covered
     }
 
-    /// Puts a chunk where it belongs.
+    /// Copies a chunk to its offset.
     pub(super) fn put(&mut self, offset: u64, chunk: &[u8]) -> io::Result<()> {
         let start = index(offset)?;
         let end = start.checked_add(chunk.len()).ok_or(io::ErrorKind::InvalidInput)?;
@@ -62,7 +62,7 @@ impl Open {
         Ok(())
     }
 
-    /// Notes that a checkpoint was kept.
+    /// Records that a checkpoint was kept.
     pub(super) fn cover(&mut self, end: u64, abilities: &Abilities) {
         if !end.is_multiple_of(abilities.checkpoint_bytes) {
             self.small_pieces += 1;
@@ -75,12 +75,12 @@ impl Open {
 }
 
 impl Blobs {
-    /// What is durable of a blob, open or finished.
+    /// Returns the durable bytes of a blob, open or finished.
     pub(super) fn bytes(&self, key: &BlobKey) -> Option<&[u8]> {
         self.finished.get(key).map(AsRef::as_ref).or_else(|| self.open.get(key).map(|blob| blob.bytes.as_slice()))
     }
 
-    /// The blob that this opening may write to.
+    /// Returns the blob that this opening may write to.
     pub(super) fn of_turn(&mut self, key: &BlobKey, turn: u64) -> io::Result<&mut Open> {
         let blob = self.open.get_mut(key).filter(|blob| blob.turn == turn);
         blob.ok_or_else(|| io::Error::other("the blob was reopened, sealed, finished or removed concurrently"))

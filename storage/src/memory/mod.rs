@@ -1,9 +1,9 @@
 //! Blobs in memory, for tests and demonstrations.
 //!
-//! Keeps the contract of the ports to the letter: nothing is durable before its checkpoint resolves,
-//! and what is not durable is gone when the blob is opened again. [`MemoryStore::crash`] stands for a
-//! power loss. A store can be made with fewer [`Abilities`]; it then refuses what it is not to be able
-//! to do, as the store that it stands for would.
+//! Keeps the contract of the ports exactly: nothing is durable before its checkpoint resolves, and bytes that
+//! are not durable are gone when the blob is opened again. [`MemoryStore::crash`] simulates a power loss. A
+//! store can be created with fewer [`Abilities`]; it then rejects the operations that it lacks, as the store
+//! that it simulates would.
 
 use std::io;
 use std::ops::Range;
@@ -30,7 +30,7 @@ use crate::{
 
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// What blobs in memory can do.
+/// The abilities of blobs in memory.
 pub const ABILITIES: Abilities = Abilities {
     any_order: true,
     overwrites: true,
@@ -43,7 +43,7 @@ pub const ABILITIES: Abilities = Abilities {
     max_resume_bytes: durable_end::TOKEN_BYTES,
 };
 
-/// Blobs that last as long as the store, whose clones share them.
+/// Blobs that exist as long as the store. Its clones share them.
 #[derive(Debug, Clone)]
 pub struct MemoryStore(Arc<Inner>);
 
@@ -65,15 +65,15 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// A store that can do no more than `abilities` say, of what this one can do.
+    /// Creates a store with only those of its abilities that `abilities` also has.
     pub fn with_abilities(abilities: Abilities) -> Self {
         let Abilities { joins_without_copying, knows_free_space, max_resume_bytes, .. } = ABILITIES;
         let abilities = Abilities { joins_without_copying, knows_free_space, max_resume_bytes, ..abilities };
         Self(Arc::new(Inner { abilities, epochs: Epochs::default(), blobs: Mutex::default() }))
     }
 
-    /// A store that behaves as a multipart upload to an object store does: parts of this size in order, which
-    /// cannot be read before they are completed, nor gone on with by anyone else.
+    /// Creates a store that behaves like multipart uploads to an object store: parts of this size in order,
+    /// which cannot be read before they are completed, nor resumed in another epoch.
     pub fn like_an_object_store(part_bytes: u64) -> Self {
         Self::with_abilities(Abilities {
             any_order: false,
@@ -86,7 +86,7 @@ impl MemoryStore {
         })
     }
 
-    /// The keys of all blobs, open or finished, in order.
+    /// Returns the keys of all blobs, open or finished, in order.
     pub fn keys(&self) -> Vec<BlobKey> {
         let blobs = self.blobs();
         let mut keys: Vec<BlobKey> = blobs.open.keys().chain(blobs.finished.keys()).cloned().collect();
@@ -95,20 +95,20 @@ impl MemoryStore {
         keys
     }
 
-    /// Whether a blob is finished, and its durable bytes. `None` when it is not there.
+    /// Reports whether a blob is finished, and returns its durable bytes. `None` if it does not exist.
     pub fn durable(&self, key: &BlobKey) -> Option<(bool, Bytes)> {
         let blobs = self.blobs();
         let finished = blobs.finished.get(key).map(|bytes| (true, bytes.clone()));
         finished.or_else(|| blobs.open.get(key).map(|blob| (false, Bytes::copy_from_slice(blob.bytes()))))
     }
 
-    /// How many checkpoints of an open blob have cost a piece of their own, by
+    /// Returns the number of checkpoints of an open blob that have cost an additional small object, by
     /// [`checkpoint_bytes`](Abilities::checkpoint_bytes).
     pub fn small_pieces(&self, key: &BlobKey) -> u64 {
         self.blobs().open.get(key).map_or(0, blobs::Open::small_pieces)
     }
 
-    /// Ends every writer and every pending promise. What was durable stays.
+    /// Ends every writer and every pending promise. Durable bytes stay.
     pub fn crash(&self) {
         self.blobs().open.values_mut().for_each(blobs::Open::end_writer);
     }
@@ -117,7 +117,7 @@ impl MemoryStore {
         lock(&self.0.blobs)
     }
 
-    /// Changes a blob, unless a newer epoch has.
+    /// Changes a blob, unless a newer epoch has done so.
     fn change<T>(
         &self,
         operation: &'static str,

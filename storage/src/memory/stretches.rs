@@ -1,8 +1,8 @@
-//! Which places of a blob hold bytes.
+//! The ranges of a blob that contain bytes.
 
 use std::ops::Range;
 
-/// Stretches of a blob, in order and apart from each other.
+/// Ranges of a blob, in order, none touching another.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stretches(Vec<Range<u64>>);
 
@@ -19,17 +19,17 @@ impl Stretches {
         self.0.splice(first..last, std::iter::once(start..end));
     }
 
-    /// Whether any byte of `range` is there.
+    /// Reports whether any byte of `range` is there.
     pub(super) fn meet(&self, range: &Range<u64>) -> bool {
         self.0.iter().any(|known| known.start < range.end && range.start < known.end)
     }
 
-    /// Whether a byte at `place` would follow one that is there, or take its place.
+    /// Reports whether a byte at `place` would follow one that is there, or replace it.
     pub(super) fn reach(&self, place: u64) -> bool {
         self.0.iter().any(|known| (known.start..=known.end).contains(&place))
     }
 
-    /// Forgets what lies behind `end`.
+    /// Removes everything at or above `end`.
     pub(super) fn cut(&mut self, end: u64) {
         self.0.retain(|known| known.start < end);
         if let Some(last) = self.0.last_mut() {

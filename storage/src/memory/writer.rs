@@ -1,4 +1,4 @@
-//! Writes one blob in memory. What was written is not part of it before a checkpoint has been kept.
+//! Writes one blob in memory. Written bytes are not part of it before a checkpoint is kept.
 
 use std::io;
 use std::ops::Range;
@@ -21,24 +21,25 @@ pub(super) struct MemoryWriter {
     written: Arc<Mutex<Written>>,
 }
 
-/// What a writer took and no promise has made durable yet.
+/// The bytes that a writer took and no promise has made durable yet.
 #[derive(Debug)]
 struct Written {
-    /// The highest place that holds a byte.
+    /// The end of the highest byte written.
     end: u64,
-    /// In the order they came. A chunk that has become durable leaves an empty one, so that places stay.
+    /// In the order of the calls. A chunk that has become durable is replaced by an empty one, so that
+    /// indexes stay.
     chunks: Vec<(u64, Bytes)>,
     stretches: Stretches,
 }
 
 impl MemoryWriter {
-    /// `end` is where the blob ends now.
+    /// Creates a writer. `end` is the current end of the blob.
     pub(super) fn new(store: MemoryStore, key: BlobKey, turn: u64, end: u64) -> Self {
         let written = Written { end, chunks: Vec::new(), stretches: Stretches::default() };
         Self { store, key, turn, written: Arc::new(Mutex::new(written)) }
     }
 
-    /// Makes the first `count` chunks durable, unless somebody else has opened the blob since.
+    /// Makes the first `count` chunks durable, unless the blob was opened again since.
     fn make_durable(&self, count: usize, end: u64) -> io::Result<()> {
         let mut blobs = self.store.blobs();
         let blob = blobs.of_turn(&self.key, self.turn)?;
@@ -52,7 +53,7 @@ impl MemoryWriter {
         Ok(())
     }
 
-    /// Takes a chunk, if the store may have it there.
+    /// Takes a chunk, if the abilities of the store permit it there.
     fn take(&self, offset: u64, chunk: Bytes) -> io::Result<()> {
         let mut blobs = self.store.blobs();
         let blob = blobs.of_turn(&self.key, self.turn)?;
@@ -74,7 +75,7 @@ impl MemoryWriter {
 }
 
 impl Written {
-    /// Whether a store of such abilities takes a chunk there.
+    /// Checks that a store with these abilities takes a chunk there.
     fn check(&self, chunk: &Range<u64>, covered: &Stretches, abilities: &Abilities) -> io::Result<()> {
         let refuse = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         let start = chunk.start;

@@ -1,4 +1,4 @@
-//! The suite, against every backend and the fault wrapper.
+//! Runs the conformance suite against every backend and the fault wrapper.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use storage::memory::MemoryStore;
 use storage::{Abilities, BlobKey, BlobStore, conformance, memory};
 use tempfile::TempDir;
 
-/// Stores in folders of their own, which are gone with this.
+/// Stores in separate folders, which are removed with this value.
 struct Folders {
     root: TempDir,
     count: AtomicU64,

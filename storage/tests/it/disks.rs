@@ -1,5 +1,5 @@
-//! The local store on disks of every kind: sectors of 512 and of 4096 bytes, another file system, one that
-//! takes no direct writes, and one whose `incoming` lies on another disk than its root.
+//! The local store on various disks: sectors of 512 and of 4096 bytes, another file system, one without
+//! direct writes, and one whose `incoming` is on another disk than its root.
 
 use std::fs;
 use std::ops::Range;
@@ -20,7 +20,7 @@ fn key() -> BlobKey {
     BlobKey::new("2026/11/22/a").unwrap()
 }
 
-/// The disk, or `None` with the reason printed.
+/// Returns the disk, or `None` with the reason printed.
 fn mounted(disk: Result<TestDisk, String>) -> Option<TestDisk> {
     disk.inspect_err(|reason| eprintln!("skipped: a disk cannot be made here: {reason}")).ok()
 }
@@ -33,14 +33,14 @@ fn open_with(root: &Path, resources: LocalStoreResources) -> Arc<dyn BlobStore> 
     Arc::new(LocalStore::open(root.to_owned(), LocalStoreSettings::default(), resources).unwrap())
 }
 
-/// The suite, with each store in a folder of its own.
+/// Runs the conformance suite, with each store in a separate folder.
 async fn keeps_the_contract(root: &Path) {
     let count = AtomicU64::new(0);
     let fresh = || root.join(count.fetch_add(1, Ordering::Relaxed).to_string());
     conformance::all(async || open(&fresh(), LocalStoreSettings::default())).await;
 }
 
-/// How much of a blob the page cache holds after 8 MiB of it were written and made durable, in large
+/// Returns the bytes of a blob in the page cache after 8 MiB of it were written and made durable, in large
 /// pieces that begin in the middle of a block.
 async fn cached_after_writing(root: &Path, settings: LocalStoreSettings) -> u64 {
     let store = open(root, settings);
@@ -139,7 +139,8 @@ async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
     let Some(disk) = mounted(TestDisk::make(folder.path(), FileSystem::Ext4, 512, 128 * MIB)) else { return };
     let store = open(disk.path(), LocalStoreSettings::default());
     let size = 64 << 30;
-    // One byte at the start, one at the very end, and large pieces at the end: each takes what it is.
+    // One byte at the start, one at the very end, and large pieces at the end: each occupies only its own
+    // size.
     let mut writer = store.open(&key(), EPOCH, None, Some(size)).await.unwrap();
     writer.write(0, bytes(0..1)).await.unwrap();
     writer.write(size - 1, bytes(size - 1..size)).await.unwrap();
@@ -152,7 +153,7 @@ async fn a_blob_occupies_what_was_written_and_at_most_as_much_again() {
     assert!((13 * MIB..=21 * MIB).contains(&taken), "{taken}");
     writer.close().await;
 
-    // What it has taken ahead counts as its own, whatever its highest place is.
+    // Blocks allocated ahead count as its own, whatever the end of its highest byte.
     let (own, others) = (OpenBlob { key: &key(), received_bytes: 12 * MIB }, store.available(None).await.unwrap());
     let own = store.available(Some(own)).await.unwrap().unwrap() - others.unwrap();
     assert!(own.abs_diff(taken - 12 * MIB) <= MIB / 4, "{own}");

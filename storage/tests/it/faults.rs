@@ -1,4 +1,4 @@
-//! The fault wrapper itself: it must break exactly where it is told to.
+//! Tests of the fault wrapper: it must fail exactly the planned calls.
 
 use std::io;
 use std::sync::Arc;

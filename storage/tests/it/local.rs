@@ -1,4 +1,4 @@
-//! What is peculiar to files: the data folder, what a crash leaves behind, a disk that fills up.
+//! Properties of files: the data folder, the traces of a crash, a disk that fills up.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ impl Fixture {
         Self { store: Arc::new(guarded(root.path(), &guard).unwrap()), guard, root }
     }
 
-    /// As after a crash: another store on the same folder.
+    /// Opens another store on the same folder, as after a crash.
     fn restart(self) -> Self {
         drop(self.store);
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -94,7 +94,7 @@ fn a_folder_that_cannot_be_used_is_refused_with_a_reason() {
     fs::write(&file, "x").unwrap();
     assert!(matches!(open(&file), Err(OpenError::NotAFolder { path }) if path == file));
     assert!(matches!(open(&file.join("data")), Err(OpenError::NotMade { .. })));
-    // Not even root can make files in these.
+    // Not even root can create files in these.
     assert!(matches!(open(Path::new("/proc/longshore-data")), Err(OpenError::NotMade { .. })));
     assert!(matches!(open(Path::new("/proc")), Err(OpenError::NotWritable { .. })));
 
@@ -180,7 +180,7 @@ async fn finishing_ends_the_same_wherever_a_crash_stopped_it() {
         let it = Fixture::new();
         let mut writer = it.store.open(&key(), EPOCH, None, None).await.unwrap();
         writer.write(0, bytes(0..5000)).await.unwrap();
-        // What was written behind the end did not count.
+        // Bytes written behind the end did not count.
         let token = writer.checkpoint(4000).await.unwrap().await.unwrap();
         writer.close().await;
         crash(&it);
@@ -215,7 +215,7 @@ async fn a_half_made_concatenation_is_made_anew() {
     let it = it.restart();
     let parts = vec![BlobPart { key: part, size_bytes: 3_000_000 }; 2];
 
-    // Given up half-way, and begun again while the first may still be copying.
+    // Cancelled half-way, and started again while the first may still be copying.
     for _ in 0..5 {
         let key = key();
         let given_up = it.store.concatenate(&parts, &key, EPOCH);
@@ -294,7 +294,7 @@ async fn a_folder_removed_as_empty_does_not_fail_a_new_blob() {
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    // Nor does one that somebody else has removed.
+    // Nor does one that was removed meanwhile.
     let token = write_blob(&it.store, &key(), 1).await;
     it.store.discard(&key(), EPOCH, None).await.unwrap();
     write_blob(&it.store, &key(), 1).await;
@@ -323,7 +323,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// `None` where mounting is not permitted.
+    /// Mounts it, or returns `None` where that is not permitted.
     fn mount() -> Option<Self> {
         let at = TempDir::new().unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(at.path()).output();

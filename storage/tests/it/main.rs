@@ -1,4 +1,4 @@
-//! Tests of the crate through its public face.
+//! Tests of the crate through its public interface.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod conformance;

@@ -1,4 +1,4 @@
-//! Random walks over a local blob, beside a model of what must and what may be in it.
+//! Random walks over a local blob, compared with a model of the bytes it must and may contain.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Where, counted in percent of the end, and how much.
+    /// The offset in percent of the end, and the size.
     Write {
         percent: u64,
         size: u64,
@@ -20,7 +20,7 @@ enum Step {
         size: u64,
     },
     Checkpoint,
-    /// Asked for and given up.
+    /// Requested and dropped.
     DropCheckpoint,
     Close,
     Drop,
@@ -40,20 +40,20 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..25)
 }
 
-/// What is known of one byte after the blob was opened again.
+/// The knowledge about one byte after the blob was opened again.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Byte {
     /// Durable, and not written since.
     Is(u8),
-    /// Written, or passed over, without a checkpoint: it may be anything that was ever put there.
+    /// Written, or skipped, without a checkpoint: it may be any value that was ever written there.
     Any,
 }
 
 #[derive(Debug, Default, Clone)]
 struct Model {
-    /// As far as the token reaches.
+    /// The bytes that the token covers.
     durable: Vec<Byte>,
-    /// With everything written.
+    /// The bytes including all writes.
     written: Vec<Byte>,
     token: Option<Resume>,
 }
@@ -147,7 +147,7 @@ impl Walk {
     }
 
     async fn write(&mut self, offset: usize, size: u64) {
-        // After a reopening the end may be nearer: what lies behind it is a hole, which a writer may leave.
+        // After a reopening the end may be lower: the range behind it is a hole, which a writer may leave.
         self.writer().await;
         self.writes = self.writes.wrapping_add(1);
         let chunk = laid_out(offset as u64, &vec![self.writes; at(size)]);
@@ -161,7 +161,7 @@ impl Walk {
         }
     }
 
-    /// Reads what is durable.
+    /// Reads and compares the durable bytes.
     async fn compare(&mut self) {
         let end = self.model.durable.len() as u64;
         let found = read(&self.store().await, &key(), 0..end).await;
