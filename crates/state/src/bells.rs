@@ -1,9 +1,9 @@
-//! Who wants to know of changes. Nobody is sent anything here: a change
-//! rings, and whoever waits looks for itself.
+//! Bells: wake-ups without content for tasks that wait for changes of uploads. A change rings, and the woken
+//! task reads the state.
 //!
-//! A ring makes news fast, looking again makes it right. So an adapter that reaches other nodes may lose a
-//! ring, as long as it says how often those who wait are to look without one. [`LocalBells`] reaches its own
-//! process and loses none.
+//! Rings provide speed; reading the state provides correctness. An adapter that reaches other nodes may
+//! therefore lose a ring, provided that it sets an interval at which its bells ring without a change.
+//! [`LocalBells`] reaches only its own process and loses no rings.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,23 +15,23 @@ use tokio::sync::watch;
 use crate::lock::lock;
 use domain::id::UploadId;
 
-/// Tells whoever waits that uploads have changed.
+/// Wakes tasks that wait for changes of uploads.
 pub trait Bells: fmt::Debug + Send + Sync + 'static {
     /// Rings for an upload. Called after each of its commits; never waits.
     fn changed(&self, upload: UploadId);
 
-    /// Makes a bell for one upload. A change after this is made is not
-    /// missed, so it is made before one looks.
+    /// Makes a bell for one upload. Changes after this call are not missed, so callers make the bell before
+    /// they read the state.
     fn of_upload(&self, upload: UploadId) -> Bell;
 
-    /// Makes a bell for all uploads, with the same promise.
+    /// Makes a bell for all uploads, with the same guarantee.
     fn of_all(&self) -> Bell;
 }
 
 type UploadBells = Arc<Mutex<HashMap<UploadId, watch::Sender<()>>>>;
 
-/// Bells for single uploads, kept only while somebody listens, and one
-/// for all of them: the news of one process.
+/// The bells of one process: bells for single uploads, kept only while a task listens, and one for all
+/// uploads.
 #[derive(Debug)]
 pub struct LocalBells {
     uploads: UploadBells,
@@ -39,10 +39,11 @@ pub struct LocalBells {
     poll_interval: Option<Duration>,
 }
 
-/// Rings after every commit. Armed when made: a change between making it and waiting is not missed.
+/// A bell that rings after every commit. It is armed when it is made: a change between its creation and the
+/// wait is not missed.
 #[derive(Debug)]
 pub struct Bell {
-    /// Taken only when dropped.
+    /// Set until the bell is dropped.
     ring: Option<watch::Receiver<()>>,
     upload: Option<(UploadId, UploadBells)>,
     poll_interval: Option<Duration>,
@@ -55,8 +56,8 @@ impl Default for LocalBells {
 }
 
 impl LocalBells {
-    /// The same for an adapter whose rings come from afar and may be lost: bells ring at least this often by
-    /// themselves.
+    /// Makes bells for an adapter whose rings come from other nodes and may be lost. They also ring at this
+    /// interval without a change.
     pub fn with_poll_interval(every: Duration) -> Self {
         Self { poll_interval: Some(every), ..Self::default() }
     }
@@ -83,7 +84,7 @@ impl Bells for LocalBells {
 }
 
 impl Bell {
-    /// Waits for a change since the last time this was asked, or for the time to look without one.
+    /// Waits for a change since the previous call, or for the poll interval to pass.
     pub async fn rung(&mut self) {
         match self.poll_interval {
             None => self.changed().await,
@@ -97,7 +98,7 @@ impl Bell {
         {
             return;
         }
-        // Whoever rings is gone: nothing will change any more.
+        // The sender is gone, so nothing will change any more.
         std::future::pending().await
     }
 }

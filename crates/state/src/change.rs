@@ -1,7 +1,8 @@
-//! A change of an upload with the events it causes, and how bodies are written that a store has to make.
+//! A change of an upload with the events it causes, and the functions for event bodies that a store has to
+//! make.
 //!
-//! The store keeps the body of an event as the bytes it was given. It neither
-//! reads nor writes the JSON of receivers.
+//! The store keeps the body of an event as the bytes it was given. It neither reads nor writes the JSON for
+//! receivers.
 
 use bytes::Bytes;
 
@@ -12,28 +13,27 @@ use domain::notice::Notice;
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 
-/// An upload as it is to be written, with its new events. Writing the
-/// same change again writes the same events.
+/// An upload to be written, with its new events. Writing the same change again writes the same events.
 #[derive(Debug, Clone)]
 pub struct Change {
     upload: Upload,
     events: Vec<NewEvent>,
 }
 
-/// An event of an upload as it is to be written.
+/// An event of an upload to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
     pub id: EventId,
     pub kind: EventKind,
     pub at: Timestamp,
     pub sequence: u64,
-    /// What every receiver gets, byte for byte (webhooks P7).
+    /// The body that every receiver gets, byte for byte (webhooks P7).
     pub body: Bytes,
 }
 
 impl Change {
-    /// Takes an upload with all that it has to tell: `body` writes the body of each new event, `random` makes
-    /// the random part of its id.
+    /// Makes a change from an upload and its uncommitted events. `body` writes the body of each event,
+    /// `random` provides the random part of its id.
     pub fn new(upload: Upload, body: impl Fn(&Record, &Event) -> String, mut random: impl FnMut() -> [u8; 10]) -> Self {
         let events = upload.events().iter().map(|event| NewEvent {
             id: EventId::new(event.at, in_order(event.sequence, random())),
@@ -53,26 +53,26 @@ impl Change {
         &self.events
     }
 
-    /// Takes it apart, for a store to write.
+    /// Splits the change for a store to write.
     pub fn into_parts(self) -> (Upload, Vec<NewEvent>) {
         (self.upload, self.events)
     }
 }
 
-/// How bodies are written of which only the store knows, within its transaction, that they are needed.
+/// Functions for bodies whose need becomes known only within a transaction of the store.
 #[derive(Debug, Clone, Copy)]
 pub struct EventBodies {
-    /// News of the sending itself.
+    /// Writes the body of an event about delivery itself.
     pub notice: fn(&Notice, Timestamp) -> String,
-    /// A test of an endpoint.
+    /// Writes the body of a test event for an endpoint.
     pub ping: fn(&EndpointId, Timestamp) -> String,
-    /// Less than a full body, for an endpoint that wants little.
+    /// Writes the short body for an endpoint with [`Payload::Thin`](domain::endpoint::Payload::Thin).
     pub thin: fn(&StoredEvent<'_>) -> String,
-    /// What is left of a body once what was said about its upload is taken out.
+    /// Writes the rest of a body after the free text about its upload has been removed.
     pub expunged: fn(&StoredEvent<'_>) -> String,
 }
 
-/// An event of an upload as it was written.
+/// A stored event of an upload.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredEvent<'a> {
     pub kind: EventKind,

@@ -1,26 +1,27 @@
-//! The time of day, and the one rule for what happens to deadlines when it is set.
+//! The time of day, and the rule for deadlines when the clock is set.
 //!
-//! Deadlines are stored, compared and reported as times of day, so that they mean the same to a
-//! client, after a restart and on another machine. The clock compares each reading with time that
-//! cannot be set, and notices when the two part:
+//! Deadlines are stored, compared and reported as times of day, so that they mean the same to a client, after
+//! a restart and on another machine. The clock compares each reading with a monotonic time, and detects a
+//! step when the two diverge:
 //!
-//! - **Ahead** (the clock was set, or the machine slept): nobody could act in the time passed over. It is not
-//!   charged to what began before it ([`Clock::extended`], [`Clock::elapsed`], [`Clock::ago`]); what begins
-//!   afterwards lasts exactly as long as it says.
-//! - **Back**: what began after now began now. Nothing else marks a deadline set by a clock that was ahead,
-//!   and nothing else is needed, so the same rule holds after a restart. Owners of stored deadlines look for
-//!   such rows when they start and whenever [`Clock::steps`] has changed.
+//! - **Ahead** (the clock was set, or the machine slept): no process could act during the skipped time. It
+//!   does not count against periods that began before the step ([`Clock::extended`], [`Clock::elapsed`],
+//!   [`Clock::ago`]). Periods that begin afterwards have exactly their nominal length.
+//! - **Back**: a period that appears to have begun after now is treated as begun now. Nothing else marks a
+//!   deadline set by a clock that was ahead, and nothing else is needed, so the same rule holds after a
+//!   restart. Owners of stored deadlines search for such rows when they start and whenever [`Clock::steps`]
+//!   has changed.
 //!
-//! The state hands the clock out ([`Store::clock`](crate::Store::clock)), and nothing else makes one: rows
-//! are written and judged by one clock, however many nodes do so. A state on this machine hands out the
-//! [machine's](Clock::system). One on a server measures how far the server's `now()` is from the machine's
-//! steady clock, halfway between question and answer, and repeats that every few seconds; between two
-//! measurements its readings go with the steady clock. A small correction stays below the smallest step and
-//! is none. When the server's clock is set, the next measurement is a step, for every node alike; when a
-//! node's own clock is set, nothing happens.
+//! The state provides the clock ([`Store::clock`](crate::Store::clock)), and no other component makes one: a
+//! single clock writes and judges rows, regardless of the number of nodes. A state on this machine provides
+//! the [machine's clock](Clock::system). A state on a server measures the distance of the server's `now()`
+//! from the machine's monotonic clock, at the midpoint between query and response, and repeats that every few
+//! seconds; between two measurements its readings follow the monotonic clock. A small correction stays below
+//! the smallest step and is not a step. When the server's clock is set, the next measurement is a step, for
+//! every node alike; when a node's own clock is set, nothing happens.
 //!
-//! The steps themselves are not stored: a restart charges the time passed
-//! over to whatever was not written since.
+//! The steps themselves are not stored: after a restart the skipped time counts against every period that was
+//! not written since.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -30,20 +31,21 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::lock::lock;
 use domain::time::Timestamp;
 
-/// Smaller steps are left alone: no deadline is that precise.
+/// Smaller steps are ignored, because no deadline is that precise.
 const SMALLEST_STEP_MS: i64 = 30_000;
 
-/// How many steps ahead are remembered, newest first: more than half a year of nightly sleep.
+/// The maximum number of remembered steps ahead; the newest are kept. It covers more than half a year of
+/// nightly sleep.
 const MAX_GAPS: usize = 256;
 
-/// The time of day, and how long the clock has run by a measure that nobody can set.
+/// The time of day, and the monotonic time for which the clock has been running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockReading {
     pub time_of_day: Timestamp,
     pub running: Duration,
 }
 
-/// Tells the time of day and notices when it was set. Clones are the same clock.
+/// A clock that returns the time of day and detects when it was set. Clones share one clock.
 #[derive(Clone)]
 pub struct Clock(Arc<Inner>);
 
@@ -59,14 +61,14 @@ impl fmt::Debug for Clock {
 }
 
 impl Clock {
-    /// Makes a clock of whatever gives readings.
+    /// Makes a clock from a source of readings.
     pub fn new(read: impl Fn() -> ClockReading + Send + Sync + 'static) -> Self {
         let steps = ClockSteps { seen: read(), gaps: VecDeque::new(), count: 0 };
         Self(Arc::new(Inner { read: Box::new(read), steps: Mutex::new(steps) }))
     }
 
-    /// The clock of the machine. For adapters of the state that are on one machine; everybody else takes what
-    /// they hand out.
+    /// Makes the clock of the machine, for adapters of the state on one machine. All other code uses the
+    /// clock that they provide.
     #[expect(clippy::disallowed_methods, reason = "this is where the time of day comes from")]
     pub fn system() -> Self {
         let begun = Instant::now();
@@ -76,11 +78,11 @@ impl Clock {
         })
     }
 
-    /// Tells the time of day.
+    /// Returns the time of day.
     pub fn now(&self) -> Timestamp {
         let (now, step) = {
             let mut steps = self.lock();
-            // Read under the lock, so that readings are seen in their order.
+            // The reading is taken under the lock, so that readings are observed in their order.
             let reading = (self.0.read)();
             (reading.time_of_day, steps.observe(reading))
         };
@@ -98,25 +100,26 @@ impl Clock {
         now
     }
 
-    /// Extends a deadline set at `since` by the time that was passed over before it came.
+    /// Extends a deadline set at `since` by the time skipped before it was reached.
     pub fn extended(&self, since: Timestamp, deadline: Timestamp) -> Timestamp {
         self.now();
         self.lock().extended(since, deadline)
     }
 
-    /// How long ago `since` was, without the time that was passed over; nothing when it is still to come.
+    /// Returns the time since `since` without the skipped time; zero if `since` is in the future.
     pub fn elapsed(&self, since: Timestamp) -> Duration {
         let now = self.now();
         self.lock().elapsed(since, now)
     }
 
-    /// The time of day that lies `span` back, not counting time that was passed over.
+    /// Returns the time of day that lies `span` in the past, not counting skipped time.
     pub fn ago(&self, span: Duration) -> Timestamp {
         let now = self.now();
         self.lock().before(now, span)
     }
 
-    /// How many times the clock was set so far. Another number than before: deadlines may have to follow it.
+    /// Returns the number of times the clock was set so far. If the number has changed, deadlines may have to
+    /// be adjusted.
     pub fn steps(&self) -> u64 {
         self.now();
         self.lock().count
@@ -136,22 +139,22 @@ enum ClockStep {
 #[derive(Debug)]
 struct ClockSteps {
     seen: ClockReading,
-    /// Oldest first.
+    /// Steps ahead, oldest first.
     gaps: VecDeque<SkippedTime>,
     count: u64,
 }
 
-/// A step ahead, between two readings.
+/// A step ahead between two readings.
 #[derive(Debug, Clone, Copy)]
 struct SkippedTime {
     before: Timestamp,
     after: Timestamp,
-    /// What of the time between them did not pass.
+    /// The part of the time between the readings that did not pass.
     missing: Duration,
 }
 
 impl SkippedTime {
-    /// Where in the time before the step its end lies.
+    /// Returns the end of the skipped time, on the time scale before the step.
     fn end(&self) -> Timestamp {
         self.after.minus(self.missing)
     }
@@ -180,8 +183,7 @@ impl ClockSteps {
         Some(ClockStep::Ahead(off))
     }
 
-    /// A step back first undoes what steps ahead have counted: the clock
-    /// was wrong, and nothing was passed over.
+    /// Lets a step back first undo earlier steps ahead: the clock was wrong, and no time was skipped.
     fn undo_skips(&mut self, mut by: Duration) {
         while let Some(newest) = self.gaps.back_mut() {
             if newest.missing > by {
@@ -229,7 +231,7 @@ mod tests {
     const HOUR: Duration = Duration::from_hours(1);
     const BEGIN: Timestamp = Timestamp::from_unix_ms(1_795_300_290_000);
 
-    /// A clock that a test turns.
+    /// A clock that a test controls.
     #[derive(Clone)]
     struct ManualClock(Arc<Mutex<ClockReading>>);
 
@@ -320,7 +322,7 @@ mod tests {
     }
 
     proptest! {
-        /// The three ways to ask agree on what has lasted too long.
+        /// The three methods agree on the moment at which a period is over.
         #[test]
         fn a_span_is_over_by_every_measure_at_once(
             turns in prop::collection::vec((0_u64..100_000, 0_u64..100_000), 1..20),

@@ -1,7 +1,7 @@
-//! For stores in tests that break when they write uploads, and in nothing else.
+//! Delegation for test stores that intercept only the writing of uploads.
 
 /// Implements [`EventLog`](crate::EventLog), [`HookCalls`](crate::HookCalls) and [`Store`](crate::Store) by
-/// handing every call on to the store in a field.
+/// forwarding every call to the store in a field.
 #[macro_export]
 macro_rules! delegate_store {
     ($store:ty, $inner:ident) => {

@@ -1,4 +1,4 @@
-//! Deliveries as people and programs ask for them, and one of them sent again.
+//! Queries of deliveries, and the replay of a single one.
 
 use std::fmt;
 
@@ -12,18 +12,19 @@ use domain::principal::TenantScope;
 use domain::query::{DeliveryPage, DeliveryQuery};
 use domain::time::Timestamp;
 
-/// Deliveries, with the attempts made at them.
+/// Deliveries with their attempts.
 #[async_trait]
 pub trait Deliveries: fmt::Debug + Send + Sync + 'static {
-    /// Deliveries that match, newest first, with their attempts.
+    /// Returns matching deliveries, newest first, with their attempts.
     async fn deliveries(&self, scope: TenantScope, query: &DeliveryQuery) -> Result<DeliveryPage>;
 
     async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRecord>>;
 
-    /// How many deliveries are in each unfinished state, of one endpoint in the scope or of all
-    /// in it; no further than [`Backlog::MOST`].
+    /// Counts the deliveries in each unfinished state, of one endpoint in the scope or of all, up to
+    /// [`Backlog::MOST`].
     async fn backlog(&self, scope: TenantScope, endpoint: Option<&EndpointId>) -> Result<Backlog>;
 
-    /// Makes a delivery due now, with its attempts before it again. `force` sends again what has succeeded.
+    /// Makes a delivery due now, with its full number of attempts. `force` also replays a delivery that
+    /// succeeded.
     async fn replay(&self, scope: TenantScope, id: DeliveryId, force: bool, now: Timestamp) -> Result<ReplayOutcome>;
 }

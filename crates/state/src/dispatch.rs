@@ -1,7 +1,7 @@
-//! Deliveries on their way: claimed, sent by whoever claimed them, settled.
+//! The dispatch of deliveries: claiming, sending and settling them.
 //!
-//! A claim is bound to its lease, and a lease has an end: a sender that dies loses what it has claimed, and
-//! what it still settles afterwards moves nothing. What happens to a delivery is decided in [`domain::lane`].
+//! A claim is bound to a lease that expires: a sender that dies loses its claims, and a settlement after that
+//! changes nothing. [`domain::lane`] defines the rules for deliveries.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,10 +18,11 @@ use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
-/// Claims of due deliveries, and what comes of them.
+/// Claims of due deliveries, and their settlement.
 #[async_trait]
 pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
-    /// Leases due deliveries to a node, for each endpoint at most as many as it has slots, oldest due first.
+    /// Leases due deliveries to a node, oldest due first. Each endpoint is given with its number of free
+    /// slots, which is the maximum for that endpoint.
     async fn claim_due(
         &self,
         node: InstanceId,
@@ -30,25 +31,25 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<Claim>>;
 
-    /// Writes attempts, what becomes of their deliveries, and how their endpoints are doing; lets the
-    /// next waiting delivery of the same endpoint and upload go. A settlement whose lease is no longer
-    /// held records its attempt and moves nothing.
+    /// Records attempts, the new states of their deliveries, and the health of their endpoints; releases the
+    /// next waiting delivery of the same endpoint and upload. A settlement whose lease is no longer held
+    /// records its attempt and changes nothing else.
     async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> Result<()>;
 
-    /// Has every lease of a node end at `until`: the clock was set, and
-    /// says nothing of how long they were held.
+    /// Sets the end of every lease of a node to `until`, after the clock was set and no longer tells how long
+    /// they were held.
     async fn renew_leases(&self, node: InstanceId, until: Timestamp) -> Result<()>;
 
-    /// Makes ready deliveries due `now` that wait since a later time, which only a clock that was ahead can
-    /// have written. Works in pieces. Says how many deliveries those were.
+    /// Makes ready deliveries due `now` that were planned by a clock that was ahead. Works in batches.
+    /// Returns the number of deliveries changed.
     async fn restart_waits(&self, now: Timestamp) -> Result<u64>;
 
-    /// When the next delivery to one of these endpoints becomes due, be
-    /// it ready or leased by a worker that died.
+    /// Returns the time at which the next delivery to one of these endpoints becomes due, either ready or
+    /// leased by a worker that died.
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>>;
 
-    /// Writes a test event for one endpoint, whatever its state, and leases its delivery to a node. `None`
-    /// when there is no such endpoint in the scope.
+    /// Writes a test event for one endpoint, whatever its state, and leases its delivery to a node. Returns
+    /// `None` if the scope has no such endpoint.
     async fn test_endpoint(
         &self,
         scope: TenantScope,
@@ -58,7 +59,8 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Option<Claim>>;
 
-    /// Rings after every commit that made a delivery ready. May ring for nothing.
+    /// Returns a bell that rings after every commit that made a delivery ready. It may also ring without
+    /// cause.
     fn bell(&self) -> Arc<Notify>;
 }
 
@@ -66,43 +68,43 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub delivery: DeliveryId,
-    /// Proves the lease when settling; another claim of the same delivery has another.
+    /// Proves the lease at settlement; another claim of the same delivery has a different value.
     pub lease: [u8; 16],
     pub endpoint: EndpointId,
     pub event: EventId,
     pub kind: EventKind,
     pub class: DeliveryClass,
     pub trigger: AttemptTrigger,
-    /// `None` for news that is not of an upload.
+    /// `None` for an event that is not about an upload.
     pub upload: Option<UploadId>,
-    /// When the event occurred.
+    /// The time of the event.
     pub occurred_at: Timestamp,
-    /// When this delivery began: with its event, when it was last asked for again, or when its stopped
-    /// endpoint went on.
+    /// The time at which this delivery began: with its event, at its latest replay, or when its stopped
+    /// endpoint was resumed.
     pub begun_at: Timestamp,
-    /// Attempts made and counted so far.
+    /// The number of counted attempts so far.
     pub attempts: u32,
-    /// How many of them were before it was last asked for again.
+    /// The number of those attempts before the latest replay.
     pub attempts_before: u32,
-    /// Whether somebody had claimed it before and let the lease run out.
+    /// True if an earlier claim of the delivery has lapsed.
     pub is_taken_over: bool,
-    /// As this endpoint gets it: whole, or what a thin one is told.
+    /// The body for this endpoint, full or thin.
     pub body: Bytes,
 }
 
-/// What came of some claims, and what is known of their endpoints since.
+/// Settlements of claims, and the resulting health of their endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettlementBatch {
     pub settlements: Vec<Settlement>,
     pub health: Vec<(EndpointId, Health)>,
 }
 
-/// What came of a claim.
+/// The result of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settlement {
     pub delivery: DeliveryId,
     pub lease: [u8; 16],
-    /// Recorded as it is; an aborted one does not count as an attempt made.
+    /// The attempt, recorded unchanged. An aborted one does not count.
     pub attempt: Attempt,
     pub disposition: Disposition,
 }

@@ -1,4 +1,4 @@
-//! What the application was asked, and what it said.
+//! The record of hook calls.
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ use domain::query::HookCallQuery;
 /// Calls of blocking hooks.
 #[async_trait]
 pub trait HookCalls: fmt::Debug + Send + Sync + 'static {
-    /// Writes down what came of asking the application. Writing the same call again changes nothing.
+    /// Records a hook call. Recording the same call again changes nothing.
     async fn record_hook_call(&self, call: HookCall) -> Result<()>;
 
-    /// Calls that match, newest first.
+    /// Returns matching calls, newest first.
     async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>>;
 }

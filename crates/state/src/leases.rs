@@ -1,9 +1,9 @@
-//! The nodes at work on a state, and which of them writes which upload.
+//! Nodes of a state, and their leases on uploads.
 //!
-//! A lease has no end of its own: it lasts as long as its node counts as alive. So a node that holds ten
-//! thousand uploads has one thing to say, that it lives, and taking an upload up again that it holds already
-//! writes nothing. Whoever takes an upload over raises its epoch, and the commits of the one before fail from
-//! then on. Whether a node counts as alive is judged by the clock of the state, which is the same for all.
+//! A lease has no expiry: it lasts as long as its node counts as alive. A node that holds ten thousand
+//! uploads therefore renews a single row, and acquiring an upload that it already holds writes nothing. A
+//! takeover raises the epoch of the upload, and the commits of the previous holder fail from then on. The
+//! clock of the state, which is the same for all nodes, determines which nodes count as alive.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,31 +14,31 @@ use crate::Result;
 use domain::id::{InstanceId, UploadId};
 use domain::node::{Lease, Node};
 
-/// What a node knows of others when it joins.
+/// The knowledge of a joining node about other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Membership {
-    /// No other node works on this state: those that are recorded are dead.
+    /// No other node works on this state: all recorded nodes are dead.
     Alone,
-    /// Others may be at work.
+    /// Other nodes may be at work.
     Others,
 }
 
-/// Nodes, and the uploads they hold.
+/// Nodes, and their leases on uploads.
 #[async_trait]
 pub trait Leases: fmt::Debug + Send + Sync + 'static {
-    /// Records that a node is at work. It counts as alive until it leaves or one joins that is alone; with
-    /// `lasts`, no longer than that after it joined or was last renewed.
+    /// Records that a node is at work. It counts as alive until it leaves or a node joins with
+    /// [`Membership::Alone`]. With `lasts` it counts as alive at most that long after it joined or was last
+    /// renewed.
     async fn join(&self, node: &Node, membership: Membership, lasts: Option<Duration>) -> Result<()>;
 
-    /// Has a node count as alive for another `lasts`. Says whether it did until now; one that did not stays
-    /// dead, for others may have taken what it held.
+    /// Extends the time for which a node counts as alive to `lasts` from now. Returns true if it counted as
+    /// alive until now. A node that did not stays dead, because others may have taken over its uploads.
     async fn renew(&self, node: InstanceId, lasts: Duration) -> Result<bool>;
 
-    /// Takes a node out. Everything it holds may be taken by others.
+    /// Removes a node. Other nodes may then take over everything it holds.
     async fn leave(&self, node: InstanceId) -> Result<()>;
 
-    /// Takes an upload for a node that counts as alive, unless the upload is with another that does. Gives
-    /// the lease as it is then; `None` when there is no such upload. A node that holds the upload keeps it in
-    /// the same epoch.
+    /// Acquires an upload for a live node, unless another live node holds it. Returns the resulting lease, or
+    /// `None` if there is no such upload. A node that already holds the upload keeps it in the same epoch.
     async fn acquire(&self, upload: UploadId, by: InstanceId) -> Result<Option<Lease>>;
 }

@@ -1,9 +1,9 @@
 //! Durable facts: uploads, the events they caused, and the deliveries of those events.
 //!
-//! One port for each noun, all over one store. A commit writes an upload, its events and their deliveries
-//! together or not at all. The version in a commit is the law: a commit that read an older version fails with
-//! [`Error::Conflict`] and changes nothing. The store knows nothing of HTTP, of the engine or of where bytes
-//! are; it keeps the storage's resume token as bytes it cannot read.
+//! One port for each noun, all implemented by one store. A commit writes an upload, its events and their
+//! deliveries atomically. It checks the version: a commit that read an older version fails with
+//! [`Error::Conflict`] and changes nothing. The store knows nothing of HTTP, of the engine or of the location
+//! of bytes; it keeps the storage's resume token as opaque bytes.
 
 use domain::endpoint::EndpointId;
 use domain::id::UploadId;
@@ -51,53 +51,52 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The upload was changed by someone else since it was read, or another node has taken it over. Nothing
-    /// was written.
+    /// The upload was changed since it was read, or another node has taken it over. Nothing was written.
     #[error("upload {0} was changed concurrently")]
     Conflict(UploadId),
-    /// The database is of another, newer version of this program.
+    /// The database was written by a newer version of this program.
     #[error(
         "the database was written by a newer version: it has migration {found}, this program supports up to {known}"
     )]
     TooNew { found: i64, known: i64 },
-    /// The endpoint was changed by someone else since it was read, or one of
-    /// this name is there. Nothing was written.
+    /// The endpoint was changed since it was read, or one of this name exists. Nothing was written.
     #[error("endpoint {0} was changed concurrently")]
     EndpointConflict(EndpointId),
-    /// The database was removed or replaced while it was open. Nothing can be relied on until a restart.
+    /// The database was removed or replaced while it was open. No operation is reliable until a restart.
     #[error("the database files were removed or replaced: could not {operation}")]
     Gone { operation: &'static str },
-    /// It was asked for, and no answer came: it may have been done.
-    /// [`resolve_lost_answer`] finds out for a commit of an upload.
+    /// The request was sent and no reply arrived, so it may have been executed. [`resolve_lost_answer`]
+    /// determines that for a commit of an upload.
     #[error("could not determine whether it was possible to {operation}")]
     Unanswered { operation: &'static str },
-    /// No room for the commit; it may come back.
+    /// No disk space for the commit. The condition may be temporary.
     #[error("no space left to {operation}")]
     NoSpace { operation: &'static str },
     #[error("could not {operation}")]
     Failed {
-        /// What was being done, as a verb phrase: `commit an upload`.
+        /// The failed operation as a verb phrase: `commit an upload`.
         operation: &'static str,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// What an answered commit outlives.
+/// The failures that an acknowledged commit survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// The process and the power: the commit is on stable storage.
+    /// A crash of the process and a power failure: the commit is on stable storage.
     Strict,
-    /// The process, however it ends. A power failure may take the last commits, whole ones, latest first.
+    /// A crash of the process. A power failure may lose the latest commits: always whole commits, the newest
+    /// first.
     Relaxed,
 }
 
-/// Everything that has to do with uploads, for whoever hands the ports out.
+/// All ports for uploads, for code that distributes them.
 pub trait UploadStore: Uploads + EventLog + HookCalls + Store {}
 
 impl<T: Uploads + EventLog + HookCalls + Store> UploadStore for T {}
 
-/// Everything that has to do with deliveries, for whoever hands the ports out.
+/// All ports for deliveries, for code that distributes them.
 pub trait Outbox: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Store {}
 
 impl<T: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Store> Outbox for T {}

@@ -1,4 +1,4 @@
-//! Locks that a panic does not close: what they guard here is valid at every step.
+//! Locks that stay usable after a panic, because the data they guard here is valid at every step.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

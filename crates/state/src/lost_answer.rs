@@ -1,8 +1,8 @@
-//! What became of a commit whose answer was lost.
+//! The outcome of a commit whose reply was lost.
 //!
-//! The connection to a database may break after it has committed and before it has said so. Whoever repeats
-//! such a commit finds the version moved and takes its own work for that of another. So each commit has a
-//! name, which it writes into the record, and the record is the truth.
+//! The connection to a database may break after a commit and before its reply. A caller that repeats such a
+//! commit finds the version moved and mistakes its own work for that of another. Each commit therefore has an
+//! identifier, which it writes into the record; the record then shows whether the commit was made.
 
 use crate::{Error, Result, UploadStore};
 use domain::id::{CommitId, UploadId};
@@ -10,7 +10,7 @@ use domain::node::Epoch;
 use domain::principal::TenantScope;
 use domain::upload::Upload;
 
-/// A commit, as it is known again by the record it has written.
+/// The values by which a commit is recognized in the record it has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitIdentity {
     upload: UploadId,
@@ -20,15 +20,16 @@ pub struct CommitIdentity {
 }
 
 impl CommitIdentity {
-    /// What committing this upload will have written.
+    /// Returns the identity of the commit that will write this upload.
     pub fn of(upload: &Upload) -> Self {
         let record = upload.record();
         Self { upload: record.id, commit: record.commit_id, version: record.version + 1, epoch: record.lease.epoch }
     }
 }
 
-/// Gives an outcome as it is, but for one that never came: then it is read from the record what it was. If
-/// the commit was not done, that is the error, and nobody else has changed anything.
+/// Returns an outcome unchanged if it is known. If the reply was lost, reads the record and returns the
+/// outcome it shows. [`Error::Unanswered`] then means that the commit was not made and that no other caller
+/// has changed the upload.
 pub async fn resolve_lost_answer(
     store: &dyn UploadStore,
     commit: CommitIdentity,
@@ -40,13 +41,15 @@ pub async fn resolve_lost_answer(
     };
     let record = found.record();
     if record.lease.epoch != commit.epoch {
-        // Another node has taken the upload over since. Done or not, the caller may not go on with it.
+        // Another node has taken over the upload since. Even if the commit was made, the caller may not
+        // continue.
         return Err(Error::Conflict(commit.upload));
     }
     if record.version == commit.version && commit.commit.is_some() && record.commit_id == commit.commit {
         return Ok(found);
     }
-    // A version before it: it was not done. The same or a later one: somebody else was first, or came after.
+    // A lower version: the commit was not made. The same or a higher one: another commit was made before or
+    // after it.
     if record.version < commit.version {
         Err(Error::Unanswered { operation })
     } else {

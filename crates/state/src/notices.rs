@@ -1,4 +1,4 @@
-//! News of the sending itself, in the log of events like any other.
+//! Events about delivery itself, which are entries of the log like other events.
 
 use std::fmt;
 
@@ -9,10 +9,9 @@ use domain::notice::Notice;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 
-/// News of the sending itself.
+/// Notices about delivery itself.
 #[async_trait]
 pub trait Notices: fmt::Debug + Send + Sync + 'static {
-    /// Writes news of the sending for a tenant, with a delivery for
-    /// every endpoint of this tenant that wants it.
+    /// Writes a notice for a tenant, with a delivery for every endpoint of this tenant that subscribes to it.
     async fn announce(&self, tenant: TenantId, notice: Notice, now: Timestamp) -> Result<()>;
 }

@@ -1,10 +1,10 @@
-//! How far uploads are at this moment, beyond what is committed.
+//! Live progress of uploads, beyond the committed offset.
 //!
-//! A writer sets counters and waits for nobody; whoever asks gets a reading of them. What is read here is
-//! never a promise: it may be behind, or missing, and only the committed row is the truth. So an adapter that
-//! reaches other nodes publishes readings at its own pace, answers with the last one it has, and with none
-//! when it reaches nobody soon. It says how old a reading is, and whoever asks two nodes in turn may get an
-//! older one from the second. [`LocalProgress`] reads the counters of its own process, and is never behind.
+//! A writer sets counters and never waits; queries read them. A reading is not a guarantee: it may lag, or be
+//! missing, and only the committed row is authoritative. An adapter that reaches other nodes may therefore
+//! publish readings at its own rate, return the last one it has, and return none if it reaches no node soon.
+//! It states the age of a reading; a caller that queries two nodes in succession may get an older one from
+//! the second. [`LocalProgress`] reads the counters of its own process and never lags.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,47 +16,47 @@ use async_trait::async_trait;
 use crate::lock::lock;
 use domain::id::UploadId;
 
-/// Tells how far writers are, wherever they are.
+/// Provides the progress of writers, on any node.
 #[async_trait]
 pub trait LiveProgress: fmt::Debug + Send + Sync + 'static {
-    /// Publishes the counters of a writer of this process, in place of
-    /// those of the writer before it. Never waits.
+    /// Publishes the counters of a writer of this process, replacing those of the previous writer. Never
+    /// waits.
     fn publish(&self, upload: UploadId, counters: Arc<dyn WriterCounters>);
 
-    /// Takes counters back when their writer ends, unless another's have taken their place. Never waits.
+    /// Removes counters when their writer ends, unless another writer's have replaced them. Never waits.
     fn withdraw(&self, upload: UploadId, counters: &Arc<dyn WriterCounters>);
 
-    /// Reads how far each of these is; `None` for one that nobody writes, as far as is known. Never fails,
-    /// and never waits for long: many may be asked for at once.
+    /// Returns the progress of each upload; `None` for an upload without a known writer. Never fails, and
+    /// never waits for long: callers may query many uploads at once.
     async fn of(&self, uploads: &[UploadId]) -> Vec<Option<ProgressReading>>;
 
-    /// Whether a reading may be behind one that was given before, here or by another node. Where it may not,
-    /// a lower reading says that bytes were dropped.
+    /// Reports whether a reading may be older than one returned before, here or by another node. If not, a
+    /// lower reading means that bytes were dropped.
     fn may_lag(&self) -> bool;
 }
 
-/// What a writer counts. Reading takes no lock and disturbs nobody.
+/// The counters of a writer. Reading takes no lock and does not disturb the writer.
 pub trait WriterCounters: fmt::Debug + Send + Sync {
     fn read(&self) -> ProgressReading;
 }
 
-/// How far a writer was.
+/// The progress of a writer at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProgressReading {
-    /// Bytes taken from clients so far, committed or not, counted from the start of the upload.
+    /// Bytes received from clients so far, committed or not, counted from the start of the upload.
     pub received_bytes: u64,
-    /// As measured when bytes last came; zero before the first measurement.
+    /// The rate as measured when bytes last arrived; zero before the first measurement.
     pub bytes_per_second: u64,
-    /// How long ago bytes last came, as far as is known here. Of another node's
-    /// writer it is at least the age of the reading.
+    /// The time since bytes last arrived, as far as is known here. For a writer on another node it is at
+    /// least the age of the reading.
     pub age: Duration,
 }
 
 impl ProgressReading {
-    /// A rate measured longer ago than this says nothing about now.
+    /// A rate measured longer ago than this no longer describes the present.
     const RATE_FADES_AFTER: Duration = Duration::from_secs(3);
 
-    /// The rate now: zero when bytes have ceased to come.
+    /// Returns the current rate; zero if bytes have stopped arriving.
     pub fn rate(&self) -> u64 {
         if self.age > Self::RATE_FADES_AFTER { 0 } else { self.bytes_per_second }
     }

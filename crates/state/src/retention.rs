@@ -1,4 +1,4 @@
-//! Giving up, dropping and forgetting, a bounded piece at a time.
+//! Retention: expires, drops and removes old data, in bounded batches.
 
 use std::fmt;
 
@@ -9,57 +9,59 @@ use domain::endpoint::EndpointId;
 use domain::id::UploadId;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
-/// What is removed, from whatever waits too long to what nobody needs any more.
+/// The expiry of deliveries that wait too long, and the removal of old data.
 #[async_trait]
 pub trait Retention: fmt::Debug + Send + Sync + 'static {
-    /// Gives up a piece of the deliveries that began before then and have waited ever since, ready or for
-    /// their turn: dead, or superseded if they tell of progress. What waits with a stopped endpoint is kept.
-    /// Says how many those were; zero when nothing is left to give up.
+    /// Expires a batch of the deliveries that began before `begun_before` and have waited since, ready or
+    /// behind others of their lane. They become dead, or superseded if they are about progress. Pending
+    /// deliveries of a stopped endpoint are kept. Returns the number expired; zero when none is left.
     async fn expire(&self, begun_before: Timestamp, limit: u32, now: Timestamp) -> Result<u64>;
 
-    /// Drops a piece of what waits beyond the limits of a backlog, oldest first: cancelled, so that it can be
-    /// replayed while its events are kept. Says of which endpoints how many; nothing when every backlog keeps
-    /// to its limits.
+    /// Drops a batch of the pending deliveries beyond the limits of a backlog, oldest first. They become
+    /// cancelled, and can be replayed while their events are kept. Returns the endpoints with the numbers
+    /// dropped; empty when every backlog is within its limits.
     async fn drop_excess(&self, limits: BacklogLimits, limit: u32, now: Timestamp) -> Result<Vec<(EndpointId, u64)>>;
 
-    /// Removes a piece of what is older than it must be kept: finished deliveries with their attempts, dead
-    /// ones, events that no delivery needs, uploads without bytes with their events and deliveries once
-    /// nothing of them is to be delivered any more, and calls of hooks. Says how many rows went; zero when
-    /// nothing is left to remove.
+    /// Removes a batch of data that is older than it must be kept: finished deliveries with their attempts,
+    /// dead ones, events that no delivery needs, uploads without bytes (with their events and deliveries,
+    /// once none of those must still be delivered), and hook calls. Returns the number of rows removed; zero
+    /// when nothing is left to remove.
     async fn prune(&self, horizon: RetentionHorizon, limit: u32) -> Result<u64>;
 
-    /// Takes what was said about an upload out of every event of it: what is left says what happened and
-    /// when. Once it has completed or ended, its record loses it, too. Says how many events that were; none
-    /// when the upload is not in the scope.
+    /// Removes free text about an upload from all its events; kinds and times of the events remain. Once the
+    /// upload has completed or ended, its record loses the text too. Returns the number of events changed;
+    /// zero if the scope does not have the upload.
     async fn expunge(&self, scope: TenantScope, upload: UploadId) -> Result<u64>;
 
-    /// How many deliveries of progress were dropped since the store was opened: for later news, or because
-    /// their attempts or their time were used up.
+    /// Returns the number of progress deliveries dropped since the store was opened: because of a later
+    /// event, or because their attempts or their time were used up.
     fn superseded(&self) -> u64;
 }
 
-/// How much may wait for an endpoint.
+/// Limits on the backlog of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BacklogLimits {
-    /// What waits for an endpoint that is stopped, or not there any more, and began before then is dropped.
+    /// Pending deliveries that began before this time are dropped if their endpoint is stopped or no longer
+    /// present.
     pub begun_before: Timestamp,
-    /// The most deliveries that wait for any one endpoint.
+    /// The maximum number of pending deliveries of one endpoint.
     pub most: u64,
 }
 
-/// What is old enough to be removed.
+/// The ages at which data is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetentionHorizon {
-    /// Deliveries that ended before then, and events and calls of hooks from before then.
-    /// The deliveries of an event go together.
+    /// Deliveries that finished before this time, and events and hook calls from before it. The deliveries of
+    /// an event are removed together.
     pub finished: Timestamp,
-    /// Deliveries given up before then.
+    /// Dead letters that failed before this time.
     pub dead: Timestamp,
-    /// Uploads that were last changed before then and have no bytes any more.
+    /// Uploads without bytes that were last changed before this time.
     pub ended_uploads: Timestamp,
-    /// Deliveries made before then, to endpoints that the configuration no longer names, are cancelled.
+    /// Deliveries created before this time, to endpoints that the configuration no longer names, are
+    /// cancelled.
     pub abandoned: Timestamp,
-    /// Of calls of hooks, the latest so many are kept. At least 1.
+    /// The number of latest hook calls that are kept. At least 1.
     pub most_hook_calls: u64,
     pub now: Timestamp,
 }

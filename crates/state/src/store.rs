@@ -1,4 +1,4 @@
-//! A store as one process has it open.
+//! A store as opened by one process.
 
 use std::fmt;
 
@@ -7,17 +7,17 @@ use async_trait::async_trait;
 use crate::Result;
 use crate::clock::Clock;
 
-/// Whether a store works, its clock, and its end.
+/// The availability of a store, its clock, and its shutdown.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// Tries whether the store reads and writes now.
+    /// Checks that the store can read and write now.
     async fn check(&self) -> Result<()>;
 
-    /// The one clock by which rows are written and judged: due times, leases of deliveries, expiry, and the
-    /// times of events. Every node on one database gets the same time. Each call gives the same clock, so
-    /// what one user of it has seen of a step, all have seen.
+    /// Returns the one clock by which rows are written and judged: due times, leases of deliveries, expiry,
+    /// and the times of events. Every node on one database gets the same time. Each call returns the same
+    /// clock, so a step that one user has observed is known to all.
     fn clock(&self) -> Clock;
 
-    /// Writes what is queued and closes the database; later calls fail.
+    /// Writes queued changes and closes the database; later calls fail.
     async fn close(&self);
 }

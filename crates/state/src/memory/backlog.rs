@@ -1,8 +1,8 @@
-//! Changes of a whole backlog, made in pieces, as they are made in a database.
+//! Changes of a whole backlog, made in batches as in a database.
 //!
-//! A decision about an endpoint holds at once: claims consult it. Its deliveries follow in pieces, each a
-//! transaction of its own. A job tells old deliveries from new ones by their generation, and not by time:
-//! clocks are set.
+//! A decision about an endpoint is effective at once, because claims check it. Its deliveries are updated in
+//! batches, each in a separate transaction. A job distinguishes old deliveries from new ones by their
+//! generation and not by time, because clocks can be set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,20 +13,20 @@ use domain::endpoint::{EndpointId, Ordering};
 use domain::id::{DeliveryId, UploadId};
 use domain::time::Timestamp;
 
-/// How many deliveries a job deals with in the transaction that begins it.
+/// The number of deliveries that a job updates in the transaction that begins it.
 const FIRST_PIECE: u32 = 500;
 
-/// Never given twice: it is the generation it makes.
+/// The number of a job, never reused. It is also the generation that the job starts.
 pub(super) type JobNumber = i64;
 
-/// What a job does to a backlog.
+/// The effect of a job on a backlog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BacklogJobKind {
-    /// Ends what was queued before the job began.
+    /// Cancels the deliveries queued before the job began.
     Cancel,
     /// Makes retries due that were planned for later.
     Hasten,
-    /// Lets deliveries go that no longer wait for others.
+    /// Releases deliveries that no longer wait for others.
     Release,
 }
 
@@ -35,18 +35,18 @@ pub(super) struct BacklogJob {
     pub(super) endpoint: EndpointId,
     pub(super) kind: BacklogJobKind,
     begun_at: Timestamp,
-    /// The last upload that a job by lanes has dealt with.
+    /// The last upload processed, for a job that works by lanes.
     cursor: Option<UploadId>,
 }
 
-/// Below which generation the deliveries of an endpoint are being cancelled, if they are.
+/// Returns the generation below which the deliveries of an endpoint are being cancelled, if they are.
 pub(super) fn is_cancelling(jobs: &BTreeMap<JobNumber, BacklogJob>, endpoint: &EndpointId) -> Option<JobNumber> {
     let cancelling = jobs.iter().filter(|(_, job)| job.kind == BacklogJobKind::Cancel && job.endpoint == *endpoint);
     cancelling.map(|(number, _)| *number).max()
 }
 
 impl Tables {
-    /// Begins a job and does its first piece. It takes the place of one of its kind that has not ended.
+    /// Begins a job and does its first batch. The job replaces an unfinished one of the same kind.
     pub(super) fn begin_job(&mut self, endpoint: &EndpointId, kind: BacklogJobKind, now: Timestamp) {
         self.jobs.retain(|_, job| job.endpoint != *endpoint || job.kind != kind);
         self.last_job += 1;
@@ -54,7 +54,7 @@ impl Tables {
             kept.generation = self.last_job;
         }
         if kind == BacklogJobKind::Cancel {
-            // A settlement that still comes is late.
+            // A settlement that still arrives is late.
             for id in self.some_of(endpoint, u32::MAX, |delivery| delivery.state == DeliveryState::Leased) {
                 self.end(id, DeliveryState::Cancelled, now);
             }
@@ -64,7 +64,7 @@ impl Tables {
         self.advance_job(self.last_job, FIRST_PIECE, now);
     }
 
-    /// Does a piece of the oldest job. Says whether there was one.
+    /// Does a batch of the oldest job. Returns true if there was one.
     pub(super) fn advance_backlog(&mut self, limit: u32, now: Timestamp) -> bool {
         let oldest = self.jobs.keys().next().copied();
         oldest.map(|number| self.advance_job(number, limit.max(1), now)).is_some()
@@ -83,7 +83,7 @@ impl Tables {
         }
     }
 
-    /// Those that wait first, or each would become ready before it ends.
+    /// Cancels waiting deliveries first; otherwise each would become ready before it is cancelled.
     fn cancel(&mut self, number: JobNumber, job: &BacklogJob, limit: u32, now: Timestamp) -> usize {
         let is_old = |state| move |it: &StoredDelivery| it.state == state && it.generation < number;
         let mut ending = self.some_of(&job.endpoint, limit, is_old(DeliveryState::Waiting));
@@ -94,7 +94,7 @@ impl Tables {
             uploads.extend(self.deliveries.get(id).map(|delivery| delivery.upload));
             self.end(*id, DeliveryState::Cancelled, now);
         }
-        // What was queued since may have waited for one of these.
+        // Deliveries queued since may have waited for one of these.
         for upload in uploads {
             self.release_next(&job.endpoint, upload, now);
         }
@@ -113,7 +113,8 @@ impl Tables {
         hastened.len()
     }
 
-    /// By the order the endpoint has now, which may have changed once more.
+    /// Releases deliveries by the endpoint's current ordering, which may have changed again since the job
+    /// began.
     fn release(&mut self, number: JobNumber, job: &BacklogJob, limit: u32, now: Timestamp) -> usize {
         let is_waiting = |delivery: &StoredDelivery| delivery.state == DeliveryState::Waiting;
         match self.ordering_of(&job.endpoint) {
@@ -141,7 +142,7 @@ impl Tables {
         }
     }
 
-    /// Some unfinished deliveries of an endpoint.
+    /// Returns up to `limit` unfinished deliveries of an endpoint that match.
     fn some_of(
         &self,
         endpoint: &EndpointId,

@@ -1,4 +1,4 @@
-//! Deliveries and their lanes. What happens in a lane is decided in [`domain::lane`].
+//! Deliveries and their lanes. [`domain::lane`] defines the rules of a lane.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use domain::log::EventPosition;
 use domain::principal::TenantId;
 use domain::time::Timestamp;
 
-/// One event on its way to one endpoint.
+/// A stored delivery: one event to be sent to one endpoint.
 #[derive(Debug, Clone)]
 pub(super) struct StoredDelivery {
     pub(super) id: DeliveryId,
@@ -21,7 +21,7 @@ pub(super) struct StoredDelivery {
     pub(super) event: EventId,
     pub(super) kind: EventKind,
     pub(super) endpoint: EndpointId,
-    /// `None` for news that is not of an upload, which is in no lane.
+    /// `None` for an event that is not about an upload, which belongs to no lane.
     pub(super) upload: Option<UploadId>,
     pub(super) sequence: u64,
     pub(super) state: DeliveryState,
@@ -32,10 +32,10 @@ pub(super) struct StoredDelivery {
     pub(super) next_at: Timestamp,
     pub(super) lease: Option<[u8; 16]>,
     pub(super) lease_until: Option<Timestamp>,
-    /// The node that has claimed it.
+    /// The node that has claimed the delivery.
     pub(super) claimed_by: Option<InstanceId>,
     pub(super) finished_at: Option<Timestamp>,
-    /// The last decision about the whole backlog of its endpoint when it was queued.
+    /// The number of the latest backlog job of its endpoint when it was queued.
     pub(super) generation: i64,
     pub(super) attempt_records: Vec<Attempt>,
 }
@@ -44,9 +44,9 @@ pub(super) struct StoredDelivery {
 #[derive(Debug, Default)]
 pub(super) struct EndpointQueue {
     pub(super) all: BTreeSet<DeliveryId>,
-    /// Those that are ready, by their turn.
+    /// Ready deliveries in the order of claims.
     pub(super) ready: BTreeSet<(ClaimOrder, DeliveryId)>,
-    /// Those that are being sent, by when their claims end.
+    /// Leased deliveries by the end of their claims.
     pub(super) leased: BTreeSet<(Timestamp, DeliveryId)>,
 }
 
@@ -78,7 +78,7 @@ impl StoredDelivery {
     }
 }
 
-/// What a new delivery is made of, beside its event.
+/// The values of a new delivery, besides those of its event.
 #[derive(Debug)]
 pub(super) struct NewDelivery<'a> {
     pub(super) position: EventPosition,
@@ -126,13 +126,13 @@ impl Tables {
         Some(id)
     }
 
-    /// The unfinished deliveries of an endpoint, as they were made.
+    /// Returns the unfinished deliveries of an endpoint, in the order of their creation.
     pub(super) fn unfinished_of(&self, endpoint: &EndpointId) -> impl Iterator<Item = &StoredDelivery> {
         let all = self.queues.get(endpoint).into_iter().flat_map(|queue| &queue.all);
         all.filter_map(|id| self.deliveries.get(id))
     }
 
-    /// Changes a delivery, and its place in the queue with it.
+    /// Changes a delivery, and its position in the queue with it.
     pub(super) fn change(&mut self, id: DeliveryId, change: impl FnOnce(&mut StoredDelivery)) {
         let Some(delivery) = self.deliveries.get_mut(&id) else { return };
         let queue = self.queues.entry(delivery.endpoint.clone()).or_default();
@@ -141,7 +141,7 @@ impl Tables {
         queue.add(delivery);
     }
 
-    /// The unfinished deliveries of a lane.
+    /// Returns the unfinished deliveries of a lane.
     fn lane(&self, endpoint: &EndpointId, upload: UploadId) -> impl Iterator<Item = &StoredDelivery> {
         let of_upload = self.of_upload.get(&upload).into_iter().flatten().filter_map(|id| self.deliveries.get(id));
         of_upload.filter(move |delivery| delivery.endpoint == *endpoint && !delivery.state.is_finished())
@@ -152,13 +152,13 @@ impl Tables {
         meant.map(|delivery| LaneLoad::of(delivery.attempts)).max().unwrap_or_default()
     }
 
-    /// The order an endpoint gets its deliveries in. One that is not there has nothing to order.
+    /// Returns the ordering of an endpoint. An absent endpoint uses the default, which does not matter.
     pub(super) fn ordering_of(&self, endpoint: &EndpointId) -> Ordering {
         let kept = self.endpoints.get(endpoint).filter(|kept| kept.is_present);
         kept.map_or(Ordering::PerUpload, |kept| kept.endpoint.terms.ordering)
     }
 
-    /// Makes the first waiting delivery of a lane ready, if nothing before it is still to be waited for.
+    /// Makes the first waiting delivery of a lane ready, unless an earlier one still blocks it.
     pub(super) fn release_next(&mut self, endpoint: &EndpointId, upload: Option<UploadId>, now: Timestamp) {
         let Some(upload) = upload else { return };
         let is_under_way = |state| matches!(state, DeliveryState::Ready | DeliveryState::Leased);
@@ -176,7 +176,7 @@ impl Tables {
         }
     }
 
-    /// Makes a delivery of before due now, or as soon as its lane lets it.
+    /// Makes an existing delivery due now, or as soon as its lane releases it.
     pub(super) fn rejoin(&mut self, id: DeliveryId, now: Timestamp) {
         let Some(delivery) = self.deliveries.get(&id) else { return };
         let Some(kept) = self.endpoints.get(&delivery.endpoint) else { return };
@@ -193,7 +193,7 @@ impl Tables {
         self.release_next(&endpoint, upload, now);
     }
 
-    /// Drops the progress of an upload that nobody is sending right now, at all endpoints.
+    /// Drops the pending progress deliveries of an upload at all endpoints. Those being sent are kept.
     pub(super) fn supersede_progress(&mut self, upload: UploadId, now: Timestamp) {
         let of_upload = self.of_upload.get(&upload).into_iter().flatten().filter_map(|id| self.deliveries.get(id));
         let overtaken = of_upload.filter(|it| lane::is_superseded(DeliveryClass::of(it.kind), it.state));
@@ -206,7 +206,7 @@ impl Tables {
         }
     }
 
-    /// Ends a delivery. Its lane is yet to go on.
+    /// Ends a delivery. The caller then releases the next one of its lane.
     pub(super) fn end(&mut self, id: DeliveryId, state: DeliveryState, now: Timestamp) {
         self.change(id, |delivery| {
             (delivery.state, delivery.finished_at) = (state, Some(now));
@@ -215,7 +215,7 @@ impl Tables {
         self.superseded += u64::from(state == DeliveryState::Superseded);
     }
 
-    /// Forgets a delivery with its attempts.
+    /// Removes a delivery with its attempts.
     pub(super) fn remove_delivery(&mut self, id: DeliveryId) {
         let Some(delivery) = self.deliveries.remove(&id) else { return };
         if let Some(queue) = self.queues.get_mut(&delivery.endpoint) {

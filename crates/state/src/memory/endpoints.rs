@@ -1,4 +1,4 @@
-//! Endpoints, and news of the sending itself.
+//! Endpoints, and events about delivery itself.
 
 use std::collections::BTreeSet;
 
@@ -17,13 +17,13 @@ use domain::principal::{TenantId, TenantScope};
 use domain::replay::ReplayState;
 use domain::time::Timestamp;
 
-/// An endpoint, and what was decided about its deliveries.
+/// An endpoint with the decisions about its deliveries.
 #[derive(Debug)]
 pub(super) struct StoredEndpoint {
     pub(super) endpoint: Endpoint,
-    /// Not one that the configuration has ceased to name.
+    /// False for an endpoint that was removed from the configuration.
     pub(super) is_present: bool,
-    /// The number of the last job that concerned all of its deliveries.
+    /// The number of the latest job for all of its deliveries.
     pub(super) generation: i64,
     pub(super) resumed_at: Timestamp,
     /// The nodes whose configuration names it.
@@ -55,7 +55,7 @@ impl Tables {
                 Some(paused @ EndpointState::Paused { .. }) => paused,
                 Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
             };
-            // Who gets another chance begins anew.
+            // An endpoint that is enabled again starts with fresh health.
             let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
             let written = self.write_endpoint(Endpoint { state, health, ..endpoint });
             if let Some(kept) = self.endpoints.get_mut(&written.id) {
@@ -65,15 +65,15 @@ impl Tables {
                 self.adjust_backlog(&before, &written, now);
             }
             if is_of_another {
-                // What another tenant's endpoint of this name was not sent is not for this.
+                // Deliveries not sent to another tenant's endpoint of this name do not go to this one.
                 self.begin_job(&written.id, BacklogJobKind::Cancel, now);
             }
         }
         self.made_ready = true;
     }
 
-    /// Records which endpoints this node's configuration names. Those that no living node's does are not
-    /// there any more.
+    /// Records the endpoints that this node's configuration names. Endpoints that no live node's
+    /// configuration names are no longer present.
     fn name_endpoints(&mut self, node: InstanceId, configured: &[Endpoint]) {
         let alive: BTreeSet<InstanceId> = self.nodes.keys().copied().filter(|node| self.is_alive(*node)).collect();
         for kept in self.endpoints.values_mut() {
@@ -85,7 +85,7 @@ impl Tables {
         }
     }
 
-    /// Takes back what lost nodes have claimed.
+    /// Reclaims deliveries that lost nodes have claimed.
     fn reclaim(&mut self, node: InstanceId, now: Timestamp) {
         let leased = self.deliveries.values().filter(|delivery| delivery.state == DeliveryState::Leased);
         let lost = leased.filter(|delivery| delivery.claimed_by.is_none_or(|by| by == node || !self.is_alive(by)));
@@ -105,7 +105,7 @@ impl Tables {
         }
     }
 
-    /// Writes an endpoint; its version is one more than it was read at.
+    /// Writes an endpoint; its version is the version it was read at plus one.
     fn write_endpoint(&mut self, endpoint: Endpoint) -> Endpoint {
         let written = Endpoint { version: endpoint.version + 1, ..endpoint };
         let before = self.endpoints.remove(&written.id);
@@ -118,8 +118,7 @@ impl Tables {
         written
     }
 
-    /// Has the deliveries of an endpoint follow what is new about it.
-    /// That it was stopped concerns none of them.
+    /// Applies changes of an endpoint to its deliveries. Stopping the endpoint changes none of them.
     fn adjust_backlog(&mut self, before: &Endpoint, after: &Endpoint, now: Timestamp) {
         if after.state.is_enabled() && !before.state.is_enabled() {
             if let Some(kept) = self.endpoints.get_mut(&after.id) {
@@ -132,7 +131,7 @@ impl Tables {
         }
     }
 
-    /// Writes an endpoint if nobody has written it since it was read.
+    /// Writes an endpoint if it was not changed since it was read.
     pub(super) fn put_endpoint(&mut self, endpoint: Endpoint, now: Timestamp) -> Option<Endpoint> {
         let found = self.endpoints.get(&endpoint.id);
         if found.is_some_and(|kept| kept.endpoint.tenant != endpoint.tenant) {
@@ -145,8 +144,8 @@ impl Tables {
         let written = self.write_endpoint(endpoint);
         match &before {
             Some(before) => self.adjust_backlog(before, &written, now),
-            // What an endpoint of this name was not sent, which the configuration does not name any more, is
-            // not for this.
+            // Deliveries not sent to an earlier endpoint of this name, which the configuration no longer
+            // names, do not go to this one.
             None => self.begin_job(&written.id, BacklogJobKind::Cancel, now),
         }
         if let EndpointState::Disabled { because, .. } = written.state
@@ -158,7 +157,8 @@ impl Tables {
         Some(written)
     }
 
-    /// Whether an endpoint is there in the scope, also one that the configuration has ceased to name.
+    /// Reports whether an endpoint exists in the scope; this includes one that the configuration no longer
+    /// names.
     pub(super) fn has_endpoint(&self, scope: TenantScope, id: &EndpointId) -> bool {
         self.endpoints.get(id).is_some_and(|kept| scope.covers(kept.endpoint.tenant))
     }
@@ -190,7 +190,8 @@ impl Tables {
         }
     }
 
-    /// Writes a notice for every endpoint of the tenant that wants it; nothing if none does.
+    /// Writes a notice with a delivery for every endpoint of the tenant that subscribes to it; nothing if
+    /// none does.
     pub(super) fn announce(&mut self, tenant: TenantId, notice: &Notice, now: Timestamp) {
         let kind = notice.kind();
         let wants = |endpoint: &Endpoint| {
@@ -207,7 +208,7 @@ impl Tables {
         }
     }
 
-    /// Writes a test event with a delivery to one endpoint, if that is there.
+    /// Writes a test event with a delivery to one endpoint, if it is present.
     pub(super) fn add_ping(&mut self, to: &EndpointId, now: Timestamp) -> Option<DeliveryId> {
         let tenant = self.endpoints.get(to).filter(|kept| kept.is_present)?.endpoint.tenant;
         let position = self.append_notice(tenant, EventKind::Ping, (self.bodies.ping)(to, now), now);

@@ -1,4 +1,4 @@
-//! What the application was asked.
+//! The record of hook calls.
 
 use std::ops::Bound;
 
@@ -18,7 +18,7 @@ impl Tables {
         wanted.take(usize::try_from(query.limit).unwrap_or(usize::MAX)).cloned().collect()
     }
 
-    /// Removes at most `limit` calls that are old, or more than are kept.
+    /// Removes at most `limit` calls that are too old or exceed the number kept.
     pub(super) fn prune_hook_calls(&mut self, horizon: RetentionHorizon, limit: u32) -> u64 {
         let oldest_kept = usize::try_from(horizon.most_hook_calls.saturating_sub(1)).unwrap_or(usize::MAX);
         let from_then_on = HookCallId::new(horizon.finished, [0; 10]);

@@ -1,4 +1,4 @@
-//! Nodes, and which of them writes which upload.
+//! Nodes, and their leases on uploads.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Tables {
         self.nodes.get(&node).is_some_and(|end| end.is_none_or(|end| end > self.now))
     }
 
-    /// Whether another node holds an upload and counts as alive.
+    /// Reports whether another live node holds the lease.
     pub(super) fn is_elsewhere(&self, lease: Lease, node: InstanceId) -> bool {
         lease.holder.is_some_and(|holder| holder != node && self.is_alive(holder))
     }

@@ -1,4 +1,4 @@
-//! Deliveries as people ask for them.
+//! Queries of deliveries.
 
 use std::cmp::Reverse;
 
@@ -11,7 +11,7 @@ use domain::lane;
 use domain::principal::TenantScope;
 use domain::query::{DeliveryPage, DeliveryQuery};
 
-/// The most attempts shown of one delivery, the latest.
+/// The maximum number of attempts shown for one delivery; the latest are shown.
 const MAX_ATTEMPTS_SHOWN: usize = 100;
 
 impl Tables {
@@ -28,7 +28,7 @@ impl Tables {
         found.map(|delivery| self.record_of(delivery))
     }
 
-    /// What waits for a stopped endpoint is paused.
+    /// Returns the state as shown: a pending delivery of a stopped endpoint is paused.
     fn shown_state(&self, delivery: &StoredDelivery) -> DeliveryState {
         let is_stopped = |kept: &crate::memory::StoredEndpoint| !kept.endpoint.state.is_enabled();
         let is_stopped = self.endpoints.get(&delivery.endpoint).is_some_and(is_stopped);

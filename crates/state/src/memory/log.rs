@@ -1,4 +1,5 @@
-//! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
+//! The log of events. Each event is written by the commit that caused it, with a delivery for every
+//! subscribed endpoint.
 
 use bytes::Bytes;
 use domain::log::{EventPage, EventPosition, LoggedEvent};
@@ -14,10 +15,10 @@ use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
 use domain::upload::Upload;
 
-/// How far in the log one page looks at the most.
+/// The maximum number of log positions that one page examines.
 const WINDOW: u32 = 5_000;
 
-/// An event as it was committed; `upload` is `None` for news that is not of one.
+/// A committed event; `upload` is `None` for an event that is not about an upload.
 #[derive(Debug, Clone)]
 pub(super) struct LogEntry {
     pub(super) id: EventId,
@@ -44,7 +45,7 @@ impl LogEntry {
 }
 
 impl Tables {
-    /// Writes what is new about an upload.
+    /// Writes the new events of an upload.
     pub(super) fn append_events(&mut self, upload: &Upload, events: Vec<NewEvent>) {
         let metadata = &upload.record().metadata;
         let own = self.present().filter(|kept| kept.endpoint.tenant == upload.tenant());
@@ -65,7 +66,8 @@ impl Tables {
 
     /// Adds an event to the end of the log.
     pub(super) fn append(&mut self, event: LogEntry) -> EventPosition {
-        // Never the same again, also when the newest event was removed: readers keep it as a bookmark.
+        // A position is never reused, even if the newest event was removed, because readers keep positions as
+        // bookmarks.
         self.last_position += 1;
         let position = EventPosition(self.last_position);
         self.log.insert(position, event);
@@ -104,12 +106,12 @@ impl Tables {
             all += 1;
             wanted += u32::from(scope.covers(event.tenant));
         }
-        // Places are handed out without gaps. Where one is empty, an event was removed.
+        // Positions are assigned without gaps. An empty one means that an event was removed.
         Some(if places > i64::from(WINDOW) || all < places { most } else { wanted.min(most) })
     }
 
-    /// Takes what was said about an upload out of its events, of the attempts
-    /// to deliver them, and of what was asked.
+    /// Removes free text about an upload from its events, from the attempts to deliver them, from its hook
+    /// calls, and from its record once it is settled.
     pub(super) fn expunge(&mut self, scope: TenantScope, upload: UploadId) -> u64 {
         let mut changed = 0;
         let is_meant = |event: &&mut LogEntry| event.upload == Some(upload) && scope.covers(event.tenant);

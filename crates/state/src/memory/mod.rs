@@ -1,12 +1,12 @@
-//! The state in memory: for tests of what stands on it, and for a server that keeps nothing.
+//! The state in memory: for tests of the layers above, and for a server without persistence.
 //!
-//! It keeps the ports to the letter and passes the conformance suite. It needs no thread and never waits, so
-//! a run on a paused clock is the same every time; nothing in it is random. [`MemoryDatabase`] is the medium:
-//! it outlives the stores opened on it, as a database file outlives a process. Every change is a transaction
-//! of its own.
+//! It implements the ports exactly and passes the conformance suite. It needs no thread and never waits, so a
+//! run on a paused clock is deterministic; nothing in it is random. [`MemoryDatabase`] is the medium: it
+//! outlives the stores opened on it, as a database file outlives a process. Every change is a separate
+//! transaction.
 //!
-//! What happens to deliveries is decided in [`domain::lane`]. What a database finds by an index is found here
-//! by walking, so it is for as many deliveries as fit into memory and a patient caller.
+//! [`domain::lane`] defines the rules for deliveries. Lookups that a database makes by an index are scans
+//! here, so the number of deliveries is limited by memory and by the caller's patience.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,24 +45,24 @@ use deliveries::{EndpointQueue, StoredDelivery};
 use endpoints::StoredEndpoint;
 use log::LogEntry;
 
-/// What is written, for as long as anyone holds it.
+/// The stored data, which exists as long as a handle to it.
 #[derive(Debug, Clone)]
 pub struct MemoryDatabase(Arc<Mutex<Tables>>);
 
 #[derive(Debug)]
 struct Tables {
-    /// What the clock of the store said when it last turned to them.
+    /// The reading of the store's clock at the latest access.
     now: Timestamp,
     bodies: EventBodies,
     uploads: BTreeMap<UploadId, Record>,
-    /// When each node ceases to count as alive; `None` for one that leaves of its own accord.
+    /// The time at which each node ceases to count as alive; `None` for a node that counts until it leaves.
     nodes: BTreeMap<InstanceId, Option<Timestamp>>,
-    /// In the order of their commits.
+    /// Events in the order of their commits.
     log: BTreeMap<EventPosition, LogEntry>,
     last_position: i64,
     endpoints: BTreeMap<EndpointId, StoredEndpoint>,
     deliveries: BTreeMap<DeliveryId, StoredDelivery>,
-    /// Every delivery about an upload, whatever its state.
+    /// All deliveries about an upload, in any state.
     of_upload: BTreeMap<UploadId, BTreeSet<DeliveryId>>,
     /// The unfinished deliveries of each endpoint.
     queues: BTreeMap<EndpointId, EndpointQueue>,
@@ -70,9 +70,9 @@ struct Tables {
     last_job: JobNumber,
     replays: BTreeMap<ReplayId, ReplayJob>,
     hook_calls: BTreeMap<HookCallId, HookCall>,
-    /// What is drawn by chance elsewhere: identifiers and claims.
+    /// A counter that replaces random values: for identifiers and claims.
     drawn: u64,
-    /// Whether the open transaction made a delivery ready.
+    /// True if the open transaction made a delivery ready.
     made_ready: bool,
     superseded: u64,
     transactions: u64,
@@ -104,13 +104,13 @@ impl MemoryDatabase {
         })))
     }
 
-    /// Opens the state that is there. Several may be open at once.
+    /// Opens the existing state. Several stores may be open at once.
     #[expect(clippy::disallowed_methods, reason = "the medium is this machine's")]
     pub fn open(&self) -> Arc<MemoryState> {
         self.open_by(Clock::system())
     }
 
-    /// The same with another clock than the machine's.
+    /// Opens the existing state with another clock than the machine's.
     pub fn open_by(&self, clock: Clock) -> Arc<MemoryState> {
         let bell = Arc::new(Notify::new());
         let mut tables = self.tables();
@@ -128,13 +128,14 @@ impl MemoryDatabase {
 }
 
 impl Tables {
-    /// Numbers that are never the same again, in place of random ones.
+    /// Returns unique numbers, which replace random ones.
     fn draw(&mut self) -> [u8; 16] {
         self.drawn += 1;
         u128::from(self.drawn).to_be_bytes()
     }
 
-    /// The random part of an identifier. Those of one millisecond sort as they were made.
+    /// Returns the random part of an identifier. Identifiers of one millisecond sort in the order of their
+    /// creation.
     fn draw_id_part(&mut self) -> [u8; 10] {
         let mut part = [0; 10];
         part[3..].copy_from_slice(&self.draw()[9..]);
@@ -142,7 +143,7 @@ impl Tables {
     }
 }
 
-/// The state as one process has it open.
+/// The state as opened by one process.
 #[derive(Debug)]
 pub struct MemoryState {
     memory: MemoryDatabase,
@@ -153,7 +154,7 @@ pub struct MemoryState {
 }
 
 impl MemoryState {
-    /// How many transactions have been written, through whichever store.
+    /// Returns the number of transactions written through any store.
     pub fn transactions(&self) -> u64 {
         self.memory.tables().transactions
     }
@@ -167,7 +168,7 @@ impl MemoryState {
         Ok(tables)
     }
 
-    /// Writes, and rings if anything became ready by it.
+    /// Makes a change, and rings if it made a delivery ready.
     fn write<T>(&self, operation: &'static str, work: impl FnOnce(&mut Tables) -> T) -> Result<T> {
         let mut tables = self.read(operation)?;
         tables.transactions += 1;

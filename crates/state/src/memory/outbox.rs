@@ -1,4 +1,4 @@
-//! The outbox, as the tables have it.
+//! The ports of the outbox, implemented by the tables.
 
 use std::sync::Arc;
 use std::time::Duration;

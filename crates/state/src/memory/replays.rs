@@ -1,4 +1,4 @@
-//! Sending again: one delivery, or all of a time range by a job that keeps its place.
+//! Replays: of one delivery, or of a time range by a job that keeps its position.
 
 use crate::memory::Tables;
 use crate::memory::backlog::{BacklogJobKind, is_cancelling};
@@ -13,7 +13,7 @@ use domain::principal::TenantScope;
 use domain::replay::{ReplayJob, ReplayState};
 use domain::time::Timestamp;
 
-/// How many of the latest jobs are shown, beside those that run.
+/// The number of latest jobs shown, besides the running ones.
 const SHOWN: usize = 100;
 
 impl Tables {
@@ -47,8 +47,8 @@ impl Tables {
         job
     }
 
-    /// The last place in the log that everything older than this is before, or at. Found by halving: times
-    /// are in the order of the log but for some disorder.
+    /// Returns the last log position that is at or after every event older than `then`. The binary search
+    /// relies on times that follow the order of the log, up to a bounded disorder.
     fn position_before(&self, then: Timestamp) -> EventPosition {
         let (mut first, mut end) = (1, self.newest_event().0 + 1);
         while first < end {
@@ -76,7 +76,7 @@ impl Tables {
 
     pub(super) fn advance_replay(&mut self, id: ReplayId, limit: u32, now: Timestamp) -> Option<ReplayJob> {
         let mut job = self.replays.get(&id)?.clone();
-        // It is to queue again what is being cancelled, when that is done.
+        // A replay may include deliveries that are being cancelled, so it waits until that is done.
         if job.state != ReplayState::Running || is_cancelling(&self.jobs, &job.endpoint).is_some() {
             return Some(job);
         }
@@ -94,7 +94,7 @@ impl Tables {
         let mut looked_up = 0;
         for (position, event) in &piece {
             let in_range = event.tenant == job.tenant && event.at >= job.from && event.at < job.before;
-            // Old progress is of no use to anybody.
+            // Old progress events are obsolete.
             if is_there && in_range && event.kind != EventKind::Progress {
                 if looked_up == limit {
                     was_last = false;
@@ -113,7 +113,7 @@ impl Tables {
         Some(job)
     }
 
-    /// Queues an event, if it is one to be sent again. Says whether it was.
+    /// Queues an event if the replay selects it. Returns true if it was queued.
     fn queue(&mut self, job: &ReplayJob, position: EventPosition, event: &LogEntry, now: Timestamp) -> bool {
         let of_upload = event.upload.and_then(|upload| self.of_upload.get(&upload)).into_iter().flatten();
         let mut deliveries = of_upload.filter_map(|id| self.deliveries.get(id));

@@ -1,4 +1,4 @@
-//! Giving up, dropping and forgetting, a piece at a time.
+//! Retention: expires, drops and removes old data, in batches.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -18,11 +18,11 @@ use domain::replay::ReplayState;
 use domain::time::Timestamp;
 use domain::upload::{Record, StoredBytes};
 
-/// How many of the latest replays are kept.
+/// The number of latest replays that are kept.
 const REPLAYS: usize = 1_000;
 
 impl Tables {
-    /// Gives up what began before then and has waited ever since.
+    /// Expires deliveries that began before `begun_before` and have waited since.
     pub(super) fn expire(&mut self, begun_before: Timestamp, limit: u32, now: Timestamp) -> u64 {
         let expiring = self.present().filter(|kept| self.availability(kept).expires_deliveries(begun_before));
         let waiting = expiring.flat_map(|kept| self.pending(&kept.endpoint.id));
@@ -36,7 +36,7 @@ impl Tables {
                 self.announce(tenant, &Notice::Exhausted { delivery: id, endpoint, event, upload, attempts }, now);
             }
         }
-        // Only now, so that nothing is made ready which this piece ends.
+        // The lanes are released last, so that this batch makes no delivery ready that it ends.
         self.release_next_behind(&old, now);
         old.len() as u64
     }
@@ -52,7 +52,7 @@ impl Tables {
         }
     }
 
-    /// Drops what waits beyond the limits of a backlog, of one endpoint, oldest first.
+    /// Drops pending deliveries beyond the backlog limits, of one endpoint, oldest first.
     pub(super) fn drop_excess(
         &mut self,
         limits: BacklogLimits,
@@ -88,7 +88,7 @@ impl Tables {
         oldest_first.filter(|delivery| delivery.begun_at < limits.begun_before).take(limit).cloned().collect()
     }
 
-    /// Removes about `limit` of each kind of thing that is old.
+    /// Removes about `limit` old rows of each kind.
     pub(super) fn prune(&mut self, horizon: RetentionHorizon, limit: u32) -> u64 {
         let most = limit.max(1) as usize;
         let mut gone = self.prune_deliveries(horizon, most);
@@ -99,7 +99,8 @@ impl Tables {
         u64::try_from(gone).unwrap_or(u64::MAX) + self.prune_hook_calls(horizon, limit)
     }
 
-    /// Removes deliveries that ended long enough ago. Those of an event go together, and with them the event.
+    /// Removes deliveries that finished long enough ago. The deliveries of an event are removed together, and
+    /// the event with them.
     fn prune_deliveries(&mut self, horizon: RetentionHorizon, most: usize) -> usize {
         let old = self.deliveries.values().filter(|old| old.id.made_at() < horizon.finished && !stays(old, horizon));
         let going =
@@ -119,7 +120,7 @@ impl Tables {
         gone
     }
 
-    /// The deliveries of the same event of an upload.
+    /// Returns the deliveries of the same event of an upload.
     fn siblings(&self, delivery: &StoredDelivery) -> impl Iterator<Item = &StoredDelivery> {
         let of_upload = delivery.upload.and_then(|upload| self.of_upload.get(&upload)).into_iter().flatten();
         let position = delivery.position;
@@ -137,7 +138,7 @@ impl Tables {
         }
     }
 
-    /// Forgets an old event that nothing is to be delivered of. Says whether it was one.
+    /// Removes an old event that has no deliveries. Returns true if it was removed.
     fn remove_event(&mut self, position: EventPosition, horizon: RetentionHorizon) -> bool {
         let event = self.log.get(&position).filter(|event| event.at < horizon.finished);
         let is_old = event.is_some_and(|event| !self.has_deliveries(position, event));
@@ -152,7 +153,7 @@ impl Tables {
         old.len()
     }
 
-    /// Cancels what waits for endpoints that the configuration no longer names.
+    /// Cancels pending deliveries to endpoints that the configuration no longer names.
     fn cancel_abandoned(&mut self, horizon: RetentionHorizon, most: usize) -> usize {
         let forgotten = self.endpoints.values().filter(|kept| !kept.is_present);
         let waiting = forgotten.flat_map(|kept| self.pending(&kept.endpoint.id));
@@ -171,8 +172,8 @@ impl Tables {
         old.len()
     }
 
-    /// Removes records without bytes, with their events and deliveries, once nothing of them is to be
-    /// delivered any more.
+    /// Removes records without bytes, with their events and deliveries, once none of their deliveries must be
+    /// kept.
     fn prune_uploads(&mut self, horizon: RetentionHorizon, most: usize) -> usize {
         let is_old =
             |record: &&Record| record.bytes == StoredBytes::Removed && record.updated_at < horizon.ended_uploads;
@@ -199,7 +200,7 @@ impl Tables {
     }
 }
 
-/// Whether a delivery is not old enough to be forgotten.
+/// Reports whether a delivery is not old enough to be removed.
 fn stays(delivery: &StoredDelivery, horizon: RetentionHorizon) -> bool {
     delivery
         .finished_at

@@ -1,4 +1,4 @@
-//! Claims and what comes of them, and deliveries after the clock was set.
+//! Claims and settlements, and deliveries after the clock was set.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 
-/// What the note of an attempt says, or begins with, when its lease had gone to another.
+/// The note, or its beginning, of an attempt whose lease had passed to another claim.
 const LATE: &str = "late";
 
 impl Tables {
@@ -120,7 +120,7 @@ impl Tables {
         };
         let after = lane::settle(held, disposition, attempt.outcome != AttemptOutcome::Aborted);
         let present = self.endpoints.get(&delivery.endpoint).filter(|kept| kept.is_present);
-        // Nobody knows when a stopped endpoint is resumed.
+        // The time at which a stopped endpoint is resumed is unknown.
         let is_stopped = present.is_some_and(|kept| !kept.endpoint.state.is_enabled());
         let is_planned = after.state == DeliveryState::Ready && !is_stopped;
         attempt.next_attempt_at = attempt.next_attempt_at.filter(|_| is_planned);
@@ -149,7 +149,7 @@ impl Tables {
         self.release_next(&endpoint, upload, now);
     }
 
-    /// Recording the same attempt again changes nothing.
+    /// Records an attempt. Recording the same attempt again changes nothing.
     fn record(&mut self, id: DeliveryId, attempt: Attempt) {
         let Some(delivery) = self.deliveries.get_mut(&id) else { return };
         let same = |known: &Attempt| (known.number, known.started_at) == (attempt.number, attempt.started_at);

@@ -1,4 +1,4 @@
-//! The whole conformance suite.
+//! The whole conformance suite, run on the state in memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +27,8 @@ impl StateFixture for MemoryDatabase {
 
 conformance_suite!(MemoryDatabase);
 
-/// And by no other, so that it is the same for all, and time can be made to pass.
+/// Only the clock of the state determines which nodes are alive, so that it is the same for all, and tests
+/// can advance it.
 #[tokio::test]
 async fn whether_a_node_is_alive_is_judged_by_the_clock_of_the_state() {
     let seconds = Arc::new(AtomicU64::new(0));

@@ -1,4 +1,4 @@
-//! Uploads, with the version as the law.
+//! Uploads, with a check of the version in every commit.
 
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ use domain::stage::Stage;
 use domain::time::Timestamp;
 use domain::upload::{Record, Role, StoredBytes, Upload};
 
-/// The largest metadata value that can be searched for.
+/// The largest metadata value that can be searched for, in bytes.
 const MAX_INDEXED_BYTES: usize = 1024;
 
 #[async_trait]
@@ -131,7 +131,7 @@ impl Store for MemoryState {
 }
 
 impl super::Tables {
-    /// Writes an upload and its news.
+    /// Writes an upload and its new events.
     pub(super) fn put(&mut self, upload: Upload, events: Vec<NewEvent>) -> Upload {
         self.append_events(&upload, events);
         let committed = upload.committed();
