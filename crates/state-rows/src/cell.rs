@@ -1,26 +1,26 @@
-//! What a column holds.
+//! Values of columns.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-/// What is written into a column.
+/// A value to be written into a column.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     Null,
     Flag(bool),
     Integer(i64),
     Text(Cow<'static, str>),
-    /// JSON as text. Databases that know JSON may store it as such.
+    /// JSON as text. Databases with a JSON type may store it as such.
     Json(Cow<'static, str>),
-    /// Text that others hold, too: UTF-8.
+    /// UTF-8 text in a shared buffer.
     Shared(Bytes),
     /// A UUID.
     Id([u8; 16]),
     Bytes(Vec<u8>),
 }
 
-/// What is read from a column. A flag comes as 0 or 1, JSON as its text, an identifier as its bytes.
+/// A value read from a column. A flag is read as 0 or 1, JSON as its text, an identifier as its bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum CellRef<'row> {
     Null,
@@ -36,7 +36,7 @@ pub trait ToCell {
 
 /// A value that can be read from a column.
 pub trait FromCell: Sized {
-    /// Returns `None` for what [`ToCell`] does not write.
+    /// Returns `None` for values that [`ToCell`] does not write.
     fn from_cell(cell: CellRef<'_>) -> Option<Self>;
 }
 
@@ -77,8 +77,8 @@ impl FromCell for bool {
 }
 
 impl ToCell for u64 {
-    /// None of our counts comes near the end of a database integer: sizes are bounded by their types,
-    /// and versions and sequences count commits.
+    /// No count here comes near the maximum of a database integer: sizes are bounded by their types, and
+    /// versions and sequences count commits.
     fn to_cell(&self) -> Cell {
         Cell::Integer(i64::try_from(*self).unwrap_or(i64::MAX))
     }

@@ -1,4 +1,4 @@
-//! Deliveries, and the attempts made at them.
+//! Deliveries and their attempts.
 
 use domain::delivery::{Attempt, AttemptOutcome, AttemptTrigger, DeliveryRecord, DeliveryState, Timings};
 use domain::endpoint::EndpointId;
@@ -12,7 +12,7 @@ use crate::fields::Micros;
 use crate::table::table;
 
 table! {
-    /// One event on its way to one endpoint.
+    /// A delivery: one event to be sent to one endpoint.
     pub struct DeliveryRow in "deliveries", key (id), of (row: &DeliveryRow) {
         id: DeliveryId = row.id;
         tenant: TenantId = row.tenant;
@@ -20,32 +20,32 @@ table! {
         event_id: EventId = row.event_id;
         kind: EventKind = row.kind;
         endpoint: EndpointId = row.endpoint;
-        /// `None` for news that is not of an upload, which is in no lane.
+        /// `None` for an event that is not about an upload, which belongs to no lane.
         upload_id: Option<UploadId> = row.upload_id;
         sequence: u64 = row.sequence;
         state: DeliveryState = row.state;
         trigger: AttemptTrigger = row.trigger;
-        /// Attempts made and counted so far.
+        /// The number of counted attempts so far.
         attempts: u32 = row.attempts;
-        /// Those made before it was last asked for again.
+        /// The number of those attempts before the latest replay.
         attempts_before: u32 = row.attempts_before;
         begun_at_ms: Timestamp = row.begun_at_ms;
-        /// When it is due, or has been due, in its turn.
+        /// The time at which it is due or was due; it determines the order of claims.
         next_at_ms: Timestamp = row.next_at_ms;
-        /// Proves the claim of whoever sends it now.
+        /// Proves the claim of the current sender.
         lease: Option<[u8; 16]> = row.lease;
         lease_until_ms: Option<Timestamp> = row.lease_until_ms;
-        /// The node that has claimed it.
+        /// The node that has claimed the delivery.
         claimed_by: Option<InstanceId> = row.claimed_by;
         created_at_ms: Timestamp = row.created_at_ms;
         finished_at_ms: Option<Timestamp> = row.finished_at_ms;
-        /// The last decision about the whole backlog of its endpoint when it was queued.
+        /// The number of the latest backlog job of its endpoint when it was queued.
         generation: i64 = row.generation;
     }
 }
 
 impl DeliveryRow {
-    /// As people and programs see it, without its attempts.
+    /// Returns the delivery as the API shows it, without its attempts.
     pub fn record(self, is_stopped: bool) -> DeliveryRecord {
         let state = match self.state {
             DeliveryState::Ready | DeliveryState::Waiting if is_stopped => DeliveryState::Paused,
@@ -68,14 +68,14 @@ impl DeliveryRow {
 }
 
 table! {
-    /// One try at sending, with the note and the plan for another that are to be remembered.
+    /// One recorded attempt, with the note and the planned next attempt.
     pub struct AttemptRow in "attempts", key (delivery_id, number, started_at_ms), of (delivery: DeliveryId, attempt: &Attempt,
         note: Option<&str>, next_attempt_at: Option<Timestamp>) {
         delivery_id: DeliveryId = delivery;
         number: u32 = attempt.number;
         started_at_ms: Timestamp = attempt.started_at;
         took_us: Micros = Micros(attempt.took);
-        /// Of an answer; else there is an error.
+        /// The status of the response; without a response there is an error.
         status: Option<u16> = attempt.outcome.status();
         error: Option<String> = attempt.outcome.error_class();
         response_body: Vec<u8> = attempt.response_body;

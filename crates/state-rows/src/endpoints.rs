@@ -9,12 +9,12 @@ use crate::table::table;
 use crate::uploads::Incoherent;
 
 table! {
-    /// A receiver of events, as it is written: there, and with the version that the writing makes.
+    /// An endpoint as it is written: present, and with the version that the write creates.
     pub struct EndpointRow in "endpoints", key (id), of (endpoint: &Endpoint) {
         id: EndpointId = endpoint.id;
         tenant: TenantId = endpoint.tenant;
         origin: Origin = endpoint.origin;
-        /// Whether it is not one that the configuration has ceased to name.
+        /// False for an endpoint that was removed from the configuration.
         present: bool = true;
         terms: EndpointTerms = endpoint.terms;
         sealed: Vec<u8> = endpoint.sealed;

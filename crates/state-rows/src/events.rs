@@ -10,12 +10,12 @@ use domain::time::Timestamp;
 use crate::table::table;
 
 table! {
-    /// An event as it is written; the database gives it its position.
+    /// An event as it is written; the database assigns its position.
     pub struct EventRow in "events", key (upload_id, sequence), of (id: EventId, tenant: TenantId, upload: Option<UploadId>, sequence: u64, kind: EventKind,
         occurred_at: Timestamp, body: &Bytes) {
         id: EventId = id;
         tenant: TenantId = tenant;
-        /// `None` for news that is not of an upload.
+        /// `None` for an event that is not about an upload.
         upload_id: Option<UploadId> = upload;
         sequence: u64 = sequence;
         kind: EventKind = kind;
@@ -25,7 +25,7 @@ table! {
 }
 
 impl EventRow {
-    /// As it is read by whoever follows uploads; `None` for news that is not of one.
+    /// Returns the event as readers of the log get it; `None` if it is not about an upload.
     pub fn of_upload(self, position: EventPosition) -> Option<LoggedEvent> {
         let Self { id, tenant, upload_id, sequence, kind, occurred_at_ms: _, body } = self;
         Some(LoggedEvent { position, id, tenant, upload: upload_id?, sequence, kind, body: body.into() })

@@ -1,6 +1,6 @@
-//! Domain types as cells, and back.
+//! Conversions between domain types and cells.
 //!
-//! Lists are JSON, so that a row can be read with any tool; states of machines are bytes.
+//! Lists are JSON, so that any tool can read a row; states of machines are bytes.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -83,7 +83,7 @@ impl FromCell for Dialect {
     }
 }
 
-/// The column `failure_status` holds numbers from before refusals had kinds.
+/// Numbers in the column `failure_status`, which is older than the kinds of rejections.
 const REJECTION_STATUSES: [(RejectionKind, i64); RejectionKind::ALL.len()] = [
     (RejectionKind::Malformed, 400),
     (RejectionKind::Unauthenticated, 401),
@@ -126,7 +126,7 @@ impl FromCell for TenantId {
     }
 }
 
-/// The name of a value whose type spreads over several columns.
+/// The name of a value whose type is spread over several columns.
 pub(crate) struct TypeName(pub(crate) &'static str);
 
 impl ToCell for TypeName {
@@ -171,7 +171,7 @@ impl FromCell for EventPosition {
     }
 }
 
-/// A span in whole microseconds.
+/// A duration in whole microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Micros(pub Duration);
 
@@ -223,11 +223,12 @@ impl FromCell for ReceivedRanges {
     }
 }
 
-/// How the generation that holds everything is written, where others have the number of their epoch.
+/// The number that stands for the generation that all others were joined into. The others have the number of
+/// their epoch.
 const JOINED: i64 = -1;
 
-/// `[[1,1048576],[3,null]]`: each generation and where its bytes end. An
-/// upload that stays in its first one has none.
+/// `[[1,1048576],[3,null]]`: each generation and the end of its bytes. NULL for an upload that stays in its
+/// first generation.
 impl ToCell for Generations {
     fn to_cell(&self) -> Cell {
         if *self == Self::default() {
@@ -348,7 +349,7 @@ impl FromCell for EndpointTerms {
     }
 }
 
-/// The reports of backends; nothing when there are none.
+/// The reports of backends; NULL if there are none.
 impl ToCell for [Report] {
     fn to_cell(&self) -> Cell {
         if self.is_empty() {
@@ -362,7 +363,7 @@ impl ToCell for [Report] {
     }
 }
 
-/// Name, percentage, message, when it came, and when an event last told of it.
+/// Name, percentage, message, time of the report, and time of the last event about it.
 type StoredReport = (String, Option<u8>, Option<String>, i64, i64);
 
 impl FromCell for Vec<Report> {
@@ -377,7 +378,7 @@ impl FromCell for Vec<Report> {
     }
 }
 
-/// Headers of an answer; nothing when there are none.
+/// Header fields of a response; NULL if there are none.
 impl ToCell for [(String, String)] {
     fn to_cell(&self) -> Cell {
         if self.is_empty() { Cell::Null } else { list_json(self) }
@@ -413,7 +414,7 @@ fn bytes_of_hex(hex: &str) -> Option<Vec<u8>> {
     digits.map(|digits| digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }
 
-/// A value of metadata: a string if it is UTF-8, else `{"base64": "…"}`.
+/// Converts a value of metadata: a string if it is UTF-8, otherwise `{"base64": "…"}`.
 fn value_json(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => Value::from(text),
@@ -421,7 +422,7 @@ fn value_json(bytes: &[u8]) -> Value {
     }
 }
 
-/// The inverse of [`value_json`].
+/// Converts in the opposite direction of [`value_json`].
 fn value_bytes(value: Value) -> Option<Vec<u8>> {
     match value {
         Value::String(text) => Some(text.into_bytes()),

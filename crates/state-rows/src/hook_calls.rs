@@ -1,4 +1,4 @@
-//! What the application was asked, and what it said.
+//! The record of hook calls.
 
 use domain::hook::{CallOutcome, Hook, HookCall};
 use domain::id::{HookCallId, UploadId};
@@ -9,7 +9,7 @@ use crate::fields::Micros;
 use crate::table::table;
 
 table! {
-    /// One question to the application.
+    /// One hook call.
     pub struct HookCallRow in "hook_calls", key (id), of (call: &HookCall) {
         id: HookCallId = call.id;
         hook: Hook = call.hook;

@@ -1,13 +1,13 @@
 //! The rows of the state's tables, described once for every SQL database.
 //!
-//! Owns, for each table, its name, its columns in one order, and what each column holds of a domain value
-//! (`table`); the conversions between domain types and cells (`cell`, `fields`); and the statements
-//! that follow from a description ([`sql`]). An adapter binds [`Cell`]s to its driver, hands columns over as
-//! a [`Source`], and writes whatever else it needs.
+//! Owns, for each table, its name, its columns in one order, and the domain value in each column (`table`);
+//! the conversions between domain types and cells (`cell`, `fields`); and the statements that follow from a
+//! description ([`sql`]). An adapter binds [`Cell`]s to its driver, provides columns as a [`Source`], and
+//! defines all its other statements.
 //!
-//! Promises: what a description writes reads back equal; anything else is an error of its column, never a
-//! guess. To add a column: a migration in each adapter, one line in the table's description, and the field in
-//! its conversion.
+//! Promises: a row written by a description reads back equal; any other value is an error of its column,
+//! never a guess. To add a column: a migration in each adapter, one line in the table's description, and the
+//! field in its conversion.
 //!
 //! Must not know: a driver, or anything that only one database understands.
 

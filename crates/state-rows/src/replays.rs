@@ -11,7 +11,7 @@ use domain::time::Timestamp;
 use crate::table::table;
 
 table! {
-    /// A job, with its place in the log.
+    /// A job with its position in the log.
     pub struct ReplayRow in "replay_jobs", key (id), of (job: &ReplayJob) {
         id: ReplayId = job.id;
         tenant: TenantId = job.tenant;

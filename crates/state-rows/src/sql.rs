@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use crate::table::Row;
 
-/// How a database writes the place of a value in a statement.
+/// The placeholder syntax of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placeholders {
-    /// `?1`, as SQLite has it.
+    /// `?1`, for SQLite.
     Question,
-    /// `$1`, as PostgreSQL has it.
+    /// `$1`, for PostgreSQL.
     Dollar,
 }
 
@@ -21,7 +21,7 @@ impl Placeholders {
         }
     }
 
-    /// Writes the place of the value of a column, among the cells of a whole row.
+    /// Returns the placeholder for a column's value in a statement that binds the cells of a whole row.
     ///
     /// # Panics
     ///
@@ -33,23 +33,23 @@ impl Placeholders {
     }
 }
 
-/// Writes the columns of a table with commas between them.
+/// Returns the columns of a table, separated by commas.
 pub fn columns<R: Row>() -> String {
     R::COLUMNS.join(", ")
 }
 
-/// Inserts a row from its cells.
+/// Returns the statement that inserts a row from its cells.
 pub fn insert<R: Row>(placeholders: Placeholders) -> String {
     let places: Vec<String> = R::COLUMNS.iter().map(|column| placeholders.of::<R>(column)).collect();
     format!("INSERT INTO {} ({}) VALUES ({})", R::TABLE, columns::<R>(), places.join(", "))
 }
 
-/// Inserts a row from its cells. One that is there already is left as it is.
+/// Returns the statement that inserts a row from its cells and leaves an existing row unchanged.
 pub fn insert_new<R: Row>(placeholders: Placeholders) -> String {
     insert::<R>(placeholders) + " ON CONFLICT DO NOTHING"
 }
 
-/// Inserts a row from its cells, or writes it over the one of the same key.
+/// Returns the statement that inserts a row from its cells, or overwrites the row with the same key.
 pub fn upsert<R: Row>(placeholders: Placeholders) -> String {
     format!(
         "{} ON CONFLICT ({}) DO UPDATE SET {}",
@@ -59,7 +59,7 @@ pub fn upsert<R: Row>(placeholders: Placeholders) -> String {
     )
 }
 
-/// Writes a row from its cells over the one of the same key, if `condition` holds of that.
+/// Returns the statement that overwrites the row with the same key if `condition` holds for it.
 pub fn update<R: Row>(placeholders: Placeholders, condition: &str) -> String {
     let mut sql = format!("UPDATE {} SET {} WHERE ", R::TABLE, assignments::<R>(placeholders));
     for (place, column) in R::KEY.iter().enumerate() {
@@ -72,7 +72,7 @@ pub fn update<R: Row>(placeholders: Placeholders, condition: &str) -> String {
     sql
 }
 
-/// Every column that is not of the key, set to its cell.
+/// Returns the assignments of all columns outside the key to their cells.
 fn assignments<R: Row>(placeholders: Placeholders) -> String {
     let changing = R::COLUMNS.iter().filter(|column| !R::KEY.contains(column));
     let assigned: Vec<String> = changing.map(|column| format!("{column} = {}", placeholders.of::<R>(column))).collect();
@@ -86,7 +86,7 @@ mod tests {
     use crate::table::table;
 
     table! {
-        /// A table of two keys.
+        /// A table with a key of two columns.
         struct Sample in "samples", key (one, two), of (count: u32) {
             one: u32 = count;
             value: String = "x";

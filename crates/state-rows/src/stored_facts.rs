@@ -1,13 +1,13 @@
-//! What the bytes of an upload are, as the column `facts` has it.
+//! The stored form of media facts, for the column `facts`.
 //!
-//! The first form, and so far the only one. It is JSON, so that indexes and queries can look into it. It has
-//! nothing to do with the JSON of the API, which may go another way.
+//! This is the first and so far the only form: JSON, so that indexes and queries can read it. It is
+//! independent of the JSON of the API, which may change separately.
 
 use serde::{Deserialize, Serialize};
 
 use domain::facts::{Content, Facts, Image, Media, Track, TrackKind};
 
-/// The size and the duration stand at the top for whatever kind of content has them.
+/// Size and duration are at the top level for every kind of content that has them.
 #[derive(Serialize, Deserialize)]
 struct StoredFacts {
     content_type: String,
@@ -17,7 +17,7 @@ struct StoredFacts {
     width: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     height: Option<u32>,
-    /// Of audio and video only.
+    /// For audio and video only.
     #[serde(skip_serializing_if = "Option::is_none")]
     tracks: Option<Vec<StoredTrack>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,7 +53,7 @@ pub(super) fn write(facts: &Facts) -> String {
     serde_json::to_string(&stored).expect("strings and numbers are always JSON")
 }
 
-/// The inverse of [`write()`]; `None` for anything it does not write.
+/// Reads facts written by [`write()`]; `None` for any other text.
 pub(super) fn read(text: &str) -> Option<Facts> {
     let StoredFacts { content_type, duration_ms, width, height, tracks, frames } = serde_json::from_str(text).ok()?;
     let content = match (tracks, width.zip(height)) {
@@ -85,7 +85,7 @@ fn track(stored: StoredTrack) -> Option<Track> {
     Some(Track { kind: TrackKind::by_name(&kind)?, codec, width, height, frames_per_1000_s, channels, sample_rate_hz })
 }
 
-/// Finds the whole number of thousandths that was written as `rate`.
+/// Converts a rate to the whole number of thousandths that it was written from.
 fn thousandfold(rate: f64) -> Option<u32> {
     format!("{:.0}", rate * 1000.0).parse().ok()
 }
@@ -94,7 +94,7 @@ fn thousandfold(rate: f64) -> Option<u32> {
 mod tests {
     use super::*;
 
-    /// Databases hold rows in exactly this form.
+    /// Existing databases contain rows in exactly this form.
     #[test]
     fn facts_are_written_as_they_always_were() {
         let video = Track {

@@ -1,7 +1,7 @@
-//! What an operator has said of an endpoint, as the column `terms` has it.
+//! The stored form of endpoint terms, for the column `terms`.
 //!
-//! The first form, and so far the only one: JSON in which what is as for all endpoints is `null`. It has
-//! nothing to do with the JSON of the API, which may go another way.
+//! This is the first and so far the only form: JSON in which `null` selects the server-wide default. It is
+//! independent of the JSON of the API, which may change separately.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ struct StoredTerms {
     url: String,
     description: String,
     events: Vec<String>,
-    /// Names and texts, in the order given.
+    /// Names and values, in the order given.
     metadata: Map<String, Value>,
     ordering: String,
     payload: String,
@@ -51,7 +51,7 @@ pub(super) fn write(terms: &EndpointTerms) -> String {
     serde_json::to_string(&stored).expect("strings and numbers are always JSON")
 }
 
-/// The inverse of [`write()`]; `None` for anything it does not write.
+/// Reads terms written by [`write()`]; `None` for any other text.
 pub(super) fn read(text: &str) -> Option<EndpointTerms> {
     let stored: StoredTerms = serde_json::from_str(text).ok()?;
     let metadata = stored.metadata.into_iter();
@@ -76,7 +76,7 @@ pub(super) fn read(text: &str) -> Option<EndpointTerms> {
 mod tests {
     use super::*;
 
-    /// Databases hold rows in exactly this form.
+    /// Existing databases contain rows in exactly this form.
     #[test]
     fn terms_are_written_as_they_always_were() {
         let terms = EndpointTerms {

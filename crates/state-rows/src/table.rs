@@ -5,28 +5,27 @@ use crate::cell::FromCell;
 /// One row of a table, column by column.
 pub trait Row: Sized {
     const TABLE: &'static str;
-    /// In the order in which [`Self::read`] expects them and the cells of a row come.
+    /// The columns in the order in which [`Self::read`] expects them and the cells of a row are listed.
     const COLUMNS: &'static [&'static str];
-    /// The columns that name a row.
+    /// The columns that identify a row.
     const KEY: &'static [&'static str];
 
-    /// Reads the columns from the left.
+    /// Reads the columns from left to right.
     fn read<S: Source>(source: &mut S) -> Result<Self, S::Error>;
 }
 
-/// The columns of a row as a driver has them, handed over from the left.
+/// The columns of a row as a driver provides them, from left to right.
 pub trait Source {
     type Error;
 
-    /// Reads the next column. What cannot be read is an error that names the column.
+    /// Reads the next column. An unreadable value is an error that names the column.
     fn next<T: FromCell>(&mut self) -> Result<T, Self::Error>;
 }
 
-/// Describes a table: a line for each column, with its type when it is
-/// read and what is written of the arguments.
+/// Describes a table: one line for each column, with its type when read and the expression that is written.
 ///
-/// Makes the struct of a row, its [`Row`], and `cells`, which gives the
-/// cells of a row in the order of the columns.
+/// Defines the struct of a row, its [`Row`] implementation, and `cells`, which returns the cells of a row in
+/// the order of the columns.
 macro_rules! table {
     (
         $(#[$doc:meta])*
@@ -41,10 +40,10 @@ macro_rules! table {
         }
 
         impl $row {
-            /// How many columns there are.
+            /// The number of columns.
             $vis const COUNT: usize = [$(stringify!($column)),+].len();
 
-            /// Gives the cells of the row that is written.
+            /// Returns the cells of the row to be written.
             $vis fn cells($($argument: $given),+) -> [$crate::cell::Cell; Self::COUNT] {
                 [$($crate::cell::ToCell::to_cell(&$value)),+]
             }

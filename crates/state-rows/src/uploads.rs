@@ -1,4 +1,4 @@
-//! Uploads, in two tables: what moves while bytes come in, and what was said at creation.
+//! Uploads, in two tables: values that change while bytes arrive, and values set at creation.
 
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
@@ -22,11 +22,11 @@ use crate::fields::TypeName;
 use crate::table::{Row, Source, table};
 
 table! {
-    /// What moves while bytes come in, and no more: a checkpoint rewrites this row.
+    /// The values that change while bytes arrive, and no others, because a checkpoint rewrites this row.
     pub struct UploadRow in "uploads", key (id), of (record: &Record) {
         id: UploadId = record.id;
         tenant: TenantId = record.tenant;
-        /// The one that the commit makes.
+        /// The version that the commit creates.
         version: u64 = record.version + 1;
         stage: Stage = record.stage;
         role: String = TypeName(record.role.name());
@@ -54,7 +54,8 @@ table! {
         removed_at_ms: Option<Timestamp> = record.removed.map(|removed| removed.at);
         removed_by: Option<DeletedBy> = record.removed.map(|removed| removed.by);
         missing_since_ms: Option<Timestamp> = record.missing_since;
-        /// The node that writes it. As read: only taking the lease changes it.
+        /// The node that writes the upload. A commit writes the value it read; only acquiring the lease
+        /// changes it.
         holder: Option<InstanceId> = record.lease.holder;
         epoch: u64 = record.lease.epoch.get();
         generations: Generations = record.generations;
@@ -63,13 +64,14 @@ table! {
 }
 
 table! {
-    /// What was said at creation and never changes.
+    /// Values that are set at creation. They never change, except that removing the free text of an upload
+    /// empties its metadata.
     pub struct OriginRow in "upload_origins", key (id), of (record: &Record) {
         id: UploadId = record.id;
         dialect: Dialect = record.dialect;
         write_order: WriteOrder = record.write_rules.order;
         completion: Completion = record.write_rules.completion;
-        /// What a final upload consists of, and how its client wrote that.
+        /// The parts of a final upload, and the list as its client sent it.
         parts: Option<Vec<UploadId>> = parts(record).map(|(parts, _)| parts);
         parts_as_sent: Option<String> = parts(record).map(|(_, as_sent)| as_sent);
         metadata: Metadata = record.metadata;
@@ -86,8 +88,7 @@ fn parts(record: &Record) -> Option<(&Vec<UploadId>, &String)> {
     }
 }
 
-/// An upload as it is read from both of its tables: the columns of
-/// [`UploadRow`], and then those of [`OriginRow`].
+/// Reading of an upload from both of its tables: the columns of [`UploadRow`], then those of [`OriginRow`].
 impl UploadRow {
     /// Reads an upload.
     pub fn read_upload<S: Source>(source: &mut S) -> Result<Result<Upload, Incoherent>, S::Error> {
@@ -95,7 +96,7 @@ impl UploadRow {
         Ok(moving.with(origin).map(Upload::from_record))
     }
 
-    /// Puts both parts of an upload together.
+    /// Combines both parts of an upload.
     fn with(self, origin: OriginRow) -> Result<Record, Incoherent> {
         let Self {
             id,
@@ -194,6 +195,6 @@ impl UploadRow {
     }
 }
 
-/// Columns that can be read each and make no sense together; names one of them.
+/// The error for columns that are readable individually but contradict each other; names one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Incoherent(pub &'static str);

@@ -1,5 +1,5 @@
-//! Decisions about a whole backlog: they hold at once, and the
-//! deliveries follow in pieces, also over a crash.
+//! Decisions about a whole backlog: they are effective at once, and the deliveries follow in batches, across
+//! crashes too.
 
 use super::*;
 
@@ -10,13 +10,13 @@ use futures::future::join_all;
 use domain::endpoint::Ordering;
 use domain::principal::TenantScope;
 
-/// More than the transaction of a decision deals with.
+/// More deliveries than the transaction of a decision updates.
 const MANY: usize = 1_200;
 
 const PIECE: u32 = 100;
 
-/// So many uploads of which `a` hears, each created a second after the last and with bytes: one delivery due,
-/// one behind.
+/// Creates `count` uploads that `a` subscribes to, one per second and with bytes: for each, one delivery is
+/// due and one waits behind it.
 async fn begun<S: UploadStore>(store: &S, count: usize) {
     let uploads = join_all((0..count).map(|number| async move {
         let now = at(i64::try_from(number).unwrap());
@@ -33,7 +33,7 @@ async fn created<S: UploadStore>(store: &S, second: i64) -> UploadId {
     store.insert(change_of(Upload::create(asked, at(second)))).await.unwrap().id()
 }
 
-/// How many deliveries of `a` are in each of these states.
+/// Counts the deliveries to `a` in each of these states.
 async fn counts<S: Outbox>(store: &S, states: [DeliveryState; 3]) -> [usize; 3] {
     let mut counts = [0; 3];
     let mut query = DeliveryQuery { endpoint: Some(endpoint("a")), limit: 1_000, ..DeliveryQuery::default() };
@@ -53,8 +53,8 @@ fn configured() -> Vec<Endpoint> {
     vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.terminated"])]
 }
 
-/// Nothing of what was cancelled is sent, whatever is committed, settled and claimed meanwhile and wherever
-/// the process ends; what comes afterwards is.
+/// No cancelled delivery is sent, whatever is committed, settled and claimed meanwhile and whenever the
+/// process ends. Later deliveries are sent.
 pub async fn a_long_backlog_is_cancelled_in_pieces<P: StateFixture>(place: P) {
     let mut store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
@@ -92,7 +92,8 @@ pub async fn a_long_backlog_is_cancelled_in_pieces<P: StateFixture>(place: P) {
     }
 }
 
-/// The same, and an endpoint of the same name that is made before it is done has nothing of it.
+/// A removed endpoint's backlog is cancelled too, and an endpoint of the same name that is created before
+/// that is done inherits none of it.
 pub async fn a_removed_endpoint_leaves_nothing_to_its_successor<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
@@ -108,7 +109,7 @@ pub async fn a_removed_endpoint_leaves_nothing_to_its_successor<P: StateFixture>
     assert_eq!(claims.iter().map(|claim| claim.upload).collect::<Vec<_>>(), [Some(new)]);
 }
 
-/// What is sent again while it is being cancelled is sent.
+/// Deliveries that are replayed while they are being cancelled are sent.
 pub async fn replayed_deliveries_are_not_cancelled<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
@@ -140,14 +141,14 @@ pub async fn replayed_deliveries_are_not_cancelled<P: StateFixture>(place: P) {
     assert_eq!(sent, again);
 }
 
-/// However long the backlog: nothing is sent while the endpoint is stopped, each lane keeps its order, and
-/// what was to be tried much later is due. The last word counts, also in the middle of a job and over a
-/// crash.
+/// Regardless of the length of the backlog, no delivery is sent while the endpoint is stopped, each lane
+/// keeps its order, and retries planned for much later are due on resumption. The latest decision applies,
+/// even in the middle of a job and across a crash.
 pub async fn a_long_backlog_stops_and_resumes_with_its_endpoint<P: StateFixture>(place: P) {
     let mut store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
     begun(&*store, MANY).await;
-    // The first of every lane has failed and is planned for a day later.
+    // The first delivery of every lane has failed and is planned for a day later.
     loop {
         let claims = claim(&*store, "a", at(8_000)).await;
         if claims.is_empty() {
@@ -195,7 +196,7 @@ pub async fn a_long_backlog_stops_and_resumes_with_its_endpoint<P: StateFixture>
     assert_eq!((first, second), (MANY, MANY));
 }
 
-/// A retry that was planned after the endpoint had been resumed keeps its time.
+/// A retry that was planned after the resumption of the endpoint keeps its time.
 pub async fn a_retry_of_after_the_resumption_is_not_hastened<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), configured(), NOW).await.unwrap();
@@ -212,7 +213,8 @@ pub async fn a_retry_of_after_the_resumption_is_not_hastened<P: StateFixture>(pl
     assert_eq!(due, [(2, 0), (2, 0), (1, 1)], "of the first only the one that failed before");
 }
 
-/// Whatever order it had, and whatever is settled meanwhile.
+/// A relaxed order is applied to the whole backlog, whatever the previous order and whatever is settled
+/// meanwhile.
 pub async fn a_relaxed_order_reaches_a_long_backlog<P: StateFixture>(place: P) {
     let mut store = place.open().await;
     let ordered = |ordering| {

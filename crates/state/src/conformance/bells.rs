@@ -1,4 +1,4 @@
-//! What every adapter of news promises to those it reaches.
+//! Guarantees of every adapter of [`Bells`](crate::Bells).
 
 use futures::FutureExt;
 
@@ -17,7 +17,7 @@ pub async fn a_change_rings_its_own_bell_and_the_common_one(bells: &dyn Bells) {
     assert!(first.rung().now_or_never().is_none(), "one change is told once");
 }
 
-/// Whoever makes the bell first and looks then misses nothing.
+/// A task that makes the bell before it reads the state misses no change.
 pub async fn a_change_before_the_waiting_is_not_missed(bells: &dyn Bells) {
     let id = new_upload(1).id();
     bells.changed(id);

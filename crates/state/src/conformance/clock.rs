@@ -1,11 +1,11 @@
-//! The clock that a state hands out, and deliveries after it was set.
+//! The clock that a state provides, and deliveries after it was set.
 
 use super::*;
 use crate::Membership;
 use domain::endpoint::Ordering;
 use domain::node::{Node, NodeName};
 
-/// How far the clock was ahead, in seconds.
+/// The time by which the clock was ahead, in seconds.
 const AHEAD: i64 = 7_200;
 
 pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: StateFixture>(place: P) {
@@ -16,7 +16,8 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: StateFixture>(place:
         new.id = UploadId::new(at(seconds), [number; 10]);
         Upload::create(new, at(seconds))
     };
-    // One backs off since before; one since the clock is ahead; one was never tried.
+    // The first delivery has backed off since before the step, the second since the clock was ahead, and the
+    // third was never tried.
     for (number, begun) in [(1, 0), (2, 0)] {
         store.insert(change_of(upload(number, begun))).await.unwrap();
     }
@@ -44,8 +45,7 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: StateFixture>(place:
     );
 }
 
-/// Whoever asks, asks one clock. What a clock may be off by is what a
-/// message takes, which nobody here measures.
+/// All handles share one clock. They may differ by the duration of a message, which is not measured here.
 pub async fn all_handles_tell_one_time<P: StateFixture>(place: P) {
     const MESSAGE: Duration = Duration::from_secs(30);
     let (first, second) = (place.open().await, place.open().await);
@@ -54,8 +54,8 @@ pub async fn all_handles_tell_one_time<P: StateFixture>(place: P) {
     let after = first.clock().now();
     assert!(before <= between.plus(MESSAGE) && between <= after.plus(MESSAGE), "{before:?} {between:?} {after:?}");
 
-    // Nodes live by the same time: one that has joined for so long is
-    // dead once that has passed, and no sooner.
+    // Nodes are judged by the same clock: a node is dead once the time it joined for has passed, and not
+    // before.
     let node = own();
     let named = |instance| Node { instance, name: NodeName::new("clock").unwrap() };
     first.join(&named(node), Membership::Others, Some(MESSAGE * 10)).await.unwrap();
@@ -93,11 +93,11 @@ pub async fn renewed_leases_end_at_the_given_time<P: StateFixture>(place: P) {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }
     let held = claim(&*store, "a", at(1)).await;
-    // The clock goes ahead, and whoever sends is still at it.
+    // The clock steps ahead while the sender is still working.
     store.renew_leases(own(), at(AHEAD).plus(Duration::from_secs(60))).await.unwrap();
     assert_eq!(claim(&*store, "a", at(AHEAD)).await, []);
     succeed(&*store, &held[0], at(AHEAD)).await;
-    // It is set back, and whoever sends has died.
+    // The clock is set back, and the sender has died.
     store.renew_leases(own(), at(70)).await.unwrap();
     let taken_over: Vec<_> = claim(&*store, "a", at(70)).await.iter().map(|claim| claim.delivery).collect();
     assert_eq!(taken_over, [held[1].delivery]);

@@ -33,8 +33,8 @@ pub async fn two_dispatchers_never_hold_one_delivery<P: StateFixture>(place: P) 
     assert_eq!((claims.len(), deliveries.len()), (40, 40));
 }
 
-/// scale-out N1: what a node is sending stays with it, whoever starts; what a dead
-/// node was sending is taken back at once.
+/// A delivery that a node is sending stays with it when another node starts; those of a dead node are
+/// reclaimed at once (scale-out N1).
 pub async fn a_start_takes_no_delivery_from_a_running_node<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let configured = || vec![subscribed("a", &["upload.*"])];
@@ -48,7 +48,8 @@ pub async fn a_start_takes_no_delivery_from_a_running_node<P: StateFixture>(plac
     assert_eq!(states_at(&*second, "a").await, [Leased, Leased, Ready]);
     let others = second.claim_due(two, &[(endpoint("a"), 100)], at(7), LEASE).await.unwrap();
     assert_eq!(others.len(), 1, "what the first node does not send");
-    // Clocks are each node's own: that one was set says nothing of what the other sends.
+    // Each node reads its clock separately: a step of one clock does not affect the deliveries that another node
+    // sends.
     second.renew_leases(two, at(8)).await.unwrap();
     assert_eq!(first.claim_due(one, &slots, at(9), LEASE).await.unwrap().len(), 1, "that of the second has ended");
     succeed(&*first, &claims[0], at(9)).await;
@@ -61,7 +62,8 @@ pub async fn a_start_takes_no_delivery_from_a_running_node<P: StateFixture>(plac
     assert_eq!(states_at(&*second, "a").await, [Succeeded, Ready, Ready], "a late settlement moves nothing");
 }
 
-/// scale-out C13: in a rolling change of the configuration no node switches off what another still names.
+/// During a rolling change of the configuration no node removes an endpoint that another still names
+/// (scale-out C13).
 pub async fn an_endpoint_stays_while_a_living_node_names_it<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let names = async |store: &P::Store| {
@@ -80,7 +82,7 @@ pub async fn an_endpoint_stays_while_a_living_node_names_it<P: StateFixture>(pla
     assert_eq!(names(&second).await, ["b", "c"]);
 }
 
-/// Who gets deliveries is looked up again when another node has written.
+/// The subscribers are read again after another node has written.
 pub async fn what_one_node_writes_the_other_knows<P: StateFixture>(place: P) {
     let [(first, one), (second, _)] = two_nodes(&place).await;
     first.open_for(one, vec![], NOW).await.unwrap();
@@ -98,7 +100,7 @@ pub async fn what_one_node_writes_the_other_knows<P: StateFixture>(place: P) {
     assert_eq!(states_at(&*first, "a").await, [Ready, Ready, Ready]);
 }
 
-/// Readers follow the log by positions: none may appear behind one that was seen.
+/// Readers follow the log by position, so no event may appear before a position already read.
 pub async fn a_reader_misses_nothing_that_two_nodes_write<P: StateFixture>(place: P) {
     const STEPS: i64 = 30;
     let nodes = two_nodes(&place).await;
@@ -133,8 +135,8 @@ pub async fn a_reader_misses_nothing_that_two_nodes_write<P: StateFixture>(place
     }
 }
 
-/// One node writes events while another settles those before them:
-/// neither may leave a delivery waiting for ever.
+/// One node writes events while another settles the deliveries before them: neither may leave a delivery
+/// waiting forever.
 pub async fn a_lane_advances_with_concurrent_writes_and_settlements<P: StateFixture>(place: P) {
     const UPLOADS: u8 = 20;
     let [(first, one), (second, two)] = two_nodes(&place).await;

@@ -1,4 +1,4 @@
-//! Endpoints that stop, come back, or are no longer named; and the start of a process.
+//! Endpoints that are stopped, resumed, or no longer named; and the start of a process.
 
 use super::*;
 
@@ -13,7 +13,7 @@ async fn begun<P: StateFixture>(place: &P) -> (Arc<P::Store>, Upload) {
     (store, upload)
 }
 
-/// webhooks E6: kept, not dropped, and not sent.
+/// Deliveries of a paused endpoint are kept, not dropped, and not sent (webhooks E6).
 pub async fn a_paused_endpoint_gets_no_delivery<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     disable(&*store, "a", at(1)).await;
@@ -37,7 +37,8 @@ pub async fn what_is_being_sent_settles_into_the_pause<P: StateFixture>(place: P
     }
     assert_eq!(states_at(&*store, "a").await, [Paused, Paused, Paused]);
 
-    // What had its first attempt before the pause goes at once and holds nobody back; the oldest goes first.
+    // Deliveries that had their first attempt before the pause are sent at once and block no others; the
+    // oldest is sent first.
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(8)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Ready, Ready]);
     let attempts: Vec<_> = claim(&*store, "a", at(8)).await.iter().map(|claim| claim.attempts).collect();

@@ -1,4 +1,4 @@
-//! The log of events: one truth with the uploads, in order, in pages.
+//! The log of events: consistent with the uploads, in order, in pages.
 
 use domain::log::{EventPage, EventPosition};
 use futures::future::join_all;
@@ -9,7 +9,7 @@ use domain::event::EventKind;
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
 
-/// webhooks G2, G3: no event without a change, no change without its event, no delivery without both.
+/// No event without a change, no change without its event, no delivery without both (webhooks G2, G3).
 pub async fn a_change_and_its_events_are_one<P: StateFixture>(place: P) {
     let store = place.open().await;
     store
@@ -99,7 +99,7 @@ pub async fn what_was_missed_is_counted_so_far_and_no_further<P: StateFixture>(p
     assert_eq!(EventPosition::from_bytes(&bytes[1..]), None);
 }
 
-/// Whoever was away while it happened can no longer be told all of it.
+/// A reader that was absent while an event was removed can no longer receive all events.
 pub async fn an_event_that_was_removed_counts_as_too_many<P: StateFixture>(place: P) {
     let store = place.open().await;
     for number in 0..4 {
@@ -118,14 +118,14 @@ pub async fn an_event_that_was_removed_counts_as_too_many<P: StateFixture>(place
     let horizon = RetentionHorizon { ended_uploads: at(1_000), ..horizon(NOW) };
     while store.prune(horizon, 2).await.unwrap() > 0 {}
     assert!(store.find(TenantScope::All, new_upload(1).id()).await.unwrap().is_none());
-    // The second and the third are gone.
+    // The second and the third are removed.
     let expected = [Some(100), Some(100), Some(2), Some(1), Some(0)];
     for (event, expected) in log.iter().zip(expected) {
         assert_eq!(counted(event.position).await, expected, "{:?}", event.position);
     }
 }
 
-/// However many other events lie between those of uploads.
+/// A page examines a bounded number of events, however many other events lie between those of uploads.
 pub async fn a_page_looks_at_a_bounded_number_of_events<P: StateFixture>(place: P) {
     const OTHERS: usize = 6_000;
     let store = place.open().await;

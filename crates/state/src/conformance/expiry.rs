@@ -1,4 +1,4 @@
-//! Deliveries that wait longer than anybody should.
+//! Deliveries that wait too long.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use DeliveryState::*;
 
 use domain::endpoint::Ordering;
 
-/// Gives up everything that began before then, one at a time; says how many those were.
+/// Expires all deliveries that began before `begun_before`, one at a time, and returns their number.
 async fn expire<S: Outbox>(store: &S, begun_before: Timestamp, now: Timestamp) -> u64 {
     let mut count = 0;
     while store.expire(begun_before, 1, now).await.unwrap() > 0 {
@@ -15,7 +15,7 @@ async fn expire<S: Outbox>(store: &S, begun_before: Timestamp, now: Timestamp) -
     count
 }
 
-/// Uploads, begun a second after each other, of whose first two events `a` is to hear.
+/// Creates uploads, one per second, whose first two events `a` subscribes to.
 async fn begun<S: UploadStore>(store: &S, uploads: u8) {
     for number in 0..uploads {
         let mut upload = store.insert(change_of(new_upload(number))).await.unwrap();
@@ -24,7 +24,8 @@ async fn begun<S: UploadStore>(store: &S, uploads: u8) {
     }
 }
 
-/// webhooks R13, R14: whether it is due and not claimed, backs off, or waits for its turn behind those.
+/// Deliveries expire whether they are due and not claimed, back off, or wait behind others (webhooks R13,
+/// R14).
 pub async fn deliveries_that_wait_too_long_expire<P: StateFixture>(place: P) {
     let store = place.open().await;
     let watching = subscribed("watching", &["delivery.exhausted"]);
@@ -54,7 +55,7 @@ pub async fn deliveries_that_wait_too_long_expire<P: StateFixture>(place: P) {
     assert_eq!(newest_first, [Ready, Ready, Dead, Dead, Dead, Dead], "news that nobody heard is no news");
 }
 
-/// Whatever the order, what is not too old goes on.
+/// Deliveries that are not too old are released, in every ordering.
 pub async fn a_lane_advances_past_expired_deliveries<P: StateFixture>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["upload.*"]);
@@ -76,7 +77,7 @@ pub async fn a_lane_advances_past_expired_deliveries<P: StateFixture>(place: P) 
     assert_eq!(expire(&*store, at(100), at(101)).await, 0, "what is being sent has its chance");
 }
 
-/// webhooks C5.
+/// Expired progress is dropped without a notice (webhooks C5).
 pub async fn old_progress_is_dropped_without_a_word<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.progress", "delivery.exhausted"])], NOW).await.unwrap();
@@ -88,8 +89,8 @@ pub async fn old_progress_is_dropped_without_a_word<P: StateFixture>(place: P) {
     assert_eq!((states_at(&*store, "a").await, store.superseded()), (vec![Superseded], 1));
 }
 
-/// webhooks E6: what a stopped endpoint keeps has all its time when the endpoint goes on. What waits for one
-/// that is not named is left to whoever removes what is old.
+/// Deliveries kept for a stopped endpoint get their full time when it is resumed (webhooks E6). Those of an
+/// endpoint that no configuration names are left to the removal of old data.
 pub async fn what_is_kept_does_not_age<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the application was asked.
+//! The record of hook calls.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn call(number: u8, upload: u8, outcome: CallOutcome) -> HookCall {
     }
 }
 
-/// webhooks K3.
+/// Recorded calls are listed newest first (webhooks K3).
 pub async fn hook_calls_are_listed_newest_first<P: StateFixture>(place: P) {
     let store = place.open().await;
     let outcomes = CallOutcome::ALL;

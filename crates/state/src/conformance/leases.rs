@@ -13,7 +13,7 @@ pub fn node(number: u8) -> Node {
     Node { instance, name: NodeName::new("a-node").unwrap() }
 }
 
-/// Two handles on one state, each of a node that is at work.
+/// Returns two handles on one state, each of a live node.
 pub async fn two_nodes<P: StateFixture>(place: &P) -> [(Arc<P::Store>, InstanceId); 2] {
     let (first, second) = (place.open().await, place.open().await);
     for (store, number) in [(&first, 1), (&second, 2)] {
@@ -22,7 +22,7 @@ pub async fn two_nodes<P: StateFixture>(place: &P) -> [(Arc<P::Store>, InstanceI
     [(first, node(1).instance), (second, node(2).instance)]
 }
 
-/// An upload that this node holds.
+/// Inserts an upload that this node holds.
 async fn insert_held<S: UploadStore>(store: &S, number: u8, node: InstanceId) -> Upload {
     let mut upload = new_upload(number);
     upload.assign_to(node);
@@ -52,7 +52,7 @@ pub async fn a_node_that_lives_keeps_what_it_holds<P: StateFixture>(place: P) {
     assert_eq!(first.acquire(new_upload(9).id(), one).await.unwrap(), None);
 }
 
-/// Its record still has its name and version, and is another node's to go on with.
+/// The record still has the identifier and version of the commit, but another node now holds the upload.
 pub async fn a_commit_that_was_taken_over_is_a_conflict<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let lost = || Err(Error::Unanswered { operation: "commit an upload" });
@@ -138,7 +138,7 @@ pub async fn a_start_beside_a_running_node_takes_nothing<P: StateFixture>(place:
     receive(&mut held, 5, at(1));
     let held = first.commit(change_of(held)).await.unwrap();
 
-    // One that knows better is believed: nobody else can be there.
+    // A node that joins as alone is trusted: no other node can be at work.
     let third = place.open().await;
     third.join(&node(3), Membership::Alone, None).await.unwrap();
     assert_eq!(third.acquire(held.id(), node(3).instance).await.unwrap(), held_by(node(3).instance, 2));
@@ -161,7 +161,7 @@ pub async fn each_sweeper_finds_what_no_other_node_holds<P: StateFixture>(place:
     first.leave(one).await.unwrap();
     assert_eq!(expired(&second, two).await, [1, 2, 3, 4]);
 
-    // Whoever comes first deals with it; the other's commit is too late.
+    // The first node to act processes the upload; the other's commit is too late.
     let [mut ours, mut theirs] = [
         second.due(SweepSelection::Expired { now: far }, two, 2, 1).await.unwrap().remove(0),
         first.due(SweepSelection::Expired { now: far }, one, 1, 1).await.unwrap().remove(0),

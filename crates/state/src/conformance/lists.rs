@@ -1,4 +1,4 @@
-//! Lists of uploads, and what the sweeper asks for.
+//! Lists of uploads, and the selections of the sweeper.
 
 use super::*;
 use crate::SweepSelection;
@@ -176,8 +176,8 @@ pub async fn a_cursor_is_stable_while_uploads_are_added<P: StateFixture>(place: 
     assert!(seen.iter().copied().eq((0..20).rev()), "{seen:?}");
 }
 
-/// One upload for each row of the sweeper's questions, told apart by number.
-/// By when they completed, whatever has changed since; and then until their bytes are gone.
+/// Files are selected by the time of completion, whatever has changed since, and then until their bytes are
+/// deleted.
 pub async fn the_sweeper_finds_files_to_remove<P: StateFixture>(place: P) {
     let store = place.open().await;
     for number in 0..4 {
@@ -209,6 +209,7 @@ pub async fn the_sweeper_finds_files_to_remove<P: StateFixture>(place: P) {
     assert_eq!(due(SweepSelection::Removable).await, [0_u8; 0]);
 }
 
+/// Each selection finds its uploads among one upload for each role and step, identified by number.
 pub async fn the_sweeper_finds_what_is_due<P: StateFixture>(place: P) {
     let store = place.open().await;
     let list = Role::Final { parts: vec![], as_sent: String::new() };
@@ -245,8 +246,8 @@ pub async fn the_sweeper_finds_what_is_due<P: StateFixture>(place: P) {
             store.commit(change_of(upload)).await.unwrap();
         }
     }
-    // Full and open, and the look-alikes: a dialect that waits for its client's word, a gap, a byte short,
-    // nothing at all.
+    // Full and open uploads, and similar ones: a dialect that waits for its client to complete the upload, a
+    // gap, a missing byte, and no bytes at all.
     for (number, dialect, length, ranges) in [
         (60, Dialect::named("tus"), Some(10_000), vec![(0, 10_000)]),
         (61, Dialect::named("ranged"), Some(10_000), vec![(5_000, 10_000), (0, 5_000)]),
@@ -274,7 +275,8 @@ pub async fn the_sweeper_finds_what_is_due<P: StateFixture>(place: P) {
     }
     let far = at(1_000_000);
     for (question, expected) in [
-        // Received, verified, stored; a partial rests at received; a final upload still created.
+        // Received, verified and stored; a partial upload is not selected at `received`; a final upload is,
+        // while still created.
         (SweepSelection::Unsettled, vec![3, 4, 5, 24, 25, 40, 43, 44, 45]),
         (SweepSelection::Unsealed, vec![60, 61, 62]),
         (SweepSelection::Silent { since: at(101) }, vec![]),

@@ -1,8 +1,8 @@
-//! Lives of deliveries by chance: a store does with them what the rules say.
+//! Random lives of deliveries: a store treats them by the rules.
 //!
-//! The memory state asks [`domain::lane`] for everything, so it is the oracle: whatever happens to both, a
-//! store under test claims the same deliveries in the same order, and shows each of them where the memory
-//! state has it.
+//! The memory state uses [`domain::lane`] for every decision, so it is the oracle: for any sequence of
+//! operations on both, a store under test claims the same deliveries in the same order, and shows each of
+//! them in the same state as the memory state.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -15,13 +15,14 @@ const LIVES: u64 = 10;
 const STEPS: usize = 60;
 const NAMES: [&str; 3] = ["lane", "strict", "free"];
 
-/// What is to be seen of a delivery.
+/// The visible facts of a delivery.
 type Seen = (u8, u64, DeliveryState, Option<Timestamp>, Option<Timestamp>, Vec<u32>);
 
-/// The same of a claim: its upload and sequence, attempts, when it began, and whether it is taken over.
+/// The visible facts of a claim: its upload and sequence, attempts, the time it began, and whether it was
+/// taken over.
 type Claimed = (u8, u64, u32, u32, Timestamp, bool);
 
-/// One of both stores, with what was read and claimed from it.
+/// One of the two stores, with the uploads and claims obtained from it.
 struct Candidate<'a, S> {
     store: &'a S,
     uploads: Vec<Upload>,
@@ -44,7 +45,7 @@ impl<S: UploadStore + Outbox> Candidate<'_, S> {
         (upload, delivery.sequence, delivery.state, delivery.next_attempt_at, delivery.finished_at, attempts)
     }
 
-    /// Has something happen to an upload, or makes a new one.
+    /// Changes an upload, or creates a new one.
     async fn happen(&mut self, number: usize, what: u32, now: Timestamp) {
         if number >= self.uploads.len() {
             let new = asked(u8::try_from(self.uploads.len()).unwrap());
@@ -101,7 +102,7 @@ fn endpoints() -> Vec<Endpoint> {
     ordered.collect()
 }
 
-/// Does one thing to both and compares what comes of it.
+/// Performs one operation on both stores and compares the results.
 macro_rules! both {
     ($sides:ident, $side:ident => $done:expr) => {{
         let $side = &mut $sides.0;
@@ -127,7 +128,7 @@ async fn live<P: StateFixture>(store: &P::Store, rules: &MemoryState, seed: u64)
         (Candidate { store: rules, uploads: vec![], held: vec![] }, Candidate { store, uploads: vec![], held: vec![] });
     let mut now = NOW;
     for step in 0..STEPS {
-        // No two things happen at one instant, so that the order of claims is never open.
+        // No two operations happen at the same instant, so the order of claims is always determined.
         now = now.plus(Duration::from_millis(chance.random_range(1..20_000)));
         let name = NAMES[chance.random_range(0..NAMES.len())];
         let (which, number) = (chance.random_range(0..1_000), chance.random_range(0..4));

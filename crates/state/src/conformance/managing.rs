@@ -1,4 +1,5 @@
-//! Endpoints as operators manage them: every field, the version as the law, order, what is told to whom.
+//! Endpoints as operators manage them: every field, the check of versions, ordering, and the selection of
+//! events.
 
 use super::*;
 
@@ -106,7 +107,7 @@ pub async fn new_endpoints_hear_at_once_and_removed_ones_no_more<P: StateFixture
     assert_eq!(store.endpoints(TenantScope::All).await.unwrap(), []);
 }
 
-/// What was for the endpoint of that name in the configuration is not for another that takes the name.
+/// Deliveries for an endpoint of the configuration do not go to a later endpoint that takes its name.
 pub async fn a_new_endpoint_inherits_nothing<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
@@ -118,8 +119,8 @@ pub async fn a_new_endpoint_inherits_nothing<P: StateFixture>(place: P) {
     assert_eq!(claimed(&*store, "a", at(3)).await, [1]);
 }
 
-/// One that the configuration does not name for a while finds what waits for it; after that, or when an
-/// operator says so, it is cancelled, and can be replayed.
+/// An endpoint that the configuration omits for a while still gets its pending deliveries. After the
+/// retention time, or on an operator's request, they are cancelled, and can then be replayed.
 pub async fn what_waits_for_nobody_ends<P: StateFixture>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
@@ -152,7 +153,7 @@ pub async fn what_waits_for_nobody_ends<P: StateFixture>(place: P) {
     assert_eq!(states_at(&*store, "b").await, untouched);
 }
 
-/// What was being sent when the server died waits, as the rest does, while its endpoint is stopped.
+/// A delivery that was being sent when the server died waits, like the others, while its endpoint is stopped.
 pub async fn a_start_leaves_what_is_stopped_at_rest<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
@@ -172,7 +173,7 @@ pub async fn a_start_leaves_what_is_stopped_at_rest<P: StateFixture>(place: P) {
     }
 }
 
-/// A pause is an operator's word and outlives a restart; what the server stopped itself gets another chance.
+/// A pause by an operator survives a restart; an endpoint that the server disabled is enabled again.
 pub async fn a_start_undoes_only_what_the_server_did<P: StateFixture>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
@@ -192,7 +193,7 @@ pub async fn a_start_undoes_only_what_the_server_did<P: StateFixture>(place: P) 
     assert_eq!(states_at(&*store, "b").await, [Ready]);
 }
 
-/// webhooks A2.
+/// Endpoints receive events of uploads with matching metadata (webhooks A2).
 pub async fn metadata_chooses_who_hears<P: StateFixture>(place: P) {
     let store = place.open().await;
     let wanting = |name: &str, pairs: &[(&str, &str)]| {
@@ -225,7 +226,7 @@ async fn ordered<P: StateFixture>(place: &P, ordering: Ordering) -> (Arc<P::Stor
     (Arc::clone(&store), store.commit(change_of(upload)).await.unwrap())
 }
 
-/// webhooks G7.
+/// A strict endpoint waits for every event (webhooks G7).
 pub async fn a_strict_endpoint_waits_for_every_event<P: StateFixture>(place: P) {
     let (store, _) = ordered(&place, Ordering::Strict).await;
     store.insert(change_of(new_upload(1))).await.unwrap();
@@ -259,7 +260,7 @@ pub async fn a_change_of_order_reaches_what_waits<P: StateFixture>(place: P) {
     assert_eq!(states_at(&*store, "a").await, [Ready; 6]);
 }
 
-/// webhooks P5, P6, P7: little, and always the same, whatever becomes of the upload meanwhile.
+/// A thin body is short, and stays the same whatever happens to the upload meanwhile (webhooks P5, P6, P7).
 pub async fn a_thin_endpoint_gets_a_short_body<P: StateFixture>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["*"]);
@@ -288,7 +289,7 @@ pub async fn a_thin_endpoint_gets_a_short_body<P: StateFixture>(place: P) {
     assert_eq!(again.body, first.body);
 }
 
-/// webhooks E8, R14: those who ask for it, and no endpoint of its own trouble.
+/// Notices go to subscribed endpoints, and never to an endpoint about its own failures (webhooks E8, R14).
 pub async fn notices_go_to_those_who_want_them<P: StateFixture>(place: P) {
     let store = place.open().await;
     let endpoints = [("a", "upload.*"), ("b", "endpoint.*"), ("c", "delivery.exhausted"), ("d", "*")];
@@ -310,7 +311,7 @@ pub async fn notices_go_to_those_who_want_them<P: StateFixture>(place: P) {
     assert_eq!(told("c").await, ["delivery.exhausted"]);
     assert_eq!(told("d").await, ["delivery.exhausted", "endpoint.failing", "endpoint.disabled"]);
 
-    // Giving up a notice is no news, or it would never end.
+    // The failure of a notice causes no further notice; otherwise there would be no end.
     let notice = claim(&*store, "c", at(5)).await.remove(0);
     assert_eq!((notice.class, notice.upload), (DeliveryClass::Notice, None));
     let body: serde_json::Value = serde_json::from_slice(&notice.body).unwrap();
@@ -324,7 +325,7 @@ pub async fn notices_go_to_those_who_want_them<P: StateFixture>(place: P) {
     );
 }
 
-/// webhooks A5: leased to whoever asked, also while the endpoint is paused.
+/// A test is leased to its caller, even while the endpoint is paused (webhooks A5).
 pub async fn a_test_is_for_one_endpoint<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"]), subscribed("b", &["*"])], NOW).await.unwrap();

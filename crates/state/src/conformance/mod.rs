@@ -1,8 +1,8 @@
-//! The suite every state store passes.
+//! The conformance suite that every state store passes.
 //!
-//! A check is an async function over a [`StateFixture`], somewhere a store can be opened and opened again.
-//! `conformance_suite!` makes a test of each; of those for stores that gather commits into one transaction,
-//! too, if asked.
+//! A check is an async function over a [`StateFixture`], which opens and reopens a store.
+//! `conformance_suite!` makes a test of each check; on request it includes those for stores that group
+//! commits into one transaction.
 
 #![expect(clippy::unwrap_used, reason = "a check says what it expects by failing")]
 
@@ -53,23 +53,24 @@ pub mod uploads;
 pub const NOW: Timestamp = Timestamp::from_unix_ms(1_795_300_290_123);
 pub const LEASE: Duration = Duration::from_secs(60);
 
-/// Somewhere to keep a state.
+/// A location for a state.
 pub trait StateFixture: Sized {
     type Store: UploadStore + Leases + Outbox;
 
-    /// An empty place.
+    /// Makes an empty location.
     fn new() -> Self;
 
-    /// Opens the state that is there.
+    /// Opens the existing state.
     fn open(&self) -> impl Future<Output = Arc<Self::Store>> + Send;
 
-    /// How many transactions the store has written so far.
+    /// Returns the number of transactions that the store has written so far.
     fn transactions(store: &Self::Store) -> u64;
 }
 
-/// Somewhere to keep a state whose store commits in one transaction what has gathered meanwhile.
+/// A location for a state whose store commits queued changes in one transaction.
 pub trait GathersCommits: StateFixture {
-    /// Keeps the writer busy until what this gives is dropped, so that what is written meanwhile gathers.
+    /// Keeps the writer busy until the returned value is dropped, so that changes written meanwhile are
+    /// queued.
     fn hold(store: &Arc<Self::Store>) -> impl Future<Output = Box<dyn Send>> + Send;
 }
 
@@ -216,7 +217,7 @@ pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_ms(NOW.unix_ms() + seconds * 1_000)
 }
 
-/// The node of checks in which there is only one.
+/// Returns the node of checks that have only one.
 pub fn own() -> InstanceId {
     InstanceId::new(NOW, [0; 10])
 }
@@ -235,7 +236,7 @@ pub fn subscribed_to(name: &str, filter: EventFilter) -> Endpoint {
     Endpoint::new(TenantId::DEFAULT, endpoint(name), Origin::Config, terms, NOW)
 }
 
-/// What ended before then may go, whatever it is.
+/// Returns a horizon that permits the removal of everything that ended before `before`.
 pub fn horizon(before: Timestamp) -> RetentionHorizon {
     RetentionHorizon {
         finished: before,
@@ -247,7 +248,7 @@ pub fn horizon(before: Timestamp) -> RetentionHorizon {
     }
 }
 
-/// The endpoint as it is stored.
+/// Returns the endpoint as stored.
 pub async fn stored<S: Outbox>(store: &S, name: &str) -> Endpoint {
     store.endpoints(TenantScope::All).await.unwrap().into_iter().find(|stored| stored.id.as_str() == name).unwrap()
 }
@@ -265,7 +266,7 @@ pub async fn disable<S: Outbox>(store: &S, name: &str, now: Timestamp) {
     put_state(store, name, EndpointState::Disabled { since: now, because: DisabledBecause::Gone }, now).await;
 }
 
-/// What a client asks for: an upload of ten thousand bytes, created `number` seconds after [`NOW`].
+/// Returns a client's request for an upload of ten thousand bytes, created `number` seconds after [`NOW`].
 pub fn asked(number: u8) -> NewUpload {
     let now = at(i64::from(number));
     NewUpload {
@@ -284,12 +285,12 @@ pub fn asked(number: u8) -> NewUpload {
     }
 }
 
-/// The upload as it is, with its news as receivers get them.
+/// Returns the change for the current upload, with the bodies of its events as sent to receivers.
 pub fn change_of(upload: Upload) -> Change {
     Change::new(upload, |record, event| api::event::upload(record, event, "/api/v1/uploads/"), rand::random)
 }
 
-/// Bodies as the server writes them.
+/// Returns the functions that write bodies as the server does.
 pub fn bodies() -> EventBodies {
     EventBodies {
         notice: api::event::notice,
@@ -305,7 +306,7 @@ pub fn new_upload(number: u8) -> Upload {
     Upload::create(asked, now)
 }
 
-/// More bytes; told as progress whenever a hundredth has come in.
+/// Receives more bytes. Each hundredth of the length causes a progress event.
 pub fn receive(upload: &mut Upload, bytes: u64, now: Timestamp) {
     receive_with(upload, bytes, Some(ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX }), now);
 }
@@ -321,7 +322,7 @@ fn receive_with(upload: &mut Upload, bytes: u64, policy: Option<ProgressPolicy>,
     upload.receive(durable, policy, now).unwrap();
 }
 
-/// All its bytes, and every stage up to completed.
+/// Receives all missing bytes, and passes every stage up to completed.
 pub fn complete(upload: &mut Upload, now: Timestamp) {
     let missing = upload.length().unwrap().get() - upload.offset().get();
     receive_with(upload, missing, None, now);
@@ -335,12 +336,12 @@ pub fn offset(bytes: u64) -> Offset {
     Offset::new(bytes).unwrap()
 }
 
-/// Claims for one endpoint as much as is due.
+/// Claims all due deliveries of one endpoint.
 pub async fn claim<S: Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<Claim> {
     store.claim_due(own(), &[(endpoint(name), 100)], now, LEASE).await.unwrap()
 }
 
-/// The sequences of the events that are due for one endpoint, which are leased by asking.
+/// Claims all due deliveries of one endpoint, and returns the sequences of their events.
 pub async fn claimed<S: UploadStore + Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<u64> {
     let mut sequences = Vec::new();
     for claim in claim(store, name, now).await {
@@ -386,7 +387,7 @@ pub async fn retry<S: Outbox>(store: &S, claim: &Claim, when: Timestamp, now: Ti
     settle(store, vec![settlement(claim, AttemptOutcome::Timeout, Disposition::RetryAt(when))], now).await;
 }
 
-/// Every delivery to an endpoint, in the order of the events.
+/// Returns every delivery to an endpoint, in the order of the events.
 pub async fn deliveries_to<S: Outbox>(store: &S, name: &str) -> Vec<DeliveryRecord> {
     let query = DeliveryQuery { endpoint: Some(endpoint(name)), limit: 1_000, ..DeliveryQuery::default() };
     let mut found = store.deliveries(TenantScope::All, &query).await.unwrap().found;

@@ -4,8 +4,8 @@ use super::*;
 
 use DeliveryState::*;
 
-/// An upload that was created and begun at second 0, with endpoints `a`
-/// (everything) and `b` (progress and the end).
+/// Returns an upload created and begun at second 0, with the endpoints `a` (everything) and `b` (progress and
+/// termination).
 async fn begun<P: StateFixture>(place: &P) -> (Arc<P::Store>, Upload) {
     let store = place.open().await;
     let b = subscribed("b", &["upload.progress", "upload.terminated"]);
@@ -21,7 +21,7 @@ async fn progressed<S: UploadStore>(store: &S, mut upload: Upload, now: Timestam
     store.commit(change_of(upload)).await.unwrap()
 }
 
-/// Sends what is due to `a` until nothing is; gives the sequences in the order they went out.
+/// Sends due deliveries until none is left, and returns the sequences in the order they were sent.
 async fn drain<S: UploadStore + Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<u64> {
     let mut sent = Vec::new();
     loop {
@@ -36,7 +36,7 @@ async fn drain<S: UploadStore + Outbox>(store: &S, name: &str, now: Timestamp) -
     }
 }
 
-/// webhooks G6: first attempts in sequence, one at a time.
+/// First attempts are made in sequence, one at a time (webhooks G6).
 pub async fn first_attempts_go_out_in_order<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     complete(&mut upload, at(1));
@@ -60,7 +60,7 @@ pub async fn a_delivery_that_backs_off_holds_nobody_back<P: StateFixture>(place:
     let second = claim(&*store, "a", at(2)).await.remove(0);
     assert_eq!((sequence_of(&second), second.attempts), (2, 0));
 
-    // While the second is out, the third waits for it, not for the first.
+    // While the second is being sent, the third waits for the second, not for the first.
     upload.terminate(DeletedBy::Client, at(3)).unwrap();
     store.commit(change_of(upload)).await.unwrap();
     assert_eq!(states_at(&*store, "a").await, [Ready, Leased, Waiting]);
@@ -71,7 +71,7 @@ pub async fn a_delivery_that_backs_off_holds_nobody_back<P: StateFixture>(place:
     assert_eq!(due.iter().map(|claim| (sequence_of(claim), claim.attempts)).collect::<Vec<_>>(), [(3, 0), (1, 1)]);
 }
 
-/// webhooks R13: giving up while shutting down is no attempt, so the order holds over a restart.
+/// An attempt aborted by a shutdown does not count, so the order survives a restart (webhooks R13).
 pub async fn an_aborted_attempt_does_not_count<P: StateFixture>(place: P) {
     let (store, _) = begun(&place).await;
     let first = claim(&*store, "a", at(1)).await.remove(0);
@@ -91,7 +91,7 @@ pub async fn lanes_do_not_wait_for_each_other<P: StateFixture>(place: P) {
     assert_ne!(due[0].upload, due[1].upload);
 }
 
-/// webhooks C3: at most one pending progress delivery for an endpoint and upload.
+/// An endpoint has at most one pending progress delivery for each upload (webhooks C3).
 pub async fn newer_progress_replaces_pending_progress<P: StateFixture>(place: P) {
     let (store, mut upload) = begun(&place).await;
     for second in 1..=4 {
@@ -102,7 +102,7 @@ pub async fn newer_progress_replaces_pending_progress<P: StateFixture>(place: P)
     assert_eq!(store.superseded(), 6, "webhooks O1");
     assert_eq!(drain(&*store, "a", at(9)).await, [1, 2, 6]);
 
-    // What is being sent is left to end; the newest is kept behind it.
+    // A delivery that is being sent is not dropped; the newest waits behind it.
     let sent = claim(&*store, "b", at(10)).await.remove(0);
     upload = progressed(&*store, upload, at(11)).await;
     progressed(&*store, upload, at(12)).await;
@@ -111,7 +111,8 @@ pub async fn newer_progress_replaces_pending_progress<P: StateFixture>(place: P)
     assert_eq!(drain(&*store, "b", at(14)).await, [8]);
 }
 
-/// webhooks C4: any later event, whoever wants it, ends pending and backing-off progress.
+/// Any later event, whether or not an endpoint subscribes to it, ends progress that is pending or backs off
+/// (webhooks C4).
 pub async fn later_events_supersede_pending_progress_everywhere<P: StateFixture>(place: P) {
     let (store, upload) = begun(&place).await;
     let mut upload = progressed(&*store, upload, at(1)).await;
@@ -133,8 +134,8 @@ pub async fn nothing_waits_for_superseded_progress<P: StateFixture>(place: P) {
     let upload = progressed(&*store, upload, at(3)).await;
     assert_eq!(states_at(&*store, "b").await, [Leased, Waiting]);
 
-    // The first was never settled, its process died; a new one makes
-    // it ready, unsent, with another behind it.
+    // The first delivery was never settled, because its process died. A new process makes it ready again,
+    // with another behind it.
     store.close().await;
     drop(sent);
     let store = place.open().await;
@@ -147,8 +148,8 @@ pub async fn nothing_waits_for_superseded_progress<P: StateFixture>(place: P) {
     assert_eq!(drain(&*store, "b", at(6)).await, [5]);
 }
 
-/// A receiver that is slower than what comes in: each delivery passes through the queue once,
-/// `upload.completed` too, and nobody starves, whether it is a first attempt, a retry or a replay.
+/// A receiver is slower than the arrival of events: each delivery passes through the queue once,
+/// `upload.completed` included, and none starves, whether it is a first attempt, a retry or a replay.
 pub async fn a_lane_keeps_its_age_under_a_backlog<P: StateFixture>(place: P) {
     const UPLOADS: usize = 4_400;
     const SLOTS: u32 = 16;
@@ -157,7 +158,8 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: StateFixture>(place: P) {
         .open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("quiet", &["upload.failed"])], NOW)
         .await
         .unwrap();
-    // One upload each 10 ms, all six events within it: 26,400 events, before anything is sent.
+    // One upload is created every 10 ms, with all six events within that time: 26,400 events before the first
+    // delivery is sent.
     let moment = |number: usize, of_event: i64| {
         Timestamp::from_unix_ms(NOW.unix_ms() + i64::try_from(number).unwrap() * 10 + of_event)
     };
@@ -174,7 +176,7 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: StateFixture>(place: P) {
         }))
         .await;
     }
-    // Sixteen at a time, as many as a slow receiver takes, in time of its own: 40 ms for each round.
+    // A slow receiver takes sixteen deliveries at a time; each round takes 40 ms.
     let (mut now, mut place_in_queue, mut failed, mut claimed) = (moment(UPLOADS, 0), 0_u64, Vec::new(), 0);
     let mut last_age = NOW;
     let mut retried = 0;
@@ -189,14 +191,14 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: StateFixture>(place: P) {
             if sent.attempts > 0 {
                 retried += 1;
             } else {
-                // What was created first goes first, but for the steps
-                // within a lane, each of which takes a round.
+                // Deliveries are sent in the order of their creation, except for the steps within a lane,
+                // each of which takes a round.
                 let behind = last_age.since(sent.occurred_at);
                 assert!(behind <= Duration::from_millis(1_000), "{:?} came {behind:?} late", sent.kind);
                 last_age = last_age.max(sent.occurred_at);
             }
             place_in_queue += 1;
-            // One in five hundred fails and is to be tried again a while later.
+            // One in five hundred fails and is retried a while later.
             let disposition = if sent.attempts == 0 && place_in_queue % 500 == 0 {
                 let again = now.plus(Duration::from_secs(5));
                 failed.push((sent.delivery, again));
@@ -223,7 +225,7 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: StateFixture>(place: P) {
     assert_eq!((claimed, retried), (UPLOADS * 6 + failed.len(), failed.len()), "everything is sent");
 }
 
-/// webhooks C5.
+/// Progress never becomes a dead letter (webhooks C5).
 pub async fn progress_is_never_a_dead_letter<P: StateFixture>(place: P) {
     let (store, upload) = begun(&place).await;
     progressed(&*store, upload, at(1)).await;

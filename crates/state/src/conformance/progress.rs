@@ -1,4 +1,4 @@
-//! What every adapter of live progress promises to those it reaches.
+//! Guarantees of every adapter of [`LiveProgress`](crate::LiveProgress).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ impl WriterCounters for Received {
     }
 }
 
-/// Asks until it is so: an adapter may be behind, but not for ever.
+/// Reads until the expected values appear: an adapter may lag, but not forever.
 async fn shows(progress: &dyn LiveProgress, uploads: &[UploadId], expected: &[Option<u64>]) {
     let read = async || {
         let readings = progress.of(uploads).await;
@@ -47,7 +47,7 @@ pub async fn a_reading_follows_its_writer(progress: &dyn LiveProgress) {
     shows(progress, &[], &[]).await;
 }
 
-/// Writers follow each other, and the one before may end when the next has begun.
+/// Writers succeed each other, and the earlier one may end after the next has begun.
 pub async fn the_end_of_a_writer_takes_nothing_from_the_next(progress: &dyn LiveProgress) {
     let upload = new_upload(1).id();
     let [first, second]: [Arc<dyn WriterCounters>; 2] =

@@ -1,11 +1,11 @@
-//! The log tells all: whoever has read every event of an upload knows what its row says (webhooks G3).
+//! The log is complete: the contents of an upload's row follow from all its events (webhooks G3).
 //!
-//! But for what no event is made of. Bytes between two events within a stage are told only as progress, if
-//! that is wanted and not too often; so of an upload in flight the offset may be newer than the log, and so
-//! may the percentage of a report that came soon after another. What is only there to work with is not told
-//! at all: the received ranges and the states of digests and storage behind them, when it expires and on
-//! which terms, whether its bytes are gone or missing, what the application has said of it (that is in the
-//! record of hooks), and when it was last touched.
+//! The exceptions are facts that cause no event. Bytes between two events within a stage are reported only as
+//! progress, if an endpoint subscribes to it and at a limited rate; for an upload in flight the offset may
+//! therefore be newer than the log, and so may the percentage of a report that followed another quickly.
+//! Internal facts are not reported at all: the received ranges and the states of digests and storage behind
+//! them, expiry and terms, whether the bytes are deleted or missing, the application's decision (which is in
+//! the record of hook calls), and the time of the last change.
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -23,12 +23,12 @@ use domain::upload::Record;
 
 const LIVES: u32 = 100;
 
-/// What of the bytes and reports within a stage makes an event.
+/// The changes within a stage that cause events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EventDetail {
-    /// Any byte is progress, and no report comes too soon after another.
+    /// Every byte causes a progress event, and reports are far enough apart.
     All,
-    /// No byte is, which is so unless an endpoint asks for it; and reports come fast.
+    /// No byte causes an event, as when no endpoint subscribes to progress; and reports follow quickly.
     Stages,
 }
 
@@ -37,7 +37,7 @@ impl EventDetail {
         (self == Self::All).then_some(ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX })
     }
 
-    /// The instant of a step in a life.
+    /// Returns the instant of a step in a life.
     fn at(self, step: i64) -> Timestamp {
         match self {
             Self::All => at(2 * step),
@@ -45,7 +45,7 @@ impl EventDetail {
         }
     }
 
-    /// Takes out what the log need not say.
+    /// Removes facts that the log need not contain.
     fn trim(self, mut told: Value) -> Value {
         if self == Self::Stages {
             if told["stage"] == "receiving" {
@@ -59,7 +59,7 @@ impl EventDetail {
     }
 }
 
-/// What a row says, in the words of events.
+/// Returns the contents of a row in the form of events.
 fn told_by_row(record: &Record) -> Value {
     let failed = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
     json!({
@@ -82,13 +82,13 @@ fn value_of(bytes: &[u8]) -> Value {
     serde_json::to_value(Text::from(bytes)).unwrap()
 }
 
-/// The same, from nothing but the bodies of events.
+/// Returns the same facts, derived only from the bodies of events.
 fn told_by_log(bodies: &[Value]) -> Value {
     let (mut timeline, mut reports): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
     let (mut stage, mut removed) = (Value::Null, Value::Null);
     for body in bodies {
         let data = &body["data"];
-        // News from within a stage is no entry of it.
+        // Events within a stage add no entry to the timeline.
         match body["type"].as_str() {
             Some("upload.progress" | "upload.processing") => {}
             Some("upload.removed") => removed = json!([data["by"], body["timestamp"]]),
@@ -119,7 +119,7 @@ fn told_by_log(bodies: &[Value]) -> Value {
     })
 }
 
-/// One step in the life of an upload, whichever makes sense where it stands.
+/// Makes one step in the life of an upload that its stage permits.
 fn live(upload: &mut Upload, choice: u8, detail: EventDetail, now: Timestamp) {
     let failure = || Failure {
         code: "broken".to_owned(),
@@ -172,7 +172,7 @@ async fn rebuild<P: StateFixture>(place: P, detail: EventDetail) {
     let mut stages = std::collections::BTreeSet::new();
     let mut untold = 0;
     for life in 0..LIVES {
-        // One that comes to rest with bytes in flight, and then whatever chance brings.
+        // The first life ends with bytes in flight; the others are random.
         let steps = if life == 0 { vec![0, 0] } else { steps.new_tree(&mut runner).unwrap().current() };
         let metadata = vec![("name".to_owned(), vec![0xff, b'x']), ("user".to_owned(), b"7".to_vec())];
         let id = UploadId::new(at(i64::from(life)), rand::random());

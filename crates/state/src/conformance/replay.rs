@@ -1,4 +1,4 @@
-//! Sending again, and forgetting.
+//! Replays, and the removal of old data.
 
 use super::leases::two_nodes;
 use super::*;
@@ -20,7 +20,7 @@ async fn give_up<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {
     settle(store, vec![settlement(claim, AttemptOutcome::Status(500), Disposition::Dead)], now).await;
 }
 
-/// webhooks L3, L4, L5.
+/// A single delivery is replayed (webhooks L3, L4, L5).
 pub async fn one_delivery_is_sent_again<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
@@ -31,7 +31,7 @@ pub async fn one_delivery_is_sent_again<P: StateFixture>(place: P) {
     assert_eq!(replay(true, at(1)).await, ReplayOutcome::UnderWay);
     retry(&*store, &first, at(500), at(2)).await;
 
-    // The automatic retry and this one are the same delivery.
+    // The automatic retry and the replay are the same delivery.
     assert_eq!(replay(false, at(3)).await, ReplayOutcome::Queued);
     let second = claim(&*store, "a", at(3)).await.remove(0);
     let expected = Claim {
@@ -63,7 +63,7 @@ pub async fn one_delivery_is_sent_again<P: StateFixture>(place: P) {
     assert_eq!(store.replay(TenantScope::All, unknown, true, at(10)).await.unwrap(), ReplayOutcome::NoDelivery);
 }
 
-/// What waits its turn is sent anyway, and asking does not let it jump the queue.
+/// A waiting delivery is sent without a replay, and a replay does not move it ahead of others.
 pub async fn what_waits_is_not_sent_before_its_turn<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
@@ -75,7 +75,7 @@ pub async fn what_waits_is_not_sent_before_its_turn<P: StateFixture>(place: P) {
     assert_eq!(claimed(&*store, "a", at(1)).await, [1]);
 }
 
-/// webhooks G7: also what is sent again, and what a pause held up.
+/// Strict order also holds for replayed deliveries and for those that a pause delayed (webhooks G7).
 pub async fn strict_order_outlives_replays_and_pauses<P: StateFixture>(place: P) {
     let store = place.open().await;
     let plain = subscribed("a", &["upload.*"]);
@@ -102,8 +102,8 @@ pub async fn strict_order_outlives_replays_and_pauses<P: StateFixture>(place: P)
     }
 }
 
-/// What waits for its next attempt is due now, in order, and has the attempts that it had left. What fails
-/// again waits by its schedule again.
+/// Retries become due at once, in order, and keep the attempts they had left. A delivery that fails again
+/// waits by its schedule again.
 pub async fn what_is_pending_is_due_at_once<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])], NOW).await.unwrap();
@@ -129,7 +129,7 @@ pub async fn what_is_pending_is_due_at_once<P: StateFixture>(place: P) {
     assert_eq!(planned, Some(at(500)), "another endpoint's wait as they did");
 }
 
-/// A stopped endpoint gets nothing for being asked; what waits is due when it is resumed.
+/// A replay sends nothing to a stopped endpoint; its pending deliveries are due when it is resumed.
 pub async fn what_is_pending_waits_with_its_endpoint<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], NOW).await.unwrap();
@@ -173,7 +173,7 @@ fn job(what: ReplaySelection, from: Timestamp, before: Timestamp) -> ReplayJob {
     }
 }
 
-/// Six uploads, created a second after each other, whose first events have fared differently at `a`.
+/// Creates six uploads, one per second, whose first events have had different outcomes at `a`.
 async fn fared<P: StateFixture>(place: &P) -> Arc<P::Store> {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("b", &["upload.*"])], NOW).await.unwrap();
@@ -254,7 +254,7 @@ pub async fn a_job_resumes_where_it_was<P: StateFixture>(place: P) {
     assert_eq!(store.advance_replay(ReplayId::new(NOW, [0; 10]), 3, at(64)).await.unwrap(), None);
 }
 
-/// Nodes that carry on one job do its pieces one after the other: none is done twice, and none is left out.
+/// Nodes that continue one job do its batches one after the other: none is repeated, and none is omitted.
 pub async fn two_nodes_carry_on_one_job<P: StateFixture>(place: P) {
     const UPLOADS: u8 = 40;
     let nodes = two_nodes(&place).await;
@@ -286,8 +286,8 @@ pub async fn two_nodes_carry_on_one_job<P: StateFixture>(place: P) {
     }
 }
 
-/// webhooks L3: what is far outside of the range is not even looked at, and looking at much that is not
-/// queued takes few pieces.
+/// Events far outside of the range are not examined, and a range with few matching events takes few batches
+/// (webhooks L3).
 pub async fn a_job_goes_straight_to_its_range<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
@@ -305,7 +305,7 @@ pub async fn a_job_goes_straight_to_its_range<P: StateFixture>(place: P) {
     let each_day = i64::try_from(all.len()).unwrap() / 60;
     assert!(each_day >= 19);
     store.open_for(own(), vec![subscribed("a", &["upload.created"])], day(60)).await.unwrap();
-    // Where it begins and ends, in how many pieces, and what it queues.
+    // Returns the start and end positions, the number of batches, and the number of queued deliveries.
     let walk = async |from, before| {
         let missed = job(ReplaySelection::Missed, from, before);
         store.begin_replay(missed.clone()).await.unwrap();
@@ -329,7 +329,7 @@ pub async fn a_job_goes_straight_to_its_range<P: StateFixture>(place: P) {
     assert_eq!(walk(day(-9), day(1)).await, (0, 1_000, 2, 1), "nothing is as old");
 }
 
-/// Of a clock that was ahead for some hours nothing is left out.
+/// A job omits no event, even if the clock was ahead for some hours.
 pub async fn a_job_gets_over_a_clock_that_was_ahead<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
@@ -345,7 +345,7 @@ pub async fn a_job_gets_over_a_clock_that_was_ahead<P: StateFixture>(place: P) {
     assert_eq!(deliveries_to(&*store, "a").await[0].upload.unwrap().as_bytes()[15], 2);
 }
 
-/// webhooks G6: what was given up unsent goes out in order when it is sent again.
+/// Deliveries that expired unsent are sent in order when they are replayed (webhooks G6).
 pub async fn what_was_never_sent_is_sent_again_in_order<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
@@ -370,7 +370,7 @@ pub async fn what_was_never_sent_is_sent_again_in_order<P: StateFixture>(place: 
     assert_eq!(sent, in_order.iter().map(|delivery| delivery.id).collect::<Vec<_>>());
 }
 
-/// webhooks L7.
+/// Free text can be removed (webhooks L7).
 pub async fn words_can_be_taken_out<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
@@ -400,7 +400,7 @@ pub async fn words_can_be_taken_out<P: StateFixture>(place: P) {
     assert!(std::str::from_utf8(&untouched[0].body).unwrap().contains("\"metadata\""));
 }
 
-/// Of one that is over; one under way still needs what its client said.
+/// Only the record of a settled upload loses its text; an upload in progress still needs the metadata.
 pub async fn a_record_loses_its_words_once_it_is_over<P: StateFixture>(place: P) {
     let store = place.open().await;
     let words = || Metadata::new(vec![("name".to_owned(), b"private".to_vec())]).unwrap();
@@ -440,7 +440,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: StateFixture>(place: P)
     assert_eq!(store.list(TenantScope::All, &by_name).await.unwrap().found.len(), 1);
 }
 
-/// webhooks L6.
+/// Old data is removed (webhooks L6).
 pub async fn what_is_old_goes<P: StateFixture>(place: P) {
     let store = fared(&place).await;
     let count = async || (deliveries_to(&*store, "a").await.len(), deliveries_to(&*store, "b").await.len());
@@ -451,7 +451,8 @@ pub async fn what_is_old_goes<P: StateFixture>(place: P) {
     all(horizon(at(5))).await;
     assert_eq!(count().await, (5, 6), "nothing ended before then");
     all(RetentionHorizon { dead: at(5), ..horizon(at(6)) }).await;
-    // Dead letters stay longer, and what is unfinished stays; and with them what arrived elsewhere.
+    // Dead letters are kept longer, and unfinished deliveries are kept; so are the deliveries of the same
+    // events to other endpoints.
     assert_eq!(states_at(&*store, "a").await, [Dead, Dead, Ready, Leased]);
     assert_eq!(states_at(&*store, "b").await, [Succeeded; 4]);
     let numbers = async || {
@@ -468,7 +469,7 @@ pub async fn what_is_old_goes<P: StateFixture>(place: P) {
     assert_eq!(states_at(&*store, "b").await, [Succeeded; 2]);
     assert_eq!(numbers().await, [4, 5]);
     assert_eq!(claim(&*store, "a", at(500)).await.len(), 2);
-    // A bookmark in the log stays good.
+    // A bookmark in the log stays valid.
     let left = store.events_since(TenantScope::All, EventPosition(0), 100).await.unwrap().found;
     assert_eq!(store.newest_event().await.unwrap(), left.last().unwrap().position);
 }

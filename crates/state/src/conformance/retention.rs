@@ -1,4 +1,4 @@
-//! What ends and is forgotten: records of uploads, and what waits beyond its limits.
+//! Removal of old data: records of uploads, and backlogs beyond their limits.
 
 use super::*;
 use domain::query::UploadQuery;
@@ -19,7 +19,7 @@ fn with_metadata(number: u8) -> Upload {
     Upload::create(asked, NOW)
 }
 
-/// Once its bytes are gone, and not before: how it ended makes no difference.
+/// A record is removed once its bytes are deleted, and not before, regardless of how the upload ended.
 pub async fn records_without_bytes_end<P: StateFixture>(place: P) {
     let store = place.open().await;
     for number in 0..6 {
@@ -34,7 +34,7 @@ pub async fn records_without_bytes_end<P: StateFixture>(place: P) {
             upload.remove(DeletedBy::Operator, at(3)).unwrap();
         }
         let mut upload = store.commit(change_of(upload)).await.unwrap();
-        // The bytes of the fourth could not be removed yet.
+        // The bytes of the fourth could not be deleted yet.
         if number <= 2 {
             upload.bytes_removed(at(3));
             store.commit(change_of(upload)).await.unwrap();
@@ -54,11 +54,12 @@ pub async fn records_without_bytes_end<P: StateFixture>(place: P) {
         assert!(store.find(TenantScope::All, asked(number).id).await.unwrap().is_none());
         assert_eq!(store.events_of(TenantScope::All, asked(number).id, 0, 100).await.unwrap(), []);
     }
-    // The identifier is free again, also for the same metadata.
+    // The identifier is free again, with the same metadata too.
     store.insert(change_of(with_metadata(0))).await.unwrap();
 }
 
-/// In whatever way it ended, with everything that belongs to it. What may still be wanted stays.
+/// Records are removed regardless of how the upload ended, with all their events and deliveries. Records that
+/// may still be needed are kept.
 pub async fn records_of_ended_uploads_end<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
@@ -74,13 +75,13 @@ pub async fn records_of_ended_uploads_end<P: StateFixture>(place: P) {
             _ => {}
         }
         let mut upload = store.commit(change_of(upload)).await.unwrap();
-        // The bytes of the seventh could not be removed yet.
+        // The bytes of the seventh could not be deleted yet.
         if matches!(number, 0 | 1 | 2 | 5) {
             upload.bytes_removed(at(3));
             store.commit(change_of(upload)).await.unwrap();
         }
     }
-    // Everything is delivered but what concerns the sixth.
+    // All deliveries succeed except those about the sixth.
     loop {
         let claims = claim(&*store, "a", at(5)).await;
         let claims: Vec<_> = claims.into_iter().filter(|claim| claim.upload != Some(asked(5).id)).collect();
@@ -110,17 +111,18 @@ pub async fn records_of_ended_uploads_end<P: StateFixture>(place: P) {
     let by_user =
         UploadQuery { metadata: vec![("user".to_owned(), b"7".to_vec())], limit: 100, ..UploadQuery::default() };
     assert_eq!(store.list(TenantScope::All, &by_user).await.unwrap().found.len(), 4);
-    // The identifier is free again, also for the same metadata.
+    // The identifier is free again, with the same metadata too.
     store.insert(change_of(with_metadata(0))).await.unwrap();
 
-    // What is to be delivered holds its upload back, and not forever.
+    // A pending delivery keeps the record of its upload, but not forever.
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], at(6)).await.unwrap();
     store.cancel_backlog(TenantScope::All, &endpoint("a"), at(6)).await.unwrap();
     while store.prune(horizon, 2).await.unwrap() > 0 {}
     assert_eq!(listed().await, [6, 4, 3, 0]);
 }
 
-/// By age while the endpoint rests, and by number in any case; the oldest first.
+/// A backlog is limited by age while its endpoint is stopped, and by number in any case; the oldest
+/// deliveries are dropped first.
 pub async fn a_backlog_keeps_to_its_limits<P: StateFixture>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"]), subscribed("b", &["upload.*"])];
@@ -155,8 +157,8 @@ pub async fn a_backlog_keeps_to_its_limits<P: StateFixture>(place: P) {
         [Cancelled, Cancelled, Cancelled, Cancelled, Cancelled, Cancelled, Ready, Waiting]
     );
 
-    // What is left goes out in its order once the endpoint is resumed; one
-    // that was forgotten has its limits, too.
+    // The remaining deliveries are sent in order once the endpoint is resumed. An endpoint that the
+    // configuration no longer names has limits too.
     put_state(&*store, "a", EndpointState::Enabled, at(103)).await;
     assert_eq!(drop_excess(at(50), 1_000, at(104)).await, 0, "its time begins anew");
     assert_eq!(claimed(&*store, "a", at(104)).await, [1, 1, 1]);

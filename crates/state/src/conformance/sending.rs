@@ -1,4 +1,4 @@
-//! Claims, leases, settlements and what people see of them.
+//! Claims, leases, settlements, and their visible results.
 
 use std::collections::HashSet;
 
@@ -116,7 +116,7 @@ pub async fn an_expired_lease_goes_to_another<P: StateFixture>(place: P) {
     assert_ne!(second.lease, first.lease);
     assert_eq!((second.attempts, first.is_taken_over, second.is_taken_over), (0, false, true));
 
-    // An expired lease is not left behind while there are newer deliveries.
+    // A delivery with an expired lease is claimed even while newer deliveries are due.
     for number in 1..9 {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }

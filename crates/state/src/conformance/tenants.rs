@@ -1,4 +1,4 @@
-//! Whose facts an access may touch.
+//! The scope of an access: the tenants whose facts it may touch.
 
 use super::*;
 use crate::Error;
@@ -14,7 +14,7 @@ use domain::replay::{ReplayJob, ReplayState};
 const OWN: TenantId = TenantId::DEFAULT;
 const OTHER: TenantId = TenantId::from_number(7);
 
-/// A scope of one tenant shows what is this tenant's, and nothing else exists in it.
+/// A scope of one tenant contains the facts of this tenant and no others.
 pub async fn a_scope_shows_one_tenant_only<P: StateFixture>(place: P) {
     let store = place.open().await;
     for (number, tenant) in [(1, OWN), (2, OTHER), (3, OWN)] {
@@ -49,7 +49,7 @@ pub async fn a_scope_shows_one_tenant_only<P: StateFixture>(place: P) {
     }
 }
 
-/// The same for deliveries: of an upload of another tenant none is to be seen.
+/// The same holds for deliveries: those of another tenant's upload are not visible.
 pub async fn deliveries_are_of_one_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
@@ -71,7 +71,7 @@ pub async fn deliveries_are_of_one_tenant<P: StateFixture>(place: P) {
     }
 }
 
-/// An event reaches the endpoints of its tenant, news of the sending those of the tenant it is about.
+/// An event is delivered to endpoints of its tenant, a notice to endpoints of the tenant it concerns.
 pub async fn events_reach_endpoints_of_their_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
@@ -119,8 +119,8 @@ pub async fn a_replay_sends_events_of_its_tenant<P: StateFixture>(place: P) {
     assert_eq!(queued.iter().map(|it| it.upload).collect::<Vec<_>>(), [Some(new_upload(2).id())]);
 }
 
-/// An endpoint is never another tenant's, and the one of the
-/// configuration inherits nothing from another tenant.
+/// An endpoint never passes to another tenant, and an endpoint of the configuration inherits nothing from
+/// another tenant.
 pub async fn a_name_is_not_taken_over_by_another_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
@@ -134,13 +134,13 @@ pub async fn a_name_is_not_taken_over_by_another_tenant<P: StateFixture>(place: 
     assert_eq!(states_at(&*store, "b").await, [DeliveryState::Ready]);
     store.open_for(own(), vec![subscribed("b", &["*"])], at(4)).await.unwrap();
     assert_eq!(states_at(&*store, "b").await, [DeliveryState::Cancelled]);
-    // Neither does one that the configuration named once pass to another tenant.
+    // An endpoint that the configuration once named does not pass to another tenant either.
     store.open_for(own(), vec![], at(5)).await.unwrap();
     let taken = store.put_endpoint(of(OTHER, "b"), at(6)).await;
     assert!(matches!(taken, Err(Error::EndpointConflict(_))), "{taken:?}");
 }
 
-/// Of another tenant's endpoints nothing is to be seen, and nothing can be done to one.
+/// Endpoints of another tenant are not visible and cannot be changed.
 pub async fn endpoints_are_of_one_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
@@ -166,7 +166,7 @@ pub async fn endpoints_are_of_one_tenant<P: StateFixture>(place: P) {
     assert!(store.remove_endpoint(scope, &b, at(6)).await.unwrap());
 }
 
-/// A delivery of another tenant is not there to be sent again, nor counted.
+/// A delivery of another tenant can neither be replayed nor counted.
 pub async fn a_backlog_is_of_one_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
@@ -192,7 +192,7 @@ pub async fn a_backlog_is_of_one_tenant<P: StateFixture>(place: P) {
     assert_eq!(replay(scope).await, ReplayOutcome::Queued);
 }
 
-/// A replay of another tenant is not there, and none reaches an endpoint of another tenant.
+/// A replay of another tenant is not visible, and none reaches an endpoint of another tenant.
 pub async fn replays_are_of_one_tenant<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("a", &["*"])], NOW).await.unwrap();
@@ -225,7 +225,7 @@ pub async fn replays_are_of_one_tenant<P: StateFixture>(place: P) {
     assert_eq!(claim(&*store, "b", at(60)).await.len(), 1);
 }
 
-/// What was said about another tenant's upload stays.
+/// The free text of another tenant's upload is kept.
 pub async fn words_of_another_tenant_stay<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![], NOW).await.unwrap();
@@ -245,7 +245,7 @@ pub async fn words_of_another_tenant_stay<P: StateFixture>(place: P) {
     assert_ne!(kept().await.2, before.2);
 }
 
-/// An endpoint made by API that wants everything.
+/// Returns an endpoint made by the API that subscribes to everything.
 fn of(tenant: TenantId, name: &str) -> Endpoint {
     Endpoint { tenant, origin: Origin::Api, ..subscribed(name, &["*"]) }
 }

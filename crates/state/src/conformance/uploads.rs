@@ -1,4 +1,4 @@
-//! Uploads: every field, and the version as the law.
+//! Uploads: every field, and the check of versions.
 
 use domain::log::EventPosition;
 use futures::future::join_all;
@@ -20,7 +20,7 @@ use domain::stage::Stage;
 use domain::upload::{Record, StoredBytes};
 use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
-/// Text and bytes that a careless encoding would bend.
+/// Text and bytes that a careless encoding would change.
 fn odd_metadata() -> Metadata {
     let every_byte: Vec<u8> = (0..=255).collect();
     let pairs: [(&str, &[u8]); 7] = [
@@ -70,7 +70,7 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
         version: 0,
         commit_id: Some(CommitId::new(NOW, [number; 10])),
         lease: Lease { holder: Some(leases::node(number).instance), epoch: Epoch::new(u64::from(number)) },
-        // One that no dialect makes today.
+        // A combination that no dialect uses today.
         write_rules: WriteRules { order: WriteOrder::Any, completion: Completion::WhenSaid },
         role,
         stage,
@@ -140,7 +140,7 @@ pub async fn every_field_survives<P: StateFixture>(place: P) {
         let expected = Record { version: 1, ..record };
         assert_eq!(found.record(), &expected);
 
-        // And the other way round: what a commit writes over it is all there too.
+        // The reverse: every value that the commit overwrites is stored too.
         let other =
             if expected.length.is_none() { odd_record(0, Role::Single, Stage::Stored) } else { plain_record(0) };
         let changed = Record {
@@ -188,7 +188,8 @@ pub async fn a_stale_commit_changes_nothing<P: StateFixture>(place: P) {
     );
 }
 
-/// Answers get lost before and after the work is done, and whatever was done is known again, once.
+/// Replies are lost before and after the work is done, and each commit that was made is recognized exactly
+/// once.
 pub async fn a_commit_whose_answer_was_lost_is_recognised<P: StateFixture>(place: P) {
     let (store, other) = (place.open().await, place.open().await);
     let lost = || Err(Error::Unanswered { operation: "commit an upload" });
@@ -209,14 +210,14 @@ pub async fn a_commit_whose_answer_was_lost_is_recognised<P: StateFixture>(place
         let signed = CommitIdentity::of(&next);
         upload = match number % 3 {
             0 => store.commit(change_of(next)).await.unwrap(),
-            // Done, and the answer is lost.
+            // The commit is made, and the reply is lost.
             1 => {
                 let committed = store.commit(change_of(next)).await.unwrap();
                 let recognised = resolve_lost_answer(&*other, signed, lost()).await.unwrap();
                 assert_eq!(recognised, committed, "{number}");
                 recognised
             }
-            // Lost on its way; somebody else is first, or nobody.
+            // The request is lost; another commit is made first, or none.
             _ => {
                 let undone = resolve_lost_answer(&*store, signed, lost()).await;
                 assert!(matches!(undone, Err(Error::Unanswered { .. })), "{number}: {undone:?}");
