@@ -88,7 +88,7 @@ fn parts(record: &Record) -> Option<(&Vec<UploadId>, &String)> {
     }
 }
 
-/// Reading of an upload from both of its tables: the columns of [`UploadRow`], then those of [`OriginRow`].
+/// Reads an upload from both of its tables: the columns of [`UploadRow`], then those of [`OriginRow`].
 impl UploadRow {
     /// Reads an upload.
     pub fn read_upload<S: Source>(source: &mut S) -> Result<Result<Upload, Incoherent>, S::Error> {

@@ -1,4 +1,4 @@
-//! Attempts: recorded as they end, together with what becomes of their deliveries.
+//! Attempts: recorded when they end, together with the new states of their deliveries.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{Settlement, SettlementBatch};
 
-/// What the note of an attempt says, or begins with, when its lease had gone to another.
+/// The note, or its beginning, of an attempt whose lease had passed to another claim.
 const LATE: &str = "late";
 
 pub(super) struct Settle {
@@ -46,7 +46,7 @@ fn settle(tx: &mut WriteTransaction, settlement: &Settlement, now: Timestamp) ->
     };
     let counts = settlement.attempt.outcome != AttemptOutcome::Aborted;
     let settled = lane::settle(held.delivery, settlement.disposition, counts);
-    // Nobody knows when a stopped endpoint is resumed.
+    // The time at which a stopped endpoint is resumed is unknown.
     let planned = settlement.attempt.next_attempt_at;
     let planned = planned.filter(|_| settled.state == DeliveryState::Ready && !held.endpoint_is_stopped);
     record(tx, settlement, settlement.attempt.note.as_deref(), planned)?;
@@ -80,7 +80,7 @@ struct ClaimedRow {
     tenant: TenantId,
     endpoint: EndpointId,
     endpoint_is_stopped: bool,
-    /// Of its endpoint now; `None` when that is not there.
+    /// The current generation of the endpoint; `None` if the endpoint is not present.
     generation: Option<i64>,
     event: EventId,
     upload: Option<UploadId>,
@@ -114,7 +114,8 @@ fn held_delivery(tx: &mut WriteTransaction, settlement: &Settlement) -> rusqlite
         let subscriber = subscribers.iter().find(|one| one.id == endpoint);
         Ok(ClaimedRow {
             tenant,
-            // One that is not there now has nothing to stop: what is left waits for it as it is.
+            // An absent endpoint is not stopped: its remaining deliveries are kept unchanged until it is
+            // present again.
             endpoint_is_stopped: subscriber.is_some_and(|one| !one.is_enabled),
             generation: subscriber.map(|one| one.generation),
             endpoint,
@@ -139,7 +140,7 @@ fn late_note(attempt: &Attempt) -> String {
 
 static RECORD: LazyLock<String> = LazyLock::new(|| sql::insert_new::<AttemptRow>(PLACEHOLDERS));
 
-/// Recording the same attempt again changes nothing.
+/// Records an attempt. Recording the same attempt again changes nothing.
 fn record(
     tx: &mut WriteTransaction,
     settlement: &Settlement,

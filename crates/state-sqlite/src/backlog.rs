@@ -1,21 +1,21 @@
-//! Changes of a whole backlog, made in pieces.
+//! Changes of a whole backlog, made in batches.
 //!
-//! A decision about an endpoint is one small row, and it holds from the commit that wrote it: claims
-//! consult the endpoint, so nothing is sent to a stopped one, and no pause has to touch a delivery.
-//! What remains to be done to the deliveries themselves is a job of bounded pieces, each a
-//! transaction of its own, so that commits of uploads never wait for a long backlog. A job outlives a
-//! crash. Each one is correct wherever it stops:
+//! A decision about an endpoint is one small row. It is effective from the commit that writes it, because
+//! claims check the endpoint: no delivery is sent to a stopped endpoint, and a pause touches no delivery. The
+//! remaining changes of the deliveries themselves are made by a job in bounded batches, each in a separate
+//! transaction, so that commits of uploads never wait for a long backlog. A job survives a crash. Each kind
+//! is correct wherever it stops:
 //!
-//! - [`BacklogJobKind::Cancel`] ends what was queued before the job began. Nothing is claimed for the
-//!   endpoint until it is done, so nothing is sent that was cancelled.
-//! - [`BacklogJobKind::Hasten`] makes retries due that were planned for later when their endpoint was
-//!   resumed, or when somebody wanted them sent at once. Until a piece has reached them they are due when
-//!   they were.
-//! - [`BacklogJobKind::Release`] lets deliveries go that no longer wait for others since the order was
-//!   relaxed. Until then they go when those before them are settled.
+//! - [`BacklogJobKind::Cancel`] ends the deliveries queued before the job began. No delivery of the endpoint
+//!   is claimed until the job is done, so no cancelled delivery is sent.
+//! - [`BacklogJobKind::Hasten`] makes retries due that were planned for later, when their endpoint was
+//!   resumed or a replay of pending deliveries was requested. Until a batch reaches them, they are due at
+//!   their planned time.
+//! - [`BacklogJobKind::Release`] releases deliveries that no longer wait for others after the order was
+//!   relaxed. Until a batch reaches them, they are released when earlier ones are settled.
 //!
-//! A job tells old deliveries from new ones by their generation, which is the number of the last job of their
-//! endpoint when they were queued, and not by time: clocks are set.
+//! A job distinguishes old deliveries from new ones by their generation, which is the number of the latest
+//! job of their endpoint when they were queued, and not by time, because clocks can be set.
 
 use std::collections::BTreeSet;
 
@@ -29,11 +29,12 @@ use domain::id::UploadId;
 use domain::time::Timestamp;
 use state::Result;
 
-/// How many deliveries a job deals with in the transaction that begins it. A short backlog is done with that.
+/// The number of deliveries that a job updates in the transaction that begins it. This completes a short
+/// backlog.
 const FIRST_PIECE: u32 = 500;
 
 domain::named! {
-    /// What a job does to a backlog.
+    /// The effect of a job on a backlog.
     pub(super) enum BacklogJobKind {
         Cancel = "cancel",
         Hasten = "hasten",
@@ -49,7 +50,7 @@ struct BacklogJob {
     cursor: Vec<u8>,
 }
 
-/// Begins a job and does its first piece. It takes the place of one of its kind that has not ended.
+/// Begins a job and does its first batch. The job replaces an unfinished one of the same kind.
 pub(super) fn begin(
     tx: &mut WriteTransaction,
     endpoint: &EndpointId,
@@ -65,7 +66,7 @@ pub(super) fn begin(
     tx.execute("UPDATE endpoints SET generation = ?2 WHERE id = ?1", params![endpoint.as_str(), number])?;
     tx.subscribers = None;
     if kind == BacklogJobKind::Cancel {
-        // No more than can be in flight. A settlement that still comes is late.
+        // The number of rows is limited by the deliveries in flight. A settlement that still arrives is late.
         tx.execute(
             "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2, lease = NULL, lease_until_ms = NULL,
                  claimed_by = NULL
@@ -120,7 +121,7 @@ impl Work for Advance {
     }
 }
 
-/// Does a piece of a job, and ends the job with its last.
+/// Does a batch of a job; the last batch ends the job.
 fn advance(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32, now: Timestamp) -> rusqlite::Result<()> {
     let done = match job.kind {
         BacklogJobKind::Cancel => cancel(tx, job, limit, now)?,
@@ -135,19 +136,19 @@ fn advance(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32, now: Timesta
     Ok(())
 }
 
-/// Those that wait first, or each would become ready before it ends.
+/// Cancels waiting deliveries first; otherwise each would become ready before it is cancelled.
 fn cancel(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
     let waiting = cancel_in(tx, "waiting", job, limit, now)?;
     let ready = cancel_in(tx, "ready", job, limit.saturating_sub(size(&waiting)), now)?;
     let done = size(&waiting) + size(&ready);
-    // What was queued since may have waited for one of these.
+    // Deliveries queued since may have waited for one of these.
     for upload in waiting.into_iter().chain(ready).flatten().collect::<BTreeSet<_>>() {
         lanes::release_next(tx, job.endpoint.as_str(), upload, now)?;
     }
     Ok(done)
 }
 
-/// Cancels up to `limit` deliveries in `state`, and gives the uploads they were about.
+/// Cancels up to `limit` deliveries in `state`, and returns their uploads.
 fn cancel_in(
     tx: &WriteTransaction,
     state: &str,
@@ -181,7 +182,7 @@ fn hasten(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32) -> rusqlite::
     Ok(u32::try_from(hastened).unwrap_or(u32::MAX))
 }
 
-/// By the order the endpoint has now, which may have changed once more.
+/// Releases deliveries by the endpoint's current ordering, which may have changed again since the job began.
 fn release(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32, now: Timestamp) -> rusqlite::Result<u32> {
     match tx.ordering_of(job.endpoint.as_str())? {
         Ordering::None => {

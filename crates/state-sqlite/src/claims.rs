@@ -1,7 +1,7 @@
-//! Claims: deliveries leased to whoever sends them.
+//! Claims: deliveries leased to their senders.
 //!
-//! Each endpoint is asked for its own due rows, so the backlog of one that is
-//! down never stands in the way of another.
+//! The due rows of each endpoint are queried separately, so the backlog of an endpoint that is down never
+//! blocks another.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -35,7 +35,8 @@ impl Work for ClaimDue {
         let subscribers = tx.subscribers()?;
         let mut claims = Vec::new();
         for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
-            // What is not there, or stopped, gets nothing; nor does one whose backlog is being cancelled.
+            // Absent and stopped endpoints get no claims, and neither do endpoints whose backlog is being
+            // cancelled.
             if let Some(subscriber) =
                 subscribers.iter().find(|one| one.id == *endpoint && one.availability().takes_claims())
             {
@@ -99,7 +100,7 @@ fn claim(
     Ok(claims.into_iter().map(|(claim, _, sequence)| StoredClaim { claim, sequence, payload }).collect())
 }
 
-/// Deliveries whose sender has let its lease run out: hardly ever any.
+/// Returns deliveries whose sender has let its lease expire; there is rarely one.
 fn run_out_leases(
     tx: &WriteTransaction,
     subscriber: &Subscriber,
@@ -113,7 +114,7 @@ fn run_out_leases(
     statement.query_map(params![subscriber.id.as_str(), now.unix_ms(), slots], |row| row.get(0))?.collect()
 }
 
-/// A claim with the body as it is stored, and what the endpoint wants instead.
+/// A claim with the body as stored, and the payload that the endpoint is set to.
 #[derive(Debug)]
 pub(super) struct StoredClaim {
     claim: Claim,
@@ -122,7 +123,7 @@ pub(super) struct StoredClaim {
 }
 
 impl StoredClaim {
-    /// The claim with the body this endpoint gets. It is worked out by whoever asked, not by the writer.
+    /// Returns the claim with the body for this endpoint. The caller runs this, not the writer.
     pub(super) fn into_claim(self, bodies: EventBodies) -> Claim {
         let Self { claim, sequence, payload } = self;
         match (payload, claim.upload) {
@@ -137,7 +138,7 @@ impl StoredClaim {
     }
 }
 
-/// The claim, and what it is ordered by.
+/// Reads a claim and the values it is ordered by.
 fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
     let mut columns = Columns::of(row);
     let delivery = DeliveryRow::read(&mut columns)?;
@@ -160,7 +161,7 @@ fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
     Ok((claim, delivery.next_at_ms.unix_ms(), integer(delivery.sequence)))
 }
 
-/// Writes a test event for an endpoint and leases its delivery. `None` when there is no such endpoint.
+/// Writes a test event for an endpoint and leases its delivery. Returns `None` if there is no such endpoint.
 pub(super) struct TestEndpoint {
     pub(super) scope: TenantScope,
     pub(super) node: InstanceId,

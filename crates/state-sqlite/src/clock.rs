@@ -1,8 +1,8 @@
 //! Deliveries after the clock was set.
 //!
-//! What began after now began now: a time that lies ahead was written by a clock that was ahead. Candidates
-//! are found by a reader, a page at a time, and changed a page at a time, so a long backlog keeps nobody from
-//! writing.
+//! A time in the future was written by a clock that was ahead, so the period that began then is treated as
+//! begun now. A reader finds candidates one page at a time, and the writer changes one page at a time, so a
+//! long backlog blocks no other writes.
 
 use rusqlite::{Connection, Row, params};
 
@@ -13,17 +13,18 @@ use domain::lane;
 use domain::time::Timestamp;
 use state::Result;
 
-/// How many deliveries are looked at, and at most changed, at a time.
+/// The number of deliveries examined, and at most changed, at a time.
 const PAGE: u32 = 500;
 
-/// Ready deliveries that are due later, in the order of their index, and what they wait since.
+/// Ready deliveries that are due later, in the order of their index, with the values that show the start of
+/// their wait.
 const LATER: &str = "SELECT id, next_at_ms, sequence, attempts, begun_at_ms,
          (SELECT max(started_at_ms) FROM attempts WHERE delivery_id = deliveries.id)
      FROM deliveries INDEXED BY deliveries_ready
      WHERE endpoint = ?1 AND state = 'ready' AND (next_at_ms, sequence, id) > (?2, ?3, ?4)
      ORDER BY next_at_ms, sequence, id LIMIT ?5";
 
-/// A place in the order of an endpoint's ready deliveries.
+/// A position in the order of an endpoint's ready deliveries.
 #[derive(Debug, Clone, Copy)]
 struct ReadyPosition {
     next_at_ms: i64,
@@ -35,7 +36,7 @@ struct ReadyPosition {
 #[derive(Debug)]
 struct Page {
     ahead: Vec<[u8; 16]>,
-    /// Where the next page begins; `None` behind the last one.
+    /// The start of the next page; `None` after the last one.
     end: Option<ReadyPosition>,
 }
 
@@ -93,7 +94,7 @@ impl Work for RenewLeases {
     type Output = ();
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
-        // No more than can be in flight.
+        // The number of rows is limited by the deliveries in flight.
         let sql = "UPDATE deliveries SET lease_until_ms = ?1 WHERE state = 'leased' AND claimed_by = ?2";
         tx.execute(sql, params![self.until.unix_ms(), self.node.as_bytes()]).map(drop)
     }

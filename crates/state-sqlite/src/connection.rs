@@ -1,4 +1,4 @@
-//! Connections: how each kind is opened, and what it may do.
+//! Connections: the way each kind is opened, and its limits.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,22 +9,24 @@ use rusqlite::{Connection, OpenFlags};
 use crate::read_gate::ReadGate;
 use state::Durability;
 
-/// How long a connection waits for a lock. Only another program (a
-/// backup, a person with a tool) ever holds one.
+/// The time for which a connection waits for a lock. Only another program ever holds one, such as a backup or
+/// a database tool.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many statements a connection keeps prepared: all that write, or the many shapes a list may have.
+/// The number of statements that a connection keeps prepared: all writing statements, or the many forms of
+/// lists.
 const STATEMENTS: usize = 128;
 
-/// How many steps of SQLite's machine a long read may make until it looks whether it is to stop.
+/// The number of steps of SQLite's virtual machine between two checks of whether a long read must stop.
 const STEPS: i32 = 1_000;
 
-/// The one that writes. When its log begins anew, what is beyond `log_bytes` of the file is cut off.
+/// Opens the connection that writes. When its log restarts, the part of the file beyond `log_bytes` is
+/// truncated.
 pub(super) fn open_writer(path: &Path, durability: Durability, log_bytes: u64) -> rusqlite::Result<Connection> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
-    // In WAL mode, FULL syncs the log in every commit. NORMAL leaves that to the kernel: what a process has
-    // committed outlives it, and after a power failure the last commits may be gone, but never a part of one.
+    // In WAL mode, FULL syncs the log in every commit. NORMAL leaves that to the kernel: commits survive a
+    // crash of the process, and after a power failure the last commits may be lost, but never a part of one.
     let synchronous = match durability {
         Durability::Strict => "full",
         Durability::Relaxed => "normal",
@@ -35,16 +37,16 @@ pub(super) fn open_writer(path: &Path, durability: Durability, log_bytes: u64) -
     Ok(connection)
 }
 
-/// What of the file is overwritten when rows are deleted.
+/// The parts of the file that are overwritten when rows are deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Overwrite {
-    /// Only what lies in pages that are written anyway.
+    /// Only deleted content in pages that are written anyway.
     WithinPages,
-    /// Pages that are freed as well.
+    /// Freed pages as well.
     Everything,
 }
 
-/// Decides what later deletions leave behind.
+/// Sets what later deletions overwrite.
 pub(super) fn overwrite_deleted(connection: &Connection, what: Overwrite) -> rusqlite::Result<()> {
     let mode = match what {
         Overwrite::WithinPages => "fast",
@@ -53,19 +55,19 @@ pub(super) fn overwrite_deleted(connection: &Connection, what: Overwrite) -> rus
     connection.pragma_update(None, "secure_delete", mode)
 }
 
-/// One that cannot write, for a file that is there.
+/// Opens a read-only connection to an existing file.
 pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
-/// Keeps pages in this much memory.
+/// Limits the memory for cached pages.
 pub(super) fn limit_cache(connection: &Connection, bytes: u64) -> rusqlite::Result<()> {
-    // Negative: in KiB, and not in pages.
+    // A negative value is a size in KiB; a positive one would be a number of pages.
     let kib = i64::try_from(bytes / 1024).unwrap_or(i64::MAX);
     connection.pragma_update(None, "cache_size", -kib.max(1))
 }
 
-/// One for long reads, which end when the gate is closed.
+/// Opens a connection for long reads, which are interrupted when the gate is closed.
 pub(super) fn open_interruptible(path: &Path, gate: &Arc<ReadGate>) -> rusqlite::Result<Connection> {
     let connection = open_reader(path)?;
     let gate = Arc::clone(gate);
@@ -74,7 +76,7 @@ pub(super) fn open_interruptible(path: &Path, gate: &Arc<ReadGate>) -> rusqlite:
 }
 
 fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    // Each connection stays with one thread at a time, so it needs no mutex of its own.
+    // Only one thread at a time uses a connection, so it needs no mutex.
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);

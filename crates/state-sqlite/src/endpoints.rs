@@ -31,7 +31,7 @@ static PRESENT: LazyLock<String> =
 
 static ONE: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM endpoints WHERE id = ?1", *COLUMNS));
 
-/// Writes a whole row; its version is one more than the endpoint was read at.
+/// Writes a whole row; its version is the version the endpoint was read at plus one.
 static WRITE: LazyLock<String> = LazyLock::new(|| sql::upsert::<EndpointRow>(PLACEHOLDERS));
 
 /// Reads an endpoint from [`IN_SCOPE`].
@@ -49,7 +49,7 @@ impl Work for OpenFor {
     const OPERATION: &'static str = "open the outbox";
     type Output = ();
 
-    /// A server must be able to start on a disk that is all but full, to delete.
+    /// A server must be able to start on an almost full disk, in order to delete uploads.
     fn frees_space(&self) -> bool {
         true
     }
@@ -65,7 +65,7 @@ impl Work for OpenFor {
                 Some(paused @ EndpointState::Paused { .. }) => paused,
                 Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
             };
-            // Who gets another chance begins anew.
+            // An endpoint that is enabled again starts with fresh health.
             let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
             let written = Endpoint { state, health, ..endpoint.clone() };
             write(tx, &written)?;
@@ -73,7 +73,7 @@ impl Work for OpenFor {
                 adjust_backlog(tx, before, &written, self.now)?;
             }
             if is_of_another {
-                // What another tenant's endpoint of this name was not sent is not for this.
+                // Deliveries not sent to another tenant's endpoint of this name do not go to this one.
                 backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now)?;
             }
         }
@@ -83,7 +83,7 @@ impl Work for OpenFor {
     }
 }
 
-/// What was claimed by a node that does not count as alive, or by the own one before.
+/// Deliveries claimed by a node that does not count as alive, or earlier by this node.
 const LOST: &str = concat!(
     "SELECT id, kind, next_at_ms FROM deliveries WHERE state = 'leased' AND (claimed_by IS NULL OR claimed_by = ?1
          OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = claimed_by AND ",
@@ -103,7 +103,7 @@ const FORGET_NAMES: &str = concat!(
 );
 
 impl OpenFor {
-    /// Takes back what lost nodes have claimed. No more than can be in flight.
+    /// Reclaims deliveries that lost nodes have claimed. Their number is limited by the deliveries in flight.
     fn reclaim(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
         let lost = |row: &Row<'_>| {
             let mut columns = Columns::of(row);
@@ -121,8 +121,8 @@ impl OpenFor {
         Ok(())
     }
 
-    /// Records which endpoints this node's configuration names. Those that no living node's does are not
-    /// there any more.
+    /// Records the endpoints that this node's configuration names. Endpoints that no live node's
+    /// configuration names are no longer present.
     fn name_endpoints(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
         tx.execute(FORGET_NAMES, [self.node.as_bytes()])?;
         for endpoint in &self.configured {
@@ -138,9 +138,9 @@ impl OpenFor {
     }
 }
 
-/// One that is there, or was before the configuration stopped naming it.
+/// Finds an endpoint that is present or was removed from the configuration.
 fn find(tx: &WriteTransaction, id: &EndpointId) -> rusqlite::Result<Option<Endpoint>> {
-    // A row that an older version left has no terms to read; it is as good as none.
+    // A row written by an older version has no readable terms; it counts as missing.
     let mut statement = tx.connection.prepare_cached(&ONE)?;
     match statement.query_one([id.as_str()], endpoint).optional() {
         Err(rusqlite::Error::FromSqlConversionFailure(..)) => Ok(None),
@@ -152,7 +152,7 @@ fn write(tx: &WriteTransaction, endpoint: &Endpoint) -> rusqlite::Result<()> {
     tx.execute(&WRITE, bound(&EndpointRow::cells(endpoint))).map(drop)
 }
 
-/// Has the deliveries of an endpoint follow what is new about it. That it was stopped concerns none of them.
+/// Applies changes of an endpoint to its deliveries. Stopping the endpoint changes none of them.
 fn adjust_backlog(
     tx: &mut WriteTransaction,
     before: &Endpoint,
@@ -170,7 +170,8 @@ fn adjust_backlog(
     Ok(())
 }
 
-/// Says whether nobody has written the endpoint since it was read. If somebody has, nothing is changed.
+/// Writes an endpoint, and returns true, if it was not changed since it was read. Otherwise nothing is
+/// changed.
 pub(super) struct PutEndpoint {
     pub(super) endpoint: Endpoint,
     pub(super) now: Timestamp,
@@ -195,8 +196,8 @@ impl Work for PutEndpoint {
         tx.subscribers = None;
         match &before {
             Some(before) => adjust_backlog(tx, before, endpoint, self.now)?,
-            // What an endpoint of this name was not sent, which the configuration does not name any more, is
-            // not for this.
+            // Deliveries not sent to an earlier endpoint of this name, which the configuration no longer
+            // names, do not go to this one.
             None => backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now)?,
         }
         if let EndpointState::Disabled { because, .. } = endpoint.state
@@ -256,14 +257,14 @@ impl Work for CancelBacklog {
     }
 }
 
-/// Says whether an endpoint is there in the scope, also one that the configuration has ceased to name.
+/// Reports whether an endpoint exists in the scope; this includes one that the configuration no longer names.
 pub(super) fn is_there(tx: &WriteTransaction, scope: TenantScope, id: &EndpointId) -> rusqlite::Result<bool> {
     let (least, most) = tenants(scope);
     let sql = "SELECT 1 FROM endpoints WHERE id = ?1 AND tenant BETWEEN ?2 AND ?3";
     tx.connection.prepare_cached(sql)?.exists(params![id.as_str(), least, most])
 }
 
-/// Writes how an endpoint is doing.
+/// Writes the health of an endpoint.
 pub(super) fn note_health(tx: &WriteTransaction, id: &EndpointId, health: Health) -> rusqlite::Result<()> {
     tx.execute(
         "UPDATE endpoints SET consecutive_failures = ?2, failing_since_ms = ?3, exhausted = ?4, open_until_ms = ?5,
@@ -281,18 +282,18 @@ pub(super) fn note_health(tx: &WriteTransaction, id: &EndpointId, health: Health
     .map(drop)
 }
 
-/// An endpoint as the writer needs it for every event.
+/// The data of an endpoint that the writer needs for every event.
 #[derive(Debug, Clone)]
 pub(super) struct Subscriber {
     pub(super) id: EndpointId,
     pub(super) tenant: TenantId,
     pub(super) terms: EndpointTerms,
     pub(super) is_enabled: bool,
-    /// What new deliveries get, see [`backlog`].
+    /// The generation of new deliveries, see [`backlog`].
     pub(super) generation: i64,
     /// Deliveries of a generation before this one are being cancelled.
     pub(super) cancelled_before: Option<i64>,
-    /// Since when it has been sent to; the beginning of time, if it was never stopped.
+    /// The time of the last resumption; the beginning of time if the endpoint was never stopped.
     pub(super) resumed_at: Timestamp,
 }
 
@@ -306,7 +307,7 @@ impl Subscriber {
         }
     }
 
-    /// Whether a delivery of this generation is being cancelled.
+    /// Reports whether a delivery of this generation is being cancelled.
     pub(super) fn is_cancelling(&self, generation: i64) -> bool {
         self.cancelled_before.is_some_and(|cancelled| generation < cancelled)
     }
@@ -322,7 +323,7 @@ static SUBSCRIBERS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Reads who gets deliveries of new events.
+/// Reads the endpoints that may get deliveries of new events.
 pub(super) fn subscribers(connection: &Connection) -> rusqlite::Result<Arc<[Subscriber]>> {
     let subscriber = |row: &Row<'_>| {
         let mut columns = Columns::of(row);
@@ -341,7 +342,7 @@ pub(super) fn subscribers(connection: &Connection) -> rusqlite::Result<Arc<[Subs
 }
 
 impl WriteTransaction {
-    /// Who gets deliveries of new events.
+    /// Returns the endpoints that may get deliveries of new events.
     pub(super) fn subscribers(&mut self) -> rusqlite::Result<Arc<[Subscriber]>> {
         if let Some(known) = &self.subscribers {
             return Ok(Arc::clone(known));
@@ -351,7 +352,7 @@ impl WriteTransaction {
         Ok(found)
     }
 
-    /// The order an endpoint gets its deliveries in. One that is not there has nothing to order.
+    /// Returns the ordering of an endpoint. An absent endpoint uses the default, which does not matter.
     pub(super) fn ordering_of(&mut self, endpoint: &str) -> rusqlite::Result<Ordering> {
         let subscribers = self.subscribers()?;
         let found = subscribers.iter().find(|subscriber| subscriber.id.as_str() == endpoint);

@@ -1,4 +1,5 @@
-//! The log of events: written in the commit that caused them, with a delivery for everyone who wants them.
+//! The log of events. Each event is written by the commit that caused it, with a delivery for every
+//! subscribed endpoint.
 
 use std::sync::LazyLock;
 
@@ -21,23 +22,24 @@ use domain::principal::{TenantId, TenantScope};
 use domain::upload::Upload;
 use state::{NewEvent, Result};
 
-/// What an upload has caused since it was read, ready to be written. Made before the writer's
-/// turn, so that the writer has less to do.
+/// The new events of an upload, ready to be written. The caller prepares them, which leaves the writer less
+/// work.
 #[derive(Debug)]
 pub(super) struct UploadEvents {
     tenant: TenantId,
     upload: UploadId,
-    /// Some endpoints want only uploads with certain metadata. Empty when there are no events.
+    /// The metadata, because some endpoints subscribe only to uploads with certain metadata. Empty if there
+    /// are no events.
     metadata: Metadata,
     events: Vec<NewEvent>,
 }
 
-/// An endpoint, and what is unfinished in its lane, once that is known: a commit reads it at most once.
+/// An endpoint with the load of its lane, once that is known: a commit reads it at most once.
 type Interested<'a> = (&'a Subscriber, Option<LaneLoad>);
 
 impl UploadEvents {
     pub(super) fn of(upload: &Upload, events: Vec<NewEvent>) -> Self {
-        // A checkpoint without news copies nothing.
+        // A checkpoint without events copies nothing.
         let metadata = if events.is_empty() { Metadata::default() } else { upload.record().metadata.clone() };
         Self { tenant: upload.tenant(), upload: upload.id(), metadata, events }
     }
@@ -49,8 +51,8 @@ impl UploadEvents {
         let subscribers = tx.subscribers()?;
         let own = subscribers.iter().filter(|one| one.tenant == self.tenant);
         let interested = own.filter(|one| one.terms.wants_upload(&self.metadata));
-        // Whatever the first event finds is dropped. After it, there is
-        // progress only if this commit brought it.
+        // The first event supersedes all pending progress. Later in this commit, progress can only come from
+        // an event of the commit itself.
         let mut may_be_overtaken = true;
         let mut interested: Vec<Interested<'_>> = interested.map(|endpoint| (endpoint, None)).collect();
         for event in &self.events {
@@ -115,14 +117,14 @@ static SINCE: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// How far in the log a read looks at the most: events that are not of uploads are passed over one by one,
-/// and so are those of other tenants.
+/// The maximum number of log positions that a read examines: events that are not about uploads are skipped
+/// one by one, and so are those of other tenants.
 const WINDOW: u32 = 5_000;
 
-/// The position of the newest event; 0 without one.
+/// The position of the newest event; 0 if there is none.
 pub(super) const NEWEST: &str = "SELECT coalesce(max(position), 0) FROM events";
 
-/// How many events there are from one place to another: of all, and of these tenants.
+/// Counts the events between two positions: of all tenants, and of the given tenants.
 const BETWEEN: &str = "SELECT count(*), count(*) FILTER (WHERE tenant BETWEEN ?3 AND ?4) FROM events
      WHERE position > ?1 AND position <= ?2";
 
@@ -153,7 +155,8 @@ impl SqliteStore {
         let page = self.readers.read("read the log of events", move |connection| {
             let newest: i64 = connection.prepare_cached(NEWEST)?.query_one([], |row| row.get(0))?;
             let mut statement = connection.prepare_cached(&SINCE)?;
-            // What is committed between the two statements is for the next page, or it would be given twice.
+            // Events committed between the two statements belong to the next page; otherwise they would be
+            // returned twice.
             let values = params![after.0, end.min(newest), limit, least, most];
             let found = statement.query_map(values, rows::logged_event)?;
             let found: Vec<LoggedEvent> = found.collect::<rusqlite::Result<_>>()?;
@@ -191,7 +194,7 @@ impl SqliteStore {
             let values = params![after.0, newest, least, most];
             let (all, wanted): (i64, u32) =
                 connection.prepare_cached(BETWEEN)?.query_one(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
-            // Places are handed out without gaps. Where one is empty, an event was removed.
+            // Positions are assigned without gaps. An empty one means that an event was removed.
             Ok(Some(if all < places { limit } else { wanted.min(limit) }))
         });
         count.await

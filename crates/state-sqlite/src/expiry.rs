@@ -1,9 +1,10 @@
-//! Giving up what has waited too long, although nothing was wrong with
-//! it: for a rate, a breaker, or its turn.
+//! Expiry of deliveries that have waited too long without an error: for a rate limit, a breaker, or earlier
+//! deliveries.
 //!
-//! What is too old is found by a reader, and ended a piece at a time. What waits with a stopped endpoint does
-//! not age this way; it is dropped when it exceeds the limits of a backlog ([`DropExcess`]). What waits for
-//! an endpoint that the configuration does not name is cancelled when old rows are removed.
+//! A reader finds old deliveries, and the writer ends them in batches. Pending deliveries of a stopped
+//! endpoint do not expire this way; they are dropped when they exceed the limits of a backlog
+//! ([`DropExcess`]). Pending deliveries of an endpoint that no configuration names are cancelled when old
+//! rows are removed.
 
 use std::collections::BTreeSet;
 
@@ -23,11 +24,12 @@ use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{BacklogLimits, Result};
 
-/// Names its partial index: should condition and index ever differ, the statement fails instead of crawling.
+/// The statement names its partial index: if condition and index ever differ, it fails instead of scanning
+/// the table.
 const FIND: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
      WHERE state IN ('ready', 'waiting') AND endpoint = ?1 AND begun_at_ms < ?2 ORDER BY begun_at_ms LIMIT ?3";
 
-/// What is known of a delivery that may be too old.
+/// Reads a delivery that may be too old.
 const OLD: &str =
     "SELECT tenant, endpoint, event_id, kind, upload_id, attempts, state, begun_at_ms FROM deliveries WHERE id = ?1";
 
@@ -72,7 +74,7 @@ impl Work for Expire {
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<u64> {
         let (mut count, mut changed) = (0, BTreeSet::new());
         for id in &self.old {
-            // Unless it was sent, asked for again or stopped since it was found.
+            // Skips a delivery that was sent, replayed or stopped since it was found.
             let Some(old) = self.find(tx, *id)? else { continue };
             count += 1;
             changed.extend(old.upload.map(|upload| (old.endpoint.clone(), upload)));
@@ -82,7 +84,7 @@ impl Work for Expire {
                 notices::log(tx, old.tenant, &old.exhausted(*id), self.now)?;
             }
         }
-        // Only now, so that nothing is made ready which this piece ends.
+        // The lanes are released last, so that this batch makes no delivery ready that it ends.
         for (endpoint, upload) in changed {
             lanes::release_next(tx, endpoint.as_str(), upload, self.now)?;
         }
@@ -132,14 +134,15 @@ impl ExpiredDelivery {
     }
 }
 
-/// Every endpoint, whether it is there or not, and what is decided about it.
+/// All endpoints, present or not, with the decisions about them.
 const TO_LIMIT: &str = "SELECT id, present, state = 'enabled', ifnull(resumed_at_ms, 0) FROM endpoints";
 
-/// What is left of a backlog behind the newest that may wait.
+/// Pending deliveries beyond the newest ones that the limit permits.
 const TOO_MANY: &str = "SELECT id FROM deliveries INDEXED BY deliveries_by_age
      WHERE state IN ('ready', 'waiting') AND endpoint = ?1 ORDER BY begun_at_ms DESC, id DESC LIMIT ?3 OFFSET ?2";
 
-/// Unless it was sent since it was found. What is only too old is kept if its endpoint has been resumed.
+/// Cancels a delivery unless it was sent since it was found. A delivery that is only too old is kept if its
+/// endpoint has been resumed.
 const DROP: &str = "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2
      WHERE id = ?1 AND state IN ('ready', 'waiting')
          AND (?3 OR EXISTS (SELECT 1 FROM endpoints
@@ -199,11 +202,11 @@ fn find_excess(connection: &Connection, limits: BacklogLimits, limit: u32) -> ru
     Ok(excess)
 }
 
-/// Deliveries that wait for an endpoint beyond its limits.
+/// Pending deliveries of an endpoint beyond its limits.
 struct BacklogExcess {
     endpoint: EndpointId,
     deliveries: Vec<DeliveryId>,
-    /// Whether there are too many, and not only too old ones.
+    /// True if there are too many deliveries, and not only too old ones.
     is_too_much: bool,
 }
 

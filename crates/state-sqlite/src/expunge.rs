@@ -1,9 +1,9 @@
-//! Taking out what was said about an upload, when asked: by its client, in its metadata; by receivers and the
-//! application, who may repeat that in their answers; by backends, in their reports.
+//! Removal of free text about an upload on request: from its client, in its metadata; from receivers and the
+//! application, whose responses may repeat the metadata; from backends, in their reports.
 //!
-//! Events lose it at once. The record loses it once the upload has completed or ended: until
-//! then its client reads its metadata back, and further events carry it. What happened and
-//! when, sizes, digests and media facts stay.
+//! Events lose the text at once. The record loses it once the upload has completed or ended: until then its
+//! client reads its metadata back, and further events carry it. Kinds and times of events, sizes, digests and
+//! media facts are kept.
 
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Row, params};
@@ -19,7 +19,7 @@ use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use state::{Result, StoredEvent};
 
-/// How many events are rewritten in one transaction: their bodies may be 20 kB each.
+/// The number of events rewritten in one transaction; their bodies may have 20 kB each.
 const EVENTS: u32 = 100;
 
 impl SqliteStore {
@@ -33,8 +33,8 @@ impl SqliteStore {
     }
 }
 
-/// Expunges the next events of an upload, those with a sequence above
-/// `after`; with the last of them the rest.
+/// Expunges the next events of an upload, those with a sequence above `after`. The last call also expunges
+/// hook calls and the record.
 struct Expunge {
     scope: TenantScope,
     upload: UploadId,
@@ -43,7 +43,7 @@ struct Expunge {
 
 impl Work for Expunge {
     const OPERATION: &'static str = "remove the metadata and texts of an upload from its events";
-    /// How many those were, and the sequence of the last. `None` when nothing is left.
+    /// The number of events, and the sequence of the last. `None` when none is left.
     type Output = (u64, Option<i64>);
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Self::Output> {
@@ -114,8 +114,8 @@ impl Expunge {
             [self.upload.as_bytes()],
         )?;
         upload.expunge();
-        // The version moves, so that no commit of one who has read the record
-        // before brings an event with these words.
+        // The version moves, so that no commit based on an earlier read of the record publishes an event with
+        // the removed text.
         CommitUpload::without_events(&upload).run(tx).map(drop)
     }
 }

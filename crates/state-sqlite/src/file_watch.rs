@@ -1,9 +1,9 @@
-//! Notices when the files of the database are removed or replaced while it is open.
+//! Detects the removal or replacement of the database files while they are open.
 //!
-//! SQLite goes on with the files it has open: what it writes there is gone at the next start, and so would be
-//! every promise made meanwhile. So the names are looked up after each group commit, before anybody is
-//! answered, and once a second where there are only reads. While they are gone everything fails; should the
-//! very same files come back, they have all that was written.
+//! SQLite continues with the files it has open: data written there would be missing at the next start, and so
+//! would every commit acknowledged meanwhile. The names are therefore checked after each group commit, before
+//! any caller gets a reply, and once a second while there are only reads. While the files are gone, all
+//! operations fail; if the very same files return, they contain everything that was written.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ use crate::lock::lock;
 use domain::time::milliseconds;
 use state::{Error, Result};
 
-/// How old an answer may be where nothing is written.
+/// The maximum age of a check while nothing is written.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -25,22 +25,22 @@ pub(super) struct FileWatch {
     log: WatchedFile,
     gone: AtomicBool,
     since: Instant,
-    /// When the files were last looked up, in milliseconds after `since`.
+    /// The time of the last check, in milliseconds after `since`.
     checked_at_ms: AtomicU64,
 }
 
-/// A file, and which one it was when it was first there.
+/// A file, and its identity when it was first seen.
 #[derive(Debug)]
 struct WatchedFile {
     path: PathBuf,
     first: Mutex<Option<Identity>>,
 }
 
-/// The file system and the number of a file.
+/// The file system and the inode number of a file.
 type Identity = (u64, u64);
 
 impl FileWatch {
-    /// Watches the database at `path`, which is open.
+    /// Watches the open database at `path`.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let log = PathBuf::from(format!("{}-wal", path.display()));
         let file_watch = Self {
@@ -55,7 +55,7 @@ impl FileWatch {
         Ok(file_watch)
     }
 
-    /// An error if the files are gone, as far as that is known or was not looked up lately.
+    /// Fails if the files are gone; checks them again if the last check is too old.
     pub(super) fn check_cached(&self, operation: &'static str) -> Result<()> {
         let now_ms = milliseconds(self.since.elapsed());
         let due_ms = milliseconds(CHECK_EVERY);
@@ -66,7 +66,7 @@ impl FileWatch {
         if self.gone.load(Ordering::Relaxed) { Err(Error::Gone { operation }) } else { Ok(()) }
     }
 
-    /// An error if the files are gone. Blocks, but only for what the kernel has at hand.
+    /// Fails if the files are gone. Blocks, but only for data that the kernel has cached.
     pub(super) fn check(&self, operation: &'static str) -> Result<()> {
         let lost = [&self.database, &self.log].into_iter().find(|file| matches!(file.is_the_same(), Ok(false)));
         let was_gone = self.gone.swap(lost.is_some(), Ordering::Relaxed);
@@ -98,8 +98,8 @@ impl WatchedFile {
         Self { path, first: Mutex::default() }
     }
 
-    /// Whether the file that was first seen under this name is still
-    /// there. Until one was seen, none is missed.
+    /// Reports whether the file first seen under this name is still there. A file that was never seen is not
+    /// missing.
     fn is_the_same(&self) -> io::Result<bool> {
         let found = match std::fs::metadata(&self.path) {
             Ok(found) if found.nlink() > 0 => Some((found.dev(), found.ino())),

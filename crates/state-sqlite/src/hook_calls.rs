@@ -1,4 +1,4 @@
-//! What the application was asked, written once and read by people.
+//! The record of hook calls, written once and read by operators.
 
 use std::sync::LazyLock;
 
@@ -42,7 +42,7 @@ impl Work for RecordHookCall {
     const OPERATION: &'static str = "record a hook call";
     type Output = ();
 
-    /// A deletion that the application is asked about comes to nothing if the question is not recorded.
+    /// A call before a termination precedes a commit that frees space, so its record may use the reserve too.
     fn frees_space(&self) -> bool {
         self.0.hook == Hook::PreTerminate
     }

@@ -1,5 +1,5 @@
-//! Lanes as they are stored. What happens in one is decided in [`domain::lane`]; here a view of it is loaded,
-//! the rule is asked, and the difference is written.
+//! Stored lanes. [`domain::lane`] defines the rules; this module loads a view of a lane, calls the rule, and
+//! writes the difference.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -21,7 +21,7 @@ use domain::time::Timestamp;
 
 static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert::<DeliveryRow>(PLACEHOLDERS));
 
-/// What a new delivery is made of.
+/// The values of a new delivery.
 #[derive(Debug)]
 pub(super) struct NewDelivery<'a> {
     pub(super) id: DeliveryId,
@@ -30,14 +30,14 @@ pub(super) struct NewDelivery<'a> {
     pub(super) tenant: TenantId,
     pub(super) kind: EventKind,
     pub(super) endpoint: &'a Subscriber,
-    /// `None` for news that is not of an upload, which is in no lane.
+    /// `None` for an event that is not about an upload, which belongs to no lane.
     pub(super) upload: Option<UploadId>,
     pub(super) sequence: u64,
     pub(super) trigger: AttemptTrigger,
     pub(super) now: Timestamp,
 }
 
-/// Adds a delivery to the end of a lane with these unfinished deliveries: waiting its turn, or ready now.
+/// Adds a delivery to the end of a lane with these unfinished deliveries: it is waiting, or ready now.
 pub(super) fn join(tx: &mut WriteTransaction, new: &NewDelivery<'_>, unfinished: LaneLoad) -> rusqlite::Result<()> {
     let state = lane::join(new.endpoint.terms.ordering, unfinished);
     let row = DeliveryRow {
@@ -67,7 +67,7 @@ pub(super) fn join(tx: &mut WriteTransaction, new: &NewDelivery<'_>, unfinished:
     Ok(())
 }
 
-/// The load of some deliveries of a lane. Each search ends with the first that it finds.
+/// Computes the load of some deliveries of a lane. Each search ends with its first match.
 macro_rules! load {
     ($which:literal) => {
         concat!(
@@ -100,7 +100,7 @@ fn read_load(columns: &mut Columns<'_>) -> rusqlite::Result<LaneLoad> {
     })
 }
 
-/// Reads what is unfinished in a lane, as far as the order of its endpoint asks for it.
+/// Reads the load of a lane's unfinished deliveries, if the endpoint's ordering depends on it.
 pub(super) fn unfinished(tx: &WriteTransaction, endpoint: &Subscriber, upload: UploadId) -> rusqlite::Result<LaneLoad> {
     if endpoint.terms.ordering == Ordering::None {
         return Ok(LaneLoad::Empty);
@@ -110,8 +110,8 @@ pub(super) fn unfinished(tx: &WriteTransaction, endpoint: &Subscriber, upload: U
     statement.query_one(values, |row| read_load(&mut Columns::of(row)))
 }
 
-/// Makes a delivery of before due now, or as soon as its lane lets it,
-/// with the whole schedule before it again.
+/// Makes an existing delivery due now, or as soon as its lane releases it. Its full retry schedule starts
+/// over.
 pub(super) fn rejoin(
     tx: &mut WriteTransaction,
     delivery: DeliveryId,
@@ -140,8 +140,8 @@ pub(super) fn rejoin(
     }
 }
 
-/// Progress of an upload that has not ended. Its kind is text, not a
-/// value, or the partial index would not fit.
+/// Unfinished progress deliveries of an upload. The kind is literal text and not a bound value; otherwise the
+/// partial index would not apply.
 static PROGRESS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT id, endpoint, state FROM deliveries
@@ -150,8 +150,8 @@ static PROGRESS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Drops the progress of an upload that nobody is sending right now, at all endpoints, since there is later
-/// news. Returns whether there was any.
+/// Drops the pending progress deliveries of an upload at all endpoints because of a later event. Those being
+/// sent are kept. Returns true if there were any.
 pub(super) fn supersede_progress(
     tx: &mut WriteTransaction,
     upload: UploadId,
@@ -178,7 +178,7 @@ pub(super) fn supersede_progress(
     Ok(!lanes.is_empty())
 }
 
-/// Ends a delivery that nobody is sending. Its lane is yet to go on.
+/// Ends a delivery that is not being sent. The caller then releases the next one of its lane.
 pub(super) fn end(
     tx: &mut WriteTransaction,
     delivery: DeliveryId,
@@ -193,7 +193,7 @@ pub(super) fn end(
     Ok(())
 }
 
-/// Makes the first waiting delivery of a lane ready, if nothing before it is still to be waited for.
+/// Makes the first waiting delivery of a lane ready, unless an earlier one still blocks it.
 pub(super) fn release_next(
     tx: &mut WriteTransaction,
     endpoint: &str,

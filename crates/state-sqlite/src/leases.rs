@@ -1,7 +1,6 @@
-//! Nodes, and which of them writes which upload.
+//! Nodes, and their leases on uploads.
 //!
-//! The time here is that of the database, `unixepoch`: all nodes that
-//! have the file open are judged by one clock.
+//! The time here is SQLite's `unixepoch`, so one clock judges all nodes that have the file open.
 
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use domain::id::{InstanceId, UploadId};
 use domain::node::{Epoch, Lease, Node};
 use state::{Leases, Membership, Result};
 
-/// Whether the row of a node says that it counts as alive.
+/// The condition that the row of a node counts as alive.
 macro_rules! is_alive {
     () => {
         "(nodes.alive_until_ms IS NULL OR nodes.alive_until_ms > unixepoch('subsec') * 1000)"
@@ -23,7 +22,7 @@ macro_rules! is_alive {
 
 pub(super) use is_alive;
 
-/// Leaves out uploads that another node holds which counts as alive; the own node is bound behind it.
+/// Excludes uploads held by another live node; the statement appends this node's identifier.
 pub(super) const NOT_ELSEWHERE: &str = concat!(
     " AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = uploads.holder AND ",
     is_alive!(),
@@ -63,7 +62,7 @@ impl Work for Join {
     const OPERATION: &'static str = "register a node";
     type Output = ();
 
-    /// A server must be able to start on a disk that is all but full, to delete.
+    /// A server must be able to start on an almost full disk, in order to delete uploads.
     fn frees_space(&self) -> bool {
         true
     }
@@ -122,7 +121,7 @@ impl Work for Acquire {
     const OPERATION: &'static str = "take the lease of an upload";
     type Output = Option<Lease>;
 
-    /// Deleting an upload begins with it.
+    /// The deletion of an upload begins with its lease.
     fn frees_space(&self) -> bool {
         true
     }

@@ -1,10 +1,10 @@
 //! The state in one SQLite file: for one process on one machine, with nothing to install.
 //!
-//! One connection writes, and all writing is committed in groups (see `writer`); a few others read (see
-//! `readers`), and a reader never waits for the writer. Each connection has a thread of its own, so no
-//! statement runs on a thread that serves the network. A commit is on stable storage when it is answered,
-//! unless the durability is relaxed, and a reader that starts after the answer sees it. The order of
-//! deliveries is kept in `lanes` and nowhere else.
+//! One connection writes, and commits its work in groups (see `writer`); a few others read (see `readers`),
+//! and a reader never waits for the writer. Each connection has a dedicated thread, so no statement runs on a
+//! thread that serves the network. A commit is on stable storage when its caller gets the reply, unless the
+//! durability is relaxed, and a reader that starts after the reply sees it. Only `lanes` maintains the order
+//! of deliveries.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -55,26 +55,26 @@ use reserve::DiskReserve;
 use retention::PruneCursors;
 use writer::Writer;
 
-/// How the database is used.
+/// Settings of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqliteSettings {
-    /// The most commits written in one transaction.
+    /// The maximum number of commits in one transaction.
     pub group_commit_max: usize,
-    /// How many connections answer lists and other long questions at the same time.
+    /// The number of connections for lists and other long queries.
     pub read_connections: u32,
-    /// The most memory for pages kept at hand, of all connections together.
+    /// The maximum memory for cached pages, in total for all connections, in bytes.
     pub cache_bytes: u64,
-    /// How many connections look up what is found by a key, beside those.
+    /// The number of additional connections for lookups by a key.
     pub lookup_connections: u32,
-    /// Above this size the write-ahead log is reset, and long reads are held back for that.
+    /// The size in bytes above which the write-ahead log is reset; long reads are held back meanwhile.
     pub max_log_bytes: u64,
-    /// This much disk space is kept for commits that free disk space; 0 for none.
+    /// The disk space in bytes reserved for commits that free disk space; 0 for none.
     pub reserve_bytes: u64,
-    /// What an answered commit outlives.
+    /// The failures that an acknowledged commit survives.
     pub durability: Durability,
 }
 
-/// Two, so that one reads while the other returns its answer.
+/// Two connections, so that one reads while the other returns its result.
 pub const LOOKUP_CONNECTIONS: u32 = 2;
 
 const OPEN: &str = "open the database";
@@ -97,26 +97,26 @@ impl Default for SqliteSettings {
 #[derive(Debug)]
 pub struct SqliteStore {
     bodies: EventBodies,
-    /// The machine's, by which SQLite goes too.
+    /// The machine's clock, which SQLite also uses.
     clock: Clock,
-    /// The write-ahead log.
+    /// The path of the write-ahead log.
     log: PathBuf,
     writer: Writer,
     readers: Readers,
     bell: Arc<Notify>,
-    /// Where the sweep through what is old has come to.
+    /// The positions of the sweep for old rows.
     pruning: Mutex<PruneCursors>,
 }
 
 impl SqliteStore {
-    /// Opens the database, makes it if it is not there, and brings it up to date. One that
-    /// a newer version wrote is left as it is.
+    /// Opens the database, creates it if it does not exist, and migrates it. A database written by a newer
+    /// version is left unchanged.
     #[expect(clippy::disallowed_methods, reason = "the database is on this machine")]
     pub async fn open(path: &Path, settings: SqliteSettings, bodies: EventBodies) -> Result<Arc<Self>> {
         Self::open_by(Clock::system(), path, settings, bodies).await
     }
 
-    /// The same with another clock than the machine's.
+    /// Opens the database with another clock than the machine's.
     pub async fn open_by(
         clock: Clock,
         path: &Path,
@@ -170,17 +170,17 @@ impl SqliteStore {
         Ok(Arc::new(Self { bodies, clock, log, writer, readers, bell, pruning: Mutex::default() }))
     }
 
-    /// How many transactions have been tried for writing. Many commits share one.
+    /// Returns the number of transactions attempted. Many commits share one.
     pub fn transactions(&self) -> u64 {
         self.writer.transactions()
     }
 
-    /// How many writes have been committed in those transactions.
+    /// Returns the number of writes committed in those transactions.
     pub fn writes(&self) -> u64 {
         self.writer.works()
     }
 
-    /// The size of the write-ahead log on the disk.
+    /// Returns the size of the write-ahead log on disk, in bytes.
     pub fn log_bytes(&self) -> u64 {
         std::fs::metadata(&self.log).map_or(0, |found| found.len())
     }
@@ -196,13 +196,14 @@ impl SqliteStore {
     }
 }
 
-/// The log would be replayed at the next start just as well; this leaves one tidy file behind.
+/// Closes the database and removes its log. The next start could also replay the log; this leaves a single
+/// file.
 fn close(connection: Connection) -> rusqlite::Result<()> {
     connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     connection.close().map_err(|(_, error)| error)
 }
 
-/// Says what could not be done when a statement fails.
+/// Converts a failed statement to an error that names the operation.
 fn failed(operation: &'static str) -> impl Fn(rusqlite::Error) -> Error {
     move |error| shared_failure(operation, Arc::new(error))
 }

@@ -1,10 +1,10 @@
 //! Lists of uploads, newest first.
 //!
-//! Every list walks one index backwards from its cursor and stops when the page is full: the identifiers of
-//! all uploads, of those with a pair of metadata, or of each stage or type of content asked for. What else is
-//! asked for is looked up for each upload on the way. Of several conditions the one that fewest uploads meet
-//! is walked. A walk also stops after [`MAX_SCANNED`] uploads; the page then carries a cursor although it is
-//! not full.
+//! Every list walks one index backwards from its cursor and stops when the page is full. The index holds the
+//! identifiers of all uploads, of those with a pair of metadata, or of each requested stage or type of
+//! content. All other conditions are checked for each upload on the way. If there are several conditions, the
+//! index of the rarest one is walked. A walk also stops after [`MAX_SCANNED`] uploads; the page then has a
+//! cursor although it is not full.
 
 use std::collections::BTreeSet;
 
@@ -20,13 +20,14 @@ use domain::query::{NumberBounds, UploadPage, UploadQuery};
 use domain::stage::Stage;
 use state::Result;
 
-/// What more uploads than this have in common is common; how many they are is not looked up.
+/// The number of uploads above which a condition counts as common; exact numbers beyond it are not
+/// determined.
 const COMMON: u32 = 1_000;
 
-/// The most types that are walked. Fewer are recognized.
+/// The maximum number of types that are walked. The server recognizes fewer.
 const MOST_TYPES: usize = 128;
 
-/// The most uploads that one query walks past because they do not match.
+/// The maximum number of uploads that one query examines, including those that do not match.
 pub(super) const MAX_SCANNED: u32 = 5_000;
 
 impl SqliteStore {
@@ -71,7 +72,7 @@ fn list(connection: &Connection, scope: TenantScope, mut query: UploadQuery) -> 
     Ok(UploadPage { found: rows.into_iter().filter_map(|(_, upload)| upload).collect(), next })
 }
 
-/// Resolves patterns to types, each once: a whole kind becomes those types that some upload has.
+/// Resolves patterns to distinct types: a pattern for all subtypes becomes the types that some upload has.
 fn types_of(connection: &Connection, patterns: &[TypePattern]) -> rusqlite::Result<Vec<TypePattern>> {
     let mut found = BTreeSet::new();
     let mut next = connection.prepare_cached(
@@ -84,7 +85,7 @@ fn types_of(connection: &Connection, patterns: &[TypePattern]) -> rusqlite::Resu
             found.insert(pattern.as_str().to_owned());
             continue;
         };
-        // From one to the next along the index: `0` comes right behind `/`.
+        // Steps from one type to the next along the index: `0` is the character after `/`.
         let (mut last, end) = (format!("{kind}/"), format!("{kind}0"));
         while found.len() < MOST_TYPES
             && let Some(content_type) = next.query_one(params![last, end], |row| row.get::<_, String>(0)).optional()?
@@ -96,13 +97,13 @@ fn types_of(connection: &Connection, patterns: &[TypePattern]) -> rusqlite::Resu
     Ok(found.iter().filter_map(|content_type| TypePattern::new(content_type)).collect())
 }
 
-/// Whether a walk in a scope may pass many rows of other tenants. While no others can be made, the default
-/// tenant has all rows, and to look for the end of its walks would be in vain.
+/// Reports whether a walk in a scope may pass many rows of other tenants. As long as no other tenants can be
+/// created, the default tenant owns all rows, and finding the end of its walks would be wasted work.
 pub(crate) fn passes_tenants(scope: TenantScope) -> bool {
     !matches!(scope, TenantScope::All | TenantScope::One(TenantId::DEFAULT))
 }
 
-/// Whether the walk may pass uploads that do not match, or are of other tenants.
+/// Reports whether the walk may pass uploads that do not match or belong to other tenants.
 fn is_walk(scope: TenantScope, query: &UploadQuery, route: UploadRoute) -> bool {
     let (has_stages, has_types) = (!query.stages.is_empty(), !query.types.is_empty());
     let has_others = match route {
@@ -116,7 +117,7 @@ fn is_walk(scope: TenantScope, query: &UploadQuery, route: UploadRoute) -> bool 
     passes_tenants(scope) || has_others || is_bounded || query.created_from.is_some() || query.created_before.is_some()
 }
 
-/// Where a walk ends that is too long for one query: the last upload it looks at.
+/// Returns the end of a walk that is too long for one query: the last upload it examines.
 fn last_of_walk(
     connection: &Connection,
     query: &UploadQuery,
@@ -125,7 +126,7 @@ fn last_of_walk(
     let first = upper_bound(query);
     let id = |row: &Row<'_>| row.get(0).map(UploadId::from_bytes);
     let last = match route {
-        // The origins have an index of nothing but identifiers.
+        // The table of origins has an index of identifiers only.
         UploadRoute::All => connection
             .prepare_cached("SELECT id FROM upload_origins WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2 - 1")?
             .query_one(params![first, MAX_SCANNED], id)
@@ -146,7 +147,8 @@ fn last_of_walk(
                  WHERE facts IS NOT NULL AND facts ->> '$.content_type' = ?1 AND id < ?2
                  ORDER BY id DESC LIMIT 1 OFFSET ?3 - 1",
             )?;
-            // Types are walked side by side, all of them together no further than one.
+            // Several types are walked in parallel; in total they examine no more uploads than a single type
+            // would.
             let share = MAX_SCANNED.div_ceil(u32::try_from(query.types.len()).unwrap_or(MAX_SCANNED).max(1));
             let mut last = None;
             for content_type in &query.types {
@@ -171,19 +173,19 @@ fn last_of_walk(
     Ok(last.filter(is_wanted))
 }
 
-/// The identifier that everything listed is before.
+/// Returns the exclusive upper bound of the listed identifiers.
 fn upper_bound(query: &UploadQuery) -> Vec<u8> {
     let cursor = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
     query.created_before.map_or(cursor.clone(), |before| first_id_of(before.plus(ID_SLACK)).min(cursor))
 }
 
-/// Which index to walk.
+/// The index to walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum UploadRoute {
     All,
     Stages,
     Types,
-    /// The pair of metadata in this place.
+    /// The metadata pair at this position of the query.
     Pair(usize),
 }
 
@@ -233,7 +235,7 @@ fn count_up_to_common(connection: &Connection, query: &UploadQuery, route: Uploa
     }
 }
 
-/// The index that one walk follows.
+/// The index that one arm of the walk follows.
 #[derive(Debug, Clone, Copy)]
 enum ScanArm<'q> {
     All,
@@ -277,7 +279,7 @@ fn walk_pair(sql: &mut SqlQuery, scope: TenantScope, query: &UploadQuery, place:
     sql.push(" ORDER BY pair.upload_id DESC LIMIT ").bind(query.limit).push(")");
 }
 
-/// Adds the condition on types. The plus sign keeps it from choosing the index.
+/// Adds the condition on types. The plus sign keeps the planner from using the index for it.
 fn with_types(sql: &mut SqlQuery, query: &UploadQuery) {
     if !query.types.is_empty() {
         let types = query.types.iter().map(|content_type| content_type.as_str().to_owned());
@@ -285,7 +287,7 @@ fn with_types(sql: &mut SqlQuery, query: &UploadQuery) {
     }
 }
 
-/// Adds the conditions on size and duration.
+/// Adds the conditions on dimensions and duration.
 fn with_facts(sql: &mut SqlQuery, query: &UploadQuery) {
     for (field, bounds) in [
         (" AND (facts ->> '$.width')", query.width),
@@ -314,8 +316,8 @@ fn having<'q>(sql: &mut SqlQuery, pairs: impl Iterator<Item = &'q (String, Vec<u
     }
 }
 
-/// The cursor, and the times of creation. An identifier begins with the time it was made, so its
-/// index bounds the walk; the column decides.
+/// Adds the cursor and the times of creation. An identifier begins with its time of creation, so its index
+/// bounds the walk; the column decides.
 fn within_bounds(sql: &mut SqlQuery, query: &UploadQuery, id: &'static str, last: Option<UploadId>) {
     sql.push(id).push(" < ").bind(upper_bound(query));
     if let Some(last) = last {
@@ -372,7 +374,7 @@ mod tests {
         }
     }
 
-    /// Adds `count` uploads like one that is there, of which every other has the pair `a` and the rest `b`.
+    /// Adds `count` copies of an existing upload; every other one has the pair `a`, and the rest `b`.
     fn fill(path: &std::path::Path, count: u32) {
         let connection = Connection::open(path).unwrap();
         let others = |table: &str| {
@@ -398,8 +400,8 @@ mod tests {
         connection.execute(sql, [count]).unwrap();
     }
 
-    /// Two common pairs that never meet, and a stage that hardly any of the
-    /// many has: a bounded walk, page after page.
+    /// Two common pairs that never occur together, and a rare stage: the walk is bounded, and continues page
+    /// by page.
     #[tokio::test]
     async fn a_list_that_fits_hardly_anything_is_walked_in_stages() {
         let place = tempfile::tempdir().unwrap();
@@ -437,7 +439,7 @@ mod tests {
             assert_eq!(count, pages, "{query:?}");
         }
 
-        // Tenants beside one that has them all.
+        // A tenant without uploads, next to one that has them all.
         let another = TenantScope::One(TenantId::from_number(7));
         let created = UploadQuery { stages: vec![Stage::Created], ..all.clone() };
         for query in [all, created] {

@@ -1,8 +1,8 @@
 //! A bound on the size of the write-ahead log.
 //!
-//! SQLite moves the pages of the log into the database as it goes, but begins the log anew only
-//! when no reader uses it. Should reads overlap for so long that the log outgrows its bound,
-//! they are held back while the log is reset.
+//! SQLite moves the pages of the log into the database continuously, but restarts the log only when no reader
+//! uses it. If reads overlap for so long that the log exceeds its bound, they are held back while the log is
+//! reset.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use rusqlite::Connection;
 use crate::connection::BUSY_TIMEOUT;
 use crate::read_gate::ReadGate;
 
-/// How long the writer waits for reads to end. Short ones take less, and long ones are interrupted at once.
+/// The time for which the writer waits for reads to end. Short reads take less, and long ones are interrupted
+/// at once.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How soon it is tried again when somebody else, such as a backup, goes on reading.
+/// The time before the next try while another program, such as a backup, continues to read.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -24,11 +25,11 @@ pub(super) struct LogBound {
     log: PathBuf,
     max_bytes: u64,
     gate: Arc<ReadGate>,
-    /// When the log could not be reset last.
+    /// The time of the last failed reset.
     failed: Option<Instant>,
 }
 
-/// The write-ahead log of a database.
+/// Returns the path of a database's write-ahead log.
 pub(super) fn log_of(database: &Path) -> PathBuf {
     let mut log = database.as_os_str().to_owned();
     log.push("-wal");
@@ -40,7 +41,7 @@ impl LogBound {
         Self { log, max_bytes, gate, failed: None }
     }
 
-    /// Resets the log if it has outgrown its bound. Called between two transactions.
+    /// Resets the log if it has exceeded its bound. Called between two transactions.
     pub(super) fn keep(&mut self, connection: &Connection) {
         let size_bytes = std::fs::metadata(&self.log).map_or(0, |found| found.len());
         if size_bytes <= self.max_bytes || self.failed.is_some_and(|failed| failed.elapsed() < TRY_AGAIN) {
@@ -75,7 +76,7 @@ impl LogBound {
     }
 }
 
-/// Says whether the log is empty now.
+/// Resets the log. Returns true if it is empty now.
 fn reset(connection: &Connection) -> rusqlite::Result<bool> {
     connection.busy_timeout(PATIENCE)?;
     let is_busy = connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));

@@ -1,7 +1,7 @@
-//! Brings a database up to date, forward only.
+//! Migrates a database to the current schema, forward only.
 //!
-//! `user_version` is the number of the last migration a database has had. It changes in the transaction of
-//! the migration, so a crash leaves the one state or the other.
+//! `user_version` is the number of the last migration applied to a database. It changes in the transaction of
+//! the migration, so a crash leaves either the old or the new state.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::{connection, failed};
 use state::{Error, Result};
 
-/// In order; the number of a migration is its place, from 1.
+/// The migrations in order; the number of a migration is its position, from 1.
 const MIGRATIONS: [&str; 19] = [
     include_str!("../migrations/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/0002_facts_terms_reports.sql"),
@@ -35,7 +35,7 @@ const MIGRATIONS: [&str; 19] = [
 
 const OPERATION: &str = "migrate the database";
 
-/// Looks at the database through a connection that cannot write, before anything else touches it.
+/// Rejects a database of a newer version. Checks it through a read-only connection, before any other access.
 pub(super) fn refuse_newer(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
@@ -49,7 +49,7 @@ pub(super) fn refuse_newer(path: &Path) -> Result<()> {
 pub(super) fn run(connection: &mut Connection) -> Result<()> {
     let had = version(connection).map_err(failed(OPERATION))?;
     if had > 0 && had < known() {
-        // SQLite checks the rows of a table each time it gets a column.
+        // SQLite checks all rows of a table when the table gets a column.
         tracing::info!(
             from_version = had,
             to_version = known(),
@@ -88,7 +88,7 @@ mod tests {
     use tracing::span::{Attributes, Id, Record};
     use tracing::{Event, Level, Metadata, Subscriber};
 
-    /// A database as it was after this many migrations.
+    /// Returns a database with the first `count` migrations applied.
     fn after(count: usize) -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
         for (number, sql) in (1..).zip(&MIGRATIONS[..count]) {
@@ -97,7 +97,7 @@ mod tests {
         connection
     }
 
-    /// Counts what is logged for operators.
+    /// Counts log events at level INFO and above.
     #[derive(Default)]
     struct Logged(Arc<AtomicUsize>);
 
@@ -123,7 +123,7 @@ mod tests {
         fn exit(&self, _: &Id) {}
     }
 
-    /// It may take long, and nothing else is seen of a server meanwhile.
+    /// A migration is logged, because it may take a long time during which the server does nothing else.
     #[test]
     fn an_old_database_is_announced_once() {
         let logged = Logged::default();
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(count.load(Ordering::Relaxed), 1);
     }
 
-    /// Migration 19: endpoints and replays of before are the default tenant's.
+    /// Migration 19: existing endpoints and replays belong to the default tenant.
     #[test]
     fn what_was_there_before_is_of_the_default_tenant() {
         let mut connection = after(18);
@@ -155,7 +155,7 @@ mod tests {
         }
     }
 
-    /// Migration 15: uploads of before are filled as their dialects said.
+    /// Migration 15: existing uploads get the write rules of their dialects.
     #[test]
     fn uploads_of_before_are_filled_as_their_dialects_were() {
         let mut connection = after(14);
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(found, expected);
     }
 
-    /// Migration 11: uploads that had completed or ended before are found by its indexes.
+    /// Migration 11: its indexes find uploads that had already completed or ended.
     #[test]
     fn uploads_of_before_are_found_by_when_they_completed() {
         let mut connection = after(10);
@@ -201,8 +201,8 @@ mod tests {
         assert_eq!(found("SELECT id FROM uploads INDEXED BY uploads_ended WHERE bytes_kept = 0"), [3]);
     }
 
-    /// Migration 9: what was paused with its endpoint finds its place in
-    /// its lane, by the order of the endpoint.
+    /// Migration 9: deliveries that were paused with their endpoint return to their lanes, by the ordering of
+    /// the endpoint.
     #[test]
     fn paused_deliveries_return_to_their_lanes() {
         let mut connection = after(8);

@@ -1,4 +1,4 @@
-//! News of the sending itself: events that are not of an upload.
+//! Notices: events about delivery itself, which belong to no upload.
 
 use bytes::Bytes;
 use state_rows::EventRow;
@@ -32,7 +32,8 @@ impl Work for Announce {
     }
 }
 
-/// Writes a notice for every endpoint of the tenant that wants it; nothing if none does.
+/// Writes a notice with a delivery for every endpoint of the tenant that subscribes to it; nothing if none
+/// does.
 pub(super) fn log(
     tx: &mut WriteTransaction,
     tenant: TenantId,
@@ -59,7 +60,7 @@ pub(super) fn log_ping(tx: &mut WriteTransaction, to: &Subscriber, now: Timestam
     deliver(tx, event, EventKind::Ping, to, AttemptTrigger::Test, now)
 }
 
-/// Where an event is in the log, and its id.
+/// The position of an event in the log, and its id.
 type Logged = (EventPosition, EventId);
 
 fn insert_event(

@@ -1,4 +1,5 @@
-//! The outbox: opened at start, read by people, and the doors to claims and attempts.
+//! The ports of the outbox: queries by operators, and the entry points to endpoints, claims, attempts,
+//! replays and retention.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -30,7 +31,8 @@ use state::{
     RetentionHorizon, SettlementBatch,
 };
 
-/// The most attempts shown of one delivery, the latest. Only shutdowns in a loop make so many.
+/// The maximum number of attempts shown for one delivery; the latest are shown. Only repeated shutdowns cause
+/// so many.
 const MAX_ATTEMPTS_SHOWN: u32 = 100;
 
 #[async_trait]
@@ -196,14 +198,14 @@ impl Retention for SqliteStore {
     }
 }
 
-/// Whether the endpoint of a delivery is stopped. What waits for it is paused then.
+/// The condition that the endpoint of a delivery is stopped. Its pending deliveries are then shown as paused.
 macro_rules! is_stopped {
     () => {
         "EXISTS (SELECT 1 FROM endpoints WHERE endpoints.id = deliveries.endpoint AND endpoints.state <> 'enabled')"
     };
 }
 
-/// Every delivery, and whether its endpoint is stopped.
+/// Selects deliveries, each with a flag for a stopped endpoint.
 pub(super) static DELIVERIES: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {}, {} FROM deliveries", sql::columns::<DeliveryRow>(), is_stopped!()));
 
@@ -220,7 +222,7 @@ fn next_due_of(connection: &Connection, endpoint: &EndpointId) -> rusqlite::Resu
 }
 
 fn read_deliveries(connection: &mut Connection, query: &SqlQuery) -> rusqlite::Result<Vec<DeliveryRecord>> {
-    // One transaction, so that deliveries and attempts are of the same moment.
+    // One transaction, so that deliveries and attempts come from the same snapshot.
     let transaction = connection.transaction()?;
     let mut deliveries = query.fetch(&transaction, delivery)?;
     let mut statement = transaction.prepare_cached(&ATTEMPTS)?;
@@ -234,7 +236,7 @@ fn read_deliveries(connection: &mut Connection, query: &SqlQuery) -> rusqlite::R
     Ok(deliveries)
 }
 
-/// One count for each state, because each has an index of its own.
+/// Counts each state separately, because each has an index.
 macro_rules! count_in {
     ($state:literal) => {
         concat!(
@@ -245,8 +247,8 @@ macro_rules! count_in {
     };
 }
 
-/// Counts unfinished deliveries by endpoint: every count is the size of a part of a partial index. No more
-/// than `most` of each kind are counted.
+/// Counts unfinished deliveries by endpoint: every count is the size of a part of a partial index. At most
+/// `most` of each kind are counted.
 pub(super) fn read_backlog(
     connection: &Connection,
     scope: TenantScope,
@@ -282,10 +284,10 @@ pub(super) fn read_backlog(
     Ok(backlog)
 }
 
-/// An endpoint as its backlog is counted.
+/// An endpoint whose backlog is counted.
 struct CountedEndpoint {
     id: String,
-    /// Not one that the configuration no longer names.
+    /// False for an endpoint that was removed from the configuration.
     is_present: bool,
     is_enabled: bool,
 }
@@ -316,19 +318,19 @@ static ATTEMPTS: LazyLock<String> = LazyLock::new(|| {
     format!("SELECT {columns} FROM attempts WHERE delivery_id = ?1 ORDER BY number DESC, started_at_ms DESC LIMIT ?2")
 });
 
-/// The most deliveries that a query walks past because they do not match, or that it sorts.
+/// The maximum number of deliveries that a query examines or sorts, including those that do not match.
 const MAX_SCANNED: u32 = 20_000;
 
-/// How the deliveries of a list are found.
+/// The access path of a list of deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DeliveryRoute {
-    /// By identifier, newest first, with an end to what is looked at.
+    /// A walk by identifier, newest first, over a bounded number of rows.
     Scan(ScanIndex),
-    /// Everything that is in this state, sorted: it is not much.
+    /// A sort of all deliveries in this state, which are few.
     Few(DeliveryState),
 }
 
-/// Which index is walked.
+/// The index to walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ScanIndex {
     All,
@@ -370,8 +372,8 @@ fn route(connection: &Connection, query: &DeliveryQuery) -> rusqlite::Result<Del
     }
 }
 
-/// Whether a walk may pass deliveries that do not match, or are of other tenants. Without a condition, every
-/// one matches.
+/// Reports whether a walk may pass deliveries that do not match or belong to other tenants. Without a
+/// condition, every delivery matches.
 fn may_skip_rows(scope: TenantScope, query: &DeliveryQuery, scan: ScanIndex) -> bool {
     let DeliveryQuery { endpoint, event, kind, state, last_status, last_error, .. } = query;
     let by_attempt = last_status.is_some() || last_error.is_some();
@@ -379,7 +381,7 @@ fn may_skip_rows(scope: TenantScope, query: &DeliveryQuery, scan: ScanIndex) -> 
     passes_tenants(scope) || endpoint.is_some() || event.is_some() || kind.is_some() || by_attempt || by_state
 }
 
-/// Where a walk that is too long for one query ends.
+/// Returns the end of a walk that is too long for one query.
 fn last_of_scan(
     connection: &Connection,
     query: &DeliveryQuery,
@@ -400,7 +402,7 @@ fn last_of_scan(
     Ok(last.filter(is_wanted))
 }
 
-/// The identifier that all that is asked for is before.
+/// Returns the exclusive upper bound of the requested identifiers.
 fn upper_bound(query: &DeliveryQuery) -> Vec<u8> {
     let cursor = query.before.map_or(AFTER_ALL.to_vec(), |before| before.as_bytes().to_vec());
     query.created_before.map_or(cursor.clone(), |before| first_id_of(before).min(cursor))
@@ -421,7 +423,7 @@ fn deliveries_query(
     if let Some(index) = index {
         sql.push(" INDEXED BY ").push(index);
     }
-    // Always there, so that a list without conditions is a walk from a place, too. An identifier begins with
+    // Always present, so that a list without conditions also walks from a position. An identifier begins with
     // the time of its delivery.
     sql.push(" WHERE id < ").bind(upper_bound(query));
     sql.push(" AND ").within("tenant", scope);
@@ -432,7 +434,8 @@ fn deliveries_query(
         sql.push(" AND id >= ").bind(first_id_of(from));
     }
     if let Some(endpoint) = &query.endpoint {
-        // A walk by identifier is not to change to an index of the endpoint, which would have to be sorted.
+        // The plus sign keeps a walk by identifier from using an index of the endpoint, which would require a
+        // sort.
         sql.push(if index.is_some() { " AND endpoint = " } else { " AND +endpoint = " });
         sql.bind(endpoint.as_str().to_owned());
     }
@@ -465,8 +468,8 @@ fn deliveries_query(
     sql
 }
 
-/// The index of the deliveries that may be in a state. The states
-/// without one are where nearly all of them end.
+/// Returns the index of the deliveries that may be in a state. States without an index are those in which
+/// nearly all deliveries end.
 fn index_of(state: DeliveryState) -> Option<&'static str> {
     match state {
         DeliveryState::Waiting => Some("deliveries_waiting"),
@@ -478,8 +481,8 @@ fn index_of(state: DeliveryState) -> Option<&'static str> {
     }
 }
 
-/// What the row of a delivery in this state says. As text, not as a parameter: only so does
-/// the planner see that a partial index fits.
+/// Returns the condition for a delivery in this state, as literal text and not as a parameter: otherwise the
+/// planner does not recognize that a partial index applies.
 fn condition_of(state: DeliveryState) -> &'static str {
     match state {
         DeliveryState::Waiting => "state = 'waiting'",

@@ -1,4 +1,4 @@
-//! SQL put together from pieces, with its values.
+//! Assembly of SQL from parts, with its bound values.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
@@ -6,16 +6,17 @@ use rusqlite::{Connection, Row, params_from_iter};
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 
-/// Sorts after every identifier: where a list without a cursor begins.
+/// Sorts after every identifier: the start of a list without a cursor.
 pub(super) const AFTER_ALL: [u8; 17] = [0xff; 17];
 
-/// What every identifier made at this instant or later is not below: its first 48 bits, in milliseconds.
+/// Returns the lower bound of all identifiers made at this instant or later: their first 48 bits, in
+/// milliseconds.
 pub(super) fn first_id_of(at: Timestamp) -> Vec<u8> {
     let unix_ms = at.unix_ms().clamp(0, (1 << 48) - 1);
     unix_ms.to_be_bytes()[2..].to_vec()
 }
 
-/// The lowest and the highest number of the tenants in a scope, so that one statement serves every scope.
+/// Returns the lowest and the highest tenant number of a scope, so that one statement serves every scope.
 pub(super) fn tenants(scope: TenantScope) -> (u32, u32) {
     match scope {
         TenantScope::One(tenant) => (tenant.number(), tenant.number()),
@@ -23,7 +24,7 @@ pub(super) fn tenants(scope: TenantScope) -> (u32, u32) {
     }
 }
 
-/// A statement that grows. What comes from outside goes in as values, never as text.
+/// A statement under construction. External data is bound as values and never becomes part of the text.
 #[derive(Debug)]
 pub(super) struct SqlQuery {
     sql: String,
@@ -46,7 +47,7 @@ impl SqlQuery {
         self
     }
 
-    /// Binds several values with commas between them.
+    /// Binds several values, separated by commas.
     pub(super) fn bind_all<V: Into<Value>>(&mut self, values: impl IntoIterator<Item = V>) -> &mut Self {
         for (place, value) in values.into_iter().enumerate() {
             self.push(if place == 0 { "" } else { ", " }).bind(value);
@@ -54,7 +55,7 @@ impl SqlQuery {
         self
     }
 
-    /// Adds that a column is within a scope.
+    /// Adds the condition that a column is within a scope.
     pub(super) fn within(&mut self, column: &'static str, scope: TenantScope) -> &mut Self {
         let (least, most) = tenants(scope);
         self.push(column).push(" BETWEEN ").bind(least).push(" AND ").bind(most)

@@ -1,8 +1,8 @@
-//! A gate before long reads, which the writer closes while it resets the write-ahead log.
+//! A gate in front of long reads, which the writer closes while it resets the write-ahead log.
 //!
-//! SQLite can begin the log anew only at a moment when no reader uses it. Long reads that overlap leave no
-//! such moment, and the log grows for as long as they do. While the gate is closed, no long read begins, and
-//! those that run are interrupted within about a thousand steps; they begin again when it is open.
+//! SQLite can restart the log only at a moment when no reader uses it. Long reads that overlap leave no such
+//! moment, and the log grows as long as they do. While the gate is closed, no long read begins, and running
+//! ones are interrupted within about a thousand steps; they restart when the gate is open.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use crate::lock::{lock, wait};
 #[derive(Default)]
 pub(super) struct ReadGate {
     is_closed: AtomicBool,
-    /// Taken to change `is_closed`, so that nobody misses that it was opened.
+    /// Locked to change `is_closed`, so that no waiting read misses the opening.
     changing: Mutex<()>,
     opened: Condvar,
 }
@@ -25,7 +25,7 @@ impl fmt::Debug for ReadGate {
 }
 
 impl ReadGate {
-    /// Closes the gate until what this gives is dropped.
+    /// Closes the gate until the returned value is dropped.
     pub(super) fn close(&self) -> impl Drop + '_ {
         self.set(true);
         ClosedGate(self)

@@ -1,11 +1,11 @@
-//! The readers: a few threads, each with a connection that cannot write.
+//! The readers: a few threads, each with a read-only connection.
 //!
-//! There are two lines. What looks up one thing by its key never stands behind a list: it has threads of its
-//! own, where nothing takes long. Everything else walks a bounded number of rows, and is interrupted and
-//! begun again when the log of the database must be reset (see [`gate`](super::read_gate)).
+//! There are two queues. Lookups of a single row by its key never wait behind a list: they have dedicated
+//! threads, where no query takes long. All other queries walk a bounded number of rows, and are interrupted
+//! and restarted when the log of the database must be reset (see [`read_gate`](super::read_gate)).
 //!
-//! A read holds a connection only while it runs, never while its caller waits for something else. Reads take
-//! turns in the order they came; one whose caller has left is skipped.
+//! A read occupies a connection only while it runs, never while its caller waits for something else. Reads
+//! run in the order of their arrival; a read whose caller has gone is skipped.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -20,15 +20,15 @@ use crate::read_gate::ReadGate;
 use crate::{closed, failed, failed_to_start};
 use state::Result;
 
-/// How many reads may queue up before callers wait to be let in.
+/// The number of reads that may be queued before further callers wait.
 const QUEUE: usize = 1024;
 
-/// How often a long read is begun again after it was interrupted.
+/// The number of times that an interrupted long read is tried.
 const TRIES: u32 = 10;
 
 type ReadJob = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// The way to the readers' threads.
+/// The handle to the readers' threads.
 #[derive(Debug)]
 pub(super) struct Readers {
     lookups: ReaderPool,
@@ -37,7 +37,7 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// One thread for each connection.
+    /// Starts one thread for each connection.
     pub(super) fn start(
         lookups: Vec<Connection>,
         scans: Vec<Connection>,
@@ -48,7 +48,7 @@ impl Readers {
         Ok(Self { lookups: pool(lookups)?, scans: pool(scans)?, gate })
     }
 
-    /// Has a reader look up what is found by a key, or a few rows behind one.
+    /// Runs a lookup by a key, or of a few rows after one, on a reader.
     pub(super) async fn look_up<T: Send + 'static>(
         &self,
         operation: &'static str,
@@ -57,7 +57,7 @@ impl Readers {
         self.lookups.read(operation, job).await
     }
 
-    /// Has a reader run a question that may take a while. It is begun again when it was interrupted.
+    /// Runs a query that may take a while on a reader. An interrupted query is restarted.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
@@ -78,14 +78,14 @@ impl Readers {
         self.scans.read(operation, persist).await
     }
 
-    /// Takes no more questions, and closes the connections when those in line have been answered.
+    /// Rejects new queries, and closes the connections after the queued ones have completed.
     pub(super) async fn finish(&self) {
         self.lookups.finish().await;
         self.scans.finish().await;
     }
 }
 
-/// Threads that serve one line.
+/// Threads that serve one queue.
 #[derive(Debug)]
 struct ReaderPool {
     queue: Arc<ReadQueue>,
@@ -94,7 +94,7 @@ struct ReaderPool {
     file_watch: Arc<FileWatch>,
 }
 
-/// Where questions stand in line.
+/// The queue of reads.
 #[derive(Default)]
 struct ReadQueue {
     waiting: Mutex<QueueState>,
@@ -130,7 +130,7 @@ impl ReaderPool {
         Ok(readers)
     }
 
-    /// Has a reader run `job`. It is not begun when the caller leaves before its turn.
+    /// Runs `job` on a reader. It is skipped if the caller leaves before it starts.
     async fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
@@ -141,7 +141,7 @@ impl ReaderPool {
         let (answer, answered) = oneshot::channel();
         self.queue.join(Box::new(move |connection| {
             if !answer.is_closed() {
-                // The caller may leave while it runs.
+                // The caller may leave while the job runs.
                 let _ = answer.send(job(connection));
             }
         }));
@@ -159,7 +159,7 @@ impl ReaderPool {
     }
 }
 
-/// Threads of a store that nobody closed end with it.
+/// The threads end even if the store is dropped without being closed.
 impl Drop for ReaderPool {
     fn drop(&mut self) {
         self.queue.close();
@@ -176,7 +176,7 @@ impl ReadQueue {
         }
     }
 
-    /// The next question, when there is one; nothing once the line is closed and empty.
+    /// Waits for the next job; returns `None` once the queue is closed and empty.
     fn next(&self) -> Option<ReadJob> {
         let mut waiting = self.lock();
         loop {

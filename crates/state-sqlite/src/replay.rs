@@ -1,10 +1,10 @@
-//! Sending again: one delivery, or all of a time range by a job that keeps its place.
+//! Replays: of one delivery, or of a time range by a job that keeps its position.
 //!
-//! A job walks the log of events, a piece of it in each transaction, together with its cursor: after a
-//! crash it goes on where it was and nothing is queued twice. It begins and ends where its range of time
-//! does, which is found by halving the log. What is unfinished is never touched, so a delivery that was
-//! asked for again and an automatic retry are the same delivery. What is pending needs no walk: its
-//! retries are made due by the [`backlog`].
+//! A job walks the log of events in batches, each in one transaction with its cursor: after a crash it
+//! resumes at its position, and no event is queued twice. It begins and ends where its time range does, which
+//! a binary search of the log finds. A replay never touches unfinished deliveries, so a replay and an
+//! automatic retry share one delivery. Pending deliveries need no walk: the [`backlog`] makes their retries
+//! due.
 
 use std::sync::LazyLock;
 
@@ -69,7 +69,7 @@ static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<ReplayRow>);
 
 static JOB: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM replay_jobs WHERE id = ?1", *COLUMNS));
 
-/// Those that run, and the latest hundred: each stands for a person who asked.
+/// The running jobs and the latest hundred. Each was requested by an operator, so they are few.
 pub(super) static JOBS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT {} FROM replay_jobs
@@ -112,7 +112,7 @@ impl Work for BeginReplay {
     }
 }
 
-/// The last place in the log that everything older than this is before, or at.
+/// Returns the last log position that is at or after every event older than `then`.
 fn position_before(tx: &WriteTransaction, then: Timestamp) -> rusqlite::Result<EventPosition> {
     let newest: i64 = tx.connection.prepare_cached(events::NEWEST)?.query_one([], |row| row.get(0))?;
     let mut statement = tx
@@ -172,7 +172,7 @@ impl Work for AdvanceReplay {
         }
         let subscribers = tx.subscribers()?;
         let subscriber = subscribers.iter().find(|one| one.id == job.endpoint && one.tenant == job.tenant);
-        // It is to queue again what is being cancelled, when that is done.
+        // A replay may include deliveries that are being cancelled, so it waits until that is done.
         if subscriber.is_some_and(|one| one.cancelled_before.is_some()) {
             return Ok(Some(job));
         }
@@ -184,7 +184,7 @@ impl Work for AdvanceReplay {
         for event in &piece {
             let in_range =
                 event.tenant == job.tenant && event.occurred_at >= job.from && event.occurred_at < job.before;
-            // Old progress is of no use to anybody.
+            // Old progress events are obsolete.
             if let Some(subscriber) = subscriber.filter(|_| in_range && event.kind != EventKind::Progress) {
                 if looked_up == self.limit {
                     was_last = false;
@@ -204,7 +204,7 @@ impl Work for AdvanceReplay {
     }
 }
 
-/// An event as a job sees it.
+/// The data of an event that a job needs.
 struct PastEvent {
     position: EventPosition,
     id: EventId,
@@ -235,7 +235,7 @@ fn piece_of_log(tx: &WriteTransaction, after: EventPosition, limit: u32) -> rusq
     statement.query_map(params![after.0, limit], past)?.collect()
 }
 
-/// Queues an event for an endpoint, if it is one to be sent again. Says whether it was.
+/// Queues an event for an endpoint if the replay selects it. Returns true if it was queued.
 fn queue(
     tx: &mut WriteTransaction,
     subscriber: &Subscriber,

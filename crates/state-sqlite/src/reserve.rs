@@ -1,9 +1,10 @@
-//! Disk space kept for the commits that free disk space.
+//! Disk space reserved for commits that free disk space.
 //!
-//! Even a commit that lets a file be deleted needs space for the log first. On a full disk nothing could be
-//! deleted, by clients or by expiry. So a file beside the database holds some space. When a commit that frees
-//! space finds the disk full, the file is removed and the commit made again. Until the space is back, no
-//! other commit is made: it would use up what the next deletion needs.
+//! Even a commit that permits the deletion of a file first needs space in the log. On a full disk neither
+//! clients nor expiry could delete anything. A file next to the database therefore reserves some space. When
+//! a commit that frees space finds the disk full, the file is removed and the commit repeated. Until the
+//! space is reserved again, no other commit is made, because it would use up the space that the next deletion
+//! needs.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-/// How soon it is tried again to get the space back.
+/// The time before the next try to reserve the space again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
-/// The same where there never was any: then commits go on as if no reserve were wanted.
+/// The same time if the space was never reserved. Commits then continue as without a reserve.
 const TRY_AGAIN_WHEN_MISSING: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
@@ -28,20 +29,20 @@ pub(super) struct DiskReserve {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReserveState {
     Held,
-    /// Given up for a commit; tried to get back then.
+    /// Released for a commit; with the time of the last try to reserve it again.
     Spent(Option<Instant>),
-    /// There was no space for it when it was last tried.
+    /// No space was available at the last try, at this time.
     Missing(Instant),
 }
 
 impl DiskReserve {
-    /// Sets the space aside, if there is any. Of none, nothing is kept.
+    /// Reserves the space if it is available. A size of 0 disables the reserve.
     pub(super) fn of(database: &Path, size_bytes: u64) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push("-reserve");
         let mut reserve = Self { path: path.into(), size_bytes, state: ReserveState::Held };
         if size_bytes == 0 {
-            // One of an earlier start is of no use any more.
+            // The file of an earlier start is no longer needed.
             reserve.remove();
         } else if let Err(error) = reserve.allocate() {
             tracing::warn!(%error, "could not reserve disk space for deleting uploads when the disk is full");
@@ -50,7 +51,7 @@ impl DiskReserve {
         reserve
     }
 
-    /// Whether only what frees space may be committed now. Tries to get the space back first.
+    /// Reports whether only commits that free space may be made now. Tries to reserve the space again first.
     pub(super) fn is_spent(&mut self) -> bool {
         match self.state {
             ReserveState::Held => false,
@@ -76,7 +77,7 @@ impl DiskReserve {
         }
     }
 
-    /// Frees the space for a commit that frees more. Says whether there was any.
+    /// Releases the space for a commit that frees more. Returns true if there was any.
     pub(super) fn release(&mut self) -> bool {
         if self.state != ReserveState::Held || self.size_bytes == 0 {
             return false;

@@ -1,9 +1,9 @@
-//! Forgetting: what is old enough goes, a piece at a time.
+//! Retention: removes old rows, in batches.
 //!
-//! What to remove is found by a reader, so that looking for it never keeps anyone from writing: it walks
-//! deliveries, events and ended uploads from the oldest on, past what must stay, a bounded number of rows at
-//! a time. An event and its deliveries go together, so that a replay of what was missed does not take what
-//! was forgotten for it.
+//! A reader finds the rows to remove, so that the search never blocks writes: it walks deliveries, events and
+//! ended uploads from the oldest on, skips rows that must be kept, and examines a bounded number of rows at a
+//! time. An event and its deliveries are removed together, so that a replay of missed events does not mistake
+//! removed deliveries for missed ones.
 
 use domain::replay::ReplayJob;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -17,19 +17,19 @@ use domain::metadata::Metadata;
 use domain::time::Timestamp;
 use state::{Result, RetentionHorizon};
 
-/// How many rows of a kind one question looks at.
+/// The number of rows of a kind that one query examines.
 const WINDOW: u32 = 10_000;
 
-/// How many of the latest replays are kept.
+/// The number of latest replays that are kept.
 const REPLAYS: u32 = 1_000;
 
-/// How many ended uploads one question looks at: each is looked up.
+/// The number of ended uploads that one query examines; each requires a lookup.
 const UPLOADS: u32 = 200;
 
-/// When an ended upload was last changed, and its id: the order they are walked in.
+/// The time of an ended upload's last change, and its id: the order of the walk.
 type UploadPosition = (i64, Vec<u8>);
 
-/// How far the walks have come; `None` when a walk is at its end.
+/// The positions of the walks; `None` for a walk that has reached its end.
 #[derive(Debug, Clone)]
 pub(super) struct PruneCursors {
     deliveries: Option<Vec<u8>>,
@@ -49,11 +49,11 @@ impl PruneCursors {
     }
 }
 
-/// Rows that may go.
+/// Rows that may be removed.
 #[derive(Debug, Default)]
 struct PrunableRows {
     deliveries: Vec<FinishedDelivery>,
-    /// Unfinished deliveries to endpoints that are no more.
+    /// Unfinished deliveries to endpoints that no longer exist in the configuration.
     abandoned: Vec<[u8; 16]>,
     events: Vec<i64>,
     /// Uploads without bytes.
@@ -70,17 +70,17 @@ impl PrunableRows {
     }
 }
 
-/// A delivery that ended.
+/// A finished delivery.
 #[derive(Debug)]
 struct FinishedDelivery {
     id: [u8; 16],
-    /// With it go the other deliveries of the event. `None` for what is never replayed:
-    /// progress, and news that is not of an upload.
+    /// The upload, whose other deliveries of the event are removed together with this one. `None` for
+    /// deliveries that are never replayed: progress, and events that are not about an upload.
     upload: Option<[u8; 16]>,
     event_position: i64,
 }
 
-/// That a delivery must stay, given `finished` as `?1` and `dead` as `?2`.
+/// The condition that a delivery must be kept, given `finished` as `?1` and `dead` as `?2`.
 macro_rules! stays {
     ($delivery:literal) => {
         concat!(
@@ -97,8 +97,7 @@ macro_rules! stays {
     };
 }
 
-/// That nothing is to be delivered or remembered of an event. Those
-/// without an upload have an index of their own.
+/// The condition that an event has no deliveries. Deliveries without an upload have a separate index.
 macro_rules! without_deliveries {
     () => {
         "NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.upload_id = events.upload_id AND event_position = position)
@@ -133,7 +132,7 @@ fn find_old(
     from: &PruneCursors,
     limit: u32,
 ) -> rusqlite::Result<(PrunableRows, PruneCursors)> {
-    // Identifiers begin with the time they were made at, so the old ones come first.
+    // Identifiers begin with their time of creation, so the old ones come first.
     let from_then_on = DeliveryId::new(horizon.finished, [0; 10]);
     let (deliveries, after_deliveries) = find_deliveries(connection, horizon, from.deliveries.as_deref(), limit)?;
     let (events, after_events) = find_events(connection, horizon, from.events, limit)?;
@@ -160,12 +159,12 @@ fn find_old(
     Ok((PrunableRows { deliveries, abandoned, events, uploads, jobs, calls }, places))
 }
 
-/// Whether as many were found as were asked for, so that there may be more in the same place.
+/// Reports whether as many rows were found as requested, so that there may be more at the same position.
 fn is_full<T>(found: &[T], limit: u32) -> bool {
     found.len() >= usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// Deliveries that ended long enough ago, and where the walk goes on.
+/// Returns deliveries that finished long enough ago, and the next position of the walk.
 fn find_deliveries(
     connection: &Connection,
     horizon: RetentionHorizon,
@@ -198,7 +197,7 @@ fn find_deliveries(
     Ok((found, next))
 }
 
-/// Events of before then that nothing is to be delivered of, and where the walk goes on.
+/// Returns old events without deliveries, and the next position of the walk.
 fn find_events(
     connection: &Connection,
     horizon: RetentionHorizon,
@@ -226,14 +225,14 @@ fn find_events(
             |row| row.get(0),
         )?
         .collect::<rusqlite::Result<_>>()?;
-    // What follows one that is young enough is young, too.
+    // Events after one that is too new are too new as well.
     let end = end.filter(|(_, at)| *at < horizon.finished.plus(ReplayJob::DISORDER)).map(|(position, _)| position);
     let next = if is_full(&found, limit) { Some(from) } else { end };
     Ok((found, next))
 }
 
-/// That something of an upload is still to be delivered, or was given up
-/// not long enough ago, given `dead` as `?2`.
+/// The condition that an upload has a delivery that is unfinished, or that became dead not long enough ago,
+/// given `dead` as `?2`.
 macro_rules! has_deliveries_to_keep {
     ($upload:literal) => {
         concat!(
@@ -244,7 +243,7 @@ macro_rules! has_deliveries_to_keep {
     };
 }
 
-/// Uploads without bytes that were last changed long enough ago, and where the walk goes on.
+/// Returns uploads without bytes that were last changed long enough ago, and the next position of the walk.
 fn find_uploads(
     connection: &Connection,
     horizon: RetentionHorizon,
@@ -268,12 +267,13 @@ fn find_uploads(
     let end = is_full(&ended, UPLOADS).then(|| ended.last().map(|(at, id, _)| (*at, id.clone()))).flatten();
     let found = ended.into_iter().filter(|(.., is_kept)| !is_kept).filter_map(|(_, id, _)| id.try_into().ok());
     let found: Vec<UploadId> = found.map(UploadId::from_bytes).collect();
-    // A long upload goes in pieces: as long as anything is found, the walk stays where it is.
+    // An upload with many rows is removed in batches: as long as the walk finds uploads, it stays at its
+    // position.
     let next = if found.is_empty() { end } else { Some((*updated_at_ms, id.clone())) };
     Ok((found, next))
 }
 
-/// What waits for endpoints that the configuration no longer names.
+/// Returns pending deliveries to endpoints that the configuration no longer names.
 fn find_abandoned(connection: &Connection, horizon: RetentionHorizon, limit: u32) -> rusqlite::Result<Vec<[u8; 16]>> {
     connection
         .prepare_cached(
@@ -288,7 +288,7 @@ fn find_abandoned(connection: &Connection, horizon: RetentionHorizon, limit: u32
 struct Prune {
     old: PrunableRows,
     horizon: RetentionHorizon,
-    /// About how many rows to remove.
+    /// The approximate number of rows to remove.
     limit: u32,
 }
 
@@ -312,7 +312,7 @@ impl Prune {
             gone += self.remove_with_event(tx, delivered)?;
         }
         for id in &self.old.abandoned {
-            // It may be configured again by now. What it missed can be replayed then.
+            // The endpoint may be configured again by now. Its missed deliveries can be replayed then.
             gone += tx.execute(
                 "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2
                  WHERE id = ?1 AND finished_at_ms IS NULL AND state <> 'leased'
@@ -339,7 +339,7 @@ impl Prune {
         Ok(u64::try_from(gone).unwrap_or(u64::MAX))
     }
 
-    /// Forgets a delivery, unless it or another of its event was asked for again since it was found.
+    /// Removes a delivery, unless it or another one of its event was replayed since it was found.
     fn remove_with_event(&self, tx: &WriteTransaction, delivered: &FinishedDelivery) -> rusqlite::Result<usize> {
         let (finished, dead) = (self.horizon.finished.unix_ms(), self.horizon.dead.unix_ms());
         let removed: Vec<[u8; 16]> = match delivered.upload {
@@ -370,8 +370,8 @@ impl Prune {
         Ok(removed.len() + self.remove_event(tx, delivered.event_position)?)
     }
 
-    /// Forgets an upload: its deliveries and events first, at most `limit` of
-    /// each, and itself with the last of them.
+    /// Removes an upload: its deliveries and events first, at most `limit` of each, and the record together
+    /// with the last of them.
     fn remove_upload(&self, tx: &WriteTransaction, upload: UploadId, limit: usize) -> rusqlite::Result<usize> {
         let metadata: Option<Metadata> = tx
             .connection

@@ -1,7 +1,7 @@
-//! Rows as SQLite has them: cells bound to a statement, and columns read from the left.
+//! Rows in SQLite: cells bound to a statement, and columns read from left to right.
 //!
-//! What the columns are, and what they hold, is described in [`state_rows`]. Columns are read in the order in
-//! which their statement names them: looking each up by its name took longer than all the rest of a read.
+//! [`state_rows`] describes the columns and their contents. Columns are read in the order in which their
+//! statement names them, because a lookup of each column by name took longer than the rest of a read.
 
 use std::sync::LazyLock;
 
@@ -15,7 +15,7 @@ use domain::id::UploadId;
 use domain::log::{EventPosition, LoggedEvent};
 use domain::upload::Upload;
 
-/// How SQLite writes the place of a value.
+/// SQLite's placeholder syntax.
 pub(super) const PLACEHOLDERS: Placeholders = Placeholders::Question;
 
 /// The columns of an upload in both of its tables, as [`upload`] reads them.
@@ -47,8 +47,8 @@ impl ToSql for BoundCell<'_> {
     }
 }
 
-/// A count as a database integer. None of ours comes near the end of it: sizes are bounded by their types,
-/// and versions and sequences count commits.
+/// Converts a count to a database integer. No count here comes near its maximum: sizes are bounded by their
+/// types, and versions and sequences count commits.
 pub(super) fn integer(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -59,7 +59,7 @@ pub(super) fn upload(row: &Row<'_>) -> rusqlite::Result<Upload> {
     UploadRow::read_upload(&mut columns)?.map_err(|Incoherent(column)| unreadable(row, column))
 }
 
-/// Reads one of several uploads, and first of all which it is. A row that cannot be read is logged, and hides
+/// Reads one of several uploads, starting with its identifier. A row that cannot be read is logged and hides
 /// no other.
 pub(super) fn one_of_uploads(row: &Row<'_>) -> rusqlite::Result<(UploadId, Option<Upload>)> {
     let id = row.get("id").map(UploadId::from_bytes)?;
@@ -92,7 +92,7 @@ pub(super) fn read<R: state_rows::Row>(row: &Row<'_>) -> rusqlite::Result<R> {
     R::read(&mut Columns::of(row))
 }
 
-/// A column holds what this program does not write.
+/// The error for a column with a value that this program does not write.
 #[derive(Debug, thiserror::Error)]
 #[error("column {0} has an unknown value")]
 struct UnreadableRow(String);
@@ -108,7 +108,7 @@ fn unreadable_at(row: &Row<'_>, place: usize) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(place, kind, Box::new(column))
 }
 
-/// The columns of a row, read from the left.
+/// The columns of a row, read from left to right.
 #[derive(Debug)]
 pub(super) struct Columns<'row> {
     row: &'row Row<'row>,

@@ -1,4 +1,4 @@
-//! The conformance suite over SQLite files, and what is SQLite's own.
+//! The conformance suite on SQLite files, and tests specific to SQLite.
 
 use std::path::PathBuf;
 
@@ -73,7 +73,7 @@ impl GathersCommits for TemporaryFile {
     }
 }
 
-/// Says that it has begun, and ends when the other end of `release` is dropped.
+/// Signals that it has begun, and ends when the other end of `release` is dropped.
 struct Wait {
     begun: Mutex<Option<tokio::sync::oneshot::Sender<()>>>,
     release: Mutex<mpsc::Receiver<()>>,
@@ -92,7 +92,7 @@ impl writer::Work for Wait {
 
 conformance_suite!(TemporaryFile, gathering commits);
 
-/// A question that fits hardly anything walks by a bounded number of rows, and says where it stopped.
+/// A query with few matches walks a bounded number of rows, and returns the position where it stopped.
 #[tokio::test]
 async fn a_long_walk_is_made_in_stages() {
     let place = TemporaryFile::new();
@@ -125,7 +125,7 @@ async fn a_long_walk_is_made_in_stages() {
     let recent = DeliveryQuery { kind, created_from: Some(NOW), limit: 10, ..DeliveryQuery::default() };
     assert_eq!(store.deliveries(TenantScope::All, &recent).await.unwrap().next, None, "all before are too old");
 
-    // A tenant beside one that has them all.
+    // A tenant without uploads, next to one that has them all.
     let another = TenantScope::One(TenantId::from_number(7));
     let (mut query, mut count) = (DeliveryQuery { limit: 10, ..DeliveryQuery::default() }, 1);
     let own = store.deliveries(TenantScope::One(TenantId::DEFAULT), &query).await.unwrap();
@@ -137,12 +137,13 @@ async fn a_long_walk_is_made_in_stages() {
     assert_eq!(count, 3, "20,000 at a time");
 }
 
-/// Whatever is decided about an endpoint, and whatever else concerns many rows: no
-/// transaction of the one writer grows with them.
+/// No transaction of the single writer grows with the backlog, whatever is decided about an endpoint and
+/// whichever other operation affects many rows.
 #[tokio::test]
 async fn no_transaction_grows_with_the_backlog() {
     const BACKLOG: i64 = 6_000;
-    /// What the first piece of a job may change, with the lanes behind it.
+    /// The maximum number of rows that the first batch of a job changes, including the lanes released after
+    /// it.
     const MOST: i64 = 1_100;
     let place = TemporaryFile::new();
     let store = place.open().await;
@@ -209,7 +210,7 @@ async fn no_transaction_grows_with_the_backlog() {
     assert_eq!(store.deliveries(TenantScope::All, &unfinished).await.unwrap().found, []);
 }
 
-/// How many rows were changed so far, and in how many transactions.
+/// Returns the numbers of rows changed and of transactions so far.
 async fn changes(store: &SqliteStore) -> (i64, i64) {
     let rows = store.writer.write(Changes).await.unwrap();
     (rows, i64::try_from(store.transactions()).unwrap())
@@ -226,7 +227,7 @@ impl writer::Work for Changes {
     }
 }
 
-/// However long reads overlap, the log is reset, and the reads come to their end.
+/// The log is reset and reads complete, however long reads overlap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_log_is_bounded_while_long_reads_overlap() {
     const MAX: u64 = 1 << 20;
@@ -256,7 +257,7 @@ async fn the_log_is_bounded_while_long_reads_overlap() {
     assert!(finished.iter().all(|count| *count > 0), "{finished:?}");
 }
 
-/// Reads one snapshot after the other, each for a while; says how many reads came to their end.
+/// Reads one snapshot after the other, each for a while, and returns the number of reads that completed.
 async fn read_long(store: Arc<SqliteStore>, stop: Arc<std::sync::atomic::AtomicBool>) -> u64 {
     let mut finished = 0;
     while !stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -265,13 +266,13 @@ async fn read_long(store: Arc<SqliteStore>, stop: Arc<std::sync::atomic::AtomicB
                 SELECT count(*) FROM uploads, numbers WHERE uploads.id > x'' LIMIT 1";
             connection.query_one(sql, [], |row| row.get::<_, i64>(0))
         };
-        // One that is interrupted again and again may be told so.
+        // A read that is interrupted again and again may fail with that error.
         finished += u64::from(store.readers.read("read for long", count).await.is_ok());
     }
     finished
 }
 
-/// What is described for every database fits the tables that the migrations have made here.
+/// The descriptions shared by all databases match the tables that the migrations create here.
 #[test]
 fn every_statement_of_a_description_is_one_of_its_table() {
     fn check<R: Row>(connection: &Connection) {
@@ -297,7 +298,7 @@ fn every_statement_of_a_description_is_one_of_its_table() {
     check::<UploadRow>(&connection);
 }
 
-/// What looks up an upload does not stand in line behind lists.
+/// A lookup of an upload does not wait behind lists.
 #[tokio::test]
 async fn a_lookup_never_waits_for_a_walk() {
     let place = TemporaryFile::new();
@@ -362,7 +363,8 @@ async fn a_full_disk_fails_a_commit_and_not_the_store() {
     store.insert(change_of(new_upload(written))).await.unwrap();
 }
 
-/// On a disk that is all but full, its first write may take what is kept, and the next must be possible then.
+/// On an almost full disk, the first write of a start may use the reserve, and the next write must then still
+/// be possible.
 #[tokio::test]
 async fn a_start_may_use_what_is_kept_for_deleting() {
     struct TakeAll;
@@ -402,7 +404,7 @@ impl writer::Work for LimitPages {
     }
 }
 
-/// Work that fails after it has written leaves no trace, and its neighbours are kept.
+/// Work that fails after it has written leaves no trace, and other work of its batch is kept.
 #[tokio::test]
 async fn failed_work_is_undone_alone() {
     struct FailOnce;
@@ -440,7 +442,7 @@ async fn failed_work_is_undone_alone() {
     assert_eq!(store.superseded(), 0);
 }
 
-/// What is counted ends where it is told to, and says so.
+/// A count stops at its limit and reports that there are more.
 #[tokio::test]
 async fn a_backlog_is_not_counted_to_its_end() {
     let place = TemporaryFile::new();
@@ -463,7 +465,7 @@ async fn a_backlog_is_not_counted_to_its_end() {
     }
 }
 
-/// The work goes on without its caller.
+/// The work is done without its caller.
 #[tokio::test]
 async fn a_caller_may_leave() {
     let place = TemporaryFile::new();

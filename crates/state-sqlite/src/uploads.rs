@@ -1,4 +1,4 @@
-//! Uploads: written through the writer, read beside it.
+//! Uploads: written through the writer, read by the readers.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use domain::upload::Upload;
 use state::clock::Clock;
 use state::{Change, Error, EventLog, HookCalls, NewEvent, Result, Store, SweepSelection, Uploads};
 
-/// The largest metadata value that can be searched for.
+/// The largest metadata value that can be searched for, in bytes.
 const MAX_INDEXED_BYTES: usize = 1024;
 
-/// How long the store may take to show that it works.
+/// The time within which the store must show that it works.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[async_trait]
@@ -59,7 +59,7 @@ impl Uploads for SqliteStore {
     async fn due(&self, selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
         let found = self.readers.read("find uploads that are due", move |connection| {
             let (mut found, mut passed, mut wanted) = (Vec::new(), skip, limit);
-            // What cannot be read is made up for, so that only the last page is short.
+            // Unreadable rows are replaced by further ones, so that only the last page is short.
             loop {
                 let rows = due_query(selection, node, passed, wanted).fetch(connection, rows::one_of_uploads)?;
                 let seen = u32::try_from(rows.len()).unwrap_or(wanted);
@@ -134,8 +134,8 @@ pub(super) static FIND: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// Each names its partial index: should condition and index ever differ,
-/// the statement fails instead of crawling.
+/// Each statement names its partial index: if condition and index ever differ, the statement fails instead of
+/// scanning the table.
 fn due_query(selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> SqlQuery {
     let mut sql = SqlQuery::new("SELECT ");
     sql.push(&UPLOAD_COLUMNS).push(" FROM uploads INDEXED BY ");
@@ -197,7 +197,7 @@ fn due_query(selection: SweepSelection, node: InstanceId, skip: u32, limit: u32)
     sql
 }
 
-/// What has a time to end.
+/// The condition that an upload has an expiry.
 const EXPIRES: &str = "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))";
 
 static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert_new::<UploadRow>(PLACEHOLDERS));
@@ -205,17 +205,18 @@ static INSERT: LazyLock<String> = LazyLock::new(|| sql::insert_new::<UploadRow>(
 static INSERT_ORIGIN: LazyLock<String> = LazyLock::new(|| sql::insert::<OriginRow>(PLACEHOLDERS));
 
 static UPDATE: LazyLock<String> = LazyLock::new(|| {
-    // The cells have the version that the commit makes, and the epoch that was read.
+    // The cells contain the version that the commit creates, and the epoch that was read.
     let [version, epoch] = ["version", "epoch"].map(|column| PLACEHOLDERS.of::<UploadRow>(column));
     sql::update::<UploadRow>(PLACEHOLDERS, &format!("version = {version} - 1 AND epoch = {epoch}"))
 });
 
-/// Says whether there was no such upload yet. If there was, it is left as it is.
+/// Writes a new upload, and returns true, if there is none with its identifier. An existing one is left
+/// unchanged.
 struct InsertUpload {
     upload: [Cell; UploadRow::COUNT],
     origin: [Cell; OriginRow::COUNT],
     id: UploadId,
-    /// The pairs it can be found by.
+    /// The metadata pairs that the upload can be found by.
     metadata: Vec<(String, Vec<u8>)>,
     events: UploadEvents,
 }
@@ -255,11 +256,12 @@ impl Work for InsertUpload {
     }
 }
 
-/// Says whether nobody has committed since the upload was read. If somebody has, nothing is changed.
+/// Commits an upload, and returns true, if no commit was made since it was read. Otherwise nothing is
+/// changed.
 pub(super) struct CommitUpload {
     upload: [Cell; UploadRow::COUNT],
     events: UploadEvents,
-    /// Its bytes go, or are gone.
+    /// True if the bytes of the upload are to be deleted, or are deleted.
     frees_space: bool,
 }
 
@@ -269,7 +271,7 @@ impl CommitUpload {
         Self { upload: UploadRow::cells(upload.record()), events: UploadEvents::of(upload, events), frees_space }
     }
 
-    /// Commits an upload of which there is nothing to tell.
+    /// Commits an upload without new events.
     pub(super) fn without_events(upload: &Upload) -> Self {
         Self::new(upload, Vec::new())
     }

@@ -1,14 +1,13 @@
-//! The one writer: a thread of its own, where work queues up, and
-//! whatever has queued up is committed together.
+//! The single writer: a dedicated thread with a queue. Everything queued is committed in one transaction.
 //!
-//! A commit costs a sync of the disk, whatever it holds. So the writer never waits for
-//! company: it takes what is there, and while that is being synced the next batch gathers by
-//! itself. Nobody is answered before the commit.
+//! A commit costs a sync of the disk, whatever its size. The writer therefore never waits for more work: it
+//! takes the queued work, and during the sync the next batch accumulates. No caller gets a reply before the
+//! commit.
 //!
-//! Nearly all work succeeds, so a batch is first written in one go. If any of it fails, the whole
-//! batch is undone and written again with each piece in a savepoint of its own: then what fails leaves
-//! no trace and harms nobody else. (Savepoints from the start would copy every page once more;
-//! *measured*, a quarter of the time of a commit.)
+//! Nearly all work succeeds, so a batch is first written as a whole. If any of it fails, the whole batch is
+//! undone and written again with each item in a separate savepoint; a failing item then leaves no trace and
+//! affects no other. (Savepoints from the start would copy every page once more, which was *measured* as a
+//! quarter of the time of a commit.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,46 +24,47 @@ use crate::reserve::DiskReserve;
 use crate::{closed, connection, failed_to_start, is_full, shared_failure};
 use state::{Error, EventBodies, Result};
 
-/// How many pieces of work may queue up before callers wait to be let in.
+/// The number of items of work that may be queued before further callers wait.
 const QUEUE: usize = 1024;
 
 const COMMIT: &str = "commit";
 
-/// Something to write, whole or not at all.
+/// A change that is written atomically.
 pub(super) trait Work: Send + 'static {
-    /// What it does, as a verb phrase for the error.
+    /// The operation as a verb phrase, for errors.
     const OPERATION: &'static str;
     type Output: Send + 'static;
 
-    /// Whether disk space can be freed once it is written. On a full disk it may use what is kept for that.
+    /// Reports whether disk space can be freed once the work is committed. On a full disk such work may use
+    /// the reserve.
     fn frees_space(&self) -> bool {
         false
     }
 
-    /// Writes within the open transaction. On an error everything it wrote
-    /// is undone; then it may be run once more.
+    /// Writes within the open transaction. After an error everything it wrote is undone; it may then be run
+    /// once more.
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Self::Output>;
 }
 
-/// The open transaction, and what is known beside it. Work writes with nothing else.
+/// The open transaction, with cached data. Work writes only through this.
 #[derive(Debug)]
 pub(super) struct WriteTransaction {
     pub(super) connection: Connection,
-    /// How the bodies of events are written that come of the work itself.
+    /// The functions for the bodies of events that the work itself causes.
     pub(super) bodies: EventBodies,
-    /// Who gets deliveries of new events, as far as it has been read. Forgotten by whoever
-    /// changes it, and when anything is undone.
+    /// The endpoints that may get deliveries of new events, if they have been read. Cleared by work that
+    /// changes them, and when anything is undone.
     pub(super) subscribers: Option<Arc<[Subscriber]>>,
-    /// Whether a delivery became ready; the bell rings once that is committed.
+    /// True if a delivery became ready; the bell rings once that is committed.
     pub(super) made_ready: bool,
-    /// How many deliveries of progress the open transaction drops; counted once it is committed.
+    /// The number of progress deliveries dropped in the open transaction; counted once it is committed.
     pub(super) superseded: u64,
-    /// Changes when another connection has written.
+    /// A value that changes when another connection has written.
     others: Option<i64>,
 }
 
 impl WriteTransaction {
-    /// Forgets what is known if another node has written since.
+    /// Clears cached data if another node has written since.
     fn invalidate_if_others_wrote(&mut self) -> SharedResult<()> {
         let look =
             |connection: &Connection| connection.prepare_cached("PRAGMA data_version")?.query_one([], |row| row.get(0));
@@ -75,12 +75,12 @@ impl WriteTransaction {
         Ok(())
     }
 
-    /// Runs a statement that gives no rows; says how many rows it changed.
+    /// Runs a statement that returns no rows, and returns the number of rows changed.
     pub(super) fn execute(&self, sql: &str, values: impl Params) -> rusqlite::Result<usize> {
         self.connection.prepare_cached(sql)?.execute(values)
     }
 
-    /// Does work whose deletions are to leave nothing behind in the file: freed pages are overwritten, too.
+    /// Runs work whose deletions must leave nothing in the file: freed pages are overwritten as well.
     pub(super) fn overwriting<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
@@ -92,7 +92,7 @@ impl WriteTransaction {
     }
 }
 
-/// The way to the writer's thread.
+/// The handle to the writer's thread.
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: mpsc::Sender<WriterMessage>,
@@ -100,7 +100,7 @@ pub(super) struct Writer {
     counts: Arc<Counts>,
 }
 
-/// What has been written since the start.
+/// Counts of committed work since the start.
 #[derive(Debug, Default)]
 struct Counts {
     transactions: AtomicU64,
@@ -142,20 +142,20 @@ impl Writer {
         Ok(Self { queue, thread: Mutex::new(Some(thread.map_err(failed_to_start)?)), counts })
     }
 
-    /// Has work written and answers once it is committed. The work goes on if the caller leaves.
+    /// Queues work and returns its result once it is committed. The work is done even if the caller leaves.
     pub(super) async fn write<W: Work>(&self, work: W) -> Result<W::Output> {
         let (answer, answered) = oneshot::channel();
         let job = Box::new(PendingWork { work, outcome: None, answer });
         self.queue.send(WriterMessage::Work(job)).await.map_err(|_| closed(W::OPERATION))?;
-        // The writer took it, and ended before it said what came of it.
+        // The writer accepted the work and ended before it reported the result.
         answered.await.map_err(|_| Error::Unanswered { operation: W::OPERATION })?
     }
 
-    /// Takes no more work, and gives the connection back when what is queued
-    /// has been written. Nothing the second time.
+    /// Rejects further work, and returns the connection after the queued work has been written. A second call
+    /// returns `None`.
     pub(super) async fn finish(&self) -> Option<Connection> {
         let thread = self.thread.lock().await.take()?;
-        // It only fails when the thread is gone, and then there is nothing to close.
+        // Sending fails only if the thread has ended, and then there is nothing to close.
         let _ = self.queue.send(WriterMessage::Close).await;
         tokio::task::spawn_blocking(move || thread.join().ok()).await.ok()?
     }
@@ -164,7 +164,7 @@ impl Writer {
         self.counts.transactions.load(Ordering::Relaxed)
     }
 
-    /// How many pieces of work were committed.
+    /// Returns the number of items of work committed.
     pub(super) fn works(&self) -> u64 {
         self.counts.works.load(Ordering::Relaxed)
     }
@@ -174,7 +174,7 @@ impl Writer {
     }
 }
 
-/// The writer's thread.
+/// The state of the writer's thread.
 struct WriterThread {
     tx: WriteTransaction,
     messages: mpsc::Receiver<WriterMessage>,
@@ -233,11 +233,11 @@ impl WriterThread {
         }
     }
 
-    /// Says why nothing of the batch was committed, if nothing was.
+    /// Writes a batch. Returns the error if nothing of it was committed.
     fn write(&mut self, batch: &mut Batch) -> Option<Arc<rusqlite::Error>> {
         match self.transact(batch, Self::in_one_go) {
             Ok(()) => None,
-            // Alone it has nobody to spare.
+            // With a single item there are no others to preserve.
             Err(error) if batch.len() == 1 => Some(error),
             Err(_) => self.transact(batch, Self::one_by_one).err(),
         }
@@ -260,7 +260,7 @@ impl WriterThread {
             self.tx.subscribers = None;
         }
         if written.is_err() && !self.tx.connection.is_autocommit() {
-            // Should this fail, the next transaction cannot begin, and its callers are told.
+            // If this fails, the next transaction cannot begin, and its callers get an error.
             let _ = self.execute("ROLLBACK");
         }
         written
@@ -277,8 +277,8 @@ impl WriterThread {
             if let Err(cause) = job.run(&mut self.tx) {
                 self.tx.subscribers = None;
                 self.tx.superseded = superseded;
-                // A full disk can end the whole transaction: no
-                // savepoint is left then, and the batch is lost.
+                // A full disk can end the whole transaction: no savepoint is left then, and the batch is
+                // lost.
                 self.execute("ROLLBACK TO job").map_err(|_| cause)?;
             }
             self.execute("RELEASE job")?;
@@ -293,7 +293,7 @@ impl WriterThread {
 
 type Batch = [Box<dyn QueuedWork>];
 
-/// Takes the work that frees no disk space out of a batch: it fails for this reason.
+/// Removes the work that frees no disk space from a batch and fails it with this error.
 fn answer_others(batch: &mut Vec<Box<dyn QueuedWork>>, why: &Arc<rusqlite::Error>) {
     let (freeing, others) = batch.drain(..).partition::<Vec<_>, _>(|job| job.frees_space());
     batch.extend(freeing);
@@ -306,29 +306,29 @@ fn disk_full() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None)
 }
 
-/// Why a whole batch does not count.
+/// The reason why a whole batch does not count.
 enum BatchFailure {
     Failed(Arc<rusqlite::Error>),
-    /// It was committed to files that nobody will find.
+    /// The batch was committed to files that have been removed or replaced.
     Gone,
 }
 
-/// With an error that several callers may be told of.
+/// A result whose error may be returned to several callers.
 type SharedResult<T> = std::result::Result<T, Arc<rusqlite::Error>>;
 
-/// Work of any kind, with its caller waiting.
+/// Work of any type, with its waiting caller.
 trait QueuedWork: fmt::Debug + Send {
     fn run(&mut self, tx: &mut WriteTransaction) -> SharedResult<()>;
 
     fn frees_space(&self) -> bool;
 
-    /// Tells the caller what came of it; `lost` is why the commit does not count, if it does not.
+    /// Returns the result to the caller. `lost` is the reason if the commit does not count.
     fn answer(self: Box<Self>, lost: Option<&BatchFailure>);
 }
 
 struct PendingWork<W: Work> {
     work: W,
-    /// What came of it when it last ran.
+    /// The result of the latest run.
     outcome: Option<SharedResult<W::Output>>,
     answer: oneshot::Sender<Result<W::Output>>,
 }
@@ -358,7 +358,7 @@ impl<W: Work> QueuedWork for PendingWork<W> {
             (None, Some(outcome)) => outcome.map_err(|error| shared_failure(W::OPERATION, error)),
             (None, None) => Err(closed(W::OPERATION)),
         };
-        // The caller may have left; what was written stays written.
+        // The caller may have left; the written work is kept.
         let _ = self.answer.send(result);
     }
 }

@@ -1,4 +1,4 @@
-//! What an answered commit outlives.
+//! The failures that an acknowledged commit survives.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -17,8 +17,8 @@ fn settings(durability: Durability) -> SqliteSettings {
     SqliteSettings { durability, ..SqliteSettings::default() }
 }
 
-/// SQLite, `PRAGMA synchronous`: in WAL mode, 2 syncs the log in every
-/// commit, and 1 only before it is copied back.
+/// SQLite, `PRAGMA synchronous`: in WAL mode, 2 syncs the log in every commit, and 1 only before it is copied
+/// back.
 struct Synchronous;
 
 impl writer::Work for Synchronous {
@@ -40,7 +40,7 @@ async fn the_writer_syncs_as_it_was_told() {
     }
 }
 
-/// How many answers to wait for before the kill: enough that the log has been copied back and begun anew.
+/// The number of acknowledgements before the kill: enough that the log has been copied back and restarted.
 const ANSWERS: usize = 1_500;
 
 #[tokio::test]
@@ -73,7 +73,7 @@ async fn acknowledged_commits_outlive_a_kill() {
     }
 }
 
-/// The child of the test above: says which uploads have been acknowledged, until it is killed.
+/// The child process of the test above: prints the acknowledged uploads until it is killed.
 #[tokio::test]
 #[ignore = "a part of acknowledged_commits_outlive_a_kill"]
 async fn insert_until_killed() {

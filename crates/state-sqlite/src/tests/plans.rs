@@ -1,8 +1,7 @@
-//! How SQLite goes about every statement the store sends: by an index, never
-//! through a whole table, never by sorting.
+//! The query plan of every statement that the store sends: by an index, never through a whole table, never by
+//! sorting.
 //!
-//! The statements are not listed here. They are overheard while the
-//! store is asked everything it can be asked.
+//! The statements are not listed here. They are recorded while the store runs every kind of query and change.
 
 use rusqlite::Connection;
 
@@ -27,10 +26,10 @@ use state::{
     SweepSelection, Uploads,
 };
 
-/// Tables of a few rows, whatever happens.
+/// Tables that always have few rows.
 const SMALL: [&str; 6] = ["health", "endpoints", "nodes", "replay_jobs", "backlog_jobs", "node_endpoints"];
 
-/// How statements begin that sort a few rows: as many as were asked for, or the backlog that was asked for.
+/// Returns the beginnings of statements that sort a few rows: the requested number, or a small backlog.
 fn sorting() -> [String; 2] {
     ["UPDATE deliveries SET state = 'leased'".to_owned(), format!("{} INDEXED BY deliveries_", *DELIVERIES)]
 }
@@ -175,7 +174,7 @@ async fn ask_everything(store: &SqliteStore) {
     store.backlog(TenantScope::All, Some(&endpoint("a"))).await.unwrap();
 }
 
-/// Every mix of conditions.
+/// Returns every combination of conditions.
 pub(super) fn upload_queries() -> impl Iterator<Item = UploadQuery> {
     (0..512_usize).map(|mix| {
         let bounds =
@@ -215,8 +214,8 @@ pub(super) fn delivery_queries() -> impl Iterator<Item = DeliveryQuery> {
     })
 }
 
-/// An index of only those rows that still want something: few, or else
-/// the list of them is what was asked for.
+/// Returns the indexes of only those rows that still need work: there are few, or their list is what the
+/// query requests.
 fn partial_indexes(connection: &Connection) -> Vec<String> {
     let sql = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql LIKE '%WHERE%'";
     let mut statement = connection.prepare(sql).unwrap();
@@ -233,7 +232,7 @@ fn plan(connection: &Connection, sql: &str) -> Vec<String> {
     steps
 }
 
-/// Whether the step goes through a table, or a whole index of it.
+/// Reports whether the step scans a table or a whole index of it.
 fn scans(step: &str, partial: &[String]) -> bool {
     let scanned = step.strip_prefix("SCAN ").and_then(|rest| rest.split(' ').next());
     let is_table = scanned.is_some_and(|name| !name.starts_with('(') && name != "CONSTANT" && !SMALL.contains(&name));

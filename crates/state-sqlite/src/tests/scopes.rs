@@ -1,6 +1,6 @@
 //! Every statement of a call with a scope names the tenant (access T2).
 //!
-//! As in [`plans`](super::plans), the statements are overheard, not listed.
+//! As in [`plans`](super::plans), the statements are recorded, not listed.
 
 use std::collections::BTreeSet;
 
@@ -16,10 +16,11 @@ use domain::query::HookCallQuery;
 use state::conformance::*;
 use state::{Deliveries, Endpoints, EventLog, HookCalls, Replays, Retention, Uploads};
 
-/// The tables whose rows say whose they are.
+/// The tables whose rows have a tenant.
 const OF_TENANTS: [&str; 6] = ["uploads", "events", "deliveries", "hook_calls", "endpoints", "replay_jobs"];
 
-/// Statements that name no tenant, by what they contain, and why no row of another tenant comes of them.
+/// Statements that name no tenant, by a part of their text, with the reason why they return no row of another
+/// tenant.
 const EXCUSED: [(&str, &str); 7] = [
     ("SELECT coalesce(max(position), 0) FROM events", "says where the log ends"),
     ("FROM (SELECT 1 FROM deliveries WHERE endpoint = ?1", "counts for an endpoint that was found in the scope"),
@@ -27,7 +28,7 @@ const EXCUSED: [(&str, &str); 7] = [
     ("FROM (SELECT 1 FROM deliveries INDEXED BY", "chooses an index, and nobody is told the count"),
     ("FROM (SELECT 1 FROM uploads ", "so does this"),
     ("SELECT facts ->> '$.content_type' FROM uploads INDEXED BY", "chooses which parts of an index to walk"),
-    // The end may be a row of another tenant. Cursors are sealed, so that nobody can read it there.
+    // The end may be a row of another tenant. Cursors are sealed, so that clients cannot read it.
     ("ORDER BY id DESC LIMIT 1 OFFSET ?", "finds where a bounded walk ends"),
 ];
 
@@ -89,7 +90,7 @@ async fn read_in_scope(store: &SqliteStore) {
     store.replay_jobs(SCOPE).await.unwrap();
 }
 
-/// Makes the calls that change something, for another tenant: each finds nothing and ends with that.
+/// Makes the changing calls for another tenant: each finds nothing and ends there.
 async fn act_as_another(store: &SqliteStore, listener: &StatementTrace) -> BTreeSet<String> {
     let (a, now) = (endpoint("a"), at(21));
     let delivery = deliveries_to(store, "a").await[0].id;

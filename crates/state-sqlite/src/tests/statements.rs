@@ -1,4 +1,4 @@
-//! Overhears the statements that a store sends to SQLite.
+//! Records the statements that a store sends to SQLite.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -10,16 +10,16 @@ use crate::{SqliteStore, writer};
 
 static STATEMENTS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Held by whoever listens: SQLite reports to a function, which cannot tell one listener from another.
+/// Held by the active listener: SQLite reports to a function, which cannot distinguish listeners.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Listens to one store until it is dropped.
+/// Records the statements of one store until it is dropped.
 pub(super) struct StatementTrace {
     _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
 impl StatementTrace {
-    /// Listens to a store with one connection of each kind.
+    /// Starts to record a store with one connection of each kind.
     pub(super) async fn of(store: &SqliteStore) -> Self {
         let turn = TURN.lock().await;
         STATEMENTS.lock().unwrap().clear();
@@ -29,7 +29,7 @@ impl StatementTrace {
         Self { _turn: turn }
     }
 
-    /// Gives what was overheard since this was called last: reads and writes of tables, each text once.
+    /// Returns the statements recorded since the previous call: reads and writes of tables, each text once.
     pub(super) fn take(&self) -> BTreeSet<String> {
         let verbs = ["SELECT", "INSERT", "UPDATE", "DELETE"];
         let all = std::mem::take(&mut *STATEMENTS.lock().unwrap());

@@ -1,4 +1,4 @@
-//! Guarantees of every adapter of [`Bells`](crate::Bells).
+//! Guarantees of every adapter of [`Bells`].
 
 use futures::FutureExt;
 

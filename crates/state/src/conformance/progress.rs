@@ -1,4 +1,4 @@
-//! Guarantees of every adapter of [`LiveProgress`](crate::LiveProgress).
+//! Guarantees of every adapter of [`LiveProgress`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
