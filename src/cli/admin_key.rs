@@ -1,4 +1,4 @@
-//! `longshore admin-key`: makes a key for managing webhooks.
+//! `longshore admin-key`: generates a key for managing webhooks.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! `longshore config`: shows what would be in force, or the commented defaults.
+//! `longshore config`: prints the effective configuration, or the commented defaults.
 
 use std::collections::BTreeMap;
 use std::io::Write;

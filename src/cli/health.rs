@@ -1,5 +1,5 @@
-//! `longshore health`: asks a running server whether it is ready. Made for container health
-//! checks, where no shell and no curl are.
+//! `longshore health`: checks whether a running server is ready. Intended for health checks in containers,
+//! which have neither a shell nor curl.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,10 +14,10 @@ use crate::config::{HealthTarget, keys};
 
 mod unverified;
 
-/// For the whole exchange.
+/// Timeout of the whole exchange.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// More than any status line.
+/// Maximum length of a status line, in bytes.
 const STATUS_LINE_MAX: usize = 1024;
 
 pub(super) fn command() -> Command {
@@ -36,7 +36,7 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
     print(out, "ready\n")
 }
 
-/// Asks `GET /readyz` of the server reached there; else the reason, in one line.
+/// Sends `GET /readyz` to the server. Returns the reason in one line if it is not ready.
 pub(super) fn check(target: HealthTarget, timeout: Duration) -> Result<(), String> {
     if target.listen.port() == 0 {
         return Err("port 0 picks another port at each start; set the port in use with --listen".to_owned());
@@ -53,7 +53,7 @@ pub(super) fn check(target: HealthTarget, timeout: Duration) -> Result<(), Strin
     }
 }
 
-/// A server that listens on all addresses is reached on the loopback one.
+/// Returns the address to connect to: the loopback address if the server listens on all addresses.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -89,7 +89,7 @@ fn query(stream: &mut (impl Read + Write), at: SocketAddr) -> io::Result<String>
     Ok(line.escape_ascii().to_string())
 }
 
-/// A connection on which everything together ends at the deadline.
+/// A connection on which all operations in total end at the deadline.
 struct Timed {
     stream: TcpStream,
     deadline: Instant,
@@ -113,7 +113,8 @@ impl Write for Timed {
     }
 }
 
-/// The time left; it is an error to have none, also for the calls that take it.
+/// Returns the time left. If there is none, returns a timeout error, because the socket calls reject a zero
+/// timeout.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }

@@ -1,8 +1,8 @@
-//! The command line: what can be typed, and which subcommand runs.
+//! The command line: its arguments, and the selection of the subcommand.
 //!
-//! Owns the texts of `--help`, exit codes, and what goes to stdout. Flags are not written down here: they are
-//! the keys of the configuration. Exit codes: 0 done, 1 failed, 2 not understood (wrong usage or
-//! configuration); a health check knows only 0 and 1, because container engines reserve 2.
+//! Owns the texts of `--help`, exit codes, and the output on stdout. Flags are not listed here: they are the
+//! keys of the configuration. Exit codes: 0 success, 1 failure, 2 wrong usage or configuration; a health
+//! check uses only 0 and 1, because container engines reserve 2.
 
 mod admin_key;
 mod config;
@@ -40,7 +40,7 @@ Examples:
   longshore uploads list --stage receiving        uploads that are receiving bytes
   longshore webhooks listen                       receive events here, verify and print them";
 
-/// Everything that can be typed.
+/// Returns the definition of the whole command line.
 pub fn command() -> Command {
     Command::new("longshore")
         .bin_name("longshore")
@@ -58,7 +58,7 @@ pub fn command() -> Command {
         .subcommand(webhooks::command())
 }
 
-/// Runs what was typed; `serve` is how the program serves, and returns once it has stopped.
+/// Runs the subcommand. `serve` runs the server, and returns once it has stopped.
 pub fn run(serve: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
     let matches = command().get_matches();
     let outcome = environment().map_err(Failure::Configuration).and_then(|env| match matches.subcommand() {
@@ -76,14 +76,14 @@ pub fn run(serve: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// The variables that are for the command line and no keys of the configuration.
+/// Variables of the command line that are not keys of the configuration.
 const NOT_KEYS: [&str; 3] = [webhooks::SERVER_VARIABLE, webhooks::KEY_VARIABLE, webhooks::TOKEN_VARIABLE];
 
 fn own_variables() -> BTreeMap<String, String> {
     NOT_KEYS.into_iter().filter_map(|name| env::var(name).ok().map(|value| (name.to_owned(), value))).collect()
 }
 
-/// The variables of this process that are keys of the configuration.
+/// Returns the variables of this process that are keys of the configuration.
 pub(crate) fn environment() -> Result<BTreeMap<String, String>, ConfigErrors> {
     let ours = |name: &std::ffi::OsString| {
         let name = name.to_string_lossy();
@@ -98,14 +98,14 @@ pub(crate) fn environment() -> Result<BTreeMap<String, String>, ConfigErrors> {
     env::vars_os().filter(|(name, _)| ours(name)).map(text).collect()
 }
 
-/// Why a subcommand did not do its work.
+/// Reason why a subcommand failed.
 #[derive(Debug)]
 enum Failure {
     Configuration(ConfigErrors),
     Serving(anyhow::Error),
-    /// One line that is all there is to say.
+    /// The complete message, in one line.
     NotReady(String),
-    /// What was typed means nothing.
+    /// The arguments are invalid.
     NotUnderstood(String),
 }
 
@@ -119,13 +119,14 @@ impl Failure {
             Self::NotReady(reason) => (format!("not ready: {reason}"), 1),
             Self::NotUnderstood(reason) => (format!("longshore: {reason}"), 2),
         };
-        // Nobody is left to tell if stderr is closed.
+        // If stderr is closed, the error cannot be reported.
         drop(writeln!(io::stderr().lock(), "{}", escaped_lines(&text)));
         ExitCode::from(code)
     }
 }
 
-/// Writes a whole text, fit for a terminal. A reader that has read enough, such as `head`, is not an error.
+/// Prints a whole text, escaped for terminals. A reader that has closed the pipe, such as `head`, is not an
+/// error.
 fn print(out: &mut dyn Write, text: &str) -> Result<(), Failure> {
     match out.write_all(escaped_lines(text).as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -1,4 +1,4 @@
-//! `longshore serve`: reads the configuration and serves until told to stop.
+//! `longshore serve`: reads the configuration and serves until it is stopped.
 
 use std::collections::BTreeMap;
 

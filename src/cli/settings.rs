@@ -1,4 +1,4 @@
-//! The keys of the configuration as flags, and what was typed as its inputs.
+//! The flags for the keys of the configuration, and the inputs that they provide.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ the file.
 
 `longshore config --defaults` explains every setting.";
 
-/// Reads the configuration from what was typed, the environment given and the file either names.
+/// Reads the configuration from the flags, the given environment, and the file that either names.
 pub fn load(matches: &ArgMatches, env: &BTreeMap<String, String>) -> Result<Config, ConfigErrors> {
     Config::read(&inputs(matches, env)?)
 }
@@ -42,7 +42,7 @@ fn read_file(matches: &ArgMatches, env: &BTreeMap<String, String>) -> Result<Opt
     }
 }
 
-/// `--config` and a flag for every key, under the heading of its section.
+/// Returns `--config` and a flag for every key, under the heading of its section.
 pub(super) fn all_flags() -> impl Iterator<Item = Arg> {
     [config_flag()].into_iter().chain(keys().iter().map(flag))
 }
@@ -65,7 +65,7 @@ pub(super) fn flag(key: &'static ConfigKey) -> Arg {
         .help_heading(heading)
 }
 
-/// The default as it would be typed.
+/// Returns the default in the form of a flag's value.
 fn default_words(default: &Value) -> String {
     match default {
         Value::String(text) if text.is_empty() => "none".to_owned(),

@@ -1,4 +1,4 @@
-//! What can be typed, and what comes of it.
+//! Tests of arguments and their results.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -117,7 +117,8 @@ fn an_admin_key_is_printed_with_the_line_that_lets_the_server_know_it() {
     assert!(key.starts_with("lsk_") && hash.is_of(key.as_bytes()));
 }
 
-/// A server that takes one request and answers with these bytes, then closes; it gives the request back.
+/// Starts a server that reads one request, responds with these bytes and closes. Returns its address, and the
+/// request once it has been read.
 fn answering(answer: &'static str) -> (SocketAddr, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();

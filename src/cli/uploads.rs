@@ -18,7 +18,7 @@ Examples:
   longshore uploads show 01a20076-a45e-71b5-8f30-24cfa8d21251
   longshore uploads delete 01a20076-a45e-71b5-8f30-24cfa8d21251   in any protocol and stage";
 
-/// Where the API has uploads.
+/// Path of uploads in the API.
 const AREA: &str = "uploads";
 
 pub(super) fn command() -> Command {
@@ -80,7 +80,7 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
     print(out, &printed.shown(typed.get_flag("json")))
 }
 
-/// What was typed of a list, as the API takes it.
+/// Converts the flags of `list` to parameters of the API.
 fn query(typed: &ArgMatches) -> Result<Vec<(String, String)>, Failure> {
     let limit = typed.get_one::<u32>("limit").map_or("20".to_owned(), u32::to_string);
     let mut query = vec![("limit".to_owned(), limit)];
@@ -108,7 +108,7 @@ fn shown(page: &UploadList<'_>) -> String {
         vec![
             show::word(&upload.id),
             stage,
-            // As in the answer: with a digit after the point, always.
+            // As in the response: always with at least one decimal place.
             upload.percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:?}")),
             upload.length.map_or_else(|| "-".to_owned(), |length| length.to_string()),
             show::word(&upload.created_at),

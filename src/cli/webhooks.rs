@@ -1,5 +1,5 @@
-//! `longshore webhooks`: manages the endpoints and deliveries of a running server through
-//! its API, and receives events to look at.
+//! `longshore webhooks`: manages the endpoints and deliveries of a running server through its API, and
+//! receives events for inspection.
 
 pub(super) mod client;
 mod listen;
@@ -21,13 +21,13 @@ use api::delivery::Delivery;
 use api::endpoint::{Endpoint, EndpointChange, EndpointList, KeyRotation, Resumption};
 use domain::time::milliseconds;
 
-/// Names the server to ask, where the flag does not.
+/// Variable with the URL of the server, used without the flag.
 pub(super) const SERVER_VARIABLE: &str = "LONGSHORE_SERVER";
 
-/// Holds the admin key, where no file does.
+/// Variable with the admin key, used without a key file.
 pub(super) const KEY_VARIABLE: &str = "LONGSHORE_ADMIN_KEY";
 
-/// Holds the token that clients share, where no file does and there is no admin key.
+/// Variable with the shared token of clients, used without a token file and without an admin key.
 pub(super) const TOKEN_VARIABLE: &str = "LONGSHORE_TOKEN";
 
 const EXAMPLES: &str = "\
@@ -126,7 +126,7 @@ fn endpoints() -> Command {
         )
 }
 
-/// What may be said of an endpoint.
+/// Returns the flags for the settings of an endpoint.
 fn term_flags() -> Vec<Arg> {
     vec![
         flag(
@@ -228,7 +228,7 @@ pub(super) fn run(matches: &ArgMatches, env: &BTreeMap<String, String>, out: &mu
     print(out, &printed.shown(wants_json))
 }
 
-/// Tries an endpoint out. The exit code is the result.
+/// Tests an endpoint. The exit code is the result.
 fn test(api: &Api, endpoint: &str, wants_json: bool, out: &mut dyn Write) -> Result<(), Failure> {
     let tested: Answer<Delivery<'_>> = api.post_empty(&format!("/endpoints/{endpoint}/test"))?;
     let attempt = tested.read.attempts.first().cloned().unwrap_or_default();
@@ -275,7 +275,7 @@ fn run_endpoints(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     Ok(Printed::one(answer))
 }
 
-/// What was typed of an endpoint, as the API takes it. What was not typed is left out.
+/// Converts the flags for settings of an endpoint to a change for the API. Absent flags are omitted.
 fn terms(typed: &ArgMatches) -> Result<EndpointChange, Failure> {
     let word = |name: &str| typed.get_one::<String>(name).cloned();
     let count = |name: &str| typed.get_one::<u32>(name).map(|count| Some(*count));
@@ -309,7 +309,7 @@ fn terms(typed: &ArgMatches) -> Result<EndpointChange, Failure> {
     })
 }
 
-/// Names with values, each typed in a flag of its own.
+/// Parses pairs of names and values, each from a separate occurrence of a flag.
 fn pairs(typed: &ArgMatches, flag: &str, separator: char) -> Result<Option<BTreeMap<String, String>>, Failure> {
     let Some(pairs) = typed.get_many::<String>(flag) else { return Ok(None) };
     let split = |pair: &String| {

@@ -1,7 +1,8 @@
-//! TLS to a server whose certificate is for another name than the address it is asked at.
+//! TLS to a server whose certificate is for a name other than the address of the connection.
 //!
-//! The health check asks the server beside it, sends nothing secret and believes only "ready" or not, as it
-//! does without TLS. So it takes any certificate; that the server holds its key is still seen.
+//! The health check queries a server on the same machine, sends no secrets, and trusts only the answer
+//! "ready" or "not ready", as it does without TLS. Therefore it accepts any certificate; the handshake still
+//! proves that the server has the certificate's key.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

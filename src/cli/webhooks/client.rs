@@ -1,4 +1,4 @@
-//! The server's API as the command line queries it.
+//! Client for the server's API.
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -21,27 +21,27 @@ use outbound::tls::install_tls_provider;
 
 const DEFAULT_SERVER: &str = "http://127.0.0.1:8080";
 
-/// A test waits for its receiver, which has half a minute at most.
+/// Timeout of a request. A test waits for its receiver, which may take up to 30 seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The most that is read of an answer.
+/// Maximum number of bytes that are read of a response.
 const ANSWER_MAX_BYTES: usize = 16 << 20;
 
-/// An answer of the server.
+/// A response of the server.
 #[derive(Debug)]
 pub(in crate::cli) struct Answer<T> {
-    /// As it is, for programs that read on.
+    /// The JSON as received, for programs.
     pub(in crate::cli) raw: Value,
-    /// As the command line understands it.
+    /// The JSON as parsed by the command line.
     pub(in crate::cli) read: T,
 }
 
 #[derive(Debug)]
 pub(in crate::cli) struct Api {
     base: Url,
-    /// The part of the API that paths are below.
+    /// The part of the API that contains the paths.
     area: &'static str,
-    /// An admin key, or the token that clients share.
+    /// An admin key, or the shared token of clients.
     credential: Option<String>,
     client: reqwest::Client,
     runtime: Runtime,
@@ -58,7 +58,7 @@ pub(super) struct ServerRejection {
 }
 
 impl ServerRejection {
-    /// What to do about it, in the words of the command line.
+    /// Returns advice on the rejection in terms of the command line.
     fn advice(&self) -> String {
         match self.code.as_str() {
             "unauthorized" if self.had_credential => {
@@ -105,7 +105,7 @@ impl Api {
         let client = match (base.scheme(), typed.get_one::<PathBuf>("server-ca-file")) {
             ("https", Some(path)) => client.tls_certs_only(authorities(path)?),
             ("https", None) => client,
-            // The certificates of the system are looked for only where they are needed.
+            // The system's certificates are loaded only if they are needed.
             _ => client.tls_certs_only([]),
         };
         let client = client.build().context("could not set up the HTTP client").map_err(Failure::Serving)?;
@@ -114,7 +114,7 @@ impl Api {
         Ok(Self { base, area: "webhooks", credential: credential(typed, env)?, client, runtime })
     }
 
-    /// Queries another part of the API from now on.
+    /// Returns the client for another part of the API.
     #[must_use]
     pub(in crate::cli) fn within(self, area: &'static str) -> Self {
         Self { area, ..self }
@@ -132,7 +132,7 @@ impl Api {
         Ok(self.try_get(path, query)??)
     }
 
-    /// The same for one who can do something about a rejection.
+    /// Like [`Self::get_with`], for callers that handle a rejection.
     pub(super) fn try_get<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -145,7 +145,7 @@ impl Api {
         Ok(self.try_post(path, body)??)
     }
 
-    /// The same for one who can do something about a rejection.
+    /// Like [`Self::post`], for callers that handle a rejection.
     pub(super) fn try_post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -154,7 +154,7 @@ impl Api {
         self.send(Method::POST, path, &[], Some(text(body)))
     }
 
-    /// Posts nothing but the request itself.
+    /// Sends a POST request without a body.
     pub(super) fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
         Ok(self.send(Method::POST, path, &[], None)??)
     }
@@ -226,7 +226,7 @@ fn text(body: &impl Serialize) -> String {
     serde_json::to_string(body).expect("names and values are always JSON")
 }
 
-/// The key that was named, else the token; flags before variables.
+/// Returns the key that was given, or else the token. Flags take precedence over variables.
 fn credential(typed: &ArgMatches, env: &BTreeMap<String, String>) -> Result<Option<String>, Failure> {
     for flag in ["key-file", "token-file"] {
         if let Some(path) = typed.get_one::<PathBuf>(flag) {
@@ -245,7 +245,7 @@ fn authorities(path: &PathBuf) -> Result<Vec<Certificate>, Failure> {
     if found.is_empty() { Err(wrong("the file contains no PEM certificate".to_owned())) } else { Ok(found) }
 }
 
-/// Why there was no answer.
+/// Returns the error for a request without a response.
 fn unreached(server: &str, error: reqwest::Error) -> Failure {
     let error = error.without_url();
     let causes = std::iter::successors(error.source(), |&cause| cause.source()).map(ToString::to_string);
@@ -255,7 +255,7 @@ fn unreached(server: &str, error: reqwest::Error) -> Failure {
     })
 }
 
-/// What is the matter with a certificate, by the words of the TLS library.
+/// Returns what is wrong with a certificate, based on the error text of the TLS library.
 fn distrust(cause: &str) -> Option<&'static str> {
     if cause.contains("CaUsedAsEndEntity") {
         return Some(

@@ -1,5 +1,5 @@
-//! `longshore webhooks listen`: a small receiver for the first look at events. It checks every signature as a
-//! real receiver should, and prints what it got.
+//! `longshore webhooks listen`: a small receiver for inspecting events. It verifies every signature as a real
+//! receiver should, and prints the events.
 
 use std::fmt::Display;
 use std::io;
@@ -21,10 +21,10 @@ use crate::terminal::{escaped, escaped_lines};
 use outbound::ed25519::PublicKey;
 use outbound::sign::{SharedSecret, sign};
 
-/// Standard Webhooks: how old, or how far ahead, a message may be.
+/// Standard Webhooks: maximum difference between the timestamp of a message and the clock.
 const TOLERANCE: Duration = Duration::from_mins(5);
 
-/// More than any event has.
+/// Maximum size of a body in bytes: more than that of any event.
 const BODY_MAX_BYTES: usize = 1 << 20;
 
 pub(super) fn command() -> Command {
@@ -62,7 +62,7 @@ struct Listener {
     whole: bool,
 }
 
-/// What messages are verified with; at least one of the two.
+/// The keys that verify messages; at least one of the two is present.
 struct Keys {
     secret: Option<SharedSecret>,
     public: Option<PublicKey>,
@@ -106,7 +106,8 @@ pub(super) fn run(typed: &ArgMatches) -> Result<(), Failure> {
     actix_web::rt::System::new().block_on(serve).map_err(Failure::Serving)
 }
 
-/// With a secret, all that a server needs to send here.
+/// Returns the text printed at the start. With a secret, it contains the configuration that a server needs to
+/// send here.
 fn introduction(at: SocketAddr, secret: Option<&str>) -> String {
     let Some(secret) = secret else {
         return format!(
@@ -144,7 +145,7 @@ async fn receive(request: HttpRequest, body: web::Bytes, listener: web::Data<Lis
     HttpResponse::build(listener.answer).finish()
 }
 
-/// A delivery as it came.
+/// A delivery as received.
 struct ReceivedMessage<'a> {
     id: &'a str,
     timestamp: &'a str,
@@ -153,7 +154,8 @@ struct ReceivedMessage<'a> {
 }
 
 impl ReceivedMessage<'_> {
-    /// As Standard Webhooks says: recent, and one of the signatures fits.
+    /// Verifies a message by the rules of Standard Webhooks: it is recent, and one of the signatures is
+    /// valid.
     fn verify(&self, keys: &Keys, now: i64) -> Result<(), &'static str> {
         let sent: i64 =
             self.timestamp.parse().map_err(|_| "it has no webhook-timestamp header, so it is not a webhook")?;
@@ -173,7 +175,7 @@ fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
     bool::from(subtle::ConstantTimeEq::ct_eq(one, other))
 }
 
-/// An event in one line: when, what, which upload, how far.
+/// Formats an event in one line: time, type, upload, and progress.
 fn line(event: &Value, attempt: &str) -> String {
     let (data, text) = (&event["data"], |value: &Value| value.as_str().unwrap_or("-").to_owned());
     let far = match (data["offset"].as_u64(), data["length"].as_u64()) {
@@ -184,7 +186,7 @@ fn line(event: &Value, attempt: &str) -> String {
     let again = if matches!(attempt, "" | "1") { String::new() } else { format!("  attempt {attempt}") };
     let about = match data["sequence"].as_u64() {
         Some(sequence) => format!("{} #{sequence}", text(&data["upload_id"])),
-        // News of the sending itself.
+        // An event about the delivery of events.
         None => data.to_string(),
     };
     let line = format!("{}  {:<18} {about}  {far}{again}", text(&event["timestamp"]), text(&event["type"]));
@@ -198,7 +200,7 @@ fn unix_seconds() -> i64 {
 }
 
 fn print(text: &str) {
-    // Nobody is left to tell if stdout is closed.
+    // If stdout is closed, nothing can be reported.
     let mut out = io::stdout().lock();
     drop(writeln!(out, "{}", escaped_lines(text)).and_then(|()| out.flush()));
 }

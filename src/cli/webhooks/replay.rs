@@ -1,4 +1,4 @@
-//! `longshore webhooks replay`: sends deliveries again, or now.
+//! `longshore webhooks replay`: sends deliveries again, or waiting ones now.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use api::delivery::{Delivery, DeliveryList as Deliveries};
 use api::endpoint::Endpoint;
 use api::replay::{NewReplay, Replay, ReplayList};
 
-/// How long a replay is waited for before it is only said that it runs.
+/// Maximum wait for a replay to end before its running state is printed.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -72,7 +72,7 @@ pub(super) fn run(api: &Api, typed: &ArgMatches) -> Result<Printed, Failure> {
     }
 }
 
-/// Sends what an id names: a delivery, or the deliveries of an event or an upload.
+/// Replays the delivery with this id, or the deliveries of the event or upload with this id.
 fn replay_one(api: &Api, id: &str, force: bool) -> Result<Printed, Failure> {
     let path = |delivery: &str| format!("/deliveries/{delivery}/replay");
     let body = api::delivery::ReplayOptions { force };
@@ -95,7 +95,7 @@ fn replay_one(api: &Api, id: &str, force: bool) -> Result<Printed, Failure> {
         return Err(nothing());
     }
     let (mut queued, mut raw, mut succeeded) = (Vec::new(), Vec::new(), 0);
-    // The list is newest first; they go out as they came.
+    // The list is newest first; replay in the original order.
     for delivery in found.read.deliveries.iter().rev() {
         match api.try_post::<Delivery<'_>>(&path(&delivery.id), &body)? {
             Ok(answer) => {
@@ -114,7 +114,7 @@ fn replay_one(api: &Api, id: &str, force: bool) -> Result<Printed, Failure> {
     Ok(Printed { raw: json!({ "deliveries": raw, "next": null, "note": hint }), text })
 }
 
-/// The job as it is when it has ended, or when that takes long.
+/// Returns the job when it has ended, or after [`REPLAY_PATIENCE`].
 fn wait_for_job(api: &Api, mut job: Answer<Replay>) -> Result<Answer<Replay>, Failure> {
     let began = Instant::now();
     while job.read.state == "running" && began.elapsed() < REPLAY_PATIENCE {
@@ -124,7 +124,7 @@ fn wait_for_job(api: &Api, mut job: Answer<Replay>) -> Result<Answer<Replay>, Fa
     Ok(job)
 }
 
-/// What to do where a replay has found nothing, and something waits.
+/// Returns advice if a replay has found nothing although deliveries are waiting.
 fn hint_on(api: &Api, job: &Replay) -> Result<Option<String>, Failure> {
     if job.what == "pending" || job.queued != 0 || job.state == "running" {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Answers of the API as people read them.
+//! Formats responses of the API for people.
 
 use serde_json::{Value, json};
 
@@ -9,22 +9,22 @@ use api::endpoint::{Backlog, Endpoint};
 use api::replay::Replay;
 use api::text::Text;
 
-/// An answer as it is printed.
+/// A response to be printed.
 #[derive(Debug)]
 pub(in crate::cli) struct Printed {
-    /// As the server gave it, for programs.
+    /// The JSON of the server, for programs.
     pub(in crate::cli) raw: Value,
-    /// For people.
+    /// The text for people.
     pub(in crate::cli) text: String,
 }
 
 impl Printed {
-    /// One thing, whatever it has.
+    /// Formats a single object with all its fields.
     pub(in crate::cli) fn one<T>(answer: Answer<T>) -> Self {
         Self { text: one(&answer.raw, None), raw: answer.raw }
     }
 
-    /// Something that was done, and has nothing to show for it.
+    /// Returns the output of a successful action without a result.
     pub(in crate::cli) fn done() -> Self {
         Self { raw: Value::Null, text: "done\n".to_owned() }
     }
@@ -48,7 +48,7 @@ pub(super) fn endpoints(all: &[Endpoint]) -> String {
     })
 }
 
-/// A page of deliveries, with a hint of the command line's own.
+/// Formats a page of deliveries, with an optional hint by the command line.
 pub(super) fn deliveries(page: &DeliveryList<'_>, hint: Option<&str>) -> String {
     let header = &["TIME", "DELIVERY", "EVENT", "UPLOAD", "ENDPOINT", "STATE", "ATTEMPTS", "LAST RESULT"];
     let text = table("no deliveries", &page.deliveries, header, |it| {
@@ -79,15 +79,15 @@ pub(super) fn replays(jobs: &[Replay]) -> String {
     })
 }
 
-/// How to go on to the next page.
+/// Returns the arguments for the next page.
 pub(in crate::cli) fn more(next: Option<&str>) -> String {
     next.map(|cursor| format!("next page: --cursor {}\n", escaped(cursor))).unwrap_or_default()
 }
 
-/// One thing as lines of names and values, with a hint of the command line's own.
+/// Formats an object as lines of names and values, with an optional hint by the command line.
 pub(in crate::cli) fn one(thing: &Value, hint: Option<&str>) -> String {
     let mut lines = String::new();
-    // The id of an endpoint is what the file and the command line call its name.
+    // The id of an endpoint is called its name in the configuration file and on the command line.
     match thing.as_object().filter(|fields| fields.contains_key("origin")) {
         Some(endpoint) => {
             let named = endpoint.iter().map(|(field, value)| match field.as_str() {
@@ -105,7 +105,7 @@ fn note(hint: Option<&str>) -> String {
     hint.map(|hint| format!("{}\n", escaped(hint))).unwrap_or_default()
 }
 
-/// What came of a test.
+/// Formats the result of a test.
 pub(super) fn tested(delivery: &Delivery<'_>, attempt: &Attempt<'_>) -> String {
     let mut lines = String::new();
     for (name, value) in [
@@ -126,7 +126,7 @@ pub(super) fn tested(delivery: &Delivery<'_>, attempt: &Attempt<'_>) -> String {
     lines
 }
 
-/// Why an attempt failed.
+/// Returns the reason why an attempt failed.
 pub(super) fn failure(attempt: &Attempt<'_>) -> String {
     let why = match (attempt.status, &attempt.error) {
         (Some(status), _) => format!("the receiver returned {status}"),
@@ -139,7 +139,7 @@ pub(super) fn failure(attempt: &Attempt<'_>) -> String {
     }
 }
 
-/// What waits; it is not counted to its end.
+/// Returns the number of waiting deliveries, with `+` if there are more than were counted.
 fn backlog(backlog: &Backlog) -> String {
     let more = if backlog.has_more { "+" } else { "" };
     format!("{}{more}", backlog.total)
@@ -160,7 +160,7 @@ fn result(attempt: &Attempt<'_>) -> String {
     format!("{result} in {} ms", attempt.duration_ms)
 }
 
-/// A text that moves no cursor.
+/// Escapes a text for terminals.
 pub(in crate::cli) fn word(text: &str) -> String {
     escaped(text).into_owned()
 }
@@ -169,7 +169,7 @@ pub(in crate::cli) fn maybe(text: Option<&str>) -> String {
     text.map_or_else(|| "-".to_owned(), word)
 }
 
-/// The first of a list, and how many more there are.
+/// Returns the first items of a list, and the number of further ones.
 fn few_words(items: &[String]) -> String {
     const MOST: usize = 2;
     let joined = |items: &[String]| items.iter().map(|item| word(item)).collect::<Vec<_>>().join(",");
@@ -202,7 +202,7 @@ pub(in crate::cli) fn table<T>(
     text
 }
 
-/// A value that is no object, in a line.
+/// Formats a value that is not an object in one line.
 fn inline(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -212,7 +212,7 @@ fn inline(value: &Value) -> String {
     }
 }
 
-/// Names and values, what lies deeper indented.
+/// Appends lines of names and values, with nested objects indented.
 fn push_value(lines: &mut String, value: &Value, depth: usize) {
     let indent = "  ".repeat(depth);
     match value {
@@ -293,7 +293,7 @@ x        disabled (gone)  u            a,b +2    100000+  2026-11-21T22:31:30Z
         assert_eq!(failure(&read(none)), "there was no response (refused): nobody listens");
     }
 
-    /// What a receiver answered must not move the cursor of a terminal.
+    /// Responses of receivers must not control the terminal.
     #[test]
     fn nothing_printed_controls_the_terminal() {
         let answer =
