@@ -41,7 +41,7 @@ struct DescriptorShare {
     downloads: u64,
 }
 
-/// Number of connections and uploads above which a lowered default is logged only at info level.
+/// Number of connections and uploads from which lowered defaults are logged only at info level.
 const PLENTY: u64 = 1_000;
 
 /// The result of fitting the server into the limit.

@@ -23,7 +23,7 @@ const ACCEPT_PATCH: HeaderName = HeaderName::from_static("accept-patch");
 /// The dialects and their shared context.
 pub(super) struct DialectSwitch {
     dialects: Arc<Vec<DialectHandler>>,
-    /// Index of the default dialect, which answers requests without a marker.
+    /// Index of the default dialect, which answers if the request and the upload determine no other.
     in_doubt: usize,
     uploads: Arc<UploadContext>,
     /// Handles bodies that are whole files.

@@ -1,8 +1,8 @@
 //! Blocking hooks: sends signed requests to the application, within a bounded time, and interprets the
 //! responses.
 //!
-//! Hooks are not events: they are sent directly and never through the outbox, with a connection pool and
-//! circuit breakers of their own. A response that neither accepts nor rejects clearly is no verdict. This
+//! Hooks are not events: they are sent directly and never through the outbox, with a separate connection pool
+//! and separate circuit breakers. A response that neither accepts nor rejects clearly is no verdict. This
 //! crate stores nothing; its callers store the records of calls.
 
 mod answer;
@@ -48,7 +48,8 @@ pub struct HookSettings {
     pub breaker_failures: u32,
     /// Time for which an open breaker blocks calls.
     pub breaker_pause: Duration,
-    /// Hooks that count as accepted if the application does not respond.
+    /// Hooks that count as accepted if no call is made, or if the application does not respond or responds with
+    /// a server error.
     pub fail_open: Vec<Hook>,
     /// Statuses that reject, whatever the body of the response is.
     pub reject_statuses: Vec<u16>,

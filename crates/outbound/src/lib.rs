@@ -1,8 +1,8 @@
 //! Outbound requests: the allowed addresses, the HTTP client settings, and the signatures of messages.
 //!
-//! Promises: no request goes to an address that the rules block, even if a name resolves to one; a request is
-//! repeated only when [`client::ReusableConnections`] is asked to; keys do not appear in debug output. Knows
-//! nothing of deliveries and hooks, whose senders use it.
+//! Promises: no request goes to an address that the rules block, even if a name resolves to one; the client
+//! never retries a request on its own initiative; keys do not appear in debug output. Knows nothing of
+//! deliveries and hooks, whose senders use it.
 
 pub mod address;
 pub mod client;

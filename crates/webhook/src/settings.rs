@@ -6,7 +6,7 @@ use crate::sending::health::HealthRules;
 use crate::sending::retry;
 use domain::delivery::LEASE_MARGIN;
 
-/// Defaults for endpoints that have no value of their own, and settings of the sender as a whole.
+/// Defaults for endpoints without a separate value, and settings of the sender as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookSettings {
     /// Timeout of a whole exchange: name lookup, connecting, TLS, headers and body.

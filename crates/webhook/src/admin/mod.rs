@@ -44,7 +44,8 @@ const MAX_RUNNING_REPLAYS: usize = 20;
 /// Time allowed for a test besides its attempt: until the attempt starts, and until it is recorded.
 const TEST_MARGIN: Duration = Duration::from_secs(10);
 
-/// Timeout for resolving the host name of a new endpoint. If it expires, the endpoint is accepted unchecked.
+/// Timeout for resolving the host name of a new endpoint. If it expires, the endpoint is accepted; its address
+/// is checked at every call.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reason why an action was not carried out.

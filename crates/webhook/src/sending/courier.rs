@@ -183,8 +183,8 @@ fn attempt(
     }
 }
 
-/// Logs an attempt. The first of several consecutive failures is logged as a warning, as is the first success
-/// after a failure at info level; all others are logged at debug level.
+/// Logs an attempt: the first of several consecutive failures as a warning, the first success after a failure
+/// at info level, and all others at debug level.
 fn log_attempt(entry: &EndpointEntry, claim: &Claim, answer: &AttemptResponse, disposition: Disposition) {
     let endpoint = entry.id();
     let (delivery, event_type) = (claim.delivery, claim.kind.name());
