@@ -1,10 +1,10 @@
-//! Frames of an animated image, and how long they are shown.
+//! Frames of an animated image, and their duration.
 
-/// A frame with a delay of no more than this is shown for [`DEFAULT_MS`], as browsers and `ffprobe` do.
+/// A frame with a delay of no more than this is shown for [`DEFAULT_MS`], as in browsers and `ffprobe`.
 const LEAST_MS: u64 = 10;
 const DEFAULT_MS: u64 = 100;
 
-/// Frames, counted one after the other.
+/// The number of frames and their total duration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Animation {
     pub(super) frames: u32,
@@ -19,7 +19,7 @@ impl Animation {
         self.duration_ms = self.duration_ms.saturating_add(shown_ms);
     }
 
-    /// Returns how long one pass takes. A single frame has no duration.
+    /// Returns the duration of one pass. A single frame has none.
     pub(super) fn duration_ms(self) -> Option<u64> {
         (self.frames > 1).then_some(self.duration_ms)
     }

@@ -1,29 +1,29 @@
-//! The names of codecs, as they stand in a `codecs` parameter (RFC 6381),
-//! put together from the headers of decoders.
+//! The names of codecs, as in a `codecs` parameter (RFC 6381), built from the headers of decoders.
 
 use mp4_atom::esds::DecoderSpecific;
 use mp4_atom::{Atom, Av1c, Avcc, Esds, Hvcc, VpcC};
 
 use crate::fields::be;
 
-/// Descriptors may lie within each other, and the library follows them
-/// down. In so few bytes that does not go deep.
+/// Descriptors may be nested, and the library follows them recursively. In this many bytes the nesting is not
+/// deep.
 const MAX_DESCRIPTORS: usize = 512;
 
-/// What is said of a codec whose name cannot be shown.
+/// The name of a codec whose own name cannot be shown.
 const UNKNOWN: &str = "unknown";
 
-/// The longest name told.
+/// Maximum length of a name.
 const MAX_NAME: usize = 40;
 
-/// `avc1.640028`: profile, constraints and level.
+/// Returns a name such as `avc1.640028`: profile, constraints and level.
 pub(super) fn avc(entry: &str, mut config: &[u8]) -> Option<String> {
     let avc = Avcc::decode_body(&mut config).ok()?;
     let (profile, constraints) = (avc.avc_profile_indication, avc.profile_compatibility);
     Some(format!("{entry}.{profile:02x}{constraints:02x}{:02x}", avc.avc_level_indication))
 }
 
-/// `hvc1.1.6.L93.b0` (ISO/IEC 14496-15, annex E): profile, compatible profiles, tier and level, constraints.
+/// Returns a name such as `hvc1.1.6.L93.b0` (ISO/IEC 14496-15, annex E): profile, compatible profiles, tier
+/// and level, constraints.
 pub(super) fn hevc(entry: &str, mut config: &[u8]) -> Option<String> {
     let hevc = Hvcc::decode_body(&mut config).ok()?;
     let space = ["", "A", "B", "C"].get(usize::from(hevc.general_profile_space))?;
@@ -39,7 +39,7 @@ pub(super) fn hevc(entry: &str, mut config: &[u8]) -> Option<String> {
     Some(name)
 }
 
-/// `av01.0.04M.08`: profile, level and tier, bits.
+/// Returns a name such as `av01.0.04M.08`: profile, level and tier, bits.
 pub(super) fn av1(mut config: &[u8]) -> Option<String> {
     let av1 = Av1c::decode_body(&mut config).ok()?;
     let tier = if av1.seq_tier_0 { 'H' } else { 'M' };
@@ -51,20 +51,20 @@ pub(super) fn av1(mut config: &[u8]) -> Option<String> {
     Some(format!("av01.{}.{:02}{tier}.{bits:02}", av1.seq_profile, av1.seq_level_idx_0))
 }
 
-/// `vp09.00.10.08`: profile, level, bits.
+/// Returns a name such as `vp09.00.10.08`: profile, level, bits.
 pub(super) fn vp(entry: &str, mut config: &[u8]) -> Option<String> {
     let vp = VpcC::decode_body(&mut config).ok()?;
     Some(format!("{entry}.{:02}.{:02}.{:02}", vp.profile, vp.level, vp.bit_depth))
 }
 
-/// Sound as MPEG-4 describes it.
+/// The facts in an MPEG-4 description of sound.
 #[derive(Debug, Default)]
 pub(super) struct Mpeg4Codec {
     pub(super) codec: Option<String>,
     pub(super) channels: Option<u32>,
 }
 
-/// `mp4a.40.2`: the type of object and, for MPEG-4's own, the type of sound.
+/// Returns a name such as `mp4a.40.2`: the object type and, for MPEG-4 audio, the audio object type.
 pub(super) fn mpeg4(entry: &str, mut config: &[u8]) -> Mpeg4Codec {
     if config.len() > MAX_DESCRIPTORS {
         return Mpeg4Codec::default();
@@ -102,13 +102,13 @@ fn dolby_channels(mode: u64, low: u64) -> Option<u32> {
     Some(wide + u32::try_from(low).ok()?)
 }
 
-/// AAC out of Matroska, which keeps what MPEG-4 calls the specific part.
+/// Returns the name of AAC in Matroska, which stores the decoder-specific part of MPEG-4.
 pub(super) fn aac(config: &[u8]) -> Option<String> {
     let kind = config.first()? >> 3;
     (kind != 0 && kind != 31).then(|| format!("mp4a.40.{kind}"))
 }
 
-/// A name of which nothing more is known than how the file writes it.
+/// Returns a name from the file's own code for a codec, if nothing more is known.
 pub(super) fn plain(name: &[u8]) -> String {
     let shown = |byte: &u8| byte.is_ascii_alphanumeric() || b".-_/ ".contains(byte);
     let text = str::from_utf8(name).ok().filter(|_| name.iter().all(shown));

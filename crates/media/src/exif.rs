@@ -5,11 +5,11 @@ use crate::window::ParseStop;
 
 const ORIENTATION: u16 = 0x0112;
 
-/// The most directory fields examined. They are sorted by number, and orientation has a low one.
+/// Maximum number of directory fields examined. They are sorted by number, and orientation has a low one.
 const MAX_FIELDS: usize = 256;
 
-/// Returns whether an image with this Exif block (TIFF 6.0: a header and a
-/// directory of fields) is shown on its side.
+/// Reports whether an image with this Exif block (TIFF 6.0: a header and a directory of fields) is shown on
+/// its side.
 pub(super) fn is_on_its_side(tiff: &[u8]) -> bool {
     orientation(tiff).is_ok_and(|orientation| (5..=8).contains(&orientation))
 }

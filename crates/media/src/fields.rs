@@ -2,13 +2,13 @@
 
 use crate::window::ParseStop;
 
-/// Reads the big-endian number in `N` bytes at `at`; no more than eight fit.
+/// Reads the big-endian number in `N` bytes at `at`; `N` is at most 8.
 pub(super) fn be<const N: usize>(bytes: &[u8], at: usize) -> Result<u64, ParseStop> {
     let field: [u8; N] = chunk(bytes, at)?;
     Ok(field.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
-/// Reads the little-endian number in `N` bytes at `at`; no more than eight fit.
+/// Reads the little-endian number in `N` bytes at `at`; `N` is at most 8.
 pub(super) fn le<const N: usize>(bytes: &[u8], at: usize) -> Result<u64, ParseStop> {
     let field: [u8; N] = chunk(bytes, at)?;
     Ok(field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))

@@ -1,17 +1,17 @@
-//! FLAC (RFC 9639): the first metadata block has every fact.
+//! FLAC (RFC 9639): the first metadata block contains all facts.
 
 use crate::fields::be;
 use crate::read::{milliseconds, sound};
 use crate::window::{ParseStop, Window};
 use domain::facts::Media;
 
-/// The most metadata blocks skipped.
+/// Maximum number of metadata blocks skipped.
 const MAX_BLOCKS: usize = 256;
 
 /// The size of a STREAMINFO block.
 const STREAMINFO_BYTES: u64 = 34;
 
-/// What STREAMINFO says.
+/// The facts in a STREAMINFO block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StreamInfo {
     pub(super) rate_hz: u32,
@@ -50,7 +50,7 @@ pub(super) fn read(window: &Window, at: u64) -> Result<Media, ParseStop> {
     Ok(sound(duration_ms, "flac", Some(info.channels), Some(info.rate_hz)))
 }
 
-/// Returns a lower bound for the number of samples: a frame is hardly larger than its samples uncompressed.
+/// Returns a lower bound for the number of samples: a frame is hardly larger than its uncompressed samples.
 fn fewest_samples(window: &Window, at: u64, info: StreamInfo) -> Result<u64, ParseStop> {
     let mut at = at + 4;
     for _ in 0..MAX_BLOCKS {
@@ -64,6 +64,6 @@ fn fewest_samples(window: &Window, at: u64, info: StreamInfo) -> Result<u64, Par
         }
     }
     let audio_bits = window.size_bytes().saturating_sub(at).saturating_mul(8);
-    // Two more bits for each sample leave room for the headers of the smallest frames.
+    // Two more bits for each sample account for the headers of the smallest frames.
     Ok(audio_bits / (u64::from(info.bits + 2) * u64::from(info.channels)))
 }

@@ -5,7 +5,7 @@ use crate::fields::le16;
 use crate::window::{ParseStop, Window, unless_stopped};
 use domain::facts::Image;
 
-/// The most blocks skipped in one look; a block holds up to 255 bytes.
+/// Maximum number of blocks skipped in one call; a block has up to 255 bytes.
 const MAX_BLOCKS: usize = 1 << 18;
 
 const EXTENSION: u8 = 0x21;
@@ -26,7 +26,7 @@ pub(super) fn read(window: &Window) -> Result<Image, ParseStop> {
     Ok(Image { width, height, frames, duration_ms: animation.and_then(Animation::duration_ms) })
 }
 
-/// Returns the size of the colour table that these flags announce.
+/// Returns the size of the color table that these flags announce.
 fn colours(flags: u8) -> u64 {
     if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
 }
@@ -47,7 +47,7 @@ fn counted(window: &Window, mut at: u64) -> Result<Animation, ParseStop> {
                 let flags = byte(window, at + 9)?.unwrap_or(0);
                 at = behind_blocks(window, at + 11 + colours(flags), &mut left)?;
             }
-            // The trailer, the end of a file without one, or what no decoder goes beyond.
+            // The trailer, the end of a file without one, or a block that no decoder can skip.
             _ => return Ok(animation),
         }
     }

@@ -5,14 +5,14 @@ use crate::fields::be16;
 use crate::window::{ParseStop, Window};
 use domain::facts::Image;
 
-/// The most segments examined. Profiles and thumbnails take a few dozen.
+/// Maximum number of segments examined. Profiles and thumbnails take a few dozen.
 const MAX_SEGMENTS: usize = 1_024;
 
 const START_OF_SCAN: u8 = 0xda;
 const END_OF_IMAGE: u8 = 0xd9;
 const APP1: u8 = 0xe1;
 
-/// Reads up to the first scan, because the size may precede the Exif block that turns it.
+/// Reads up to the first scan, because the size may precede the Exif block with the orientation.
 pub(super) fn read(window: &Window) -> Result<Image, ParseStop> {
     let mut at = 2;
     let (mut size, mut on_its_side) = (None, None);

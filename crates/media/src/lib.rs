@@ -1,18 +1,19 @@
-//! What the bytes of an upload are: their type by how they begin, and what the headers of a media file say.
+//! Facts about the content of an upload: its type by its first bytes, and the data in the headers of a media
+//! file.
 //!
-//! Everything here is a function of bytes that somebody else has fetched. A reader that needs more than there
-//! is says which bytes, and is asked again when they are there. It waits for nothing, reads no clock and
-//! holds no thread, so whoever asks decides how long that may go on.
+//! Everything here is a function of bytes that a caller has fetched. A reader that needs more bytes returns
+//! their range, and is called again when they are there. It waits for nothing, reads no clock and holds no
+//! thread, so the caller decides how long that may take.
 //!
-//! The bytes are not to be trusted. What is read of one upload is bounded ([`window`]); so are the
-//! steps of each look, and what each part of a header may have. Nothing calls itself, however deep a
-//! file nests its boxes. Libraries get single headers that lie in memory, never the file, and a panic
-//! in one of them is a file that cannot be read.
+//! The bytes are not trusted. The bytes read of one upload are bounded ([`window`]); so are the steps of each
+//! call, and the entries of each part of a header. Nothing is recursive, however deep a file nests its boxes.
+//! Libraries get single headers in memory, never the file, and a panic in one of them counts as an unreadable
+//! file.
 //!
-//! Reading order: [`window`] (which bytes there are), [`sniff`](mod@sniff) (the type), [`read`](mod@read)
-//! (what files say of themselves), then one module for each format: `isobmff`, `matroska` and `ogg`
-//! hold several tracks, `wav`, `flac` and `mpeg_audio` sound, `jpeg`, `png`, `gif` and `webp`
-//! images; `codec` has the names of codecs. It knows the domain, and nothing of storage, HTTP or tasks.
+//! Reading order: [`window`] (the bytes fetched so far), [`sniff`](mod@sniff) (the type), [`read`](mod@read)
+//! (the headers), then one module for each format: `isobmff`, `matroska` and `ogg` for files with several
+//! tracks, `wav`, `flac` and `mpeg_audio` for sound, `jpeg`, `png`, `gif` and `webp` for images; `codec` has
+//! the names of codecs. The crate knows the domain, and nothing of storage, HTTP or tasks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -39,8 +40,8 @@ mod wav;
 mod webp;
 pub mod window;
 
-/// What `work` has to say, unless it panics: not all of it was written here.
+/// Returns the result of `work`, unless it panics: some of the code is in libraries.
 fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
-    // Whatever it has touched is thrown away with it.
+    // Values that it has changed are dropped with it.
     catch_unwind(AssertUnwindSafe(work)).ok()
 }

@@ -1,9 +1,9 @@
 //! Matroska and `WebM` (RFC 9559): elements within elements.
 //!
-//! The few elements at the top that say something are looked up, and what is in them is read in memory, level
-//! by level: those written down here. Files that have their headers behind their media are not followed
-//! there; nobody writes them so who can help it. Of the pointers in a file only the one to the index is
-//! followed: a duration that was shortened afterwards is found out by the last time in the index.
+//! The few top-level elements with facts are looked up, and their content is read in memory, at fixed nesting
+//! levels. Headers behind the media are not looked up; no common writer puts them there. Of the pointers in a
+//! file only the one to the index is followed: if the duration was shortened afterwards, the last time in the
+//! index reveals it.
 
 use std::ops::Range;
 
@@ -13,10 +13,10 @@ use crate::window::{ParseStop, Window, unless_stopped};
 use crate::{codec, wav};
 use domain::facts::{Media, Track, TrackKind};
 
-/// How many elements are looked at in one go.
+/// Maximum number of elements examined in one call.
 const MAX_ELEMENTS: u32 = 1_024;
 
-/// The most that is read of one element.
+/// Maximum number of bytes read of one element.
 const MAX_BODY: u64 = 1 << 20;
 
 const EBML: u32 = 0x1a45_dfa3;
@@ -55,7 +55,7 @@ const CUE_POINT: u32 = 0xbb;
 const CUE_TIME: u32 = 0xb3;
 const CLUSTER: u32 = 0x1f43_b675;
 
-/// An element: what it is, and where its content is; to the end if that is not known.
+/// An element: its id, and the position of its content; up to the end if its size is unknown.
 #[derive(Debug)]
 struct Element {
     id: u32,
@@ -63,10 +63,10 @@ struct Element {
     is_open: bool,
 }
 
-/// What stands at the top of a segment, as far as it is read.
+/// The facts in the top-level elements of a segment.
 #[derive(Debug, Default)]
 struct SegmentTop {
-    /// Nanoseconds in a unit of time, and the duration in units.
+    /// The nanoseconds per unit of time, and the duration in units.
     info: Option<(u64, Option<f64>)>,
     tracks: Option<Vec<Track>>,
     cues_at: Option<u64>,
@@ -82,7 +82,7 @@ pub(super) fn read(window: &Window) -> Result<Media, ParseStop> {
     let milliseconds = |units: f64| whole::<u64>(units * scale_ns as f64 / 1e6).map(|ms| ms.min(MAX_DURATION_MS));
     let said_ms = units.filter(|units| units.is_finite() && *units > 0.0).and_then(milliseconds);
     let duration_ms = match (said_ms, top.cues_at) {
-        // It lasts at least to the last place that its index names.
+        // The duration is at least the last time in the index.
         (Some(said_ms), Some(at)) => {
             let last = unless_stopped(last_cue(window, at, segment.body.end))?.flatten();
             Some(said_ms.max(last.and_then(|last| milliseconds(last as f64)).unwrap_or(0)))
@@ -143,7 +143,7 @@ fn last_cue(window: &Window, at: u64, end: u64) -> Result<Option<u64>, ParseStop
 #[derive(Debug)]
 struct Head {
     id: u32,
-    /// `None` if it is not known.
+    /// `None` if the size is unknown.
     size: Option<u64>,
     /// The size of the header.
     bytes: usize,
@@ -156,19 +156,19 @@ impl Head {
         let id = id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte));
         let size_bytes = head.get(id_bytes)?.leading_zeros() as usize + 1;
         let size = head.get(id_bytes..id_bytes + size_bytes).filter(|size| size.len() <= 8)?;
-        // All ones are no size.
+        // All ones mean that the size is unknown.
         let ones = (1 << (7 * size_bytes)) - 1;
         let size = size.iter().fold(0, |size, byte| size << 8 | u64::from(*byte)) & ones;
         Some(Self { id, size: (size != ones).then_some(size), bytes: id_bytes + size_bytes })
     }
 }
 
-/// The element at `at`, which ends at `end` at the latest.
+/// Returns the element at `at`, which ends at `end` at the latest.
 fn element(window: &Window, at: u64, end: u64) -> Result<Option<Element>, ParseStop> {
     if at >= end {
         return Ok(None);
     }
-    // Four bytes say what it is, and up to eight how large.
+    // The id takes up to four bytes, the size up to eight.
     let head = Head::parse(&window.get(at, (end - at).min(12))?).ok_or(ParseStop::Unreadable)?;
     let start = at + head.bytes as u64;
     let is_open = head.size.is_none();
@@ -176,7 +176,7 @@ fn element(window: &Window, at: u64, end: u64) -> Result<Option<Element>, ParseS
         None => Some(end),
         Some(size) => start.checked_add(size).filter(|stop| *stop <= end),
     };
-    // What an interrupted recording has announced and not written.
+    // An interrupted recording may be shorter than its segment announces.
     let stop = stop.or((head.id == SEGMENT).then_some(end)).ok_or(ParseStop::Unreadable)?;
     Ok(Some(Element { id: head.id, body: start..stop, is_open }))
 }
@@ -214,7 +214,7 @@ fn float(content: &[u8]) -> Option<f64> {
     }
 }
 
-/// The nearest whole number, if it is one of that type.
+/// Returns the nearest integer, if it fits into the type.
 fn whole<T: std::str::FromStr>(number: f64) -> Option<T> {
     format!("{number:.0}").parse().ok()
 }
@@ -253,7 +253,7 @@ fn shown(video: &[u8]) -> Option<(u32, u32)> {
     let display = field(DISPLAY_WIDTH).zip(field(DISPLAY_HEIGHT)).filter(|(width, height)| *width > 0 && *height > 0);
     let size = match (field(DISPLAY_UNIT).unwrap_or(0), display) {
         (0, Some((width, height))) => squared(width, height, None),
-        // Centimetres, inches, or only a shape: so wide for as many lines as there are.
+        // Centimeters, inches, or only a ratio: scale the width to the stored height.
         (1..=3, Some((width, height))) => squared(pixels.1, pixels.1, Some((width, height))),
         _ => squared(pixels.0, pixels.1, None),
     };
@@ -272,14 +272,14 @@ fn audio_track(codec: String, audio: &[u8]) -> Track {
     }
 }
 
-/// The name of a codec that Matroska calls `id`.
+/// Returns the name of the codec with this Matroska id.
 fn codec_name(id: &str, private: &[u8]) -> String {
     let detailed = match id {
         "V_MPEG4/ISO/AVC" => codec::avc("avc1", private),
         "V_MPEGH/ISO/HEVC" => codec::hevc("hvc1", private),
         "V_AV1" => codec::av1(private),
         "A_AAC" => codec::aac(private),
-        // What Windows calls it: the header of a bitmap, or of a WAV file.
+        // A Windows codec: the header of a bitmap, or of a WAV file.
         "V_MS/VFW/FOURCC" => private.get(16..20).map(codec::plain),
         "A_MS/ACM" => le16(private, 0).ok().map(|tag| wav::codec_of(tag).to_owned()),
         _ => None,

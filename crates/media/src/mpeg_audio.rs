@@ -1,5 +1,6 @@
-//! MP3 (ISO/IEC 11172-3 and 13818-3) and AAC in frames of its own (ISO/IEC 13818-7, ADTS): no header says how
-//! long they are. A first frame may hold an index; else frames are counted, or a few of them speak for all.
+//! MP3 (ISO/IEC 11172-3 and 13818-3) and AAC in ADTS frames (ISO/IEC 13818-7): no header contains the
+//! duration. The first frame may contain an index; otherwise frames are counted, or extrapolated from a few
+//! of them.
 
 use crate::fields::{be16, be32};
 use crate::flac;
@@ -7,13 +8,13 @@ use crate::read::{milliseconds, sound};
 use crate::window::{BLOCK_BYTES, ParseStop, Window, unless_stopped};
 use domain::facts::Media;
 
-/// The most frames counted in one look: about two and a half hours.
+/// Maximum number of frames counted in one call: about two and a half hours.
 const MAX_FRAMES: usize = 400_000;
 
-/// The most tags skipped at the beginning.
+/// Maximum number of tags skipped at the beginning.
 const MAX_TAGS: usize = 16;
 
-/// How far behind the tags the first frame may be.
+/// Maximum distance of the first frame behind the tags.
 const SEARCH_BYTES: u64 = 16 << 10;
 
 /// The size of the longer of the two kinds of frame header.
@@ -68,7 +69,7 @@ pub(super) fn read(window: &Window) -> Result<Media, ParseStop> {
     Ok(sound(duration_ms, &first.codec(), Some(first.channels).filter(|count| *count > 0), Some(first.rate_hz)))
 }
 
-/// Returns where the ID3v2 tags at the beginning end.
+/// Returns the end of the ID3v2 tags at the beginning.
 fn behind_tags(window: &Window) -> Result<u64, ParseStop> {
     let mut at = 0;
     for _ in 0..MAX_TAGS {
@@ -126,7 +127,7 @@ impl Frame {
             (false, 2 | 3) => &SECOND[1],
             _ => return None,
         };
-        // Zero is a rate that the header does not tell.
+        // Zero means that the header does not contain the rate.
         let kbps = *rates.get(usize::from(third >> 4).checked_sub(1)?)?;
         let samples = match (layer, is_first_version) {
             (1, _) => 384,
@@ -163,7 +164,7 @@ impl Frame {
         })
     }
 
-    /// Returns whether both can belong to one stream.
+    /// Reports whether both can belong to one stream.
     fn is_like(&self, other: &Self) -> bool {
         let is_same_kind = match (self.kind, other.kind) {
             (Kind::Mpeg { layer, .. }, Kind::Mpeg { layer: other, .. }) => layer == other,
@@ -188,7 +189,7 @@ impl Frame {
     }
 }
 
-/// Frames to the end of the file.
+/// The frames from `start` to the end of the file.
 #[derive(Debug)]
 struct Stream<'w> {
     window: &'w Window,
@@ -211,7 +212,7 @@ impl Stream<'_> {
             (false, _) => 9,
         };
         let Some((frames, bytes)) = xing(&frame, 4 + side_bytes).or_else(|| vbri(&frame)) else { return Ok(None) };
-        // Behind the frames of one file there may be those of another.
+        // The frames of one file may be followed by those of another.
         if frames == 0 || bytes.is_some_and(|bytes| self.bytes() > bytes + bytes / 16) {
             return Ok(None);
         }
@@ -219,8 +220,8 @@ impl Stream<'_> {
         Ok(Some(frames.max(self.bytes() / most_bytes)))
     }
 
-    /// Returns the duration of all frames in milliseconds: counted, where the whole file may be read, else by
-    /// their rate.
+    /// Returns the duration of all frames in milliseconds: by counting them if the whole file may be read,
+    /// otherwise by their bit rate.
     fn counted(&self) -> Result<Option<u64>, ParseStop> {
         if self.bytes() <= self.window.limit_bytes().saturating_sub(2 * BLOCK_BYTES) {
             return unless_stopped(self.walk()).map(Option::flatten);
@@ -245,14 +246,14 @@ impl Stream<'_> {
                     samples += u64::from(frame.samples);
                     frame.bytes
                 }
-                // Players look for the next one as well.
+                // Players search for the next one as well.
                 None => tag_bytes(&head).unwrap_or(1),
             };
         }
         Err(ParseStop::Exhausted)
     }
 
-    /// Returns whether the frames at the beginning, in the middle and at the end have the same rate.
+    /// Reports whether the frames at the beginning, in the middle and at the end have the same bit rate.
     fn is_constant(&self, kbps: u32) -> Result<bool, ParseStop> {
         let last = self.window.size_bytes() / BLOCK_BYTES * BLOCK_BYTES;
         let middle = (self.start + self.bytes() / 2) / BLOCK_BYTES * BLOCK_BYTES;
@@ -267,7 +268,7 @@ impl Stream<'_> {
     }
 }
 
-/// Returns whether the block has frames of the stream, all of one rate.
+/// Reports whether the block contains frames of the stream, all of one bit rate.
 fn is_constant(block: &[u8], kbps: u32, first: &Frame) -> bool {
     let is_of_stream = |frame: &Frame| frame.is_like(first);
     let mut starts = (0..block.len()).filter(|start| block[*start] == 0xff);
@@ -279,7 +280,7 @@ fn is_constant(block: &[u8], kbps: u32, first: &Frame) -> bool {
         }
         rest = usize::try_from(frame.bytes).ok().and_then(|bytes| rest.get(bytes..)).unwrap_or_default();
     }
-    // What is left has no frame any more, or only a piece of one.
+    // The rest contains no frame, or only a part of one.
     rest.len() < 4
 }
 

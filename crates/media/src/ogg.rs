@@ -1,4 +1,5 @@
-//! Ogg (RFC 3533): pages of several streams. The first page of each says what it is, the last one how long.
+//! Ogg (RFC 3533): pages of several streams. The first page of each stream contains its type, the last one
+//! its duration.
 
 use crate::fields::{be, be16, be32, le, le16, le32};
 use crate::flac::StreamInfo;
@@ -16,7 +17,7 @@ const NO_POSITION: u64 = u64::MAX;
 /// The size of the largest page: 255 segments of 255 bytes.
 const MAX_PAGE: u64 = HEAD_BYTES + 255 + 255 * 255;
 
-/// Opus positions count at this rate, whatever the input had.
+/// Opus positions count at this rate, regardless of the rate of the input.
 const OPUS_HZ: u32 = 48_000;
 
 /// The header of a page.
@@ -31,7 +32,7 @@ struct Page {
     head_bytes: u64,
 }
 
-/// One stream: what it is, and how its positions become time.
+/// One stream: its facts, and the conversion of its positions to time.
 #[derive(Debug)]
 struct Stream {
     id: u32,
@@ -39,7 +40,7 @@ struct Stream {
     clock: Clock,
 }
 
-/// What positions in a stream mean.
+/// The unit of the positions in a stream.
 #[derive(Debug, Clone, Copy)]
 enum Clock {
     /// Samples, of which the first `skipped` are not played.
@@ -112,8 +113,8 @@ impl Page {
     }
 }
 
-/// Returns the duration by the last page of each stream. `None` for files joined one behind the other: then a
-/// last page belongs to a stream that did not begin with the file, or pages are not numbered through.
+/// Returns the duration by the last page of each stream. `None` for concatenated files: then a last page
+/// belongs to a stream that did not begin with the file, or the page numbers are not continuous.
 fn last_ms(window: &Window, streams: &[Stream]) -> Result<Option<u64>, ParseStop> {
     let from = (window.size_bytes().saturating_sub(2 * MAX_PAGE)) / BLOCK_BYTES * BLOCK_BYTES;
     let tail = window.get(from, window.size_bytes() - from)?;

@@ -1,4 +1,5 @@
-//! PNG (W3C, third edition): chunks, each with its length; animated ones say so before their first picture.
+//! PNG (W3C, third edition): chunks, each with its length. An animation announces itself before the first
+//! picture.
 
 use std::borrow::Cow;
 
@@ -8,7 +9,7 @@ use crate::fields::{be, be16, be32};
 use crate::window::{ParseStop, Window, unless_stopped};
 use domain::facts::Image;
 
-/// The most chunks examined in one look. A large animation has thousands of small ones.
+/// Maximum number of chunks examined in one call. A large animation has thousands of small ones.
 const MAX_CHUNKS: usize = 65_536;
 
 const MAX_EXIF: u64 = 256 << 10;
@@ -17,7 +18,7 @@ const SIGNATURE_BYTES: u64 = 8;
 /// The size of length, type and checksum of a chunk.
 const FRAME_BYTES: u64 = 12;
 
-/// What precedes the image data.
+/// The chunks before the image data.
 #[derive(Debug)]
 struct Header {
     width: u32,
@@ -89,7 +90,7 @@ fn counted(window: &Window, mut at: u64) -> Result<Animation, ParseStop> {
     Err(ParseStop::Exhausted)
 }
 
-/// Fetches only what is needed, or reads ahead.
+/// A method of [`Window`] that fetches bytes, with or without reading ahead.
 type Fetch = for<'w> fn(&'w Window, u64, u64) -> Result<Cow<'w, [u8]>, ParseStop>;
 
 /// Reads length and type of the chunk at `at`; `None` where the file ends within it.

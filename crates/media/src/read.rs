@@ -1,4 +1,4 @@
-//! What a file says of itself, read out of its headers.
+//! Reads the facts in the headers of a file.
 
 use std::ops::Range;
 
@@ -7,22 +7,22 @@ use crate::window::{ParseStop, Window};
 use crate::{contained, flac, gif, isobmff, jpeg, matroska, mpeg_audio, ogg, png, wav, webp};
 use domain::facts::{Content, Facts, Media, Track, TrackKind};
 
-/// The most tracks told of one file. No player shows more, and every event repeats them.
+/// Maximum number of tracks reported of one file. No player shows more, and every event repeats them.
 pub(super) const MAX_TRACKS: usize = 32;
 
-/// What came of a look.
+/// The result of a call of [`read`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadOutcome {
     Done(Facts),
-    /// Fetch these bytes and look again.
+    /// These bytes are to be fetched before the next call.
     Needs(Range<u64>),
 }
 
-/// Reads what the headers say. A file that cannot be read has a type nevertheless.
+/// Reads the headers. A file that cannot be read still has a type.
 pub fn read(sniffed: Sniffed, window: &Window) -> ReadOutcome {
     let Some(container) = sniffed.container else { return ReadOutcome::Done(typed(sniffed)) };
-    // The libraries tell the log of whatever they do not know. It is no
-    // concern of the operator's what clients send.
+    // The libraries log everything they do not know. Operators need no log lines about the content of
+    // uploads.
     let quietly =
         || tracing::dispatcher::with_default(&tracing::Dispatch::none(), || content(container, sniffed, window));
     match contained(quietly).unwrap_or(Err(ParseStop::Unreadable)) {
@@ -35,7 +35,7 @@ pub fn read(sniffed: Sniffed, window: &Window) -> ReadOutcome {
     }
 }
 
-/// All that is known of a file whose headers were not read.
+/// Returns the facts of a file whose headers were not read.
 pub fn typed(sniffed: Sniffed) -> Facts {
     Facts { content_type: sniffed.content_type.to_owned(), content: None }
 }
@@ -60,20 +60,20 @@ fn content(container: Container, sniffed: Sniffed, window: &Window) -> Result<Co
     }
 }
 
-/// Returns the type, now that the content is known. A container that may hold both is named after sound alone
-/// if there are no pictures in it.
+/// Returns the type, with the content taken into account. A container for video and audio is named after
+/// audio if it contains no pictures.
 fn refined(sniffed: Sniffed, content: &Content) -> String {
     let Content::Media(media) = content else { return sniffed.content_type.to_owned() };
     let has = |kind| media.tracks.iter().any(|track| track.kind == kind);
     let is_sound = has(TrackKind::Audio) && !has(TrackKind::Video);
     let first = media.tracks.first().map_or("", |track| track.codec.as_str());
     let family = match (sniffed.container, sniffed.content_type) {
-        // What names itself an image, or nothing known, and is a film.
+        // The file names itself an image, or has an unknown name, and is a film.
         (Some(Container::IsoBmff), UNKNOWN) => "video/mp4",
         (Some(Container::IsoBmff), image) if image.starts_with("image/") => "video/mp4",
         (Some(Container::Matroska), UNKNOWN) => "video/x-matroska",
         (Some(Container::Ogg), _) if has(TrackKind::Video) => "video/ogg",
-        // Behind a tag in front there may be either.
+        // Behind a tag at the beginning there may be either.
         (Some(Container::MpegAudio), _) if first == "flac" => "audio/flac",
         (Some(Container::MpegAudio), _) if first.starts_with("mp4a") => "audio/aac",
         (_, family) => family,
@@ -84,7 +84,7 @@ fn refined(sniffed: Sniffed, content: &Content) -> String {
     }
 }
 
-/// The longest duration that is reported: the largest number that every reader of JSON keeps. Some reject a
+/// Maximum duration reported: the largest integer that every JSON reader represents exactly. Some reject a
 /// body with a larger one, and a header can claim it.
 pub(super) const MAX_DURATION_MS: u64 = (1 << 53) - 1;
 

@@ -1,4 +1,4 @@
-//! RIFF: chunks, each with its length, as WAV and WebP files are made of.
+//! RIFF: the chunks of WAV and WebP files, each with its length.
 
 use crate::fields::le;
 use crate::window::{ParseStop, Window};
@@ -6,7 +6,7 @@ use crate::window::{ParseStop, Window};
 /// The position of the first chunk.
 pub(super) const FIRST: u64 = 12;
 
-/// A chunk: its kind, and where its content is.
+/// A chunk: its kind, and the position of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chunk {
     pub(super) kind: [u8; 4],

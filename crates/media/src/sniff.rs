@@ -1,25 +1,25 @@
-//! The type of a file, told by how it begins.
+//! The type of a file, recognized by its first bytes.
 //!
-//! Containers of media are told apart here, because which files of a family they hold is in their first
-//! header. What players would play is read as media, whatever it names itself: a limit on media must not
-//! depend on a name. All others are left to the signatures of the crate `infer`. What none of them knows is
-//! text if it could be: UTF-8 without the bytes that text does not have (WHATWG MIME Sniffing, 3, "binary
-//! data byte").
+//! Containers of media are recognized here, because their first header says which member of a family they
+//! are. A file that players would play is read as media, whatever it names itself: a limit on media must not
+//! depend on a name. All others are left to the signatures of the crate `infer`. A file that none of them
+//! recognizes is text if it can be: UTF-8 without the bytes that text does not contain (WHATWG MIME Sniffing,
+//! 3, "binary data byte").
 
 use crate::{contained, mpeg_audio};
 
-/// What nothing is known about.
+/// The type of an unrecognized file.
 pub const UNKNOWN: &str = "application/octet-stream";
 
-/// What a file is by its beginning.
+/// The type of a file by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sniffed {
     pub content_type: &'static str,
-    /// How to read more, where that is known.
+    /// The family for reading its headers, if there is a reader.
     pub container: Option<Container>,
 }
 
-/// A family of files that are read alike.
+/// A family of files with the same reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
     /// MP4, `QuickTime`, 3GP; HEIC and AVIF.
@@ -33,20 +33,20 @@ pub enum Container {
     Wave,
     Flac,
     Ogg,
-    /// MP3, AAC in frames, and whatever is behind a tag in front.
+    /// MP3, AAC in ADTS frames, and other files behind a tag at the beginning.
     MpegAudio,
 }
 
-/// How far text is looked at.
+/// Number of bytes examined to recognize text.
 const TEXT_BYTES: usize = 4096;
 
-/// How far the name of a kind of EBML file is looked for.
+/// Number of bytes searched for the document type of an EBML file.
 const EBML_BYTES: usize = 4096;
 
-/// The most boxes in front of the one that identifies the file.
+/// Maximum number of boxes in front of the one that identifies the file.
 const MAX_LEADING_BOXES: usize = 8;
 
-/// Looks at the beginning of a file.
+/// Recognizes a file by its first bytes.
 pub fn sniff(head: &[u8]) -> Sniffed {
     let sniffed = contained(|| iso_bmff(head).or_else(|| ebml(head)).or_else(|| other(head)));
     sniffed.flatten().unwrap_or(Sniffed { content_type: UNKNOWN, container: None })
@@ -55,8 +55,7 @@ pub fn sniff(head: &[u8]) -> Sniffed {
 fn iso_bmff(head: &[u8]) -> Option<Sniffed> {
     let of_type = |content_type| Some(Sniffed { content_type, container: Some(Container::IsoBmff) });
     let Some(brands) = brands(head) else {
-        // QuickTime had no ftyp in the beginning. Where other boxes come
-        // first, what is in the movie has to tell.
+        // Early QuickTime files had no `ftyp`. Where other boxes come first, the movie decides the type.
         return match head.get(4..8)? {
             b"moov" | b"mdat" | b"wide" | b"free" | b"skip" if leads_to(head, &[b"moov", b"mdat"]) => {
                 of_type("video/quicktime")
@@ -69,11 +68,11 @@ fn iso_bmff(head: &[u8]) -> Option<Sniffed> {
             _ => None,
         };
     };
-    // The first is the one a file was written for; the others say what else may read it.
+    // The first brand is the one that the file was written for; the others name its other readers.
     let brands = brands.chunks_exact(4).enumerate().filter(|(index, _)| *index != 1);
     let mut types = brands.filter_map(|(_, brand)| brand_type(brand));
     match types.next() {
-        // The name of the family says less than that of the codec.
+        // The name of the family says less than the name of the codec.
         Some(family @ "image/heif") => {
             of_type(types.find(|other| ["image/heic", "image/avif"].contains(other)).unwrap_or(family))
         }
@@ -89,7 +88,7 @@ fn brands(head: &[u8]) -> Option<&[u8]> {
     Some(head.get(8..end).unwrap_or_default())
 }
 
-/// Returns whether the first boxes include one of these kinds.
+/// Reports whether the first boxes include one of these kinds.
 fn leads_to(head: &[u8], kinds: &[&[u8; 4]]) -> bool {
     let mut boxes = head;
     for _ in 0..MAX_LEADING_BOXES {
@@ -166,7 +165,7 @@ fn container_of(content_type: &str) -> Option<Container> {
     })
 }
 
-/// The registered name, or the one that everybody writes, of what has another one in `infer`.
+/// Returns the registered or usual name of a type that `infer` names differently.
 fn usual(known: &'static str) -> &'static str {
     match known {
         "audio/x-flac" => "audio/flac",
@@ -180,7 +179,7 @@ fn usual(known: &'static str) -> &'static str {
     }
 }
 
-/// Packets of 188 bytes that all begin alike.
+/// Reports whether the file begins with packets of 188 bytes that start with the same byte.
 fn is_transport_stream(head: &[u8]) -> bool {
     head.len() > 4 * 188 && head.iter().step_by(188).take(5).all(|byte| *byte == 0x47)
 }
@@ -189,7 +188,7 @@ fn is_text(head: &[u8]) -> bool {
     let beginning = head.get(..TEXT_BYTES).unwrap_or(head);
     let whole = match std::str::from_utf8(beginning) {
         Ok(_) => true,
-        // The last character may have been cut in two by us.
+        // The last character may be incomplete because only the beginning was examined.
         Err(error) => error.error_len().is_none() && head.len() > TEXT_BYTES,
     };
     let binary = |byte: &u8| matches!(*byte, 0..=0x08 | 0x0b | 0x0e..=0x1a | 0x1c..=0x1f);

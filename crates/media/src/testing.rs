@@ -1,4 +1,4 @@
-//! Small files made by hand, and what the engine does with them.
+//! Small files made by hand, and an examination of them like the engine's.
 
 use bytes::Bytes;
 
@@ -7,7 +7,7 @@ use crate::sniff::sniff;
 use crate::window::{ParseStop, Window};
 use domain::facts::{Content, Facts, Image, Media};
 
-/// What was found out about a file, and what that took.
+/// The facts found in a file, and the cost of finding them.
 #[derive(Debug)]
 pub(super) struct Examined {
     pub(super) facts: Facts,
@@ -15,7 +15,7 @@ pub(super) struct Examined {
     pub(super) looks: usize,
 }
 
-/// Looks into a file in memory as the engine does into one on a disk.
+/// Examines a file in memory as the engine examines one in the storage.
 pub(super) fn examine(file: &[u8], limit_bytes: u64) -> Examined {
     let mut window = Window::new(file.len() as u64, limit_bytes);
     let mut fetched_bytes = 0;
@@ -39,7 +39,7 @@ pub(super) fn examine(file: &[u8], limit_bytes: u64) -> Examined {
     }
 }
 
-/// What the headers of a file say that has readable ones.
+/// Returns the media facts in the headers of a file, which must be readable.
 pub(super) fn media(file: &[u8]) -> Media {
     match examine(file, 16 << 20).facts.content {
         Some(Content::Media(media)) => media,
@@ -47,7 +47,7 @@ pub(super) fn media(file: &[u8]) -> Media {
     }
 }
 
-/// What the headers of an image say that has readable ones.
+/// Returns the image facts in the headers of a file, which must be readable.
 pub(super) fn image(file: &[u8]) -> Image {
     match examine(file, 16 << 20).facts.content {
         Some(Content::Image(image)) => image,
@@ -60,12 +60,12 @@ pub(super) fn boxed(kind: &[u8; 4], body: impl AsRef<[u8]>) -> Vec<u8> {
     [&size.to_be_bytes(), kind.as_slice(), body.as_ref()].concat()
 }
 
-/// Boxes within a box.
+/// Builds a box that contains boxes.
 pub(super) fn nest<const N: usize>(kind: &[u8; 4], inner: [Vec<u8>; N]) -> Vec<u8> {
     boxed(kind, inner.concat())
 }
 
-/// A box of numbers, after its version and flags.
+/// Builds a box of numbers, after its version and flags.
 pub(super) fn numbers<const N: usize>(kind: &[u8; 4], version_and_flags: u32, numbers: [u32; N]) -> Vec<u8> {
     let all = [version_and_flags].into_iter().chain(numbers);
     boxed(kind, all.flat_map(u32::to_be_bytes).collect::<Vec<_>>())
@@ -97,7 +97,7 @@ pub(super) fn tkhd(flags: u32, width: u32, height: u32, matrix: [u32; 9]) -> Vec
     numbers(b"tkhd", flags, all)
 }
 
-/// One track. `head` is its `tkhd`, `entry` its sample entry.
+/// Builds a track. `head` is its `tkhd`, `entry` its sample entry.
 pub(super) fn trak(
     head: Vec<u8>,
     handler: &[u8; 4],
@@ -120,21 +120,21 @@ pub(super) fn entry_list(entry: Vec<u8>) -> Vec<u8> {
     boxed(b"stsd", [&[0, 0, 0, 0, 0, 0, 0, 1], entry.as_slice()].concat())
 }
 
-/// A table of how long samples are: so many of that many units.
+/// Builds a table of sample durations: pairs of a number of samples and their units.
 pub(super) fn stts(spans: &[(u32, u32)]) -> Vec<u8> {
     let numbers =
         [0, u32::try_from(spans.len()).unwrap()].into_iter().chain(spans.iter().flat_map(|span| [span.0, span.1]));
     boxed(b"stts", numbers.flat_map(u32::to_be_bytes).collect::<Vec<_>>())
 }
 
-/// A list of edits of these lengths.
+/// Builds a list of edits of these durations.
 pub(super) fn edits(shown: &[u32]) -> Vec<u8> {
     let entries = shown.iter().flat_map(|shown| [*shown, 0, 0x1_0000]);
     let numbers = [0, u32::try_from(shown.len()).unwrap()].into_iter().chain(entries);
     nest(b"edts", [boxed(b"elst", numbers.flat_map(u32::to_be_bytes).collect::<Vec<_>>())])
 }
 
-/// One track, with these boxes in its `stbl`, and `extra` ones of its own.
+/// Builds a track with these boxes in its `stbl`, and with `extra` boxes directly in it.
 pub(super) fn trak_with(
     head: Vec<u8>,
     handler: &[u8; 4],
@@ -170,7 +170,7 @@ pub(super) fn avc_config() -> Vec<u8> {
     boxed(b"avcC", [1, 0x64, 0x00, 0x28, 0xff, 0xe0, 0])
 }
 
-/// The description of AAC, low complexity, in stereo.
+/// Builds the description of AAC, low complexity, in stereo.
 pub(super) fn aac_config() -> Vec<u8> {
     let specific = [5, 2, 0x12, 0x10];
     let decoder = [&[4, 17, 0x40, 0x15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], specific.as_slice()].concat();
@@ -191,12 +191,12 @@ pub(super) fn moov() -> Vec<u8> {
     nest(b"moov", [mvhd(1_000, 10_010), video_track(), audio_track()])
 }
 
-/// Media of this many bytes.
+/// Builds a media box with this many bytes.
 pub(super) fn mdat(bytes: usize) -> Vec<u8> {
     boxed(b"mdat", vec![0xa5; bytes])
 }
 
-/// A film of ten seconds with its headers in front.
+/// Builds a film of ten seconds with its headers in front.
 pub(super) fn mp4() -> Vec<u8> {
     [ftyp(b"isom"), moov(), mdat(5_000)].concat()
 }
@@ -212,7 +212,7 @@ pub(super) fn ebml(doc_type: &str) -> Vec<u8> {
     element(&[0x1a, 0x45, 0xdf, 0xa3], [name, versions].concat())
 }
 
-/// `Info`, with as many milliseconds.
+/// Builds `Info` with this duration.
 pub(super) fn info(duration_ms: f64) -> Vec<u8> {
     let inner = [
         element(&[0x44, 0x89], duration_ms.to_be_bytes()),

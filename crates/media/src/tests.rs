@@ -15,11 +15,11 @@ mod sound;
 
 const LIMIT: u64 = 16 << 20;
 
-/// A look holds what was fetched, and this much beside it at most.
+/// Maximum memory of a call, beside the fetched bytes.
 const MOST_BESIDE: u64 = 8 << 20;
 
-/// Looks into a file, and sees that neither the file nor what is in it decides how much is read, held or
-/// done. Work is counted in allocations: time is the machine's.
+/// Examines a file, and checks that neither its size nor its content decides how much is read, held or done.
+/// Work is counted in allocations, because time depends on the machine.
 fn bounded(name: &str, file: &[u8]) -> Examined {
     let mut found = None;
     let AllocationInfo { bytes_max, count_total, .. } =
@@ -130,7 +130,7 @@ fn tables_of_samples_are_not_read() {
     assert!(found.fetched_bytes <= 3 * BLOCK_BYTES, "{} bytes", found.fetched_bytes);
 }
 
-/// How large a picture of 720 by 576 is shown.
+/// Returns the size at which a picture of 720 by 576 is shown.
 fn shown(movie: Vec<u8>, head: Vec<u8>, more: Vec<u8>) -> (u32, u32) {
     let entry = visual(b"avc1", 720, 576, [avc_config(), more].concat());
     let media = media(&[ftyp(b"isom"), nest(b"moov", [movie, trak(head, b"vide", 25, 250, 250, entry)])].concat());
@@ -283,7 +283,7 @@ fn a_recording_that_was_cut_off_says_what_it_has() {
 
 #[test]
 fn only_the_front_of_matroska_is_looked_at() {
-    // The library looks forever at a segment that begins with a checksum.
+    // The library loops forever on a segment that begins with a checksum.
     let checked = [element(&[0xbf], [0; 4]), info(5.0), tracks(&[vp9_entry()]), cluster(9)].concat();
     assert_eq!(media(&[ebml("webm"), element(&SEGMENT, checked)].concat()).tracks.len(), 1);
     let behind = [info(5.0), cluster(1 << 20), tracks(&[vp9_entry()])].concat();
@@ -342,7 +342,7 @@ fn a_panic_is_nothing_known() {
     assert_eq!(contained(|| -> u8 { panic!("in a library; this line in the output of the test is in order") }), None);
 }
 
-/// Files made to keep a reader busy, or to make it fall over.
+/// Files made to keep a reader busy, or to crash it.
 #[test]
 fn hostile_files_are_done_with_quickly() {
     let within = |kind: &[u8; 4], inner: Vec<u8>, times: usize| (0..times).fold(inner, |inner, _| boxed(kind, inner));
@@ -350,7 +350,7 @@ fn hostile_files_are_done_with_quickly() {
     let said =
         |config: Vec<u8>| trak(tkhd(3, 0, 0, UPRIGHT), b"soun", 1, 1, 1, sound(b"mp4a", 1, 1, boxed(b"esds", config)));
     let film = |track: Vec<u8>| [ftyp(b"isom"), nest(b"moov", [mvhd(1, 1), track])].concat();
-    // Descriptors within descriptors; each says that all of the rest is in it.
+    // Nested descriptors; each claims to contain the whole rest.
     let descriptors: Vec<u8> = (0..20_000).flat_map(|_| [3, 0xff, 0xff, 0x7f, 0, 1, 0]).collect();
     let nested = (0..2_500).fold(vec![], |inner: Vec<u8>, _| {
         let size = u16::try_from(inner.len() + 3).unwrap();
@@ -437,7 +437,7 @@ fn files_that_end_anywhere_are_read_as_far_as_they_go() {
     }
 }
 
-/// Steps of the generator of Lehmer: the same in every run.
+/// A step of Lehmer's generator: the same numbers in every run.
 fn next(state: &mut u64) -> usize {
     *state = *state * 48_271 % 0x7fff_ffff;
     usize::try_from(*state).unwrap()
@@ -450,7 +450,7 @@ fn twenty_thousand_broken_files_do_no_harm() {
     let mut state = 20_261_122;
     let mut readable = 0;
     for file in samples() {
-        // Headers break, media does not.
+        // Only headers are broken, not media.
         let at: Vec<usize> = (0..file.len()).filter(|at| *at < 2_000 || *at > file.len() - 2_000).collect();
         for _ in 0..BROKEN / samples().len() {
             let mut broken = file.clone();
@@ -478,7 +478,7 @@ proptest! {
         prop_assert!(found.fetched_bytes <= file.len() as u64);
     }
 
-    /// Elements of the right names in any order and nesting.
+    /// Elements with known names in any order and nesting.
     #[test]
     fn any_elements_are_read_to_an_end(parts in prop::collection::vec((0..14_usize, any::<bool>(), prop::collection::vec(any::<u8>(), 0..20)), 0..40)) {
         let ids: [&[u8]; 14] = [
@@ -494,7 +494,7 @@ proptest! {
         bounded("any elements behind good ones", &[ebml("webm"), element(&SEGMENT, segment)].concat());
     }
 
-    /// Boxes of the right names in any order and nesting.
+    /// Boxes with known names in any order and nesting.
     #[test]
     fn any_boxes_are_read_to_an_end(parts in prop::collection::vec((0..12_usize, any::<bool>(), prop::collection::vec(any::<u8>(), 0..60)), 0..40)) {
         let kinds = [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stsz", b"mdhd", b"tkhd", b"hdlr", b"mvex", b"sidx"];

@@ -7,7 +7,7 @@ use crate::riff::Chunk;
 use crate::window::{ParseStop, Window};
 use domain::facts::Media;
 
-/// The most chunks examined.
+/// Maximum number of chunks examined.
 const MAX_CHUNKS: usize = 256;
 
 const PCM: u16 = 1;
@@ -26,13 +26,13 @@ struct Format {
     bits: u16,
 }
 
-/// What the chunks say.
+/// The facts in the chunks.
 #[derive(Debug, Default)]
 struct Found {
     format: Option<Format>,
     /// The size of the samples in 64 bits.
     long_size: Option<u64>,
-    /// Samples of each channel, which compressed formats state.
+    /// Number of samples of each channel, which compressed formats state.
     samples: Option<u64>,
     /// Bytes of samples in all `data` chunks: players play one after the other.
     data_bytes: u64,
@@ -51,7 +51,7 @@ pub(super) fn read(window: &Window) -> Result<Media, ParseStop> {
 }
 
 impl Found {
-    /// Records what a chunk says and returns the position of the next one.
+    /// Records the facts in a chunk and returns the position of the next one.
     fn take(&mut self, window: &Window, chunk: Chunk) -> Result<u64, ParseStop> {
         match &chunk.kind {
             b"fmt " if self.format.is_none() => {
@@ -63,7 +63,7 @@ impl Found {
                 let left = window.size_bytes().saturating_sub(chunk.start);
                 let said = match (chunk.size, self.long_size) {
                     (0xffff_ffff, Some(long)) => long,
-                    // A recorder that did not come back to write it.
+                    // Written by a recorder that was interrupted before it set the size.
                     (0 | 0xffff_ffff, None) => left,
                     (size, _) => size,
                 };
@@ -82,7 +82,7 @@ impl Found {
         let by_rate = || milliseconds(self.data_bytes, format.bytes_per_s);
         match counted {
             Some(counted) => Some(counted),
-            // Of what is compressed, neither the count nor the rate can be checked.
+            // For compressed formats, neither the count nor the rate can be checked.
             None => said.max(by_rate()),
         }
     }
@@ -91,7 +91,7 @@ impl Found {
 impl Format {
     fn read(body: &[u8]) -> Result<Self, ParseStop> {
         let tag = match le16(body, 0)? {
-            // The first bytes of a GUID that ends like all of them.
+            // The first bytes of a GUID whose other bytes are the same for all formats.
             EXTENSIBLE => {
                 u16::try_from(be::<1>(body, 24)? | be::<1>(body, 25)? << 8).map_err(|_| ParseStop::Unreadable)?
             }

@@ -1,4 +1,4 @@
-//! WebP (RFC 9649): a picture by itself, or a canvas with frames and metadata around it.
+//! WebP (RFC 9649): a single picture, or a canvas with frames and metadata around it.
 
 use crate::animation::Animation;
 use crate::fields::{le, le16, le32};
@@ -7,7 +7,7 @@ use crate::window::{ParseStop, Window, unless_stopped};
 use crate::{exif, riff};
 use domain::facts::Image;
 
-/// The most chunks examined in one look.
+/// Maximum number of chunks examined in one call.
 const MAX_CHUNKS: usize = 16_384;
 
 const MAX_EXIF: u64 = 256 << 10;
@@ -88,7 +88,7 @@ fn counted(window: &Window, mut at: u64) -> Result<Found, ParseStop> {
             }
             b"EXIF" if chunk.size <= MAX_EXIF => {
                 let block = window.get(chunk.start, chunk.size)?;
-                // Some writers keep what stands before it in JPEG.
+                // Some writers keep the prefix that precedes it in JPEG.
                 found.is_on_its_side = exif::is_on_its_side(block.strip_prefix(b"Exif\0\0").unwrap_or(&block));
             }
             _ => {}

@@ -1,4 +1,4 @@
-//! The bytes of an upload as far as they were fetched, block by block, and how many more may be.
+//! The bytes of an upload fetched so far, in blocks, and the number that may still be fetched.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -6,36 +6,36 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-/// Bytes are fetched in blocks of this size. Most headers of media files lie within one.
+/// Bytes are fetched in blocks of this size. Most headers of media files fit into one.
 pub const BLOCK_BYTES: u64 = BLOCK as u64;
 const BLOCK: usize = 64 << 10;
 
-/// Why a reader did not get to the end.
+/// Why a reader stopped before the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ParseStop {
-    /// These bytes are to be fetched first.
+    /// These bytes must be fetched first.
     Needs(Range<u64>),
-    /// It is not what it seemed to be.
+    /// The file is not of the type that it seemed to be.
     Unreadable,
-    /// Going further takes more bytes or steps than are allowed for one upload.
+    /// Going further needs more bytes or steps than are allowed for one upload.
     Exhausted,
 }
 
-/// What is fetched at once of a file that is read sequentially.
+/// Number of bytes fetched at once of a file that is read sequentially.
 const STRIDE_BYTES: u64 = 1 << 20;
 
-/// What was fetched of an upload.
+/// The fetched bytes of an upload.
 #[derive(Debug)]
 pub struct Window {
     size_bytes: u64,
     limit_bytes: u64,
-    /// How much may still be fetched.
+    /// Number of bytes that may still be fetched.
     left_bytes: u64,
     blocks: BTreeMap<u64, Bytes>,
 }
 
 impl Window {
-    /// Nothing yet of an upload of this size, and at most `limit_bytes` of it ever.
+    /// Creates an empty window of an upload of this size, which will fetch at most `limit_bytes` of it.
     pub fn new(size_bytes: u64, limit_bytes: u64) -> Self {
         Self { size_bytes, limit_bytes, left_bytes: limit_bytes, blocks: BTreeMap::new() }
     }
@@ -44,17 +44,17 @@ impl Window {
         self.size_bytes
     }
 
-    /// Returns the most bytes that may be fetched in all.
+    /// Returns the maximum number of bytes that may be fetched in total.
     pub(super) fn limit_bytes(&self) -> u64 {
         self.limit_bytes
     }
 
-    /// Where an upload begins: what its type is told by.
+    /// Returns the beginning of the upload, by which its type is recognized.
     pub fn head(&self) -> Result<Cow<'_, [u8]>, ParseStop> {
         self.get(0, self.size_bytes.min(BLOCK_BYTES))
     }
 
-    /// `count` bytes from `start` on.
+    /// Returns `count` bytes from `start` on.
     pub(super) fn get(&self, start: u64, count: u64) -> Result<Cow<'_, [u8]>, ParseStop> {
         self.fetched(start, count, 0)
     }
@@ -64,7 +64,7 @@ impl Window {
         self.fetched(start, count, STRIDE_BYTES)
     }
 
-    /// Asks for all of `count` bytes from `start` on at once, unless they are there.
+    /// Requests all of `count` bytes from `start` on at once, unless they were fetched.
     pub(super) fn want(&self, start: u64, count: u64) -> Result<(), ParseStop> {
         self.blocks_with(start, count, 0).map(drop)
     }
@@ -86,8 +86,8 @@ impl Window {
         Ok(Cow::Owned(parts.concat()))
     }
 
-    /// Returns the first and the last block of these bytes, and the end
-    /// of the bytes, once all blocks are there.
+    /// Returns the first and the last block of these bytes, and the end of the bytes, once all blocks are
+    /// fetched.
     fn blocks_with(&self, start: u64, count: u64, ahead_bytes: u64) -> Result<Option<(u64, u64, u64)>, ParseStop> {
         let end = start.checked_add(count).filter(|end| *end <= self.size_bytes).ok_or(ParseStop::Unreadable)?;
         if count == 0 {
@@ -106,7 +106,7 @@ impl Window {
         start.saturating_add(count).min(self.size_bytes).saturating_sub(1) / BLOCK_BYTES
     }
 
-    /// The first blocks in a row that were not fetched, from `first` to `last`.
+    /// Returns the first run of blocks from `first` to `last` that were not fetched.
     fn missing(&self, first: u64, last: u64) -> Option<Range<u64>> {
         let is_missing = |index: &u64| !self.blocks.contains_key(index);
         let from = (first..=last).find(is_missing)?;
@@ -114,7 +114,7 @@ impl Window {
         Some(from * BLOCK_BYTES..((to + 1) * BLOCK_BYTES).min(self.size_bytes))
     }
 
-    /// Takes the bytes that were fetched because a reader [needs](Stop::Needs) them.
+    /// Adds bytes that were fetched because a reader [needs](ParseStop::Needs) them.
     pub fn insert(&mut self, at: u64, mut bytes: Bytes) {
         self.left_bytes = self.left_bytes.saturating_sub(bytes.len() as u64);
         let mut index = at / BLOCK_BYTES;
@@ -126,7 +126,7 @@ impl Window {
     }
 }
 
-/// Turns a broken or too expensive part into `None`, for what a reader can do without.
+/// Turns an unreadable or too expensive part into `None`, for facts that a reader can do without.
 pub(super) fn unless_stopped<T>(found: Result<T, ParseStop>) -> Result<Option<T>, ParseStop> {
     match found {
         Ok(found) => Ok(Some(found)),

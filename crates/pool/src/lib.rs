@@ -1,18 +1,18 @@
-//! Memory for bytes on their way to or from the store, with a ceiling.
+//! A pool of memory for bytes on their way to or from the store, with a ceiling.
 //!
-//! Whoever takes bytes in fills a [`Buffer`] and hands it on as [`Bytes`]; the memory comes back when the
-//! last of those is dropped. All buffers together never hold more than the ceiling: who asks for one more
-//! waits, first come, first served. Bytes that are kept for longer than it takes to store them come out of
-//! the same ceiling, at most half of it, and are refused where that is used up: whoever waited for them might
-//! be what they wait for. So that many who want little are not held up by a few who want much, buffers become
-//! smaller as the pool runs low. A [`Reservation`] counts memory that lies elsewhere.
+//! A producer fills a [`Buffer`] and passes it on as [`Bytes`]; the memory is returned when the last of those
+//! is dropped. All buffers together never hold more than the ceiling: further requests wait, in the order of
+//! arrival. Bytes that are kept for longer than it takes to store them come out of the same ceiling, at most
+//! half of it. Requests to keep bytes never wait and fail when that half is used up: waiting requests might
+//! wait for each other. As the pool runs low, buffers become smaller, so that a few large consumers do not
+//! block many small ones. A [`Reservation`] counts memory that is allocated elsewhere.
 //!
-//! Large buffers are mapped and not allocated. An allocator keeps freed memory of this size for itself: with
-//! 400 fast uploads under a ceiling of 256 MiB, glibc made it 430 MiB resident, and kept 380 when they were
-//! over. What is unmapped is gone at once, so the ceiling is what the system sees.
+//! Large buffers are mapped and not allocated. An allocator keeps freed memory of this size: with 400 fast
+//! uploads under a ceiling of 256 MiB, glibc made it 430 MiB resident, and kept 380 when they were over.
+//! Unmapped memory is returned at once, so the ceiling is what the system measures.
 //!
-//! Buffers of [`DIRECT_MIN_BYTES`] and more are laid out for direct writes: the byte for the offset `at` lies
-//! as far from a multiple of [`BLOCK_BYTES`] in memory as it will in the file.
+//! Buffers of [`DIRECT_MIN_BYTES`] and more are aligned for direct writes: the byte for the offset `at` has
+//! the same distance from a multiple of [`BLOCK_BYTES`] in memory as in the file.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use memmap2::MmapMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What direct writes are aligned to, in the file and in memory: a multiple of every usual sector size.
+/// The alignment of direct writes, in the file and in memory: a multiple of every usual sector size.
 pub const BLOCK_BYTES: usize = 4096;
 
 /// The smallest piece worth writing directly.
@@ -32,14 +32,14 @@ const SIZES_BYTES: [usize; 5] = [MIN_BUFFER_BYTES, 16 << 10, DIRECT_MIN_BYTES, 2
 pub const MIN_BUFFER_BYTES: usize = 4 << 10;
 pub const MAX_BUFFER_BYTES: usize = 1 << 20;
 
-/// A buffer takes at most this part of what is free.
+/// A buffer takes at most the free bytes divided by this.
 const SHARE: usize = 64;
 
-/// This much freed memory is kept for the next upload, which then need not fault it in page by
-/// page. It is part of what the ceiling allows.
+/// Amount of freed memory that is kept for the next upload, which then need not fault it in page by page. It
+/// counts toward the ceiling.
 const MAX_SPARE_BYTES: usize = 16 << 20;
 
-/// A pool. Cloning it is cheap and gives the same one.
+/// A pool of memory. Clones share one pool, and cloning is cheap.
 #[derive(Clone)]
 pub struct Pool(Arc<Inner>);
 
@@ -47,7 +47,7 @@ struct Inner {
     /// One permit for each of the smallest buffers that would fit.
     free: Arc<Semaphore>,
     most_permits: u32,
-    /// Those of them that may be kept: half of all.
+    /// The permits among them that may be used for kept bytes: half of all.
     keepable: Arc<Semaphore>,
     most_kept_bytes: usize,
     spare: Mutex<Spare>,
@@ -60,22 +60,22 @@ struct Spare {
     size_bytes: usize,
 }
 
-/// What a buffer is made of.
+/// The memory of a buffer.
 enum Backing {
     Small(Vec<u8>),
     /// Begins at the border of a page.
     Mapped(MmapMut),
-    /// In place of a mapping that the system refused; with room to begin at the border of a block.
+    /// A replacement for a mapping that the system refused; large enough to begin at the border of a block.
     Aligned(Vec<u8>),
 }
 
-/// A part of the pool for bytes that lie elsewhere; given back when dropped.
+/// A part of the pool for memory that is allocated elsewhere; returned when dropped.
 pub struct Reservation(OwnedSemaphorePermit);
 
-/// Memory being filled.
+/// Memory that is being filled.
 pub struct Buffer {
     memory: Backing,
-    /// Where the first byte is, the next will be, and no more fits.
+    /// The positions of the first byte, of the next byte, and of the end.
     start: usize,
     next: usize,
     end: usize,
@@ -84,7 +84,7 @@ pub struct Buffer {
 }
 
 impl Pool {
-    /// A pool of at most `ceiling_bytes`, but of some of the largest buffers at least.
+    /// Creates a pool of at most `ceiling_bytes`, but at least a few of the largest buffers.
     pub fn new(ceiling_bytes: u64) -> Self {
         let most = u32::MAX as usize;
         let buffers = usize::try_from(ceiling_bytes).unwrap_or(usize::MAX) / MIN_BUFFER_BYTES;
@@ -96,18 +96,18 @@ impl Pool {
         Self(Arc::new(Inner { free, most_permits, keepable, most_kept_bytes, spare: Mutex::default() }))
     }
 
-    /// The ceiling: all bytes, held or not.
+    /// Returns the ceiling in bytes, free and held.
     pub fn size_bytes(&self) -> u64 {
         u64::from(self.0.most_permits) * MIN_BUFFER_BYTES as u64
     }
 
-    /// Bytes that nobody holds.
+    /// Returns the bytes that are free.
     pub fn free_bytes(&self) -> usize {
         self.0.free_bytes()
     }
 
-    /// Copies bytes to keep them for an unknown time. `None` while
-    /// there is no memory for that; it never waits.
+    /// Copies bytes to keep them for an unknown time. Returns `None` if there is no memory for that; it never
+    /// waits.
     pub fn try_keep(&self, bytes: &[u8]) -> Option<Bytes> {
         let permits = u32::try_from(bytes.len().div_ceil(MIN_BUFFER_BYTES)).ok()?;
         let share = Arc::clone(&self.0.keepable).try_acquire_many_owned(permits).ok()?;
@@ -115,21 +115,22 @@ impl Pool {
         Some(Bytes::from_owner(KeptBytes { bytes: bytes.into(), _room: room, _share: share }))
     }
 
-    /// The most that is ever kept at once. What is kept counts in whole buffers of [`MIN_BUFFER_BYTES`].
+    /// Returns the maximum that is ever kept at once. Kept bytes count in whole buffers of
+    /// [`MIN_BUFFER_BYTES`].
     pub fn most_kept_bytes(&self) -> usize {
         self.0.most_kept_bytes
     }
 
-    /// A buffer of about `wanted_bytes` for what goes to the offset `at`; waits while there is none.
+    /// Takes a buffer of about `wanted_bytes` for bytes at the offset `at`; waits until one is free.
     ///
-    /// It is smaller than wanted where the pool runs low, and never larger than [`MAX_BUFFER_BYTES`].
+    /// It is smaller than wanted when the pool runs low, and never larger than [`MAX_BUFFER_BYTES`].
     pub async fn take(&self, at: u64, wanted_bytes: usize) -> Buffer {
         let size_bytes = size_for(wanted_bytes, self.free_bytes());
         let room = Arc::clone(&self.0.free).acquire_many_owned(permits_for(size_bytes)).await;
         self.buffer(at, size_bytes, room.expect("the pool is never closed"))
     }
 
-    /// A buffer of exactly `size_bytes`, unless that is more than a fair part of what is free.
+    /// Takes a buffer of exactly `size_bytes`, unless that is more than a fair part of the free bytes.
     pub fn try_take(&self, at: u64, size_bytes: usize) -> Option<Buffer> {
         if size_for(size_bytes, self.free_bytes()) < size_bytes {
             return None;
@@ -138,14 +139,15 @@ impl Pool {
         Some(self.buffer(at, size_bytes, room))
     }
 
-    /// Counts `bytes` that lie elsewhere, or as many as the whole pool has; waits while they are not free.
+    /// Reserves `bytes` that are allocated elsewhere, or as many as the whole pool has; waits until they are
+    /// free.
     pub async fn reserve(&self, bytes: usize) -> Reservation {
         let permits = permits_for(bytes).min(self.0.most_permits);
         let room = Arc::clone(&self.0.free).acquire_many_owned(permits).await;
         Reservation(room.expect("the pool is never closed"))
     }
 
-    /// Counts `bytes` that lie elsewhere, if they are free now.
+    /// Reserves `bytes` that are allocated elsewhere, if they are free now.
     pub fn try_reserve(&self, bytes: usize) -> Option<Reservation> {
         Arc::clone(&self.0.free).try_acquire_many_owned(permits_for(bytes)).ok().map(Reservation)
     }
@@ -159,7 +161,7 @@ impl Pool {
     }
 }
 
-/// Bytes that are kept, and the memory that was set aside for them.
+/// Kept bytes, and the memory that was reserved for them.
 struct KeptBytes {
     bytes: Box<[u8]>,
     _room: OwnedSemaphorePermit,
@@ -172,13 +174,13 @@ impl AsRef<[u8]> for KeptBytes {
     }
 }
 
-/// As many as cover this many bytes.
+/// Returns the number of permits that cover this many bytes.
 fn permits_for(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(MIN_BUFFER_BYTES)).unwrap_or(u32::MAX)
 }
 
 impl Reservation {
-    /// Gives back what is above `bytes`.
+    /// Releases the part above `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let permits = usize::try_from(permits_for(bytes)).unwrap_or(usize::MAX);
         drop(self.0.split(self.0.num_permits().saturating_sub(permits)));
@@ -189,12 +191,12 @@ impl Reservation {
     }
 }
 
-/// How far the offset `at` is behind the last multiple of a block.
+/// Returns the distance of the offset `at` from the multiple of a block before it.
 fn lead_of(at: u64) -> usize {
     usize::try_from(at % BLOCK_BYTES as u64).expect("less than a block")
 }
 
-/// The size of a buffer for somebody who wants this much, while this much is free.
+/// Returns the size of a buffer when `wanted_bytes` are wanted and `free_bytes` are free.
 fn size_for(wanted_bytes: usize, free_bytes: usize) -> usize {
     let most = free_bytes / SHARE;
     let fits = |size: &usize| *size <= most;
@@ -208,14 +210,14 @@ impl Inner {
         self.free.available_permits().saturating_mul(MIN_BUFFER_BYTES)
     }
 
-    /// Memory for a buffer that has its permits already.
+    /// Returns memory for a buffer that already has its permits.
     fn memory(&self, size_bytes: usize) -> Backing {
         if size_bytes < DIRECT_MIN_BYTES {
             return Backing::Small(vec![0; size_bytes]);
         }
         let mut spare = self.spare();
         let found = spare.take(size_bytes);
-        // What is freed here is no longer there for what is mapped next, or both would exceed the ceiling.
+        // Spare memory must not exceed the free bytes that remain, or both together would exceed the ceiling.
         let surplus = if found.is_none() { spare.evict(self.free_bytes()) } else { Vec::new() };
         drop(spare);
         drop(surplus);
@@ -235,7 +237,7 @@ impl Backing {
         }
     }
 
-    /// Where in it the first block begins.
+    /// Returns the position of the first block in it.
     fn aligned(&self) -> usize {
         self.bytes().as_ptr().align_offset(BLOCK_BYTES)
     }
@@ -262,7 +264,7 @@ impl Spare {
         Some(self.pieces.swap_remove(found))
     }
 
-    /// Gives up what is not among `free_bytes`.
+    /// Removes the spare memory that exceeds `free_bytes`.
     fn evict(&mut self, free_bytes: usize) -> Vec<Backing> {
         let mut surplus = Vec::new();
         while self.size_bytes > free_bytes
@@ -274,8 +276,8 @@ impl Spare {
         surplus
     }
 
-    /// Keeps memory whose permits are about to be free, beside `free_bytes` that are. Small pieces are left
-    /// to the allocator, which keeps them at hand anyway.
+    /// Keeps memory whose permits are about to be released, within the free bytes. Small pieces are left to
+    /// the allocator, which keeps them ready anyway.
     fn keep(&mut self, piece: Backing, free_bytes: usize) -> Option<Backing> {
         let size_bytes = piece.bytes().len();
         let most = MAX_SPARE_BYTES.min(free_bytes + size_bytes);
@@ -289,7 +291,7 @@ impl Spare {
 }
 
 impl Buffer {
-    /// Copies in as much of `bytes` as there is room for; says how much that was.
+    /// Copies as much of `bytes` as fits; returns how much that was.
     pub fn fill(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.end - self.next);
         self.memory.bytes_mut()[self.next..self.next + count].copy_from_slice(&bytes[..count]);
@@ -297,12 +299,12 @@ impl Buffer {
         count
     }
 
-    /// The room that is left, for whoever fills it in place and then tells by [`Buffer::advance`].
+    /// Returns the unfilled part, for a caller that fills it in place and then calls [`Buffer::advance`].
     pub fn unfilled_mut(&mut self) -> &mut [u8] {
         &mut self.memory.bytes_mut()[self.next..self.end]
     }
 
-    /// This many bytes of the room have been filled, or all of it.
+    /// Counts this many bytes of the unfilled part as filled, at most all of it.
     pub fn advance(&mut self, bytes: usize) {
         self.next = self.end.min(self.next.saturating_add(bytes));
     }
@@ -319,12 +321,12 @@ impl Buffer {
         self.next == self.end
     }
 
-    /// How much it can hold.
+    /// Returns the capacity in bytes.
     pub fn size_bytes(&self) -> usize {
         self.end - self.start
     }
 
-    /// What was filled in, to hand on.
+    /// Returns the filled bytes, to be passed on.
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
@@ -341,7 +343,7 @@ impl Drop for Buffer {
         let memory = std::mem::replace(&mut self.memory, Backing::Small(Vec::new()));
         let free_bytes = self.pool.free_bytes();
         let kept = self.pool.spare().keep(memory, free_bytes);
-        // Unmapped here, when the lock is free again and before the permits are given back.
+        // Unmapped here, after the lock is released and before the permits are.
         drop(kept);
     }
 }
@@ -458,7 +460,7 @@ mod tests {
         assert!(pool.try_keep(&[7; 100_000]).is_some());
         kept.clear();
         assert_eq!(pool.free_bytes(), total);
-        // Nothing is kept of what others need just now, and a try that fails takes nothing.
+        // Nothing is kept from the last free bytes, and a failed attempt takes nothing.
         let mut taken = Vec::new();
         while let Some(buffer) = tokio::task::unconstrained(pool.take(0, MAX_BUFFER_BYTES)).now_or_never() {
             taken.push(buffer);
@@ -477,7 +479,7 @@ mod tests {
         drop(large);
         let spare_bytes = || pool.0.spare().size_bytes;
         assert_eq!(spare_bytes(), 8 * (64 << 10));
-        // All but what is spare is taken, and then a little more.
+        // All memory but the spare is taken, and then a little more.
         let _elsewhere = pool.try_reserve(pool.free_bytes() - spare_bytes()).unwrap();
         let _used_again = pool.buffer(0, 64 << 10, pool.try_reserve(64 << 10).unwrap().0);
         assert_eq!(spare_bytes(), 7 * (64 << 10));

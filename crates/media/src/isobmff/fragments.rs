@@ -1,9 +1,8 @@
-//! Recordings in fragments: their duration, which the movie does not know.
+//! The duration of recordings in fragments, which the movie does not contain.
 //!
-//! Each fragment has the duration of its samples, so fragments are examined one by one, as far as the limit
-//! of bytes allows. Where there are more, an index (`sidx` in front of them or `mfra` behind) leads to the
-//! last one, which has the time it begins at. Without an index, or if it does not lead to a fragment, the
-//! duration is unknown.
+//! Each fragment has the duration of its samples, so fragments are examined one by one, within the limit of
+//! bytes. If there are more, an index (`sidx` in front of them or `mfra` behind) leads to the last one, which
+//! contains its start time. Without an index, or if it does not lead to a fragment, the duration is unknown.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -25,7 +24,7 @@ const HAS_SIZE: u64 = 0x200;
 const HAS_FLAGS: u64 = 0x400;
 const HAS_COMPOSITION: u64 = 0x800;
 
-/// What an index says of the fragments.
+/// The facts in an index of the fragments.
 #[derive(Debug, Default)]
 pub(super) struct FragmentIndex {
     /// The number of entries, and the position of the last one.
@@ -33,11 +32,11 @@ pub(super) struct FragmentIndex {
     duration_ms: Option<u64>,
 }
 
-/// The progress of all tracks.
+/// The times of all tracks.
 #[derive(Debug, Default)]
 pub(super) struct FragmentTimes {
     tracks: BTreeMap<u32, Span>,
-    /// Whether every fragment was counted.
+    /// True if every fragment was counted.
     is_whole: bool,
     at_least_ms: Option<u64>,
 }
@@ -48,7 +47,7 @@ struct Span {
     samples: u64,
     /// The duration of all samples counted.
     units: u64,
-    /// The earliest time a fragment begins, and the latest one ends.
+    /// The earliest start and the latest end of a fragment.
     begin: Option<u64>,
     end: u64,
 }
@@ -56,15 +55,15 @@ struct Span {
 impl FragmentIndex {
     /// Records a `sidx` box that ends at `base`.
     pub(super) fn add(&mut self, body: &[u8], base: u64) {
-        // One of other indexes does not name fragments.
+        // An index of other indexes names no fragments.
         let Some((count, last, duration_ms)) = segments(body, base) else { return };
         self.last = self.last.max(Some((count, last)));
         self.duration_ms = self.duration_ms.max(duration_ms);
     }
 }
 
-/// Parses a `sidx`: the number of segments, the position of the last one,
-/// and the duration of all in milliseconds.
+/// Parses a `sidx`: the number of segments, the position of the last one, and the duration of all in
+/// milliseconds.
 fn segments(body: &[u8], base: u64) -> Option<(u64, u64, Option<u64>)> {
     let timescale = be32(body, 8).ok()?;
     let (first, at) = match body.first()? {
@@ -108,12 +107,12 @@ impl BoxReader<'_> {
                 Err(ParseStop::Exhausted | ParseStop::Unreadable) => {}
             }
         }
-        // Too many to look at: the first and the last say it, if something leads to the last.
+        // Too many to examine: the first and the last are enough, if an index leads to the last.
         let Some((_, last)) = last.filter(|(_, last)| *last > first) else { return Ok(None) };
         self.by_index(movie, index, first, last)
     }
 
-    /// Examines the first fragment, and the last one where the index has it.
+    /// Examines the first fragment, and the last one at the position in the index.
     fn by_index(
         &mut self,
         movie: &Movie,
@@ -130,7 +129,7 @@ impl BoxReader<'_> {
         Ok(self.through(last, movie, &mut times)?.then_some(times))
     }
 
-    /// Counts all fragments from `at` to the end, and returns whether there are any.
+    /// Counts all fragments from `at` to the end, and reports whether there are any.
     fn through(&mut self, mut at: u64, movie: &Movie, times: &mut FragmentTimes) -> Result<bool, ParseStop> {
         let mut is_any = false;
         let mut last_at = at;
@@ -144,7 +143,7 @@ impl BoxReader<'_> {
                     self.fragment(body, movie, times)?;
                 }
                 Ok(Some(_)) => {}
-                // Cut off, or no boxes any more: players get no further.
+                // Truncated, or not a box: players get no further.
                 Ok(None) | Err(ParseStop::Unreadable) => return Ok(is_any),
                 Err(stop) => return Err(stop),
             }
@@ -154,7 +153,7 @@ impl BoxReader<'_> {
     fn fragment(&mut self, body: Range<u64>, movie: &Movie, times: &mut FragmentTimes) -> Result<(), ParseStop> {
         for found in self.children(&body)? {
             if &found.kind == b"traf" {
-                // One that cannot be understood leaves the length unknown.
+                // An unreadable one leaves the duration unknown.
                 let body = self.body(&found)?.ok_or(ParseStop::Exhausted)?;
                 times.add(&body, movie).ok_or(ParseStop::Exhausted)?;
             }
@@ -185,7 +184,7 @@ impl BoxReader<'_> {
 fn last_of_tfra(body: &[u8]) -> Option<(u64, u64)> {
     let is_long = body.first()? == &1;
     let packed = be32(body, 8).ok()?;
-    // The sizes of three numbers that follow the place.
+    // The sizes of three numbers that follow the position.
     let numbers = [packed >> 4 & 3, packed >> 2 & 3, packed & 3].map(|less_one| less_one as usize + 1);
     let place_bytes = if is_long { 16 } else { 8 };
     let count = usize::try_from(be32(body, 12).ok()?).ok()?;
@@ -196,7 +195,7 @@ fn last_of_tfra(body: &[u8]) -> Option<(u64, u64)> {
 }
 
 impl FragmentTimes {
-    /// Starts with the samples in the movie itself.
+    /// Starts with the samples in the movie box.
     fn begin(movie: &Movie) -> Self {
         let tracks = movie.tracks().map(|track| {
             let length = track.length();
@@ -217,9 +216,9 @@ impl FragmentTimes {
     fn add(&mut self, traf: &[u8], movie: &Movie) -> Option<()> {
         let tfhd = super::child(traf, b"tfhd")?;
         let (flags, id) = (be::<3>(tfhd, 1).ok()?, be32(tfhd, 4).ok()?);
-        // Of a track that is not there nothing is played.
+        // A track that does not exist is not played.
         let Some(span) = self.tracks.get_mut(&id) else { return Some(()) };
-        // A place of eight bytes and a number of four may come before it.
+        // A position of eight bytes and a number of four may come before it.
         let at = 8 + if flags & 1 != 0 { 8 } else { 0 } + if flags & 2 != 0 { 4 } else { 0 };
         let default = if flags & 8 != 0 { be32(tfhd, at).ok() } else { movie.default_span(id) };
         let begin = super::child(traf, b"tfdt").and_then(|tfdt| match tfdt.first()? {
@@ -240,8 +239,8 @@ impl FragmentTimes {
         Some(())
     }
 
-    /// Returns the duration of the longest track: from its beginning to its end, or that of
-    /// all its samples where their times overlap.
+    /// Returns the duration of the longest track: from its start to its end, or that of all its samples where
+    /// their times overlap.
     pub(super) fn longest_ms(&self) -> Option<u64> {
         let lasting = self.tracks.values().filter_map(|span| {
             let reach = span.end.saturating_sub(span.begin?);

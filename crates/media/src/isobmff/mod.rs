@@ -1,12 +1,12 @@
 //! MP4, `QuickTime`, 3GP, HEIC and AVIF (ISO/IEC 14496-12 and 23008-12): boxes within boxes.
 //!
-//! The few boxes that say something are looked up one by one, wherever they are, and everything else, above
-//! all the tables of where samples are, is passed over unread. So it does not matter whether a file begins or
-//! ends with its headers, and a film of many hours needs hardly more than a short one. The levels are those
-//! written down here: a file cannot make this go deeper.
+//! The few boxes with facts are looked up one by one, wherever they are. Everything else, above all the
+//! tables of sample positions, is skipped unread. A file may therefore begin or end with its headers, and a
+//! film of many hours needs hardly more reads than a short one. The nesting levels are fixed here: a file
+//! cannot make this recurse deeper.
 //!
-//! `movie` reads tracks, `times` how long they are, `fragments` what is behind the movie of a
-//! recording in fragments, `still` images.
+//! `movie` reads tracks, `times` their durations, `fragments` the fragments behind the movie of a recording,
+//! `still` images.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -22,18 +22,18 @@ mod movie;
 mod still;
 mod times;
 
-/// How many boxes are looked at in one go.
+/// Maximum number of boxes examined in one call.
 const MAX_BOXES: u32 = 8_192;
 
-/// The most boxes examined of fragments.
+/// Maximum number of boxes examined in fragments.
 const MAX_FRAGMENT_BOXES: u32 = 32_768;
 
-/// The most that is read of one box. Those that are read are small.
+/// Maximum number of bytes read of one box. The boxes that are read are small.
 const MAX_BODY: u64 = 256 << 10;
 
 type Kind = [u8; 4];
 
-/// A box: its kind, and where its content is.
+/// A box: its kind, and the position of its content.
 #[derive(Debug, Clone)]
 struct FoundBox {
     kind: Kind,
@@ -45,7 +45,7 @@ struct FoundBox {
 struct BoxReader<'w> {
     window: &'w Window,
     left: u32,
-    /// Whether boxes are so close to each other that reading ahead pays.
+    /// True if boxes are so close to each other that reading ahead pays.
     is_dense: bool,
 }
 
@@ -55,7 +55,7 @@ impl<'w> BoxReader<'w> {
     }
 }
 
-/// What stands at the top of a file.
+/// The boxes at the top of a file.
 #[derive(Debug, Default)]
 struct TopBoxes {
     movie: Option<movie::Movie>,
@@ -71,7 +71,7 @@ pub(super) fn read(window: &Window) -> Result<Media, ParseStop> {
     walk.whole(top.movie.ok_or(ParseStop::Unreadable)?, &top.index, top.fragments_at)
 }
 
-/// Reads a file that calls itself an image. If it has a film in it and no image, it is a film.
+/// Reads a file whose type is an image. If it contains a film and no image, it is a film.
 pub(super) fn read_image(window: &Window) -> Result<Content, ParseStop> {
     let mut walk = BoxReader::new(window);
     let top = walk.top(true)?;
@@ -100,7 +100,7 @@ impl BoxReader<'_> {
         index: &fragments::FragmentIndex,
         at: Option<u64>,
     ) -> Result<Media, ParseStop> {
-        // Fragments may be announced, and none be there.
+        // Fragments may be announced although there are none.
         let Some(at) = at.filter(|_| movie.is_fragmented()) else {
             return Ok(Media { duration_ms: movie.duration_ms(), tracks: movie.track_facts() });
         };
@@ -123,7 +123,7 @@ impl BoxReader<'_> {
             let start = at;
             let found = match self.next(&mut at, end) {
                 Ok(Some(found)) => found,
-                // What is behind the movie was only an index, if at all.
+                // Behind the movie there could only be an index.
                 Err(ParseStop::Unreadable) if top.movie.is_some() || top.image.is_some() => break,
                 Ok(None) => break,
                 Err(stop) => return Err(stop),
@@ -136,7 +136,7 @@ impl BoxReader<'_> {
                 b"moof" => top.fragments_at = top.fragments_at.or(Some(start)),
                 _ => {}
             }
-            // Fragments are looked at by themselves, from the first on.
+            // Fragments are examined separately, from the first on.
             let is_whole = |movie: &movie::Movie| !movie.is_fragmented() || top.fragments_at.is_some();
             if top.movie.as_ref().is_some_and(is_whole) && (!wants_image || top.image.is_some()) {
                 break;
@@ -145,7 +145,7 @@ impl BoxReader<'_> {
         Ok(top)
     }
 
-    /// The box at `at`, which moves on to the next one.
+    /// Returns the box at `at`, and moves `at` to the next one.
     fn next(&mut self, at: &mut u64, end: u64) -> Result<Option<FoundBox>, ParseStop> {
         if end.saturating_sub(*at) < 8 {
             return Ok(None);
@@ -173,7 +173,7 @@ impl BoxReader<'_> {
         Ok(children)
     }
 
-    /// What is in a box, unless it is larger than any that makes sense.
+    /// Returns the content of a box, unless it is larger than any box that is read.
     fn body(&self, of: &FoundBox) -> Result<Option<Cow<'_, [u8]>>, ParseStop> {
         let count = of.body.end - of.body.start;
         if count > MAX_BODY { Ok(None) } else { self.window.get(of.body.start, count).map(Some) }

@@ -1,4 +1,4 @@
-//! The movie: its tracks, what their samples are, and how they are shown.
+//! The movie: its tracks, the type of their samples, and their size as shown.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,18 +13,18 @@ use crate::read::{MAX_TRACKS, milliseconds, plain_track, squared};
 use crate::window::ParseStop;
 use domain::facts::{Track, TrackKind};
 
-/// What stands in a picture's sample entry before its boxes.
+/// Size of the fields of a visual sample entry before its boxes.
 const VISUAL_BYTES: usize = 78;
 
-/// What the movie says of itself.
+/// The facts in the movie box.
 #[derive(Debug, Default)]
 pub(super) struct Movie {
     timescale: u32,
     duration: Option<u64>,
     matrix: Option<mp4_atom::Matrix>,
-    /// Whether more of it is in fragments.
+    /// True if more of the movie is in fragments.
     is_fragmented: bool,
-    /// Its duration with those, by its own account.
+    /// The duration with fragments, as announced.
     with_fragments: Option<u64>,
     /// The default duration of samples in fragments, by track.
     defaults: BTreeMap<u32, u32>,
@@ -42,7 +42,7 @@ pub(super) struct MovieTrack {
     track: Option<Track>,
 }
 
-/// What one track says of itself, box by box.
+/// The boxes of one track.
 #[derive(Debug, Default)]
 struct TrackBoxes {
     tkhd: Option<Tkhd>,
@@ -51,7 +51,7 @@ struct TrackBoxes {
     /// The first of its sample entries.
     entry: Option<(Kind, Vec<u8>)>,
     samples: Option<u32>,
-    /// The table of durations of samples.
+    /// The position of the table of sample durations.
     spans: Option<Range<u64>>,
     edits: Option<u64>,
 }
@@ -61,8 +61,8 @@ impl Movie {
         self.is_fragmented
     }
 
-    /// Returns whether it is the movie of an image: image sequences have a handler of their own, and in raw
-    /// photos of Canon all pictures are of one kind.
+    /// Reports whether it is the movie of an image: image sequences have their own handler, and in raw photos
+    /// of Canon all pictures are raw.
     pub(super) fn is_of_image(&self) -> bool {
         let mut pictures = self.tracks.iter().filter(|track| [b"vide", b"pict"].contains(&&track.handler)).peekable();
         let is_raw = |track: &MovieTrack| track.track.as_ref().is_some_and(|track_facts| track_facts.codec == "craw");
@@ -84,7 +84,8 @@ impl Movie {
         self.tracks.iter().find(is_pictures)?.samples.filter(|samples| *samples > 0)
     }
 
-    /// Returns the duration without fragments: that of the longest track, or its own where no track has one.
+    /// Returns the duration without fragments: that of the longest track, or of the movie if no track has
+    /// one.
     pub(super) fn duration_ms(&self) -> Option<u64> {
         let longest = self.tracks.iter().filter_map(|track| track.length.milliseconds(self.timescale)).max();
         longest.filter(|ms| *ms > 0).or_else(|| milliseconds(self.duration?, self.timescale))
@@ -119,7 +120,7 @@ impl BoxReader<'_> {
     pub(super) fn movie(&mut self, body: Range<u64>) -> Result<Movie, ParseStop> {
         let mut movie = Movie::default();
         let boxes = self.children(&body)?;
-        // Tracks are shown as the movie is turned, and it may say so behind them.
+        // The rotation of the movie applies to its tracks, and its header may be behind them.
         if let Some(found) = boxes.iter().find(|found| &found.kind == b"mvhd")
             && let Some(mvhd) = self.decode::<Mvhd>(found)?
         {
@@ -133,7 +134,7 @@ impl BoxReader<'_> {
                 b"trak" => match self.track(&found.body, &movie) {
                     Ok(track) => movie.tracks.push(track),
                     Err(stop @ (ParseStop::Needs(_) | ParseStop::Exhausted)) => return Err(stop),
-                    // The others may be in order.
+                    // The other tracks may be readable.
                     Err(ParseStop::Unreadable) => {}
                 },
                 _ => {}
@@ -212,12 +213,12 @@ impl BoxReader<'_> {
         Ok(())
     }
 
-    /// Reads what the samples are, and how many. The tables of their positions are not read.
+    /// Reads the type and the number of the samples. The tables of their positions are not read.
     fn samples(&mut self, body: &Range<u64>, parts: &mut TrackBoxes) -> Result<(), ParseStop> {
         for found in self.children(body)? {
             match &found.kind {
                 b"stsd" => parts.entry = self.body(&found)?.and_then(|body| first_entry(&body)),
-                // The compact form has its count in the same place.
+                // The compact form has its count at the same position.
                 b"stsz" | b"stz2" => parts.samples = Some(be32(&self.window.get(found.body.start, 12)?, 8)?),
                 b"stts" => parts.spans = Some(found.body),
                 _ => {}
@@ -260,7 +261,7 @@ impl TrackBoxes {
     }
 
     /// Returns the size as shown: the stored height, and the width that follows from the shape of the pixels
-    /// or of the track; both swapped if turned by a quarter.
+    /// or of the track; both swapped if rotated by a quarter turn.
     fn shown(&self, body: &[u8], pasp: Option<&[u8]>, movie: Option<&mp4_atom::Matrix>) -> Option<(u32, u32)> {
         let stored = Visual::decode(&mut &*body).ok().map(|visual| (u64::from(visual.width), u64::from(visual.height)));
         let tkhd = self.tkhd.as_ref();
@@ -293,9 +294,9 @@ impl TrackBoxes {
         let (channels, rate) = audio.map_or((0, 0), |audio| (audio.channel_count, audio.sample_rate.integer()));
         let timescale = self.mdhd.as_ref().map(|mdhd| mdhd.timescale);
         let (channels, rate) = match body.get(8..10) {
-            // QuickTime's second version has its numbers further down, and others in their place.
+            // QuickTime's second version has its numbers at other positions, and constants in these.
             Some([0, 2]) => long_audio(body).unwrap_or_default(),
-            // A rate that does not fit into 16 bits is left out, and is the track's own unit of time.
+            // A rate that does not fit into 16 bits is omitted; the track's timescale then equals it.
             _ => (u32::from(channels), Some(rate).filter(|rate| *rate > 1).map(u32::from).or(timescale).unwrap_or(0)),
         };
         Track {
@@ -330,7 +331,7 @@ impl DisplayMatrix {
         }
     }
 
-    /// Returns whether it turns by a quarter, to within about a degree.
+    /// Reports whether it rotates by a quarter turn, to within about a degree.
     fn is_on_its_side(&self) -> bool {
         let along = self.a.abs().max(self.d.abs());
         let across = self.b.abs().min(self.c.abs());
@@ -346,14 +347,14 @@ impl DisplayMatrix {
     }
 }
 
-/// The kind and content of the first sample entry.
+/// Returns the kind and content of the first sample entry.
 fn first_entry(stsd: &[u8]) -> Option<(Kind, Vec<u8>)> {
     let entry = stsd.get(8..)?;
     let size = usize::try_from(be32(entry, 0).ok()?).ok()?;
     Some((fourcc(entry, 4).ok()?, entry.get(8..size)?.to_vec()))
 }
 
-/// Channels and rate in `QuickTime`'s second version of a sound description.
+/// Returns the channels and the rate in `QuickTime`'s second version of a sound description.
 fn long_audio(body: &[u8]) -> Option<(u32, u32)> {
     let rate = f64::from_be_bytes(chunk(body, 32).ok()?);
     let whole = format!("{rate:.0}").parse().ok()?;

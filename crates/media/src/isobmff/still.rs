@@ -1,4 +1,4 @@
-//! Images in HEIC and AVIF (ISO/IEC 23008-12): items with properties, of which one is the image.
+//! Images in HEIC and AVIF (ISO/IEC 23008-12): items with properties; one item is the primary image.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use super::{BoxReader, children};
 use crate::fields::{be, be16, be32};
 use crate::window::ParseStop;
 
-/// The most properties examined of one item.
+/// Maximum number of properties examined of one item.
 const MAX_PROPERTIES: usize = 64;
 
 impl BoxReader<'_> {
@@ -33,7 +33,7 @@ fn shown(item: u32, iprp: &[u8]) -> Option<(u32, u32)> {
     let properties: Vec<_> = children(super::child(iprp, b"ipco")?).collect();
     let lists = children(iprp).filter(|(kind, _)| kind == b"ipma");
     let mut size = None;
-    // They apply in this order: turning after cutting is not cutting after turning.
+    // They apply in this order: rotating and cropping are not interchangeable.
     for place in lists.filter_map(|(_, ipma)| places(item, ipma)).next()? {
         let Some((kind, body)) = place.checked_sub(1).and_then(|place| properties.get(place)) else { continue };
         size = match (kind, size) {
@@ -64,7 +64,7 @@ fn places(item: u32, ipma: &[u8]) -> Option<Vec<usize>> {
         let count = usize::from(*rest.get(id_bytes)?);
         let (list, place_bytes) = (rest.get(id_bytes + 1..)?, if is_long_place { 2 } else { 1 });
         if id == item {
-            // The highest bit says that a reader must know it.
+            // The highest bit marks properties that a reader must know.
             let entries = list.chunks_exact(place_bytes).take(count.min(MAX_PROPERTIES));
             let place = |entry: &[u8]| match *entry {
                 [high, low] => usize::from(u16::from_be_bytes([high & 0x7f, low])),

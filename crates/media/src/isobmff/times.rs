@@ -1,4 +1,4 @@
-//! How long tracks are: what their samples last, unless a list of edits shows other pieces of them.
+//! The durations of tracks: the sum of their samples, unless an edit list shows other parts of them.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ const SPAN_BYTES: u64 = 8;
 /// The duration of a track.
 #[derive(Debug, Default)]
 pub(super) struct TrackDuration {
-    /// Its own units in a second.
+    /// Its units per second.
     pub(super) timescale: u32,
     /// The duration of its samples, in its own units.
     pub(super) units: Option<u64>,
@@ -40,8 +40,7 @@ pub(super) fn rate(samples: u64, units: u64, timescale: u32) -> Option<u32> {
     u32::try_from((frames + units / 2).checked_div(units)?).ok().filter(|rate| *rate > 0)
 }
 
-/// A duration that is one. All ones, in as many bits as there are, say
-/// that it is not known, and so does nothing.
+/// Returns a duration if it is known. All ones, in 32 or 64 bits, mean that it is unknown, and so does zero.
 pub(super) fn known(duration: u64) -> Option<u64> {
     Some(duration).filter(|duration| ![0, u64::from(u32::MAX), u64::MAX].contains(duration))
 }
@@ -56,8 +55,8 @@ pub(super) fn edited(list: &[u8]) -> Option<u64> {
 }
 
 impl BoxReader<'_> {
-    /// Sums up the table of durations. Samples beyond the table have the
-    /// duration of its last entry, as in players.
+    /// Sums up the table of durations. Samples beyond the table have the duration of its last entry, as in
+    /// players.
     pub(super) fn spans(&self, body: &Range<u64>, samples: Option<u32>) -> Result<Option<u64>, ParseStop> {
         let head = self.window.get(body.start, 8)?;
         let (mut at, end) = (body.start + 8, body.end);
@@ -66,8 +65,8 @@ impl BoxReader<'_> {
         self.window.want(at, end.saturating_sub(at))?;
         let (mut count, mut units, mut last) = (0_u64, 0_u64, 0_u64);
         while at < end {
-            // No further than a block goes, so that nothing is copied;
-            // the entry across its end comes by itself.
+            // Up to the end of a block, so that nothing is copied; an entry across the end is read
+            // separately.
             let whole = (BLOCK_BYTES - at % BLOCK_BYTES) / SPAN_BYTES * SPAN_BYTES;
             let piece = whole.max(SPAN_BYTES).min(end - at);
             for entry in self.window.get(at, piece)?.chunks_exact(8) {

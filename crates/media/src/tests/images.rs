@@ -1,4 +1,4 @@
-//! Images: as large as they are shown, and how many frames they have.
+//! Images: their size as shown, and the number of their frames.
 
 use super::*;
 use domain::facts::{Content, Image};
@@ -7,7 +7,7 @@ fn still(width: u32, height: u32) -> Image {
     Image { width, height, frames: Some(1), duration_ms: None }
 }
 
-/// A block of Exif that says which side is up, in either order of bytes.
+/// Builds an Exif block with an orientation, in either byte order.
 fn exif(orientation: u16, is_little: bool) -> Vec<u8> {
     let short = |number: u16| if is_little { number.to_le_bytes() } else { number.to_be_bytes() };
     let long = |number: u32| if is_little { number.to_le_bytes() } else { number.to_be_bytes() };
@@ -87,7 +87,7 @@ fn a_png_is_a_still_unless_it_says_so_in_front() {
     let data = png_chunk(b"IDAT", &[0; 90]);
     assert_eq!(image(&png(std::slice::from_ref(&data))), still(300, 100));
     assert_eq!(image(&png(&[png_chunk(b"eXIf", &exif(8, false)), data.clone()])), still(100, 300));
-    // Browsers show the default image of one that says it behind it.
+    // Browsers show only the default image if the animation is announced behind it.
     let late = [data.clone(), png_chunk(b"acTL", &[0, 0, 0, 2, 0, 0, 0, 0]), frame_control(1, 1), frame_control(1, 1)];
     assert_eq!(image(&png(&late)), still(300, 100));
     let animated = |frames, duration_ms| Image { frames: Some(frames), duration_ms, ..still(300, 100) };
@@ -103,7 +103,7 @@ fn a_png_is_a_still_unless_it_says_so_in_front() {
     assert_eq!(examine(b"\x89PNG\r\n\x1a\n and so on and on", LIMIT).facts.content, None);
 }
 
-/// A picture of a GIF, to be shown for this many hundredths of a second.
+/// Builds a picture of a GIF with a delay in hundredths of a second.
 fn gif_frame(delay: u16, is_told: bool) -> Vec<u8> {
     let [low, high] = delay.to_le_bytes();
     let control = if is_told { vec![0x21, 0xf9, 4, 0, low, high, 0, 0] } else { vec![] };
@@ -176,7 +176,7 @@ fn property(kind: &[u8; 4], numbers: &[u32]) -> Vec<u8> {
     boxed(kind, numbers.iter().copied().flat_map(u32::to_be_bytes).collect::<Vec<_>>())
 }
 
-/// The `meta` of an image, whose primary item has all properties, in this order.
+/// Builds the `meta` of an image, whose primary item has all properties, in this order.
 fn meta(properties: &[Vec<u8>]) -> Vec<u8> {
     let count = u8::try_from(properties.len()).unwrap();
     let other = [&[0, 7, 1], [0x81].as_slice()].concat();
@@ -233,7 +233,7 @@ fn a_raw_photo_is_no_film() {
     assert_eq!((hidden.content_type.as_str(), hidden.duration_ms()), ("video/mp4", Some(10_010)));
 }
 
-/// What names itself an image, or nothing known, is a film if it has one.
+/// A file that names itself an image, or has an unknown name, is a film if it contains one.
 #[test]
 fn a_film_is_a_film_by_any_name() {
     let film = nest(b"moov", [mvhd(1_000, 10_010), video_track(), audio_track()]);

@@ -1,10 +1,10 @@
-//! How long films are, whatever they say: every way around a limit that is known is tried here.
+//! Durations of films, whatever their headers claim: every known way around a limit is tried here.
 
 use super::*;
 
 const SECOND: u32 = 1_000;
 
-/// What a file of these boxes says.
+/// Returns the duration of a file of these boxes.
 fn duration(boxes: &[Vec<u8>]) -> Option<u64> {
     media(&[vec![ftyp(b"iso5")], boxes.to_vec()].concat().concat()).duration_ms
 }
@@ -64,7 +64,8 @@ fn the_first_movie_counts_and_its_longest_track() {
     assert_eq!(duration(&[hidden]), Some(90_000), "behind more tracks than are told");
 }
 
-/// A movie whose samples are in fragments; its own are `own` of a tenth of a second.
+/// Builds a movie whose samples are in fragments; `own` samples of a tenth of a second are in the movie
+/// itself.
 fn init(own: u32, extra: Vec<u8>) -> Vec<u8> {
     let entry = entry_list(visual(b"avc1", 64, 64, avc_config()));
     let tables = [entry, stts(&[(own, 100)]), numbers(b"stsz", 0, [0, own])].concat();
@@ -73,7 +74,7 @@ fn init(own: u32, extra: Vec<u8>) -> Vec<u8> {
     nest(b"moov", [mvhd(SECOND, own * 100), track, nest(b"mvex", [extra, trex])])
 }
 
-/// A fragment of ten samples of so many milliseconds that begins at this time, if it says so.
+/// Builds a fragment of ten samples of `sample_ms` milliseconds, with a start time if `begin` is given.
 fn fragment(begin: Option<u64>, sample_ms: u32) -> Vec<u8> {
     let tfhd = numbers(b"tfhd", 0x02_0008, [1, sample_ms]);
     let tfdt = begin.map(|begin| boxed(b"tfdt", [vec![1, 0, 0, 0], begin.to_be_bytes().to_vec()].concat()));
@@ -82,7 +83,7 @@ fn fragment(begin: Option<u64>, sample_ms: u32) -> Vec<u8> {
     [moof, mdat(400)].concat()
 }
 
-/// Fragments of a second each.
+/// Builds fragments of a second each.
 fn seconds(count: u64) -> Vec<Vec<u8>> {
     (0..count).map(|place| fragment(Some(place * 1_000), 100)).collect()
 }
@@ -93,7 +94,7 @@ fn sidx(references: &[(u32, u32)]) -> Vec<u8> {
     boxed(b"sidx", all.flat_map(u32::to_be_bytes).collect::<Vec<_>>())
 }
 
-/// The index at the end of a file whose fragments begin at these places.
+/// Builds the index at the end of a file whose fragments begin at these positions.
 fn mfra(places: &[u64]) -> Vec<u8> {
     let entries: Vec<u8> =
         places.iter().flat_map(|place| [[0; 8], place.to_be_bytes()].concat().into_iter().chain([1; 3])).collect();
@@ -149,7 +150,7 @@ fn samples_of_fragments_say_how_long_they_are_in_several_ways() {
     assert_eq!(of(plain(0), numbers(b"trun", 0x100, [3, 30, 30])), None, "one is missing");
 }
 
-/// More fragments than may be looked at, each in a block of its own.
+/// Builds more fragments than may be examined, each in a separate block.
 fn many() -> (Vec<Vec<u8>>, Vec<u64>) {
     let fragments: Vec<_> = (0..12).map(|place| [fragment(Some(place * 1_000), 100), mdat(70_000)].concat()).collect();
     let from = (ftyp(b"iso5").len() + init(0, vec![]).len()) as u64;
@@ -187,7 +188,7 @@ fn an_index_leads_to_the_last_of_many_fragments() {
     assert_eq!(lying.facts.duration_ms(), None, "no fragment is there");
 }
 
-/// A fragment for each frame, as recorders write that send what they have at once.
+/// A fragment for each frame, as live recorders write them.
 #[test]
 fn many_small_fragments_are_fetched_together() {
     let file = [ftyp(b"iso5"), init(0, vec![]), seconds(4_000).concat()].concat();
@@ -204,7 +205,7 @@ pub(super) fn fragmented() -> Vec<u8> {
     [ftyp(b"iso5"), init(0, vec![]), sidx(&[(500, 1_000)]), first, second, mfra(&places)].concat()
 }
 
-/// With pointers and an index at its end, whose last time is an hour.
+/// A file with pointers and an index at its end, whose last time is an hour.
 pub(super) fn indexed_webm() -> Vec<u8> {
     indexed(4_011.0, 3_600_000)
 }

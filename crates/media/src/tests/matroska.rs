@@ -1,15 +1,15 @@
-//! Matroska and `WebM`: pictures as they are shown, and codecs under other names.
+//! Matroska and `WebM`: sizes as shown, and codecs under other names.
 
 use super::*;
 
-/// The first track of a file of one entry.
+/// Returns the first track of a file with one entry.
 fn track(kind: u8, codec: &str, more: &[Vec<u8>]) -> Track {
     let entry = track_entry(1, kind, codec, more);
     let inner = [info(5.0), tracks(&[entry]), cluster(9)].concat();
     media(&[ebml("matroska"), element(&SEGMENT, inner)].concat()).tracks.remove(0)
 }
 
-/// How large a picture of 720 by 480 is shown, about which this is said.
+/// Returns the size at which a picture of 720 by 480 with these elements is shown.
 fn shown(more: &[Vec<u8>]) -> (Option<u32>, Option<u32>) {
     let size = [number(0xb0, 720), number(0xba, 480)].concat();
     let video = element(&[0xe0], [size, more.concat()].concat());

@@ -1,8 +1,8 @@
-//! Sound by itself: how long, how many channels, and how many samples in a second.
+//! Audio files: duration, channels, and sample rate.
 
 use super::*;
 
-/// Duration, channels, rate and codec of a file of sound.
+/// Returns the duration, channels, rate and codec of an audio file.
 fn heard(file: &[u8]) -> (Option<u64>, Option<u32>, Option<u32>, String) {
     let media = media(file);
     let [track] = media.tracks.as_slice() else { panic!("{media:?}") };
@@ -80,7 +80,7 @@ fn flac(samples: u64, bytes: usize) -> Vec<u8> {
 fn flac_says_how_long_it_is() {
     assert_eq!(heard(&flac(441_000, 500_000)), of(10_000, 2, 44_100, "flac"));
     assert_eq!(heard(&flac(0, 500_000)).0, None, "the encoder did not know");
-    // At the very least as long as the same bytes without being compressed.
+    // At least as long as if the same bytes were uncompressed.
     assert_eq!(heard(&flac(1, 1_800_000)), of(9_070, 2, 44_100, "flac"), "it lies");
     let tagged = examine(&[id3(300), flac(441_000, 9)].concat(), LIMIT).facts;
     assert_eq!((tagged.content_type.as_str(), tagged.duration_ms()), ("audio/flac", Some(10_000)));
@@ -91,7 +91,7 @@ fn id3(bytes: u16) -> Vec<u8> {
     [b"ID3\x04\0\0\0\0".as_slice(), &[high, low], &vec![0; bytes.into()]].concat()
 }
 
-/// A frame of MP3, 44,100 samples a second; the index is that of a bit rate.
+/// Builds a frame of MP3 at 44,100 Hz; the index is that of a bit rate.
 fn mp3_frame(rate_index: u8) -> Vec<u8> {
     let kbps = [0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320][usize::from(rate_index)];
     let mut frame = vec![0; 144 * kbps * 1_000 / 44_100];
@@ -126,7 +126,7 @@ fn mp3_is_as_long_as_its_frames() {
     assert_eq!(heard(&lies).0, Some(ms(399)), "so many at the least");
     let vbri = [b"VBRI\0\x01\0\0\0\0".as_slice(), &size.to_be_bytes(), &1_000_u32.to_be_bytes()].concat();
     assert_eq!(heard(&[with_index(mp3_frame(9), 36, &vbri), frames.clone()].concat()).0, Some(ms(1_000)));
-    // Larger than may be read: all have one rate, or nobody knows.
+    // Larger than may be read: the duration is known only if all frames have one rate.
     let window = 6 * BLOCK_BYTES;
     let long = mp3_frame(9).repeat(3_000);
     let found = examine(&long, window);
@@ -139,7 +139,7 @@ fn mp3_is_as_long_as_its_frames() {
     assert_eq!(examine(&[id3(10), vec![0x55; 300]].concat(), LIMIT).facts.content, None);
 }
 
-/// A frame of AAC, 48,000 samples a second in stereo.
+/// Builds a frame of AAC at 48,000 Hz in stereo.
 fn adts_frame(bytes: u16) -> Vec<u8> {
     let [high, low] = (bytes & 0x7ff).to_be_bytes();
     let mut frame = vec![0x33; bytes.into()];
@@ -170,7 +170,7 @@ fn vorbis() -> Vec<u8> {
     [b"\x01vorbis\0\0\0\0\x02".as_slice(), &44_100_u32.to_le_bytes(), &[0; 14]].concat()
 }
 
-/// A stream with this first packet, whose last page ends at this position.
+/// Builds a stream with this first packet, whose last page ends at this position.
 fn ogg(first: &[u8], last: u64) -> Vec<u8> {
     let pages = (1..4).map(|number| page(0, 7, number, u64::from(number) * 9, &[0x55; 30_000]));
     [vec![page(2, 7, 0, 0, first)], pages.collect(), vec![page(4, 7, 4, last, &[0x55; 300])]].concat().concat()
