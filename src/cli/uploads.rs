@@ -52,7 +52,9 @@ pub(super) fn command() -> Command {
         .subcommand(Command::new("show").about("Show the status of one upload").arg(id("ID of the upload")))
         .subcommand(
             Command::new("delete")
-                .about("Delete uploads; of a completed upload, the record is kept for retention.ended_uploads")
+                .about(
+                    "Delete uploads and their files; records of completed uploads are kept for retention.ended_uploads",
+                )
                 .arg(id("IDs of the uploads").num_args(1..)),
         )
 }

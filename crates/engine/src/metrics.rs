@@ -137,7 +137,11 @@ impl EngineMetrics {
         for stage in UNFINISHED {
             self.unfinished.gauge(stage, Gauge::get);
         }
-        registry.register("upload_bytes_received", "Bytes received from clients", self.bytes_received.clone());
+        registry.register(
+            "upload_bytes_received",
+            "Bytes received from clients and committed",
+            self.bytes_received.clone(),
+        );
         registry.register("upload_events", "Upload events, by type", self.events.clone());
         registry.register("uploads_created", "Uploads created, by protocol", self.created.clone());
         let ended = "Uploads that completed, failed, expired or were terminated, by protocol and stage";
