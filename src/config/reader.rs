@@ -100,7 +100,7 @@ impl Reader {
     }
 
     /// Records a violated rule between several keys, as an error of the first one; `why` gets the others as
-    /// they are shown. Records nothing if one of the keys has an error of its own.
+    /// they are shown. Records nothing if one of the keys is itself invalid.
     pub(super) fn require(&mut self, holds: bool, keys: &[&'static str], why: impl Fn(&[String]) -> String) {
         let passed = |key: &&str| self.passed.get(*key) == Some(&true);
         if holds || self.layers.incomplete || !keys.iter().all(passed) {

@@ -106,7 +106,7 @@ pub struct EventSummary {
     pub length: Option<Option<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Set if the data from the client has been expunged.
+    /// Set if the client's data has been expunged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expunged: Option<bool>,
 }
@@ -164,7 +164,7 @@ pub fn thin(kind: EventKind, at: Timestamp, upload: UploadId, sequence: u64, ful
     message(kind, at, summary(upload, sequence, full))
 }
 
-/// Derives the body that remains after the data from the client has been expunged from the full body.
+/// Derives the body that remains after the client's data has been expunged from the full body.
 pub fn expunged(kind: EventKind, at: Timestamp, upload: UploadId, sequence: u64, full: &[u8]) -> String {
     message(kind, at, EventSummary { expunged: Some(true), ..summary(upload, sequence, full) })
 }

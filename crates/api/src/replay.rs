@@ -44,7 +44,7 @@ pub struct NewReplay {
     pub force: bool,
 }
 
-/// Request to expunge the data from the client from all events of an upload.
+/// Request to expunge the client's data from all events of an upload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expunge {

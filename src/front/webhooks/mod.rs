@@ -51,8 +51,8 @@ pub(super) async fn resume_all(call: RoutedRequest, shared: Arc<WebhookApi>) -> 
     Ok(private(ResumedCount { resumed }))
 }
 
-/// `POST /api/v1/webhooks/expunge`: expunges the data from the client from the events of an upload (webhooks
-/// L7).
+/// `POST /api/v1/webhooks/expunge`: expunges the client's data from the events of an upload
+/// (webhooks L7).
 pub(super) async fn expunge(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let RoutedRequest { request, payload, .. } = call;
     let body: Expunge = read(&request, payload, &shared, r#"{"upload_id": "…"}"#).await?;

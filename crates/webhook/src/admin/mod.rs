@@ -1,9 +1,9 @@
 //! Operators' actions on endpoints and deliveries, as values: no HTTP, no wire format.
 //!
 //! Each change is checked, written if the endpoint's version still matches, and handed to the running sender,
-//! in that order. It takes effect with the next attempt, also for deliveries queued before it (webhooks.md
-//! A4). Endpoints of the configuration can be paused, resumed and tested; everything else about them is set
-//! in the configuration.
+//! in that order. It takes effect with the next attempt, also for deliveries queued before it
+//! (webhooks.md A4). Endpoints of the configuration can be paused, resumed and tested; everything else about
+//! them is set in the configuration.
 
 #[cfg(test)]
 mod tests;
@@ -488,8 +488,8 @@ impl Admin {
         Err(AdminError::Changed(id.clone()))
     }
 
-    /// Sends a test message to an endpoint, whatever its state, along the path of every message (webhooks
-    /// A5). Returns when the attempt is recorded.
+    /// Sends a test message to an endpoint, whatever its state, along the path of every message
+    /// (webhooks A5). Returns when the attempt is recorded.
     pub async fn test(&self, id: &EndpointId) -> Result<TestResult> {
         let inner = &self.inner;
         if inner.registry.find(id).is_none() {
@@ -534,7 +534,7 @@ impl Admin {
         if was_running { Ok(()) } else { Err(AdminError::NoSuchReplay(id)) }
     }
 
-    /// Expunges the data from the client from the events of an upload (webhooks L7). Returns the number of
+    /// Expunges the client's data from the events of an upload (webhooks L7). Returns the number of
     /// events.
     pub async fn expunge(&self, upload: UploadId) -> Result<u64> {
         Ok(self.inner.parts.outbox.expunge(self.scope(), upload).await?)

@@ -48,8 +48,8 @@ fn whole(tokens: f64) -> u32 {
     count
 }
 
-/// Halves the slots of an endpoint each time its proxy cannot reach it, until an attempt succeeds (webhooks
-/// R5).
+/// Halves the slots of an endpoint each time its proxy cannot reach it, until an attempt succeeds
+/// (webhooks R5).
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Throttle {
     halvings: u32,
