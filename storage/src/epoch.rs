@@ -10,7 +10,7 @@ use std::{fmt, io};
 use crate::BlobKey;
 use crate::lock::lock;
 
-/// The number of times that a blob has changed hands.
+/// A number that grows each time a blob changes hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(u64);
 

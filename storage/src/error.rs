@@ -42,7 +42,7 @@ pub enum ErrorKind {
     Unsealed,
     /// A newer epoch has the blob. The caller has lost it, and no further call can succeed.
     Fenced,
-    /// Too many files are open; some will be closed.
+    /// Too many files are open; the call may succeed later.
     Busy,
     Other,
 }

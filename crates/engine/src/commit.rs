@@ -80,7 +80,8 @@ struct PendingCheckpoint {
     committing: Arc<AtomicBool>,
 }
 
-/// The bytes that a checkpoint commits. All written bytes become durable with it in any case.
+/// The content of a checkpoint's commit. Without ranges, no bytes become durable, and only declarations and
+/// the state of the digests are committed.
 pub(super) struct CheckpointScope {
     /// The bytes that count from now on, as `(start, end)`, end excluded.
     pub(super) ranges: Vec<(u64, u64)>,
@@ -224,7 +225,7 @@ impl Committer {
         self.on_committed(committed)
     }
 
-    /// Makes all bytes written so far durable, and commits those in `scope`.
+    /// Makes all bytes written so far durable if `scope` has ranges, and commits `scope`.
     async fn checkpoint(&mut self, scope: CheckpointScope) -> Result<PendingCheckpoint, WriterBroken> {
         // A client that keeps sending must not extend the lifetime of its upload.
         if self.inner.is_past_lifetime(&self.upload) {

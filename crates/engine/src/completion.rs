@@ -103,8 +103,8 @@ impl Inner {
         self.verify(upload).await
     }
 
-    /// Seals the blob of a received partial upload, so that it can be read, and verifies it. Both may have
-    /// been done before: a partial upload has no stage that shows it.
+    /// Seals the blob of a received partial upload, so that it can be read, and checks its digests. Both may
+    /// have been done before: a partial upload has no stage that shows it.
     pub(super) async fn seal_partial(&self, mut upload: Upload) -> Result<Upload, EngineError> {
         let is_new = match self.seal_blob(&upload).await {
             Ok(()) => self.complete_digests(&mut upload).await,

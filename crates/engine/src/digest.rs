@@ -85,7 +85,7 @@ fn algorithms(wanted: &[Algorithm]) -> impl Iterator<Item = Algorithm> + '_ {
 }
 
 impl Hasher {
-    /// Starts a hasher that is to be compared with `expected`.
+    /// Returns `expected`, and a hasher whose digest is to be compared with it.
     pub(super) fn towards(expected: Digest) -> (Digest, Self) {
         let hasher = Self::start(expected.algorithm());
         (expected, hasher)

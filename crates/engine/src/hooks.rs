@@ -34,7 +34,7 @@ pub trait HookPort: fmt::Debug + Send + Sync + 'static {
 pub(super) enum Initiator {
     Client(Option<Arc<Caller>>),
     Sweeper,
-    /// The start of the program, which calls no other program.
+    /// The start of the program, which waits for no verdict.
     Recovery,
 }
 

@@ -149,7 +149,7 @@ impl Inner {
         Ok(committed)
     }
 
-    /// Returns the outcome of a commit, and finds it out when the answer was lost.
+    /// Returns the outcome of a commit. If the answer of the state was lost, the outcome is looked up.
     async fn recognised(&self, signed: CommitIdentity, outcome: state::Result<Upload>) -> state::Result<Upload> {
         match outcome {
             // Boxed: this path is rare.

@@ -26,7 +26,7 @@ pub(super) struct JoinedRequest {
     pub(super) overflow: Overflow,
     /// Boxed: few requests have a checksum.
     pub(super) checked: Option<Box<ChecksummedBytes>>,
-    /// True if its body ended before the announced end.
+    /// True if its body was cut before its end.
     pub(super) cut: bool,
     /// True if the upload completes with this request once all bytes have arrived.
     pub(super) is_last: bool,
@@ -74,7 +74,7 @@ impl JoinedRequest {
         self.fed.is_some()
     }
 
-    /// Reports whether its body came to the announced end.
+    /// Reports whether its body came to its end.
     pub(super) fn is_done(&self) -> bool {
         !self.is_open() && !self.cut
     }

@@ -54,7 +54,7 @@ impl Inner {
             return EngineError::Unavailable(Unavailable::Superseded);
         }
         if is_finished {
-            // Neither of the two can be known to be right, and a retry would not tell either.
+            // It is unknown which of the two is right, and a retry would not resolve it.
             let error = &error as &dyn Error;
             tracing::error!(upload = %id, error, "the record of an upload is older than its finished file");
             return Rejection::BytesMissing.into();

@@ -150,7 +150,7 @@ mod tests {
         let first = reading.next().await.unwrap().unwrap();
         assert_eq!(first.len(), LARGE_BYTES);
         drop(first);
-        // The one in hand, which waits elsewhere, and the next.
+        // The piece handed out, which counts until the next request, and the one read ahead.
         assert_eq!(total - pool.free_bytes(), 2 * LARGE_BYTES);
         assert!(rest(reading).await == content()[LARGE_BYTES..]);
         assert_eq!(pool.free_bytes(), total);

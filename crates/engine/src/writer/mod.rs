@@ -4,7 +4,7 @@
 //! it. Bytes in order come from one [`JoinedRequest`] with a strict cursor, bytes in any order from several
 //! at once. All requests share one writer, one version to commit, and one sync. The writer ends when the
 //! upload is whole, when no request is left and none arrives within `keep_open`, when a newer request takes
-//! over, or after a failure.
+//! over, at the shutdown, or after a failure.
 //!
 //! The caller pushes bytes into a [`Feed`]. A caller that disappears, as a request handler does when its peer
 //! resets the connection, is an ordinary ending: bytes that have arrived are kept, made durable and
@@ -20,7 +20,7 @@
 //! - Before a checkpoint is durable: the bytes are above the committed offset, or in no committed range, and
 //!   were reported to no client.
 //! - Durable but not committed: the same; the next writer drops them.
-//! - Committed: the record has the bytes, and its events are published.
+//! - Committed: the record covers the bytes, and its events are in the log.
 //! - Sealed but not settled: the sweeper completes the upload at the next start.
 
 mod ending;

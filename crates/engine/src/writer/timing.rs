@@ -27,7 +27,8 @@ pub struct WriterSettings {
     pub buffer_bytes: u64,
     /// A long append commits at least this often.
     pub checkpoint_every: Duration,
-    /// Maximum number of commits per second, at least 1. When more appends are live, each commits less often.
+    /// Maximum number of appends that commit per second, at least 1. When more are live, each commits less
+    /// often.
     pub checkpoint_rate: u32,
     /// A long append commits at least after this many bytes.
     pub checkpoint_bytes: u64,
