@@ -1,5 +1,5 @@
-//! Clients are told apart by their addresses, behind proxies that are trusted: what each may hold, how fast
-//! its bodies have to come, and whose word counts.
+//! Identification of clients by address, behind trusted proxies: limits per client, the minimum rate of
+//! bodies, and which proxies are trusted.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::http2;
 use crate::support::patience::until;
 use crate::support::tls::Certificate;
 
-/// Clients that are on other machines, as a proxy on this one says.
+/// The header with which a proxy on this machine names a client on another one.
 const NEAR: (&str, &str) = ("X-Forwarded-For", "192.0.2.1");
 const FAR: (&str, &str) = ("X-Forwarded-For", "198.51.100.9, 203.0.113.7, 127.0.0.5");
 
@@ -86,7 +86,7 @@ async fn each_address_has_its_share_of_streams_and_long_polls() {
     assert!(stream.read_until(b"event: snapshot").await.is_some());
     let waiting = format!("{status}?wait=50ms");
     for path in ["/api/v1/events", &format!("{status}/events"), &waiting] {
-        // The other field is not looked at.
+        // The other header is ignored.
         let refused = app.client().await.request("GET", path, &[near, ("X-Forwarded-For", "203.0.113.7")], b"").await;
         assert_eq!((refused.status, refused.problem().as_str()), (503, "too-many-streams"), "{path}: {refused:?}");
     }
@@ -111,7 +111,7 @@ async fn nobody_else_is_believed() {
     assert_eq!(patched(&app, &paths[1], NEAR).await.status, 204, "it comes from this machine, whatever it says");
 }
 
-/// An address of this machine that is not loopback, if it has one. Nothing is sent for that.
+/// Returns an address of this machine that is not loopback, if there is one. Sends nothing.
 fn other_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("198.51.100.1:9").ok()?;
@@ -120,7 +120,7 @@ fn other_address() -> Option<IpAddr> {
 
 const TOKEN: (&str, &str) = ("Authorization", "Bearer the-shared-token");
 
-/// A server that is reached by an address of the network; `None` where this machine has none.
+/// Starts a server that is reached at a network address. Returns `None` if this machine has none.
 async fn on_the_network(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
     let Some(address) = other_address() else {
         eprintln!("skipped: this machine has no address but loopback");

@@ -1,4 +1,4 @@
-//! A server with a token: nobody gets anything without it, and it is told to nobody.
+//! A server with a token: every request needs it, and no response reveals it.
 
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -84,7 +84,7 @@ async fn health_and_preflights_need_no_token() {
         let allowed = answer.header("access-control-allow-headers").unwrap();
         assert!(allowed.contains("Authorization"), "{path}: {allowed}");
     }
-    // A page can read why it was refused.
+    // A page can read why its request was rejected.
     let refused = client.request("GET", "/api/v1/uploads", &headers[..1], b"").await;
     assert_eq!((refused.status, refused.header("access-control-allow-origin")), (401, Some("*")));
 }
@@ -113,7 +113,7 @@ async fn the_right_token_opens_everything() {
     assert_eq!(client.tus("DELETE", &path, &[token], b"").await.status, 204);
 }
 
-/// The refusal comes while the body is still being sent, and reaches the client.
+/// The rejection is sent while the body is still arriving, and reaches the client.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_without_the_token_is_refused_at_once() {
     let app = guarded().await;
@@ -148,7 +148,7 @@ async fn the_token_is_never_logged() {
         let bearer = format!("Bearer {given}");
         let headers = [("Authorization", bearer.as_str()), ("Upload-Length", "5")];
         assert_eq!(client.tus("POST", "/files", &headers, b"").await.status, status);
-        // Something that cannot be read at all is a reason to log more.
+        // A header that cannot be parsed is a reason to log more.
         let headers = [("Authorization", bearer.as_str()), ("Upload-Length", "5"), ("Upload-Length", "six")];
         assert!(client.tus("POST", "/files", &headers, b"").await.status >= 400);
     }
@@ -188,7 +188,7 @@ async fn an_admin_key_opens_the_administration_and_all_else() {
         for wrong in [stranger.expose(), &hashes[0], &hashes[0][7..], "", GUESS] {
             assert_eq!(get_with(&mut client, ADMINISTRATION, wrong).await, 401, "{wrong}");
         }
-        // Another spelling leads to the same handler, and to the same question.
+        // Another spelling of the path leads to the same handler, and to the same check.
         for path in [ADMINISTRATION, "/api/v1/webhook%73/deliveries", "/api/v1/%77ebhooks/d%65liveries"] {
             assert_eq!(client.get(path).await.status, 401, "{path}");
         }
@@ -251,7 +251,7 @@ async fn without_a_key_the_administration_is_closed_where_others_can_connect() {
     }
 }
 
-/// What `longshore admin-key` prints is what a server takes.
+/// The server accepts the key that `longshore admin-key` prints.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_made_by_the_command_line_works() {
     let made = Command::new(env!("CARGO_BIN_EXE_longshore")).arg("admin-key").output().unwrap();

@@ -1,4 +1,4 @@
-//! Uploads when the clock is set, in both directions and over a restart.
+//! Uploads while the clock is set forward and back, also across a restart.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const EXPIRY: Duration = Duration::from_hours(24);
 
 /// Waits for this many more sweeps.
 async fn sweeps(life: &Life, more: u64) {
-    // A removal that keeps failing is tried at every sweep, and so counts them.
+    // A removal that keeps failing is retried at every sweep, and so counts the sweeps.
     let counter = life.create(2).await;
     life.faults.fail(Operation::Discard, Calls::From(1), Cause::BROKEN_DISK);
     life.engine.cancel(cancelling(counter)).await.unwrap();
@@ -31,7 +31,7 @@ async fn expires_at(life: &Life, id: UploadId) -> Timestamp {
     found.upload.record().expires_at.unwrap()
 }
 
-/// What everybody who asks is told of an upload: by the protocols, by the status, by a stop.
+/// Reports whether the dialects, the status and a termination all answer that an upload is gone.
 async fn is_gone(life: &Life, id: UploadId) -> bool {
     let inspected = life.engine.inspect(&Principal::server(), id).await.unwrap().gone.is_some();
     let status = life.engine.status(&Principal::server(), id).await.unwrap();
@@ -59,7 +59,7 @@ async fn a_clock_set_ahead_expires_and_stalls_nothing_that_was_there() {
     assert_eq!(life.events(resumed).await, ["created", "receiving"]);
     assert_eq!(stage(&life.append(resumed, 1, b"y").await.unwrap()), "completed");
     life.engine.cancel(cancelling(stopped)).await.unwrap();
-    // It has had all of its time.
+    // All of its time has passed.
     world.pass(EXPIRY + HOUR);
     life.wait_for_stage(left, "expired").await;
 }
@@ -87,7 +87,7 @@ async fn an_upload_created_after_a_step_lives_exactly_as_long_as_it_says() {
     }
 }
 
-/// The extension is stored when the time it was to end at has come.
+/// The extension is stored when the earlier expiry is reached.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_takes_no_time_back_that_was_needed() {
     let world = World::on_disk();

@@ -1,4 +1,4 @@
-//! Connections: how many there may be, and what those above are told.
+//! Limits on connections, and the responses to connections above the limit.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -27,16 +27,16 @@ async fn more_connections_than_allowed_are_told_to_come_back() {
         assert_eq!(answer.header("connection"), Some("close"));
         assert!(third.read_until(b"HTTP").await.is_none(), "the connection ends");
     }
-    // After a 503 a tus client would begin its upload anew; and an answer to HEAD has no body.
+    // After a 503 a tus client would start its upload from the beginning; and a response to HEAD has no body.
     let mut third = app.client().await;
     third.send_head("HEAD", &path, &[TUS]).await;
     let answer = third.answer("HEAD").await;
     assert_eq!((answer.status, answer.header("retry-after")), (423, Some("5")), "{answer:?}");
     assert!(third.read_until(b"{").await.is_none(), "nothing comes behind it");
-    // Those that have a place keep it.
+    // Clients that hold a slot keep it.
     assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
     drop(second);
-    // The server may not have seen yet that a place is free.
+    // The server may not have noticed yet that a slot is free.
     let answer = until("a place is free", async || {
         let mut again = app.client().await;
         again.send_head("HEAD", &path, &[TUS]).await;
@@ -45,8 +45,8 @@ async fn more_connections_than_allowed_are_told_to_come_back() {
     assert_eq!(answer.await.header("upload-offset"), Some("4"));
 }
 
-/// However many come at once, and whether they say anything or not: there is
-/// always room for those that have a place.
+/// However many clients connect at once, and whether they send anything or not, clients that hold a slot are
+/// served.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_silent_connections_is_turned_away() {
     let app = TestApp::with(|config| {
@@ -61,8 +61,8 @@ async fn a_crowd_of_silent_connections_is_turned_away() {
         crowd.push(app.client().await);
     }
     assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
-    // Nine of them have places and may stay silent; all others are
-    // told and let go, one batch after the other.
+    // Nine of these clients hold slots and may stay silent; the others are answered and disconnected, one
+    // batch after the other.
     let told = futures::future::join_all(crowd.iter_mut().map(async |client| {
         let wait = tokio::time::timeout(Duration::from_secs(20), client.raw_answer("GET"));
         matches!(wait.await, Ok(Some(answer)) if answer.status == 503)
@@ -71,7 +71,7 @@ async fn a_crowd_of_silent_connections_is_turned_away() {
     assert_eq!(told, 200 - 9);
 }
 
-/// The real program, allowed to have this many files open; what it logs goes to a file.
+/// Starts the real program with a limit of open files; its log goes to a file.
 fn start_with_descriptors(folder: &TempDir, limit: u64, flags: &[&str]) -> Process {
     let mut command = Process::command(&folder.path().join("data"), flags);
     let log = fs::File::create(folder.path().join("log")).unwrap();
@@ -100,7 +100,7 @@ async fn twenty_thousand_connections_meet_a_limit_of_1024_files() {
             client.send_head("HEAD", &path, &[TUS]).await;
             match client.raw_answer("HEAD").await.expect("no connection is left without a word").status {
                 200 => held.push(client),
-                // One whose request took a moment to come was told all the same.
+                // A client whose request took a moment to arrive was answered all the same.
                 423 | 503 => told += 1,
                 other => panic!("{other}"),
             }
@@ -112,7 +112,7 @@ async fn twenty_thousand_connections_meet_a_limit_of_1024_files() {
     let told: usize = crowd.iter().map(|(_, told)| told).sum();
     assert_eq!(held + told, 20_000);
     assert!(held > 150 && told > 18_000, "{held} were served and {told} told to come back");
-    // Those with a place are served, and there is a descriptor for the file of an upload.
+    // Clients that hold a slot are served, and a descriptor is free for the file of an upload.
     assert_eq!(first.patch(&path, 0, b"data").await.status, 204);
     drop(crowd);
     until("places are free", async || {
@@ -133,7 +133,8 @@ fn ticks(process: u32) -> u64 {
     rest.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
-/// Whatever else has taken them, such as a limit that was lowered under the running server.
+/// Descriptors can also be missing for another reason, such as a limit that was lowered under the running
+/// server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_descriptors_waits_for_some() {
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! An upload begun in one dialect, met by another.
+//! Uploads that were created in one dialect and receive requests of another.
 
 use crate::ietf;
 use crate::ietf::{END, MORE, PARTIAL, send, version};
@@ -23,7 +23,7 @@ async fn anyone_may_ask_how_far_an_upload_is() {
         assert_eq!(marked.header("upload-complete"), Some("?0"), "dialects 3");
         assert_eq!(ietf::limit(&marked, "max-size"), Some(64 << 30), "dialects 3");
     }
-    // Unmarked, it is asked in the dialect it was created in.
+    // An unmarked request is answered in the dialect that the upload was created in.
     assert_eq!(client.request("HEAD", &of_tus, &[], b"").await.status, 200, "dialects 2.6");
     assert_eq!(client.request("HEAD", &of_ietf, &[], b"").await.status, 204, "dialects 2.6");
     assert_eq!(client.request("DELETE", &of_tus, &[], b"").await.status, 204, "one way to delete");
@@ -61,7 +61,7 @@ async fn a_tus_client_never_takes_an_open_upload_for_finished() {
         let upload = ietf::begin(&mut client, Some(5)).await;
         ietf::append(&mut client, &upload, 0, false, b"hello").await;
         let hidden = client.head(&upload).await;
-        // 423 is the one refusal after which tus clients ask again.
+        // tus clients retry after 423 and after no other rejection.
         assert_eq!((hidden.status, hidden.header("upload-offset")), (423, None), "dialects 3");
         if crossing {
             assert_eq!(client.patch(&upload, 5, b"").await.status, 204, "dialects 3: tus ends a full upload");
@@ -82,7 +82,7 @@ async fn where_crossing_is_allowed_each_goes_on_where_the_other_was() {
     client.patch(&of_tus, 0, b"hel").await;
     let answer = ietf::append(&mut client, &of_tus, 3, false, b"lo").await;
     assert_eq!((answer.status, answer.header("upload-complete")), (204, Some("?0")), "dialects 3");
-    // An upload of tus is complete when it is full, whoever brings the rest, and however they call it.
+    // A tus upload completes when it is full, no matter which client sends the rest, or in which dialect.
     let answer = ietf::append(&mut client, &of_tus, 5, false, b" you").await;
     assert_eq!((answer.status, answer.header("upload-complete")), (201, Some("?1")), "dialects 3");
 

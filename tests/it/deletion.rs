@@ -1,4 +1,4 @@
-//! How files go: deleted by clients or an operator, or kept for long enough.
+//! Deletion of files: by clients, by an operator, and by retention.
 
 use std::time::Duration;
 
@@ -23,14 +23,14 @@ async fn delete(client: &mut Client, path: &str) -> Answer {
     client.request("DELETE", &status_path(path), &[], b"").await
 }
 
-/// A complete upload of tus.
+/// Creates a complete tus upload.
 async fn completed(client: &mut Client) -> String {
     let path = client.create(5).await;
     assert_eq!(client.patch(&path, 0, b"hello").await.status, 204);
     path
 }
 
-/// A complete upload without a protocol.
+/// Creates a complete upload with plain HTTP.
 async fn plain(client: &mut Client) -> String {
     let answer = client.request("PUT", "/files/hello.txt", &[], b"hello").await;
     assert_eq!(answer.status, 201, "{answer:?}");
@@ -72,7 +72,7 @@ async fn an_operator_ends_an_unfinished_upload_and_the_event_says_so() {
     let app = TestApp::from_file(&receiver.endpoint(r#"["upload.terminated"]"#), |_| {}).await;
     let mut client = app.client().await;
     let (by_operator, by_client) = (client.create(5).await, client.create(5).await);
-    // One that is being received is cut first.
+    // A connection that is sending to the upload is cut first.
     let mut writer = app.client().await;
     writer.begin_patch(&by_operator, 0, 5).await;
     writer.send(b"he").await;
@@ -137,7 +137,7 @@ async fn deleting_as_an_operator_takes_an_admin_key() {
     assert_eq!(client.request("DELETE", &status, &[("Authorization", &admin)], b"").await.status, 204);
 }
 
-/// Without a key and a token only programs on this machine see it, as they alone may delete.
+/// Without a key and a token only local programs see it, because only they may delete.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_file_is_is_shown_to_programs_on_this_machine_only() {
     let app = TestApp::start().await;
@@ -221,7 +221,7 @@ async fn without_an_expiry_files_stay() {
     assert_eq!(life.read(id).await, b"xy");
 }
 
-/// The clock's rules: time that was passed over is not charged, time that has passed is.
+/// Rules of the clock: skipped time does not count, and elapsed time does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_set_ahead_removes_no_file() {
     let world = World::on_disk();

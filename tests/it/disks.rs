@@ -1,5 +1,5 @@
-//! Uploads on disks of every kind: direct writes and none, room set aside
-//! and run out, writes and syncs that fail.
+//! Uploads on every kind of disk: with and without direct writes, with preallocated space and with too little
+//! space, with writes and syncs that fail.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -23,7 +23,7 @@ fn ext4(folder: &TempDir, sector_bytes: u32, size: usize) -> Option<TestDisk> {
     mounted(TestDisk::make(folder.path(), FileSystem::Ext4, sector_bytes, size as u64))
 }
 
-/// The one file with bytes of uploads.
+/// Returns the only file that holds bytes of uploads.
 fn the_file(data_dir: &Path) -> PathBuf {
     let mut found = Vec::new();
     collect_files(&data_dir.join("incoming"), &mut found);
@@ -36,7 +36,7 @@ fn available(at: &Path) -> u64 {
     room.f_bavail * room.f_frsize
 }
 
-/// Fills a disk up to this many bytes.
+/// Fills a disk until only this many bytes are free.
 fn leave(disk: &TestDisk, bytes: usize) -> PathBuf {
     let ballast = disk.path().join("ballast");
     let size = usize::try_from(available(disk.path())).unwrap() - bytes;
@@ -128,7 +128,7 @@ async fn an_upload_whose_blocks_are_allocated_completes_when_others_fill_the_dis
     }
 }
 
-/// Creates an upload of this length; gives its path, or the status of the refusal.
+/// Creates an upload of this length. Returns its path, or the status of the rejection.
 async fn create(app: &TestApp, length: u64) -> Result<String, u16> {
     let length = length.to_string();
     let answer = app.client().await.tus("POST", "/files", &[("Upload-Length", &length)], b"").await;
@@ -146,14 +146,14 @@ async fn what_an_upload_has_yet_to_receive_is_not_given_to_others() {
     let mut app = TestApp::with(configure).await;
     let source = Seeded::new(4).bytes(30 * MIB);
     let first = create(&app, source.len() as u64).await.unwrap();
-    // There was space for either of them, but not for both; a restart counts anew.
+    // There was space for either upload, but not for both; a restart counts again.
     for _ in 0..2 {
         assert_eq!(create(&app, source.len() as u64).await, Err(507));
         app.restart().await;
     }
     let smaller = create(&app, 20 * MIB as u64).await.unwrap();
-    // Somebody else takes what both would need: the older goes on, the
-    // younger is refused before it has sent a byte.
+    // Another program takes the space that both uploads need: the older one continues, and the younger one is
+    // rejected before it has sent a byte.
     leave(&disk, 38 * MIB);
     for _ in 0..3 {
         let mut refused = app.client().await;
@@ -166,7 +166,7 @@ async fn what_an_upload_has_yet_to_receive_is_not_given_to_others() {
     resume(app.address(), &first, &source).await;
     is_whole(app.address(), &first, &source).await;
 
-    // One that ends makes place for the other.
+    // The end of one upload makes space for the other.
     assert_eq!(app.client().await.tus("DELETE", &first, &[], b"").await.status, 204);
     assert_eq!(resume(app.address(), &smaller, &source[..20 * MIB]).await, 0);
     is_whole(app.address(), &smaller, &source[..20 * MIB]).await;
@@ -259,7 +259,7 @@ async fn an_upload_of_unknown_length_that_fills_the_disk_keeps_what_was_committe
     is_whole(app.address(), &path, &source).await;
 }
 
-/// Sees that an append has failed loudly: a 5xx, and one line in the log under the same request id.
+/// Asserts that an append has failed visibly: a 5xx, and one line in the log with the same request id.
 fn failed_loudly(answer: &Answer, program: &Program) {
     assert_eq!((answer.status, answer.problem().as_str()), (500, "internal"), "{answer:?}");
     let id = answer.header("x-request-id").unwrap();
@@ -270,7 +270,7 @@ fn failed_loudly(answer: &Answer, program: &Program) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_dies_under_an_upload_takes_back_nothing_that_was_promised() {
-    // Only the bytes are on it; the database stays well.
+    // Only the bytes are on this disk, so the database stays healthy.
     let folder = TempDir::new().unwrap();
     let Some(disk) = ext4(&folder, 4096, 128 * MIB) else { return };
     let data = folder.path().join("data");
@@ -299,7 +299,7 @@ async fn a_disk_that_dies_under_an_upload_takes_back_nothing_that_was_promised()
     is_whole(address, &path, &source).await;
 }
 
-/// Whether system calls of other programs can be watched and broken here.
+/// Reports whether `strace` can trace other programs and make their system calls fail here.
 fn strace_works() -> bool {
     let tried = Command::new("strace").args(["-D", "-f", "-qq", "-o", "/dev/null", "true"]).output();
     let works = tried.is_ok_and(|ran| ran.status.success());
@@ -325,7 +325,7 @@ async fn a_write_or_sync_that_fails_is_told_and_not_tried_again() {
         assert_eq!(Client::connect(address).await.patch(&path, 0, &source[..end]).await.status, 204);
         drop(program);
 
-        // The calls for the one file with the bytes fail, all of them; the database's do not.
+        // All calls for the one file with the bytes fail; the calls for the database do not.
         let log = folder.path().join("calls");
         let (file, inject) = (the_file(&data), format!("inject={call}:error=EIO"));
         let trace = format!("trace={call}");
@@ -343,7 +343,7 @@ async fn a_write_or_sync_that_fails_is_told_and_not_tried_again() {
             wait_until_at_rest(address, &path).await;
             let calls = fs::read_to_string(&log).unwrap();
             let failed = calls.lines().filter(|line| line.contains("INJECTED")).count();
-            // Writes that were under way together fail together; a sync is alone.
+            // Writes that were in progress together fail together; a sync is alone.
             let expected = if call == "fdatasync" { round..=round } else { round..=3 * round };
             assert!(expected.contains(&failed), "{failed} calls failed: {calls}");
         }
@@ -356,8 +356,8 @@ async fn a_write_or_sync_that_fails_is_told_and_not_tried_again() {
     }
 }
 
-/// Whoever filled the disk: what is deleted, and what expires, gives its
-/// space back, and then everything goes on.
+/// Whatever filled the disk, deleted and expired uploads give their space back, and then everything works
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_can_be_emptied() {
     let folder = TempDir::new().unwrap();
@@ -398,7 +398,7 @@ async fn a_full_disk_can_be_emptied() {
     assert_eq!(fs::metadata(&reserve).unwrap().len(), 4 * MIB as u64, "it is kept again");
 }
 
-/// Leaves not a block.
+/// Fills the disk to the last block.
 fn fill_up(disk: &TestDisk) {
     let mut ballast = fs::File::create(disk.path().join("ballast")).unwrap();
     for size in [64 * 1024, 512] {

@@ -1,4 +1,4 @@
-//! GET: the bytes of a completed upload, parts of them, and only under conditions.
+//! GET: the bytes of a completed upload, ranges of them, and conditional requests.
 
 use tokio::io::AsyncReadExt;
 
@@ -43,7 +43,8 @@ async fn a_download_is_the_upload_and_cannot_act() {
     assert_ne!(answer.header("etag"), Some(etag), "each upload has its own tag");
 }
 
-/// No page, of this server or elsewhere, can make a script, a style or a document of what clients have sent.
+/// No page, of this server or of another one, can use uploaded bytes as a script, a style sheet or a
+/// document.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_upload_is_served_as_what_browsers_run() {
     let app = TestApp::start().await;
@@ -64,7 +65,7 @@ async fn no_upload_is_served_as_what_browsers_run() {
     }
 }
 
-/// An answer may be used by the pages that may read it, and by no others.
+/// A response can be used by the pages that may read it, and by no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_for_pages_that_may_read_them() {
     let open = TestApp::with(|config| {
@@ -136,7 +137,7 @@ async fn ranges() {
         ("bytes=-10", Some((BYTES, "bytes 0-9/10"))),
         ("bytes=-999", Some((BYTES, "bytes 0-9/10"))),
         ("bytes=0-", Some((BYTES, "bytes 0-9/10"))),
-        // What is not one range of bytes is passed over (RFC 9110, 14.2).
+        // A field that is not exactly one range of bytes is ignored (RFC 9110, 14.2).
         ("bytes=4-2", None),
         ("bytes=0-1,3-4", None),
         ("bytes=+1-2", None),
@@ -196,7 +197,7 @@ async fn conditions() {
         (&[("If-Match", &list)], 200),
         (&[("If-Match", "*")], 200),
         (&[("If-Match", "\"other\"")], 412),
-        // RFC 9110, 13.1.1: a weak tag does not name the same bytes.
+        // RFC 9110, 13.1.1: a weak tag does not identify the same bytes.
         (&[("If-Match", &weak)], 412),
         (&[("If-Match", "\"other\""), ("If-None-Match", &tag)], 412),
         (&[("If-Match", &tag), ("If-None-Match", &tag)], 304),
@@ -303,7 +304,7 @@ async fn a_download_whose_upload_is_terminated_goes_on_or_ends_but_never_lies() 
     reading.read_until(b"\r\n\r\n").await.expect("the download begins");
     assert_eq!(client.tus("DELETE", &upload, &[], b"").await.status, 204);
     let mut rest = Vec::new();
-    // A reset is an end too.
+    // A reset also ends the connection.
     let _ = reading.stream.read_to_end(&mut rest).await;
     assert!(rest.iter().all(|byte| *byte == b'x') && rest.len() <= bytes.len(), "its own bytes and no others");
     assert_eq!(client.get(&upload).await.status, 410);

@@ -1,6 +1,6 @@
-//! Answers given while the body still arrives. A client that sends all before it reads anything
-//! gets every one of them whole, directly and behind proxies: otherwise it would see a broken
-//! connection and try the same again forever.
+//! Responses that are sent while the body is still arriving. A client that sends everything before it reads
+//! receives each of them whole, directly and behind proxies; otherwise it would see a broken connection and
+//! repeat the same request forever.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::support::moving::is_whole;
 const MIB: usize = 1024 * 1024;
 const TRIES: usize = 10;
 
-/// A request that is refused whatever its body is.
+/// A request that is rejected regardless of its body.
 struct Refused {
     status: u16,
     problem: &'static str,
@@ -37,7 +37,7 @@ impl Refused {
         Self { status, problem, method, path: path.to_owned(), headers }
     }
 
-    /// Sends head and body without a look at what comes back, then reads the answer.
+    /// Sends head and body without reading meanwhile, then reads the response.
     async fn is_told(&self, address: SocketAddr, size: usize, chunked: bool, what: &str) {
         let what = format!("{what}, {} after {size} bytes, chunked: {chunked}", self.status);
         let telling = tokio::time::timeout(Duration::from_secs(30), self.tell(address, size, chunked));
@@ -62,7 +62,7 @@ impl Refused {
     }
 }
 
-/// One request for each refusal, told by what is wrong with it.
+/// Returns one request for each kind of rejection, with a description of what is wrong.
 async fn refusals(app: &TestApp) -> Vec<Refused> {
     let mut client = app.client().await;
     let open = client.create(1 << 30).await;
@@ -143,7 +143,7 @@ async fn whole_uploads_pass_through_proxies_and_resume_behind_them() {
         client.send(&source[..MIB]).await;
         crate::support::moving::wait_until_taken(app.address(), &path, MIB as u64).await;
         client.rst();
-        // The proxy may take its time to tell; the newest request wins all the same.
+        // The proxy may report the end late; the newest request wins all the same.
         assert_eq!(crate::support::moving::resume(front.address, &path, &source).await, MIB as u64, "{}", front.name);
         is_whole(front.address, &path, &source).await;
     }
@@ -212,7 +212,7 @@ async fn a_refused_client_that_says_no_more_is_let_go() {
 async fn an_early_answer_does_not_wait_for_the_body() {
     let app = TestApp::with(|config| config.limits.bodies.drain_timeout = Duration::from_secs(60)).await;
     for refused in refusals(&app).await {
-        // The checksum is over all of the body; everything else is known at once.
+        // The checksum covers the whole body; everything else is known at once.
         if refused.status == 460 {
             continue;
         }

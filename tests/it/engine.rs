@@ -1,8 +1,8 @@
-//! The engine when what lies below it breaks, or when it dies: each row of "what if it dies here?" in
-//! `append.rs` and of what follows the last byte in `completion.rs`, `concatenate.rs` and `sweep.rs`.
+//! The engine when the layers below it fail, or when it dies: each row of "what if it dies here?" in
+//! `append.rs` and of the steps after the last byte in `completion.rs`, `concatenate.rs` and `sweep.rs`.
 //!
-//! After every kind of trouble the same holds: the committed offset stands, the upload goes on from there to
-//! the right bytes, no event is missing or there twice, and no file is left that belongs to nobody.
+//! After every failure the same holds: the committed offset stays valid, the upload continues from there to
+//! the right bytes, no event is missing or duplicated, and no file is left that belongs to no upload.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn source(size: usize) -> Vec<u8> {
     Seeded::new(size as u64).bytes(size)
 }
 
-/// Goes on from the committed offset to the end, and checks everything about the result.
+/// Continues from the committed offset to the end, and checks everything about the result.
 async fn completes(life: &Life, id: UploadId, source: &[u8]) {
     let at = life.committed(id).await;
     let upload = life.append(id, at, &source[at..]).await.unwrap();
@@ -46,7 +46,7 @@ fn crc32c_of(bytes: &[u8]) -> Digest {
     Digest::new(Algorithm::Crc32c, crc32c::crc32c(bytes).to_be_bytes().to_vec()).unwrap()
 }
 
-/// The one file there is has just the committed bytes: room taken by lost ones was given back.
+/// Asserts that the only file has exactly the committed bytes: the space of lost bytes was given back.
 fn nothing_is_left_above(world: &World, committed: usize) {
     if world.is_on_disk() {
         let sizes: Vec<u64> = world.files().iter().map(|path| path.metadata().unwrap().len()).collect();
@@ -99,7 +99,7 @@ async fn an_append_breaks(operation: Operation, cause: Cause, effect: Effect, me
     completes(&life, id, &source).await;
 }
 
-/// The record says that it was done, so nobody need be told that it failed.
+/// The record says that the upload is complete, so no client has to see the failure.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_is_lost_counts_if_it_was_done() {
     let world = World::on_disk();
@@ -212,7 +212,7 @@ async fn an_upload_that_could_not_be_put_in_its_place_is_finished_by_the_sweeper
             }
             let failed = life.append(id, 0, &source).await;
             assert!(matches!(failed, Err(EngineError::Failed { .. })), "{failed:?}");
-            // Nobody may take it for complete: neither who asks for the offset nor who wants the bytes.
+            // No one may see it as complete: neither a request for the offset nor one for the bytes.
             assert_eq!(life.find(id).await.stage().name(), "verified");
             let asked = life.engine.inspect(&Principal::server(), id).await;
             assert!(matches!(asked, Err(EngineError::Unavailable(Unavailable::Settling))), "{asked:?}");
@@ -315,7 +315,7 @@ async fn concatenate(
     life.engine.concatenate(command).await
 }
 
-/// The only final upload that is neither of `known`.
+/// Returns the only final upload that is not in `known`.
 async fn the_final(life: &Life, known: &[(UploadId, Vec<u8>)]) -> Upload {
     let query = UploadQuery { limit: 100, ..UploadQuery::default() };
     let all = life.engine.list(&Principal::server(), &query).await.unwrap().found;
@@ -340,7 +340,7 @@ async fn parts_are_intact(life: &Life, world: &World, parts: &[(UploadId, Vec<u8
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_concatenation_that_breaks_shows_no_final_and_harms_no_part() {
-    // tus 98: a failure half-way leaves no final to be seen, and the partial uploads as they were.
+    // tus 98: a failure half-way leaves no visible final upload, and leaves the partial uploads unchanged.
     for (operation, effect, wanted) in [
         (Operation::Concatenate, Effect::Nothing, vec![]),
         (Operation::Concatenate, Effect::Done, vec![]),
@@ -440,19 +440,19 @@ async fn a_download_of_what_has_just_ended_says_so() {
     assert!(matches!(read, Err(EngineError::Rejected(Rejection::BytesMissing))), "{read:?}");
 }
 
-/// Where a life may end while an upload receives its bytes.
+/// The point at which a life ends while an upload receives its bytes.
 #[derive(Debug, Clone, Copy)]
 enum Death {
-    /// While this is being done.
+    /// During this operation of the storage.
     Below(Operation),
-    /// With the commit asked for, but not done.
+    /// With the commit requested, but not done.
     BeforeCommit,
-    /// With the commit done, but nobody told.
+    /// With the commit done, but its result not delivered.
     AfterCommit,
 }
 
 impl Death {
-    /// Does `work` in a life that ends at this point of it.
+    /// Runs `work` in a life that ends at this point.
     async fn ends(self, life: Life, work: impl AsyncFnOnce(&Life)) {
         let hold = match self {
             Self::Below(operation) => Some(life.faults.hold(operation)),
@@ -498,7 +498,7 @@ async fn a_death_in_the_middle_of_an_append_costs_only_what_nobody_was_told_of()
             life.append(id, 0, &source[..70_000]).await.unwrap();
             death
                 .ends(life, async |life| {
-                    // Other bytes than the source's: none of them may ever be seen.
+                    // Bytes that differ from the source's: none of them may ever become visible.
                     let bytes = if expected == 70_000 { vec![0xee; 20_000] } else { source[70_000..90_000].to_vec() };
                     let _ = life.append(id, 70_000, &bytes).await;
                 })
@@ -538,7 +538,7 @@ async fn a_death_between_the_last_byte_and_completion_is_made_good_at_the_next_s
             }
             life.engine.recover().await;
             match left_at {
-                // Done by the time anything is served.
+                // It is completed before anything is served.
                 Some(_) => assert_eq!(life.find(id).await.stage().name(), "completed", "{death:?}"),
                 None => completes(&life, id, &source).await,
             }
@@ -563,7 +563,7 @@ async fn a_death_after_the_bytes_were_put_in_their_place_is_made_good_at_the_nex
                 _ = life.append(id, 0, &source) => panic!("it was held"),
                 () = async {
                     hold.reached().await;
-                    // The commit that follows is the one that says "completed".
+                    // The next commit is the one that enters `completed`.
                     life.records.hold(when);
                     hold.release();
                     life.records.reached().await;
@@ -732,7 +732,7 @@ async fn neither_activity_nor_a_connected_client_outlasts_the_age_of_an_upload()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checksummed_append_is_staged_until_it_matches() {
-    // tus 74, 75: bytes that do not match, or not all of them, leave no trace.
+    // tus 74, 75: bytes that do not match the checksum, or that are incomplete, leave no trace.
     let world = World::on_disk();
     let life = world.live().await;
     let source = source(300 * KIB);
@@ -777,7 +777,7 @@ async fn asking_answers_while_the_disk_does_not() {
             assert!(status.live.is_some());
             let query = UploadQuery { limit: 10, ..UploadQuery::default() };
             assert_eq!(life.engine.list(&Principal::server(), &query).await.unwrap().found.len(), 1);
-            // Also HEAD, which asks the writer first, falls back on the committed row.
+            // HEAD, which queries the writer first, also falls back on the committed row.
             assert_eq!(life.engine.inspect(&Principal::server(), id).await.unwrap().upload.offset(), offset(70_000));
             hold.release();
         };
@@ -795,7 +795,7 @@ async fn a_takeover_waits_for_the_commit_under_way_and_no_longer() {
     let id = life.create(source.len()).await;
     life.append(id, 0, &source[..10_000]).await.unwrap();
 
-    // The old writer's commit is on its way and cannot be called back: the newer request finds it done.
+    // The old writer's commit is on its way and cannot be canceled: the newer request finds it done.
     life.records.hold(Effect::Nothing);
     let mut old = life.begin(id, 10_000).await.unwrap();
     feed_all(&mut old, &source[10_000..80_000]).await;
@@ -859,7 +859,7 @@ async fn removals_that_keep_failing_hold_up_nothing_else() {
     let world = World::on_disk();
     let life = world.live().await;
     life.faults.fail(Operation::Discard, Calls::From(1), Cause::BROKEN_DISK);
-    // More than the sweeper asks for at a time.
+    // More than the sweeper fetches at a time.
     for _ in 0..210 {
         let id = life.create(2).await;
         life.append(id, 0, b"x").await.unwrap();
@@ -887,7 +887,7 @@ async fn an_upload_whose_bytes_someone_took_away_fails_instead_of_hanging() {
     assert_eq!(upload.record().failure.as_ref().unwrap().code, "bytes-missing");
 }
 
-/// An engine that keeps uploads open between their requests for longer than any test takes.
+/// Starts an engine that keeps uploads open between requests for longer than any test takes.
 async fn that_keeps_open(world: &World) -> Life {
     world.live_with(|settings| settings.writer.keep_open = Duration::from_secs(60)).await
 }
@@ -903,7 +903,7 @@ async fn the_next_request_finds_the_upload_open() {
             let upload = life.append(id, start, &source[start..end]).await.unwrap();
             assert_eq!(upload.offset(), offset(end));
             assert_eq!(life.engine.inspect(&Principal::server(), id).await.unwrap().upload.offset(), offset(end));
-            // A request that is refused changes nothing, and the next finds the upload as open as before.
+            // A rejected request changes nothing, and the next one finds the upload as open as before.
             let refused = life.append(id, start + 1_000_000, &[]).await;
             assert!(matches!(refused, Err(EngineError::Rejected(Rejection::WrongOffset { .. }))), "{refused:?}");
         }
@@ -931,7 +931,7 @@ async fn an_upload_that_is_kept_open_is_in_nobodys_way() {
     }
     life.engine.cancel(cancelling(first)).await.unwrap();
     assert_eq!(world.files().len(), 2);
-    // It takes nothing with it when the program stops, or dies.
+    // Nothing is lost when the program stops or dies.
     assert!(life.engine.shut_down(Duration::from_secs(10)).await);
     life.die();
     let life = that_keeps_open(&world).await;
@@ -966,7 +966,7 @@ async fn what_a_silent_request_has_declared_is_not_committed_without_it() {
     let silent = life.engine.append(telling.clone()).await.unwrap();
     let stalled = life.wait_for_stage(id, "stalled").await;
     assert_eq!((stalled.length(), stalled.is_full()), (None, false));
-    // A cut before the crash would end the request, and so complete the upload.
+    // A cut before the crash would end the request, and thereby complete the upload.
     life.die();
     drop(silent);
 
@@ -976,7 +976,7 @@ async fn what_a_silent_request_has_declared_is_not_committed_without_it() {
     assert!(life.read(id).await == b"hello");
 }
 
-/// Commits a change of a record as no engine makes it.
+/// Commits a change of a record that no engine would make.
 async fn tamper(life: &Life, id: UploadId, change: impl FnOnce(&mut Record)) {
     let mut record = life.find(id).await.record().clone();
     change(&mut record);
@@ -1009,7 +1009,7 @@ async fn a_full_upload_that_nobody_sealed_is_finished_by_the_start_and_by_the_sw
                     if !state_is_readable {
                         record.running_digests = vec![7; 3];
                     }
-                    // Its time has passed as well.
+                    // Its expiry has passed as well.
                     record.expires_at = Some(record.created_at);
                 })
                 .await;
@@ -1057,7 +1057,7 @@ async fn a_cut_request_waits_for_its_commit_without_looking_again_and_again() {
     feed_all(&mut feed, &source[..80_000]).await;
     life.records.reached().await;
     drop(feed);
-    // Each of these takes longer than a round of a loop that does not wait.
+    // Each of these takes longer than one iteration of a loop that does not wait.
     for _ in 0..200 {
         assert_eq!(life.committed(id).await, 0);
     }

@@ -1,4 +1,4 @@
-//! Server-Sent Events: a snapshot, then every change once and in order, also over reconnects.
+//! Server-Sent Events: a snapshot, then every change once and in order, also across reconnects.
 
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ async fn a_reconnect_goes_on_without_gap_or_repeat() {
     }
 }
 
-/// A client that is cut off again and again, at every event, while the upload goes on.
+/// A client that is disconnected repeatedly, at every event, while the upload continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn reconnects_while_events_happen_miss_nothing() {
     let app = TestApp::from_file("", |config| config.engine.lifetimes.sweep_every = Duration::from_millis(20)).await;
@@ -236,11 +236,11 @@ async fn who_has_missed_too_much_gets_a_new_snapshot() {
         for expected in 102..=newest {
             assert_eq!(number(&behind.message().await.unwrap()), expected, "{path}");
         }
-        // Neither stream has ended: both go on with what comes next.
+        // Neither stream has ended: both continue with the next event.
     }
 }
 
-/// One that was away for longer than events are kept cannot be told of all it has missed.
+/// A client that was away for longer than events are kept cannot receive everything it has missed.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_missed_what_is_not_kept_any_more_gets_a_new_snapshot() {
     let mut app = TestApp::start().await;
@@ -264,7 +264,7 @@ async fn who_has_missed_what_is_not_kept_any_more_gets_a_new_snapshot() {
     }
 }
 
-/// As after a database was put back from a copy: ids the client has seen are not there any more.
+/// The state after the database was restored from a backup: ids that the client has seen no longer exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_seen_what_is_not_there_gets_a_new_snapshot() {
     let app = TestApp::start().await;
@@ -282,8 +282,8 @@ async fn who_has_seen_what_is_not_there_gets_a_new_snapshot() {
     assert_eq!(kinds(&stream.rest().await), ["snapshot", "upload.terminated"]);
 }
 
-/// Ids are sealed: whatever was not sealed for this very stream says
-/// nothing, numbers of older versions included.
+/// Ids are sealed: an id that was not sealed for this very stream has no meaning, numbers of older versions
+/// included.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_brings_an_id_that_does_not_open_gets_a_new_snapshot() {
     let app = TestApp::start().await;
@@ -309,7 +309,7 @@ async fn who_brings_an_id_that_does_not_open_gets_a_new_snapshot() {
     assert_eq!(Sse::open(app.address(), &query, &[]).await.message().await.unwrap().event, "snapshot");
 }
 
-/// A reader of one upload cannot learn from its ids what others do meanwhile.
+/// A reader of one upload cannot infer the activity of other uploads from its ids.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_tell_nothing_of_how_much_happens() {
     let app = TestApp::start().await;
@@ -332,7 +332,7 @@ async fn ids_tell_nothing_of_how_much_happens() {
     assert!(same < 12, "neighbours look alike: {before:?} {after:?}");
 }
 
-/// An open upload that has stalled and come back this many times, each an event.
+/// Creates an open upload that has stalled and resumed this many times, each time with an event.
 async fn busy_upload(app: &TestApp, times: u64) -> UploadId {
     let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default(), webhook::bodies())
         .await
@@ -394,7 +394,7 @@ async fn streams_are_bounded_and_a_seat_comes_free() {
         assert_eq!(refused.status, 503, "{refused:?}");
         assert_eq!(refused.problem(), "too-many-streams");
     }
-    // What needs no seat is served all the same.
+    // Requests that need no slot are served all the same.
     assert_eq!(app.client().await.get("/api/v1/uploads").await.status, 200);
     drop(first);
     until("a client that left gives its seat back", async || {

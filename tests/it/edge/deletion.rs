@@ -1,4 +1,4 @@
-//! One way to delete, whichever protocol an upload was created in.
+//! Deletion works the same way in every dialect.
 
 use crate::edge::{PROTOCOLS, begin_to_fill, begun, fill};
 use crate::ietf;
@@ -7,7 +7,7 @@ use crate::support::client::{Client, TUS};
 use crate::support::moving::wait_until_taken;
 use crate::tus::wait_until_nothing_is_stored;
 
-/// A DELETE, and the status of its answer: Google's has no body.
+/// Sends a DELETE and returns the status of the response; Google's has no body.
 async fn delete(client: &mut Client, path: &str, headers: &[(&str, &str)]) -> u16 {
     client.send_head("DELETE", path, headers).await;
     client.raw_answer("DELETE").await.expect("an answer").status
@@ -24,7 +24,7 @@ async fn every_delete_ends_every_upload() {
                 if complete {
                     fill(&mut client, protocol, &path).await;
                 }
-                // Google's clients take nothing else for a session that they have cancelled.
+                // Google's clients accept no other status for a session that they have canceled.
                 let status = if (protocol, words, complete) == ("google", "plain", false) { 499 } else { 204 };
                 let why = format!("{words} DELETE of {protocol}, complete: {complete}");
                 assert_eq!(delete(&mut client, &path, &headers).await, status, "{why}");
@@ -47,7 +47,7 @@ async fn whoever_is_writing_learns_at_once_that_the_upload_is_gone() {
         wait_until_taken(app.address(), &path, 4).await;
         let deleted = delete(&mut client, &path, &[]).await;
         assert_eq!(deleted, if protocol == "google" { 499 } else { 204 }, "{protocol}");
-        // Nothing more of the body is sent, and nothing else wakes the writer.
+        // No more of the body is sent, and nothing else wakes the writer.
         let answer = writing.answer(method).await;
         assert_eq!((answer.status, answer.problem().as_str()), (410, "upload-gone"), "{protocol}");
         assert_eq!(answer.header("location"), None, "{protocol}: there is nowhere to resume");

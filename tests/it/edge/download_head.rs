@@ -1,5 +1,5 @@
-//! HEAD and GET as anybody sends them: what is complete is described as it
-//! is handed out, and what is not says so.
+//! HEAD and GET of any HTTP client: complete uploads are described as they are served, and incomplete ones
+//! are reported as incomplete.
 
 use crate::edge::{PROTOCOLS, begun, fill};
 use crate::ietf;
@@ -8,7 +8,7 @@ use crate::support::client::{Answer, Client, TUS};
 use crate::support::http2;
 use crate::support::tls::Certificate;
 
-/// What an answer says of the bytes, without what each answer has of its own.
+/// Returns the headers that describe the bytes, without those that differ between responses.
 fn said(answer: &Answer) -> Vec<(String, String)> {
     let own = ["x-request-id", "date"];
     let mut fields: Vec<_> = answer.headers.iter().filter(|(name, _)| !own.contains(&name.as_str())).cloned().collect();
@@ -107,7 +107,7 @@ async fn what_is_not_complete_tells_its_offset_to_head_and_is_no_download() {
         assert_eq!((head.status / 100, head.header("upload-offset")), (2, Some("0")), "{protocol}: {head:?}");
         let get = client.get(&path).await;
         if protocol == "ietf" {
-            // Draft, 4.3.2: GET tells what HEAD does.
+            // Draft, 4.3.2: GET reports the same as HEAD.
             assert_eq!((get.status, get.header("upload-complete")), (204, Some("?0")), "{get:?}");
             continue;
         }

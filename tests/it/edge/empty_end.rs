@@ -1,7 +1,7 @@
-//! A body of unknown size at the end of a complete upload: nothing is wrong with it until a byte comes.
+//! A body of unknown size at the end of a complete upload: it is valid as long as it has no byte.
 //!
-//! Some clients open such a request before they know whether anything is left to send: tus-java-client does
-//! for every file whose size is a multiple of its payload's.
+//! Some clients begin such a request before they know whether anything is left to send; tus-java-client does
+//! so for every file whose size is a multiple of its payload size.
 
 use crate::edge::{begun, fill};
 use crate::support::app::TestApp;

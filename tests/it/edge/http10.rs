@@ -1,11 +1,12 @@
-//! HTTP/1.0, as nginx speaks it to those behind it unless it is told otherwise.
+//! HTTP/1.0, which nginx uses for its upstreams unless it is configured otherwise.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::app::TestApp;
 
-/// Sends a request and reads until the server closes, or until `enough` was read of what never ends.
+/// Sends a request and reads until the server closes the connection, or, for an endless response, until
+/// `enough` has arrived.
 async fn ask(app: &TestApp, request: &str, enough: Option<&str>) -> (String, String) {
     let mut stream = TcpStream::connect(app.address()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -59,7 +60,7 @@ async fn a_post_that_says_nothing_of_a_body_has_none() {
         let (head, _) = ask(&app, &request, None).await;
         assert!(head.starts_with(&format!("http/1.0 {status}")), "RFC 9112, 6.3: {target}: {head}");
     }
-    // In pieces, so that the head is put together from what was held.
+    // The head arrives in pieces, so the server has to buffer and join them.
     let mut stream = TcpStream::connect(app.address()).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let request = "POST /files HTTP/1.0\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Length: 7\r\n\r\n";

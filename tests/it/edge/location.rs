@@ -1,4 +1,4 @@
-//! Where an upload is, as its client is told: a path, or all of it where nothing stands in between.
+//! The address of an upload in `Location`: a path, or a whole URL if no proxy is in between.
 
 use edge::clients::ProxyField;
 use longshore::config::SecretText;
@@ -7,7 +7,7 @@ use crate::ranged::{JSON, START};
 use crate::support::app::TestApp;
 use crate::support::client::{Client, TUS};
 
-/// The `Location` of a request with this host.
+/// Returns the `Location` in the response to a request with this host.
 async fn told(client: &mut Client, host: &str, target: &str, fields: &[(&str, &str)], version: &str) -> String {
     let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!("POST {target} HTTP/{version}\r\nHost: {host}\r\nContent-Length: 0\r\n{fields}\r\n");

@@ -1,4 +1,4 @@
-//! What is not there is not found, and what was there is gone, in the words of whoever asks.
+//! Unknown uploads are not found, ended ones are gone, and each dialect reports that in its own form.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::moving::wait_for_stage;
 
 type Request = (&'static str, Vec<(&'static str, &'static str)>, &'static [u8]);
 
-/// Every request to an upload that each protocol has.
+/// Returns every request to an upload, for each dialect.
 fn requests() -> Vec<(&'static str, Request)> {
     let at = ("Upload-Offset", "0");
     let over = |method| ("X-HTTP-Method-Override", method);
@@ -69,7 +69,7 @@ async fn what_was_never_there_is_not_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_ended_is_gone() {
-    // Long enough for each to be begun on a busy machine; all wait for their end together.
+    // Long enough to create every upload on a busy machine; all expire at about the same time.
     let app = TestApp::with(|config| config.engine.lifetimes.unfinished_expiry = Duration::from_secs(4)).await;
     let mut client = app.client().await;
     let mut ended = Vec::new();
@@ -82,7 +82,7 @@ async fn what_has_ended_is_gone() {
     for (created_in, stage, path) in ended {
         wait_for_stage(app.address(), &path, stage).await;
         for (protocol, (method, headers, body)) in requests() {
-            // Up to version 6 the draft knows only what is not found.
+            // Up to version 6 the draft has only "not found".
             let is_old = ["3", "5", "6"].iter().any(|number| headers.contains(&ietf::version(number)));
             let answer = client.request(method, &path, &headers, body).await;
             let why = format!("{protocol} {method} of {created_in} {headers:?}: {answer:?}");

@@ -1,4 +1,4 @@
-//! What every client of HTTP may expect, whichever protocol an upload was created in.
+//! Properties that every HTTP client may rely on, in whichever dialect an upload was created.
 
 use crate::support::client::{Client, OCTETS, TUS};
 use crate::{ietf, ranged};
@@ -13,10 +13,10 @@ mod pages;
 mod paths;
 mod types;
 
-/// The protocols an upload can be created in.
+/// The dialects an upload can be created in.
 pub const PROTOCOLS: [&str; 4] = ["tus", "ietf", "google", "ranged"];
 
-/// Begins an upload of ten bytes in a protocol, and gives its path.
+/// Creates an upload of ten bytes in a dialect and returns its path.
 pub async fn begun(client: &mut Client, protocol: &str) -> String {
     match protocol {
         "tus" => client.create(10).await,
@@ -26,7 +26,7 @@ pub async fn begun(client: &mut Client, protocol: &str) -> String {
     }
 }
 
-/// Sends ten bytes to an upload in its own protocol.
+/// Sends ten bytes to an upload in its dialect.
 pub async fn fill(client: &mut Client, protocol: &str, path: &str) {
     let bytes = b"0123456789";
     let status = match protocol {
@@ -37,7 +37,7 @@ pub async fn fill(client: &mut Client, protocol: &str, path: &str) {
     assert!((200..300).contains(&status), "{protocol}: {status}");
 }
 
-/// Begins to send ten bytes to an upload in its own protocol, and stops after four. Gives the method.
+/// Begins to send ten bytes to an upload in its dialect, and stops after four. Returns the method.
 pub async fn begin_to_fill(client: &mut Client, protocol: &str, path: &str) -> &'static str {
     let length = ("Content-Length", "10");
     let at = ("Upload-Offset", "0");

@@ -1,4 +1,4 @@
-//! Pages of other origins: what they may send and read.
+//! Pages of other origins: which requests they may send, and what they may read.
 
 use longshore::config::AllowOrigins;
 

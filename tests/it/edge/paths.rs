@@ -1,4 +1,4 @@
-//! Paths with a slash too many, and the one request that is for no path.
+//! Paths with a superfluous slash, and `OPTIONS *`, the only request without a path.
 
 use crate::edge::{PROTOCOLS, begun, fill};
 use crate::support::app::TestApp;

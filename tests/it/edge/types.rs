@@ -1,4 +1,4 @@
-//! Media types as browsers' recorders write them, through every way in, and out again.
+//! Media types as recorders of browsers write them, uploaded in every dialect and downloaded again.
 
 use crate::ranged::{START, path_of};
 use crate::support::app::TestApp;
@@ -6,7 +6,7 @@ use crate::support::client::Client;
 use crate::tus::{base64, completed};
 use crate::{ietf, ranged};
 
-/// Stores five bytes under a type in every way there is, and gives the paths.
+/// Stores five bytes with a media type in every dialect, and returns the paths.
 async fn stored_as(client: &mut Client, kind: &str) -> Vec<(&'static str, String)> {
     let named = ("Content-Type", kind);
     let metadata = format!("filetype {}", base64(kind));
@@ -155,7 +155,7 @@ async fn a_form_that_is_too_long_is_refused_before_it_is_sent() {
 async fn a_checksum_on_a_creation_without_bytes_is_passed_over() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
-    // Of the whole file, in hexadecimal, in base64: what tus-php sends.
+    // The base64 of the digest in hexadecimal, over the whole file: the form that tus-php sends.
     let of_the_file = format!("sha256 {}", base64("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"));
     let headers = [("Upload-Length", "5"), ("Upload-Checksum", &of_the_file)];
     let answer = client.tus("POST", "/files", &headers, b"").await;

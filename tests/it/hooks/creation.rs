@@ -1,4 +1,4 @@
-//! Before an upload is created.
+//! The hook that runs before an upload is created.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -105,7 +105,7 @@ async fn the_application_may_set_id_and_metadata() {
         let status = client.status(&path).await;
         assert_eq!(status["metadata"], json!({ "user": "7" }), "{}: what the client said is replaced", way.name);
     }
-    // tus 1.0, HEAD: the metadata as the client has sent it.
+    // tus 1.0, HEAD: the metadata as the client sent it.
     application.always(json("200 OK", r#"{"metadata": {"internal": "x"}}"#));
     let headers = [("Upload-Length", "5"), ("Upload-Metadata", "a YQ==")];
     let created = client.tus("POST", "/files", &headers, b"").await;
@@ -142,7 +142,7 @@ async fn a_size_that_the_application_sets_holds_in_every_dialect() {
     for way in ways() {
         let answer = way.create(&mut client).await;
         let answer = match answer.header("location").filter(|_| answer.status < 300) {
-            // It did not know yet how long it is.
+            // The hook ran before the length was known.
             Some(location) => {
                 let path = location[location.find("/files/").unwrap()..].to_owned();
                 let answer = match way.rest {
@@ -201,7 +201,8 @@ async fn an_upload_expires_when_the_application_says_whatever_its_client_does() 
             _ => writing.send_head("PUT", &path, &[("Content-Range", "bytes 0-4/5"), ("Content-Length", "5")]).await,
         }
         writing.send(b"hel").await;
-        // It would send on, but is told when the time is over; with its last byte at the latest.
+        // The client would continue to send; it is rejected when the time is over, or with its last byte at
+        // the latest.
         let writing = async {
             tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
             writing.send(b"lo").await;
@@ -239,7 +240,7 @@ async fn parts_and_what_is_made_of_them_are_asked_about() {
     assert_eq!(data(&asked[4])["length"], 10);
 }
 
-/// webhooks K3.
+/// webhooks K3: every verdict is recorded.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_verdict_is_kept_with_what_was_said() {
     let (application, app) = pair(&ASKED, "").await;

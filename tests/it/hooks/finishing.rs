@@ -1,4 +1,4 @@
-//! When every byte is there, before an upload completes.
+//! The hook that runs when all bytes have arrived, before an upload completes.
 
 use longshore::config::Config;
 use serde_json::json;
@@ -37,7 +37,7 @@ async fn a_yes_completes_the_uploads_of_every_dialect() {
     }
 }
 
-/// Whatever is asked of it afterwards, and however often: never success.
+/// Asserts that no later request succeeds, of whatever kind and however often repeated.
 async fn stays_refused(client: &mut Client, way: &Way, path: &str) {
     for round in 0..2 {
         let why = format!("{}, round {round}", way.name);
@@ -119,7 +119,7 @@ async fn while_the_application_is_silent_nobody_is_told_of_success_and_then_ever
         let (answer, path) = way.upload(&mut client, &application).await;
         is_put_off(&answer, way.name);
         let head = client.request("HEAD", &path, way.marks(), b"").await;
-        // tus-js-client asks again after 423 only.
+        // tus-js-client retries after 423 only.
         assert_eq!(head.status, if way.name.starts_with("tus") { 423 } else { 503 }, "{}: {head:?}", way.name);
         assert_eq!(client.get(&path).await.status, 503, "{}", way.name);
         assert_eq!(client.status(&path).await["stage"], "verified", "{}", way.name);
@@ -174,7 +174,8 @@ async fn a_client_that_goes_meanwhile_changes_nothing() {
     assert_eq!(application.heard().len(), 2, "asked once each");
 }
 
-/// webhooks K4: the upload is held while the application thinks. A deletion waits for that, and not forever.
+/// webhooks K4: the upload is held until the application answers. A deletion waits for the answer, but not
+/// forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_that_comes_meanwhile_ends_nothing_before_the_answer() {
     for (patience, too_early) in [("100ms", true), ("30s", false)] {
@@ -216,7 +217,7 @@ async fn an_upload_that_waits_for_a_verdict_can_be_deleted() {
     is_put_off(&client.patch(&path, 0, BYTES).await, "down");
     assert_eq!(client.tus("DELETE", &path, &[], b"").await.status, 204);
     application.always(Reply::Status("204 No Content"));
-    // By when another is accepted, this one would have been asked about again.
+    // By the time another upload is accepted, the hook for this one would have been repeated.
     let other = client.create(5).await;
     assert_eq!(client.patch(&other, 0, BYTES).await.status, 204);
     assert_eq!(client.status(&path).await["stage"], "terminated");
@@ -307,7 +308,7 @@ async fn many_that_wait_do_not_wait_for_each_other() {
         is_put_off(&client.patch(&path, 0, BYTES).await, "down");
         paths.push(path);
     }
-    // One of them is never answered.
+    // The hook for one of them is never answered.
     let slow = paths[0].clone();
     application.decide(move |request| match slow.ends_with(request.json["data"]["upload_id"].as_str().unwrap()) {
         true => Reply::Hang,

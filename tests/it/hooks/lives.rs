@@ -1,4 +1,4 @@
-//! The engine by itself, ended between the application's word and what comes of it.
+//! The engine alone, ended between the verdict of the application and its effect.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::support::world::{Life, Medium, World};
 
-/// An application that says what it is told to, once it may.
+/// An application whose verdict a test sets, and whose answer a test can delay.
 #[derive(Debug)]
 struct Application {
     asked: watch::Sender<Vec<String>>,
@@ -31,7 +31,7 @@ impl Application {
         Arc::new(Self { asked, verdict: Mutex::new(verdict), may_answer })
     }
 
-    /// The decisions it was asked for.
+    /// Returns the hooks that were called.
     fn asked(&self) -> Vec<String> {
         self.asked.borrow().clone()
     }
@@ -71,8 +71,8 @@ async fn live(world: &World, application: &Arc<Application>) -> Life {
     world.live_asking(Arc::<Application>::clone(application)).await
 }
 
-/// Ends a life in the commit after the verdict, before or after it is done,
-/// and says what the next one makes of it.
+/// Ends a life in the commit that follows the verdict, before or after it is done, and checks the outcome in
+/// the next life.
 async fn killed_at_the_commit(verdict: &Verdict, when: Effect, asked_again: usize) {
     for medium in Medium::both() {
         let world = World::on(medium);
@@ -87,7 +87,7 @@ async fn killed_at_the_commit(verdict: &Verdict, when: Effect, asked_again: usiz
         application.answer();
         life.records.reached().await;
         life.die();
-        // Nobody was told anything.
+        // No result was delivered.
         finishing.abort();
         let life = live(&world, &application).await;
         life.engine.recover().await;
@@ -138,7 +138,7 @@ async fn without_a_verdict_the_upload_waits_and_nothing_else_does() {
     assert!(life.engine.inspect(&Principal::server(), id).await.unwrap().gone.is_some());
 }
 
-/// Its commit would be in the way of that of the verdict, and the application be asked twice.
+/// Its commit would delay the one of the verdict, and the hook would be called twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_at_another_node_waits_for_the_verdict() {
     let world = World::on(Medium::MemoryDatabase(storage::memory::MemoryStore::new()));

@@ -1,4 +1,4 @@
-//! Blocking hooks: an application that says yes, no, or nothing of use, asked by a whole server.
+//! Blocking hooks of a whole server: an application that accepts, rejects, or answers nothing of use.
 
 use serde_json::Value;
 
@@ -14,10 +14,10 @@ mod trouble;
 
 pub const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// What is uploaded, in every way there is.
+/// The bytes that every test uploads, in every dialect.
 pub const BYTES: &[u8] = b"hello";
 
-/// The file that has an application asked at `hooks`, and further lines of its section.
+/// Returns a configuration file that calls the application for `hooks`, with further lines of its section.
 pub fn asking(application: &Scripted, hooks: &[&str], more: &str) -> String {
     asking_at(&application.address.to_string(), hooks, more)
 }
@@ -27,7 +27,7 @@ pub fn asking_at(address: &str, hooks: &[&str], more: &str) -> String {
     format!("[hooks]\nsecret = \"{SECRET}\"\n{urls}{more}\n")
 }
 
-/// An application and a server that asks it.
+/// Starts an application, and a server that calls its hooks.
 pub async fn pair(hooks: &[&str], more: &str) -> (Scripted, TestApp) {
     let application = Scripted::start(SECRET).await;
     let app = TestApp::from_file(&asking(&application, hooks, more), |_| {}).await;
@@ -38,7 +38,7 @@ pub fn json(status: &'static str, text: &str) -> Reply {
     Reply::Body(status, text.as_bytes().to_vec())
 }
 
-/// What was asked.
+/// Returns the data of the hook's request.
 pub fn data(request: &Request) -> &Value {
     &request.json["data"]
 }
@@ -50,7 +50,7 @@ pub struct Way {
     pub path: &'static str,
     pub headers: Vec<(&'static str, &'static str)>,
     pub body: Vec<u8>,
-    /// How the rest is brought, if the creation brings nothing.
+    /// The request that sends the remaining bytes, if the creation sends none.
     pub rest: Rest,
 }
 
@@ -65,7 +65,7 @@ pub enum Rest {
 pub const END: (&str, &str) = ("Upload-Complete", "?1");
 pub const MORE: (&str, &str) = ("Upload-Complete", "?0");
 
-/// Every way there is to upload five bytes.
+/// Returns every way to upload five bytes.
 pub fn ways() -> Vec<Way> {
     let way =
         |name, method, path, headers, body: &[u8], rest| Way { name, method, path, headers, body: body.to_vec(), rest };
@@ -96,12 +96,12 @@ impl Way {
         client.request(self.method, self.path, &self.headers, &self.body).await
     }
 
-    /// Brings the bytes that the creation did not; gives the last answer, and the path of the upload.
+    /// Sends the bytes that the creation did not. Returns the last response, and the path of the upload.
     pub async fn upload(&self, client: &mut Client, application: &Scripted) -> (Answer, String) {
         let created = self.create(client).await;
         let path = match created.header("location") {
             Some(location) => location[location.find("/files/").expect("an upload")..].to_owned(),
-            // A refusal does not say where; the question did.
+            // A rejection does not contain the path; the request of the hook did.
             None => {
                 let asked = application.heard();
                 format!("/files/{}", data(asked.last().expect("it was asked"))["upload_id"].as_str().unwrap())
@@ -117,7 +117,7 @@ impl Way {
         (answer, path)
     }
 
-    /// The request with all of the bytes.
+    /// Sends the request with all of the bytes.
     pub async fn bring(&self, client: &mut Client, path: &str) -> Answer {
         match self.rest {
             Rest::Tus | Rest::Nothing => {
@@ -132,20 +132,20 @@ impl Way {
         }
     }
 
-    /// The fields that mark a request as one of this dialect.
+    /// The headers that mark a request as one of this dialect.
     pub fn marks(&self) -> &'static [(&'static str, &'static str)] {
         if self.name.starts_with("tus") { &[TUS] } else { &[] }
     }
 }
 
-/// Sees that an answer is the application's no.
+/// Asserts that a response is the application's rejection.
 pub fn is_refused(answer: &Answer, status: u16, message: &str, why: &str) {
     assert_eq!(answer.status, status, "{why}: {answer:?}");
     assert_eq!(answer.problem(), "rejected-by-application", "{why}");
     assert_eq!(answer.json()["detail"], message, "{why}");
 }
 
-/// Sees that an answer sends its client away to come back later, and gives nothing away.
+/// Asserts that a response makes its client retry later, and discloses nothing.
 pub fn is_put_off(answer: &Answer, why: &str) {
     assert_eq!(answer.status, 503, "{why}: {answer:?}");
     assert_eq!(answer.problem(), "application-unavailable", "{why}");
@@ -153,7 +153,7 @@ pub fn is_put_off(answer: &Answer, why: &str) {
     assert!(!shown.contains("hook") && !shown.contains("127.0.0.1"), "{why}: {shown}");
 }
 
-/// The calls of hooks as they are kept, newest first.
+/// Returns the recorded hook calls, newest first.
 pub async fn calls(client: &mut Client, query: &str) -> Vec<Value> {
     let answer = client.get(&format!("/api/v1/webhooks/hooks{query}")).await;
     assert_eq!(answer.status, 200, "{answer:?}");

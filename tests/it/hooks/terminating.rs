@@ -1,4 +1,4 @@
-//! Before a client ends an upload.
+//! The hook that runs before a client terminates an upload.
 
 use crate::hooks::{BYTES, data, is_put_off, is_refused, json, pair, ways};
 use crate::support::client::Client;
@@ -7,7 +7,7 @@ use crate::support::scripted::Reply;
 
 const ASKED: [&str; 1] = ["pre_terminate"];
 
-/// An upload of each dialect, unfinished where it can be.
+/// Creates an upload in each dialect, unfinished where the dialect allows it.
 async fn begun(client: &mut Client) -> Vec<(&'static str, Vec<(&'static str, &'static str)>, String)> {
     let mut begun = Vec::new();
     for way in ways().iter().filter(|way| ["tus", "ietf", "google", "ranges", "plain"].contains(&way.name)) {
@@ -35,7 +35,7 @@ async fn a_no_leaves_the_upload_as_it_is_and_a_yes_ends_it() {
         application.always(Reply::Status("204 No Content"));
         client.send_head("DELETE", &path, &marks).await;
         let answer = client.raw_answer("DELETE").await.unwrap();
-        // Google's own word for a session that was cancelled.
+        // The status of Google's protocol for a canceled session.
         assert_eq!(answer.status, if dialect == "google" { 499 } else { 204 }, "{dialect}: {answer:?}");
         let asked = application.heard();
         let [.., first, second, third] = asked.as_slice() else { panic!("asked three times") };
@@ -76,7 +76,7 @@ async fn what_is_not_there_is_not_asked_about() {
     assert_eq!(application.heard().len(), 1);
 }
 
-/// What the server itself cleans up after a creation that came to nothing.
+/// Uploads that the server itself removes after a failed creation.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_asked_about_what_the_server_cleans_up() {
     let (application, app) = pair(&ASKED, "").await;

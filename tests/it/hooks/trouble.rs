@@ -1,4 +1,4 @@
-//! An application that is slow, ill, gone, or says something of no use.
+//! An application that is slow, failing, unreachable, or answers nothing of use.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ async fn a_hook_that_is_gone_puts_every_dialect_off() {
     let kept = calls(&mut client, "").await;
     assert!(kept.iter().all(|call| call["outcome"] == "unreachable" && call["status"].is_null()), "{kept:?}");
     assert!(!format!("{kept:?}").contains(&address.to_string()));
-    // It comes back.
+    // The application returns.
     let _application = Scripted::at(address, SECRET).await;
     assert_eq!(try_to_create(&mut client).await.status, 201);
 }
@@ -80,13 +80,13 @@ async fn silence_means_yes_only_where_that_is_set() {
         let path = client.create(5).await;
         application.always(Reply::Status("500 Oops"));
         assert_eq!(client.tus("DELETE", &path, &[], b"").await.status, ended, "{open}");
-        // A no is a no.
+        // A 403 is a rejection.
         application.always(Reply::Status("403 Forbidden"));
         assert_eq!(try_to_create(&mut client).await.status, 403, "{open}");
     }
 }
 
-/// What was said and cannot be understood may have been a no, however often it is said.
+/// An answer that cannot be interpreted may have been meant as a rejection, however often it is repeated.
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_is_not_silence() {
     let application = Scripted::start(SECRET).await;
@@ -162,7 +162,7 @@ async fn questions_wait_for_their_turn_but_not_for_ever() {
     assert_eq!(try_to_create(&mut client).await.status, 201, "places are given back");
 }
 
-/// The connection was open; the application closes it when the question comes, as one that restarts does.
+/// The connection was open, and the application closes it when the request arrives, as a restarting one does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_is_sent_once_more_when_its_open_connection_was_dead() {
     let (application, app) = pair(&["pre_create"], "").await;
@@ -177,7 +177,7 @@ async fn a_question_is_sent_once_more_when_its_open_connection_was_dead() {
     let asked = application.heard();
     assert_eq!(asked.len(), 3);
     assert_eq!((&asked[1].id, &asked[1].raw), (&asked[2].id, &asked[2].raw), "the same question");
-    // Not again and again.
+    // Not repeatedly.
     application.always(Reply::Reset);
     is_put_off(&try_to_create(&mut client).await, "twice");
     assert_eq!(application.heard().len(), 5);

@@ -1,4 +1,4 @@
-//! The same app the program runs, on a free port, with a folder of its own.
+//! The app that the program runs, on a free port and with its own folder.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::support::client::Client;
 use crate::support::patience::until;
 
-/// A server under test. Its folder goes when it is dropped.
+/// A server under test. Its folder is removed when it is dropped.
 pub struct TestApp {
     running: Option<RunningServer>,
     config: Config,
@@ -20,12 +20,12 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// Starts a server with the defaults, quick enough for tests.
+    /// Starts a server with the defaults, and with times that are short enough for tests.
     pub async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    /// Starts a server with its configuration changed.
+    /// Starts a server with a changed configuration.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         Self::from_file("", change).await
     }
@@ -39,7 +39,7 @@ impl TestApp {
         config.server.data_dir = folder.path().join("data");
         config.server.workers = Some(2);
         config.engine.space.min_free_bytes = 0;
-        // On small disks it would be most of the space.
+        // On small disks the reserve would take most of the space.
         config.database.reserve_bytes = 0;
         config.engine.lifetimes.sweep_every = std::time::Duration::from_millis(100);
         change(&mut config);
@@ -51,17 +51,17 @@ impl TestApp {
         self.running.as_ref().expect("the server runs").address()
     }
 
-    /// Where only reading is served.
+    /// Returns the address of the listener for reads.
     pub fn read_address(&self) -> SocketAddr {
         self.running.as_ref().expect("the server runs").read_address().expect("it was configured")
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     pub async fn client(&self) -> Client {
         Client::connect(self.address()).await
     }
 
-    /// Changes what [`Self::restart`] and [`Self::start_again`] start with.
+    /// The configuration that [`Self::restart`] and [`Self::start_again`] use.
     pub fn config(&mut self) -> &mut Config {
         &mut self.config
     }
@@ -70,7 +70,7 @@ impl TestApp {
         &self.config.server.data_dir
     }
 
-    /// Stops in order and starts again on the same folder and another port.
+    /// Stops gracefully and starts again on the same folder and another port.
     pub async fn restart(&mut self) -> StopOutcome {
         let stopped = self.stop().await;
         self.start_again().await;
@@ -81,7 +81,7 @@ impl TestApp {
         self.running.take().expect("the server runs").stop().await
     }
 
-    /// Every file below the data folder that holds bytes of uploads.
+    /// Returns every file below the data folder that holds bytes of uploads.
     pub fn stored_files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         for place in ["incoming", "files"] {
@@ -107,8 +107,8 @@ impl TestApp {
     /// Starts again after [`Self::stop`].
     pub async fn start_again(&mut self) {
         assert!(self.running.is_none(), "it was stopped before");
-        // The folder is free when the last thread of the server before
-        // is gone, a moment after it has stopped.
+        // The folder is free when the last thread of the earlier server is gone, a moment after it has
+        // stopped.
         let started = until("the server starts again", async || match app::start(self.config.clone()).await {
             Err(error) if error.to_string().contains("in use") => None,
             started => Some(started),

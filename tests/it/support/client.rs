@@ -1,5 +1,5 @@
-//! A raw HTTP/1.1 client: it sends exactly the bytes it is told to, stops where it is
-//! told to, and checks what every answer owes.
+//! A raw HTTP/1.1 client: it sends exactly the bytes that a test gives it, stops where the test stops, and
+//! checks the properties that every response must have.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct Client {
     pub stream: TcpStream,
     pub address: SocketAddr,
     unread: Vec<u8>,
-    /// Interim responses that came before the latest answer.
+    /// Interim responses that arrived before the latest response.
     pub interim: Vec<Answer>,
 }
 
@@ -25,7 +25,8 @@ pub struct Client {
 pub struct Answer {
     pub status: u16,
     pub reason: String,
-    /// A `Location` at the address of the connection is a path here, as whoever resolves it would ask for it.
+    /// The headers. A `Location` at the address of the connection is stored as a path, as a client that
+    /// resolves it would request it.
     pub headers: Vec<(String, String)>,
     /// The `Location` as it was sent.
     pub location_as_sent: Option<String>,
@@ -39,7 +40,7 @@ impl Client {
         Self { stream, address, unread: Vec::new(), interim: Vec::new() }
     }
 
-    /// Sends a whole request and reads its answer. `Content-Length` is added when there is a body or the
+    /// Sends a whole request and reads its response. `Content-Length` is added when there is a body or the
     /// method has one.
     pub async fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut all = headers.to_vec();
@@ -56,21 +57,21 @@ impl Client {
         {
             answer.names_the_version();
         }
-        // An answer given before the body was read may end the connection, and says so.
+        // A response that was sent before the body was read may end the connection, and says so.
         if answer.header("connection") == Some("close") {
             *self = Self::connect(self.address).await;
         }
         answer
     }
 
-    /// A request in tus' name.
+    /// Sends a tus request.
     pub async fn tus(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut all = vec![TUS];
         all.extend_from_slice(headers);
         self.request(method, path, &all, body).await
     }
 
-    /// Creates an upload and gives its path.
+    /// Creates an upload and returns its path.
     pub async fn create(&mut self, length: u64) -> String {
         let answer = self.tus("POST", "/files", &[("Upload-Length", &length.to_string())], b"").await;
         assert_eq!(answer.status, 201, "{answer:?}");
@@ -82,7 +83,7 @@ impl Client {
         self.tus("PATCH", path, &[OCTETS, ("Upload-Offset", &offset.to_string())], body).await
     }
 
-    /// Asks for the offset.
+    /// Requests the offset.
     pub async fn head(&mut self, path: &str) -> Answer {
         self.tus("HEAD", path, &[], b"").await
     }
@@ -97,7 +98,7 @@ impl Client {
         self.request("GET", path, &[], b"").await
     }
 
-    /// The status of an upload by its `/files/…` path.
+    /// Returns the status of an upload by its `/files/…` path.
     pub async fn status(&mut self, path: &str) -> Value {
         let answer = self.get(&path.replace("/files/", "/api/v1/uploads/")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -115,18 +116,18 @@ impl Client {
         self.send(head.as_bytes()).await;
     }
 
-    /// Begins a PATCH that announces `length` bytes of body; the test sends as many as it likes.
+    /// Begins a PATCH that announces `length` bytes of body; the test sends as many of them as it needs.
     pub async fn begin_patch(&mut self, path: &str, offset: u64, length: u64) {
         let (offset, length) = (offset.to_string(), length.to_string());
         self.send_head("PATCH", path, &[TUS, OCTETS, ("Upload-Offset", &offset), ("Content-Length", &length)]).await;
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        // A server that answers early may close; what matters then is its answer.
+        // A server that answers early may close the connection; then only its response matters.
         let _ = self.stream.write_all(bytes).await;
     }
 
-    /// One chunk of a chunked body; an empty one ends it.
+    /// Sends one chunk of a chunked body; an empty one ends it.
     pub async fn send_chunk(&mut self, bytes: &[u8]) {
         let mut framed = format!("{:x}\r\n", bytes.len()).into_bytes();
         framed.extend_from_slice(bytes);
@@ -134,7 +135,7 @@ impl Client {
         self.send(&framed).await;
     }
 
-    /// Ends the sending side and waits for nothing.
+    /// Shuts down the sending side without waiting for anything.
     pub async fn fin(mut self) {
         let _ = self.stream.shutdown().await;
     }
@@ -146,14 +147,14 @@ impl Client {
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// Reads one answer and checks what every answer owes.
+    /// Reads one response and checks the properties that every response must have.
     pub async fn answer(&mut self, method: &str) -> Answer {
         let answer = self.raw_answer(method).await.expect("the server answers");
         answer.check_debts(method);
         answer
     }
 
-    /// Reads one answer, if one comes before the connection ends.
+    /// Reads one response, if one arrives before the connection ends.
     pub async fn raw_answer(&mut self, method: &str) -> Option<Answer> {
         tokio::time::timeout(PATIENCE, self.read_answer(method)).await.expect("an answer in time")
     }
@@ -213,7 +214,7 @@ impl Client {
         Some(Answer { status, reason, headers, location_as_sent, body: Vec::new() })
     }
 
-    /// Reads up to and with `end`; for streams of events too.
+    /// Reads up to and including `end`; also for streams of events.
     pub async fn read_until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             if let Some(at) = self.unread.windows(end.len()).position(|window| window == end) {
@@ -249,13 +250,13 @@ impl Answer {
         serde_json::from_slice(&self.body).expect("the body is JSON")
     }
 
-    /// The last part of a problem's type.
+    /// Returns the last part of a problem's type.
     pub fn problem(&self) -> String {
         let r#type = self.json()["type"].as_str().expect("a problem has a type").to_owned();
         r#type.rsplit([':', '#']).next().unwrap().to_owned()
     }
 
-    /// What every answer to a tus client owes.
+    /// Checks the properties that every response to a tus client must have.
     pub fn names_the_version(&self) {
         assert_eq!(self.header("tus-resumable"), Some("1.0.0"), "tus 7: every answer names the version: {self:?}");
     }
@@ -277,7 +278,7 @@ impl Answer {
 }
 
 impl Client {
-    /// Connects to a server that may be gone.
+    /// Connects to a server that may not be running.
     pub async fn try_connect(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).ok()?;

@@ -1,4 +1,4 @@
-//! A long way between a client and the server.
+//! A network path with latency between a client and the server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// An address that leads to the server. Everything takes this long in each direction, however much there is.
+/// Returns an address that leads to the server. Each direction adds this delay, for any amount of data.
 pub async fn delayed(server: SocketAddr, each_way: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! A small disk of its own, which can be filled, enlarged and made read-only.
+//! A small, separate disk that can be filled, enlarged and made read-only.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,18 +7,19 @@ use storage::disks::TestDisk;
 
 use tempfile::TempDir;
 
-/// The disk, or `None`, with the reason printed, where none can be made.
+/// Returns the disk, or `None` with the reason printed if none can be created.
 pub fn mounted(disk: Result<TestDisk, String>) -> Option<TestDisk> {
     disk.inspect_err(|reason| eprintln!("skipped: a disk cannot be made here: {reason}")).ok()
 }
 
-/// A mounted file system in memory. Unmounted when dropped.
+/// A mounted file system in memory. It is unmounted when dropped.
 pub struct SmallDisk {
     folder: TempDir,
 }
 
 impl SmallDisk {
-    /// Mounts one of this size; `None`, with the reason printed, where mounting is not permitted.
+    /// Mounts a file system of this size. Returns `None`, with the reason printed, if mounting is not
+    /// permitted.
     pub fn mount(size: &str) -> Option<Self> {
         let disk = Self { folder: TempDir::new().unwrap() };
         let options = format!("size={size},mode=0755");
@@ -34,12 +35,12 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Changes its size, or with `ro` and `rw` whether it can be written.
+    /// Changes its size, or with `ro` and `rw` whether it is writable.
     pub fn remount(&self, options: &str) {
         mount(&["-o", &format!("remount,{options}")], self.path()).expect("a mounted disk can be changed");
     }
 
-    /// Takes up all the room there is, until what is given back is dropped.
+    /// Takes up all free space until the returned value is dropped.
     pub fn fill(&self) -> Ballast {
         use std::io::Write;
         let path = self.path().join("ballast");
@@ -53,20 +54,20 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily, because a file may still be open; what was never mounted does not matter.
+        // Lazily, because a file may still be open. It does not matter if nothing was mounted.
         let _ = Command::new("umount").arg("-l").arg(self.path()).output();
     }
 }
 
-/// A file that fills a disk. Removed when dropped.
+/// A file that fills a disk. It is removed when dropped.
 pub struct Ballast {
     path: std::path::PathBuf,
 }
 
 impl Drop for Ballast {
     fn drop(&mut self) {
-        // Emptied first: a program that another test is just starting may have it open for
-        // a moment. The disk may be gone already.
+        // The file is emptied first, because a program that another test is starting may have it open for a
+        // moment. The disk may already be gone.
         let _ = std::fs::File::create(&self.path);
         let _ = std::fs::remove_file(&self.path);
     }

@@ -1,4 +1,4 @@
-//! The ids of events, opened with the server's own key.
+//! The ids of events, decrypted with the server's key.
 
 use domain::id::UploadId;
 use domain::principal::TenantId;
@@ -7,7 +7,7 @@ use keyring::{CursorScope, Cursors, Listing, ServerKeys};
 use crate::support::app::TestApp;
 use crate::support::sse::Message;
 
-/// What a test knows of the ids of a server, and no client does.
+/// The key for the ids of a server, which a test has and no client does.
 pub struct EventIds(Cursors);
 
 impl EventIds {
@@ -16,22 +16,22 @@ impl EventIds {
         Self(Cursors::new(&ServerKeys::parse(&keys).unwrap()))
     }
 
-    /// The id of the event of an upload with this sequence.
+    /// Returns the id of the event of an upload with this sequence.
     pub fn of_one(&self, path: &str, sequence: u64) -> String {
         self.0.seal(own(Listing::EventsOf(upload_of(path))), &sequence.to_be_bytes())
     }
 
-    /// The id of the event at this position in the log of all.
+    /// Returns the id of the event at this position in the log of all events.
     pub fn of_all(&self, position: u64) -> String {
         self.0.seal(own(Listing::Events), &position.to_be_bytes())
     }
 
-    /// What the id of a message in the stream of one upload counts.
+    /// Returns the sequence in the id of a message of the stream of one upload.
     pub fn sequence(&self, path: &str, message: &Message) -> u64 {
         self.open(Listing::EventsOf(upload_of(path)), message)
     }
 
-    /// What the id of a message in the stream of all counts.
+    /// Returns the position in the id of a message of the stream of all uploads.
     pub fn position(&self, message: &Message) -> u64 {
         self.open(Listing::Events, message)
     }

@@ -1,4 +1,4 @@
-//! A film of a few hundred bytes: MP4 headers written by hand, and no pictures.
+//! A film of a few hundred bytes: handwritten MP4 headers, and no pictures.
 
 fn boxed(kind: &[u8; 4], inner: &[Vec<u8>]) -> Vec<u8> {
     let body = inner.concat();
@@ -10,8 +10,8 @@ fn numbers(numbers: &[u32]) -> Vec<u8> {
     numbers.iter().copied().flat_map(u32::to_be_bytes).collect()
 }
 
-/// 1280 by 720, 25 frames a second, of this many milliseconds, with its
-/// headers in front or behind `media` bytes.
+/// Returns a film of 1280 by 720 at 25 frames a second, of this many milliseconds, with its headers before or
+/// after `media` bytes.
 pub fn film(duration_ms: u32, media: usize, in_front: bool) -> Vec<u8> {
     let matrix = [0x1_0000, 0, 0, 0, 0x1_0000, 0, 0, 0, 0x4000_0000];
     let movie = [&[0, 0, 0, 1_000, duration_ms, 0x1_0000, 0, 0, 0], matrix.as_slice(), &[0; 7]].concat();

@@ -1,4 +1,4 @@
-//! What stands before the server: nothing, HAProxy or nginx.
+//! The proxy in front of the server: none, HAProxy or nginx.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::support::patience::until;
 
-/// A proxy in front of a server. Ended when dropped.
+/// A proxy in front of a server. It is ended when dropped.
 pub struct Front {
     pub name: &'static str,
     pub address: SocketAddr,
@@ -18,7 +18,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// HAProxy; `None`, with the reason printed, where it is not installed.
+    /// Starts HAProxy. Returns `None`, with the reason printed, if it is not installed.
     pub async fn haproxy(server: SocketAddr) -> Option<Self> {
         let config = |address: SocketAddr, _: &str| {
             format!(
@@ -31,7 +31,7 @@ impl Front {
         Self::start("haproxy", config, |file, _| vec!["-db".to_owned(), "-f".to_owned(), file.to_owned()]).await
     }
 
-    /// nginx that hands bodies on as they come.
+    /// Starts nginx without buffering of request bodies.
     pub async fn nginx(server: SocketAddr) -> Option<Self> {
         let config = |address: SocketAddr, folder: &str| {
             let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -81,7 +81,7 @@ impl Front {
 
 impl Drop for Front {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

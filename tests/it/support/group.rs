@@ -1,14 +1,14 @@
-//! A control group with a limit of memory, for a program to run in.
+//! A control group with a memory limit, for a program to run in.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// Removed when dropped, if whoever was in it has ended.
+/// Removed when dropped, if its processes have ended.
 #[derive(Debug)]
 pub struct Group(PathBuf);
 
 impl Group {
-    /// An error where there are no such groups, or this user may make none.
+    /// Creates a group. Returns an error if there are no such groups, or if this user may not create one.
     pub fn of(memory_bytes: u64) -> io::Result<Self> {
         let name = format!("longshore-test-{}", std::process::id());
         let (one, two) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
@@ -20,7 +20,7 @@ impl Group {
         Ok(group)
     }
 
-    /// A command that becomes another one, within the group.
+    /// Returns a command that runs another one within the group.
     pub fn enter(&self) -> Vec<String> {
         let members = self.0.join("cgroup.procs");
         let script = format!("echo $$ > {} && exec \"$@\"", members.display());
@@ -30,7 +30,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // An empty group that stays behind does no harm.
+        // An empty group that is left behind does no harm.
         fs::remove_dir(&self.0).ok();
     }
 }

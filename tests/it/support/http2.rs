@@ -1,4 +1,4 @@
-//! An HTTP/2 client that does what it is told: sends part of a body, resets, goes away.
+//! An HTTP/2 client for tests: it sends part of a body, resets streams, or disconnects.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use crate::support::tls::{Certificate, connect};
 pub struct Client {
     requests: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
-    /// What it calls the server.
+    /// The authority that its requests name.
     pub authority: String,
 }
 
-/// A request that was begun.
+/// A request that has begun.
 pub struct Begun {
     answer: ResponseFuture,
     body: SendStream<Bytes>,
@@ -32,7 +32,7 @@ impl Client {
         Self::connect_with(address, certificate, &mut h2::client::Builder::new()).await
     }
 
-    /// Connects as one who reads nothing: answers have no window.
+    /// Connects without a receive window, so the server can send no body.
     pub async fn without_window(address: SocketAddr, certificate: &Certificate) -> Self {
         Self::connect_with(address, certificate, h2::client::Builder::new().initial_window_size(0)).await
     }
@@ -40,13 +40,13 @@ impl Client {
     async fn connect_with(address: SocketAddr, certificate: &Certificate, builder: &mut h2::client::Builder) -> Self {
         let stream = connect(&certificate.connector(&["h2"]), address).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        // It sends as far ahead as the server lets it.
+        // It sends as far ahead as the server permits.
         builder.max_send_buffer_size(1 << 30);
         let (requests, connection) = builder.handshake(stream).await.unwrap();
         Self { requests, connection: tokio::spawn(connection), authority: address.to_string() }
     }
 
-    /// Sends the head of a request, and perhaps with it that there is no body.
+    /// Sends the head of a request; with `ends` it also says that there is no body.
     pub async fn begin(&mut self, method: &str, path: &str, headers: &[(&str, &str)], ends: bool) -> Begun {
         let mut request = http::Request::builder().method(method).uri(format!("https://{}{path}", self.authority));
         for (name, value) in headers {
@@ -65,7 +65,7 @@ impl Client {
         self.begin("PATCH", path, &headers, false).await
     }
 
-    /// A whole request in tus' name.
+    /// Sends a whole tus request.
     pub async fn tus(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
         let mut all = vec![TUS];
         all.extend_from_slice(headers);
@@ -85,26 +85,26 @@ impl Client {
         answer.header("upload-offset").unwrap_or_else(|| panic!("{answer:?}")).parse().unwrap()
     }
 
-    /// How many requests the server lets it have under way.
+    /// Returns the number of concurrent requests that the server permits.
     pub fn most_requests(&self) -> usize {
         self.requests.current_max_send_streams()
     }
 
-    /// Ends the connection where it stands.
+    /// Drops the connection without closing it properly.
     pub fn vanish(self) {
         self.connection.abort();
     }
 
-    /// Waits until the server has ended the connection, and not because of anything this client did.
+    /// Waits until the server has ended the connection for a reason other than this client.
     pub async fn is_ended_by_the_server(&mut self) {
         let ended = tokio::time::timeout(PATIENCE, &mut self.connection).await.expect("the server ends it").unwrap();
-        // A last word of the client may meet a closed door.
+        // The client's last frame may arrive after the server has closed.
         assert!(ended.as_ref().err().is_none_or(h2::Error::is_io), "{ended:?}");
     }
 }
 
 impl Begun {
-    /// Sends bytes as the server lets it. An error if it does not want them.
+    /// Sends bytes as the server permits it. Returns an error if the server does not want them.
     pub async fn send(&mut self, mut bytes: Bytes) -> Result<(), h2::Error> {
         while !bytes.is_empty() {
             self.body.reserve_capacity(bytes.len());
@@ -117,7 +117,7 @@ impl Begun {
         Ok(())
     }
 
-    /// How much the server takes before it has to be asked again.
+    /// Returns the number of bytes that the server accepts before it has to grant more.
     pub async fn room(&mut self) -> usize {
         self.body.reserve_capacity(1 << 30);
         if self.body.capacity() == 0 {
@@ -127,7 +127,7 @@ impl Begun {
         self.body.capacity()
     }
 
-    /// Sees that the server takes nothing for now.
+    /// Asserts that the server accepts no bytes for now.
     pub async fn has_no_room(&mut self) {
         self.body.reserve_capacity(1 << 30);
         let room = tokio::time::timeout(Duration::from_millis(200), poll_fn(|cx| self.body.poll_capacity(cx))).await;
@@ -142,18 +142,18 @@ impl Begun {
         self.body.send_reset(h2::Reason::CANCEL);
     }
 
-    /// Why the server wants no more of the body.
+    /// Returns the reason why the server accepts no more of the body.
     pub async fn refused(&mut self) -> h2::Reason {
         tokio::time::timeout(PATIENCE, poll_fn(|cx| self.body.poll_reset(cx))).await.expect("it says so").unwrap()
     }
 
-    /// Reads the answer, and checks what every answer owes.
+    /// Reads the response, and checks the properties that every response must have.
     pub async fn answer(self, method: &str) -> Answer {
         let (answer, _) = self.answer_and_body(method).await;
         answer
     }
 
-    /// The answer, and what is left to send of the request.
+    /// Returns the response, and the rest of the request.
     pub async fn answer_and_body(self, method: &str) -> (Answer, Self) {
         let Self { mut answer, body } = self;
         let head = tokio::time::timeout(PATIENCE, &mut answer).await.expect("an answer in time").unwrap();
@@ -170,19 +170,19 @@ impl Begun {
         (answered, Self { answer, body })
     }
 
-    /// Only the status of the answer, or why there is none.
+    /// Returns only the status of the response, or the reason why there is none.
     pub async fn status(self) -> Result<u16, Option<h2::Reason>> {
         let answered = tokio::time::timeout(PATIENCE, self.answer).await.expect("an answer in time");
         answered.map(|answer| answer.status().as_u16()).map_err(|error| error.reason())
     }
 
-    /// The answer's body from here on, for those that must not read it at once.
+    /// Returns the rest of the response's body unread, for tests that must not read it at once.
     pub async fn unread(self) -> RecvStream {
         tokio::time::timeout(PATIENCE, self.answer).await.expect("an answer in time").unwrap().into_body()
     }
 }
 
-/// Reads to the end, or to where it breaks off.
+/// Reads to the end, or to the point where the body breaks off.
 pub async fn read(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut bytes = Vec::new();
     while let Some(chunk) = tokio::time::timeout(PATIENCE, body.data()).await.expect("more in time") {

@@ -1,4 +1,4 @@
-//! Reads `/metrics` strictly, in either format.
+//! Parses `/metrics` strictly, in either format.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,13 +13,13 @@ pub enum Format {
     OpenMetrics,
 }
 
-/// What a page says.
+/// The content of a page of metrics.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Values by name and labels, as they are written.
+    /// Values by name and labels, both as written.
     pub samples: HashMap<String, f64>,
-    /// Families by the name of their samples, without what histograms put
-    /// behind it; and the names of their labels.
+    /// Families by the name of their samples, without the suffixes of histograms, and the names of their
+    /// labels.
     pub families: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -38,12 +38,12 @@ impl Metrics {
         Self::read(std::str::from_utf8(&answer.body).unwrap(), format)
     }
 
-    /// The value of a series of the server's own; 0 where it is not there.
+    /// Returns the value of a series of the server itself; 0 if it is absent.
     pub fn value(&self, series: &str) -> f64 {
         self.samples.get(&format!("longshore_{series}")).copied().unwrap_or_default()
     }
 
-    /// Fails where the text is not in the format, or says less than it should.
+    /// Parses a page. Panics if the text is not in the format, or lacks a part that it should have.
     fn read(text: &str, format: Format) -> Self {
         let body = match format {
             Format::OpenMetrics => text.strip_suffix("# EOF\n").expect("OpenMetrics: it ends with EOF"),
@@ -105,7 +105,7 @@ impl Metrics {
     }
 }
 
-/// What stands behind the name of a family in its samples.
+/// Returns the suffix that samples add to the name of their family.
 fn suffix(kind: &str, format: Format) -> &'static str {
     match (kind, format) {
         ("counter", Format::OpenMetrics) => "_total",

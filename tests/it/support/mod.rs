@@ -1,4 +1,4 @@
-//! Boots the server, drives it, hears its webhooks, cuts its wires.
+//! Starts the server, drives it, receives its webhooks and cuts its connections.
 
 pub mod app;
 pub mod client;

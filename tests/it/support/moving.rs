@@ -1,4 +1,4 @@
-//! What tests of moving uploads have in common: seeing how far one is, and that it never goes back.
+//! Shared by tests of uploads in progress: they observe the offset, and check that it never falls.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::support::client::Client;
 use crate::support::patience::until;
 
-/// Waits until the status of an upload is as wanted.
+/// Waits until the status of an upload is as `wanted`.
 pub async fn wait_for_status(address: SocketAddr, path: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let mut client = Client::connect(address).await;
     until(&format!("{path} {what}"), async || Some(client.status(path).await).filter(&wanted)).await
@@ -27,7 +27,7 @@ pub async fn wait_until_at_rest(address: SocketAddr, path: &str) {
     wait_for_status(address, path, "is at rest", |status| status["bytes_per_second"].is_null()).await;
 }
 
-/// Waits until the server has taken this many bytes, committed or not.
+/// Waits until the server has received this many bytes, committed or not.
 pub async fn wait_until_taken(address: SocketAddr, path: &str, bytes: u64) {
     wait_for_status(address, path, &format!("has taken {bytes} bytes"), |status| status["received"] == bytes).await;
 }
@@ -42,8 +42,8 @@ pub async fn wait_for_stage(address: SocketAddr, path: &str, stage: &str) -> Val
     wait_for_status(address, path, &format!("is {stage}"), |status| status["stage"] == stage).await
 }
 
-/// Goes on from the offset the server tells, as a client that has lost
-/// its connection does. Gives that offset.
+/// Resumes from the offset that the server reports, as a client that has lost its connection does. Returns
+/// that offset.
 pub async fn resume(address: SocketAddr, path: &str, source: &[u8]) -> u64 {
     let mut client = Client::connect(address).await;
     let told = client.offset(path).await;
@@ -54,7 +54,7 @@ pub async fn resume(address: SocketAddr, path: &str, source: &[u8]) -> u64 {
     told
 }
 
-/// Sees that an upload is complete and has exactly these bytes.
+/// Asserts that an upload is complete and has exactly these bytes.
 pub async fn is_whole(address: SocketAddr, path: &str, source: &[u8]) {
     let mut client = Client::connect(address).await;
     let status = client.status(path).await;
@@ -63,7 +63,7 @@ pub async fn is_whole(address: SocketAddr, path: &str, source: &[u8]) {
     assert!(client.get(path).await.body == source, "the bytes are the source's");
 }
 
-/// Asks for the offset over and over, until told to stop, and fails if it ever goes back.
+/// Requests the offset repeatedly until it is stopped, and panics if the offset ever falls.
 pub struct Watcher {
     stop: Arc<AtomicBool>,
     watching: JoinHandle<u64>,
@@ -89,7 +89,7 @@ impl Watcher {
         Self { stop, watching }
     }
 
-    /// Gives the highest offset seen.
+    /// Returns the highest offset seen.
     pub async fn stop(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.watching.await.expect("the offset never went back")

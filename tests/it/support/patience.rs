@@ -1,5 +1,4 @@
-//! Waiting for what becomes true by itself. Whoever waits looks again and
-//! again, and gives up after [`PATIENCE`].
+//! Waiting for a condition. The functions here poll it, and panic after [`PATIENCE`].
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -9,12 +8,12 @@ use tokio::time::Instant;
 /// Longer than anything a test waits for on purpose, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks again and again until there is an answer.
+/// Calls `ask` repeatedly until it returns a value.
 pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     until_accepted(what, async || ask().await.ok_or("nothing so far")).await
 }
 
-/// Asks again and again until an answer fits.
+/// Calls `ask` repeatedly until its value fits.
 pub async fn until_fits<T: Debug>(what: &str, mut ask: impl AsyncFnMut() -> T, fits: impl Fn(&T) -> bool) -> T {
     let judge = async || {
         let answer = ask().await;

@@ -1,4 +1,4 @@
-//! The real program as a process, to be killed.
+//! The real program as a process that can be killed.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use crate::support::client::Client;
 use crate::support::patience::until;
 
-/// A running `longshore serve`. Killed when dropped.
+/// A running `longshore serve`. It is killed when dropped.
 pub struct Process {
     child: Child,
     address: SocketAddr,
@@ -24,7 +24,7 @@ impl Process {
         Self { address: address.parse().unwrap(), child }
     }
 
-    /// The command line of a server on a free port.
+    /// Returns the command line of a server on a free port.
     pub fn command(data_dir: &Path, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
         command.args([
@@ -59,7 +59,7 @@ impl Process {
         assert!(sent.success());
     }
 
-    /// Stops it where it stands, and waits until none of its threads runs.
+    /// Stops the process with SIGSTOP, and waits until none of its threads runs.
     pub async fn freeze(&self) {
         self.signal("STOP");
         let is_stopped = |stat: &str| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
@@ -71,7 +71,7 @@ impl Process {
         .await;
     }
 
-    /// Waits for it to end and gives its exit code, if it ended by itself.
+    /// Waits until it exits. Returns the exit code, or `None` if a signal ended it.
     pub fn wait(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
@@ -85,14 +85,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Process {
-    /// Starts a command made by a test, waits for its line on standard output.
+    /// Starts a command that a test has built, and waits for its line on standard output.
     pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut line = String::new();

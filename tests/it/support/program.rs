@@ -1,4 +1,4 @@
-//! The real program run by hand: what it prints and how it exits.
+//! The real program run from the command line: its output and its exit code.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::support::patience::PATIENCE;
 use tempfile::TempDir;
 
-/// How a run has ended.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,
@@ -17,7 +17,7 @@ pub struct Ran {
     pub stderr: String,
 }
 
-/// A running program whose output is kept. Killed when dropped.
+/// A running program whose output is kept. It is killed when dropped.
 pub struct Program {
     child: Child,
     outputs: TempDir,
@@ -28,7 +28,7 @@ impl Program {
         Self::start_under(&[], args)
     }
 
-    /// Starts it by another command that becomes the program, such as one that limits or watches it.
+    /// Starts the program through another command that executes it, such as one that limits or traces it.
     fn start_under(wrapper: &[&str], args: &[&str]) -> Self {
         let outputs = TempDir::new().unwrap();
         let file = |name| Stdio::from(fs::File::create(outputs.path().join(name)).unwrap());
@@ -47,14 +47,14 @@ impl Program {
         Self::serve_under(&[], data_dir, flags)
     }
 
-    /// Starts a server by another command that becomes the program.
+    /// Starts a server through another command that executes the program.
     pub fn serve_under(wrapper: &[&str], data_dir: &Path, flags: &[&str]) -> Self {
         let data_dir = data_dir.to_str().unwrap();
         let own = ["serve", "--listen", "127.0.0.1:0", "--storage-min-free-space", "0", "--data-dir", data_dir];
         Self::start_under(wrapper, &[&own, flags].concat())
     }
 
-    /// What the kernel says about its memory, such as `VmRSS`.
+    /// Returns the amount of memory that the kernel reports, such as `VmRSS`.
     pub fn memory_bytes(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -62,7 +62,7 @@ impl Program {
         kib.parse::<u64>().unwrap() * 1024
     }
 
-    /// Waits for the line that says where it listens.
+    /// Waits for the line with the address that the server listens on.
     pub fn address(&mut self) -> SocketAddr {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -87,7 +87,7 @@ impl Program {
         assert!(sent.success());
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it exits without being killed.
     pub fn ran(mut self) -> Ran {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -110,13 +110,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs a command line that ends by itself.
+/// Runs a command line that exits without being killed.
 pub fn run(args: &[&str]) -> Ran {
     Program::start(args).ran()
 }

@@ -1,4 +1,4 @@
-//! A webhook receiver that keeps what it hears, verifies it, and is content with everything.
+//! A webhook receiver that records and verifies each request, and accepts all of them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -56,7 +56,7 @@ impl Receiver {
         Self { address, heard }
     }
 
-    /// The TOML of an endpoint that sends here.
+    /// Returns the TOML of an endpoint that sends to this receiver.
     pub fn endpoint(&self, events: &str) -> String {
         format!(
             "[[webhooks.endpoints]]\nurl = \"http://{}/hook\"\nsecret = \"{SECRET}\"\nevents = {events}\n",
@@ -68,7 +68,7 @@ impl Receiver {
         self.heard.deliveries.lock().unwrap().clone()
     }
 
-    /// Waits until what was heard is enough.
+    /// Waits until the recorded requests are `enough`.
     pub async fn wait_for(&self, enough: impl Fn(&[Delivery]) -> bool) -> Vec<Delivery> {
         let waiting = async {
             loop {
@@ -110,7 +110,7 @@ async fn hear(mut stream: TcpStream, heard: Arc<Heard>) {
     }
 }
 
-/// A whole request at the start of `bytes`, verified, and how long it is.
+/// Parses and verifies a whole request at the start of `bytes`. Returns it with its length.
 fn parse(bytes: &[u8]) -> Option<(Delivery, usize)> {
     let head_end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(&bytes[..head_end]).unwrap();

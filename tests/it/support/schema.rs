@@ -1,13 +1,13 @@
 //! Checks event bodies against the published schemas, `docs/events/*.schema.json`.
 //!
-//! It knows the keywords of JSON Schema 2020-12 that those files use, and refuses any other.
+//! Supports the keywords of JSON Schema 2020-12 that those files use, and rejects any other.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// Fails unless this body is what the schema of its type says, with no
-/// field that the schema does not describe.
+/// Panics unless this body conforms to the schema of its type and has no field that the schema does not
+/// describe.
 pub fn check_event(body: &Value) {
     let kind = body["type"].as_str().expect("webhooks P1: a body has a type");
     let mut wrong = Vec::new();
@@ -19,12 +19,12 @@ pub fn check_event(body: &Value) {
     assert!(wrong.is_empty(), "webhooks P4: a body is as its schema says: {wrong:#?}\n{body:#}");
 }
 
-/// Every type of events of uploads that a schema is published for.
+/// Returns every type of upload event that a schema is published for.
 pub fn published_upload_types() -> Vec<String> {
     published_types(|name| name.starts_with("upload."))
 }
 
-/// Every type of news that is not of an upload.
+/// Returns every published type of event that does not concern an upload.
 pub fn published_news_types() -> Vec<String> {
     published_types(|name| !["upload.", "hook."].iter().any(|kind| name.starts_with(kind)) && name.contains('.'))
 }
@@ -55,7 +55,7 @@ fn all_described(value: &Value, schema: &Value, at: &str, wrong: &mut Vec<String
     }
 }
 
-/// `root` is the file that `schema` stands in, for references within it.
+/// Validates a value. `root` is the file that contains `schema`, for references within it.
 fn check(value: &Value, schema: &Value, root: &Value, at: &str, wrong: &mut Vec<String>) {
     let root = if root.is_null() { schema } else { root };
     for (keyword, rule) in schema.as_object().expect("a schema is an object") {
@@ -125,7 +125,7 @@ fn check(value: &Value, schema: &Value, root: &Value, at: &str, wrong: &mut Vec<
     }
 }
 
-/// What references are taken from.
+/// Returns the URL that references are relative to.
 fn base() -> reqwest::Url {
     "http://server.example".parse().unwrap()
 }

@@ -1,8 +1,6 @@
-//! A webhook receiver that does as it is told: answers, hangs, drips,
-//! resets. It keeps every request byte for byte.
+//! A scripted webhook receiver: it answers, hangs, drips or resets. It keeps every request byte for byte.
 //!
-//! Signatures are verified with the receiver's own secret, and bodies
-//! against their schemas, whatever it then does.
+//! Before that it verifies each signature with the receiver's secret, and each body against its schema.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,22 +18,22 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::support::patience::PATIENCE;
 use crate::support::schema::check_event;
 
-/// What becomes of one request.
+/// The reply to one request.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// A status line, with headers after it if need be, and no body: `500 Oops\r\nRetry-After: 1`.
+    /// A status line, with further headers if needed, and no body: `500 Oops\r\nRetry-After: 1`.
     Status(&'static str),
     /// A status line and a body.
     Body(&'static str, Vec<u8>),
     /// `204`, once [`Scripted::release`] was called.
     Hold,
-    /// Nothing, ever.
+    /// No reply, ever.
     Hang,
-    /// The status line, a byte now and then.
+    /// The status line, one byte at a time.
     DripHead,
-    /// `200`, and then a body without an end, a byte now and then.
+    /// `200`, and then an endless body, one byte at a time.
     DripBody,
-    /// `200`, and a gigabyte as fast as it is taken.
+    /// `200`, and a gigabyte as fast as the client reads it.
     Gigabyte,
     Reset,
 }
@@ -74,7 +72,7 @@ impl Request {
 
 type Decide = Box<dyn Fn(&Request) -> Reply + Send + Sync>;
 
-/// A receiver on a port of its own. It stops listening when it is dropped.
+/// A receiver on its own port. It stops listening when it is dropped.
 pub struct Scripted {
     pub address: SocketAddr,
     secret: String,
@@ -92,12 +90,12 @@ struct ReceiverState {
 }
 
 impl Scripted {
-    /// Starts on a free port and answers 204.
+    /// Starts on a free port, and answers 204.
     pub async fn start(secret: &str) -> Self {
         Self::at("127.0.0.1:0".parse().unwrap(), secret).await
     }
 
-    /// Starts where one was before.
+    /// Starts at the address of an earlier receiver.
     pub async fn at(address: SocketAddr, secret: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let state = Arc::new(ReceiverState {
@@ -113,22 +111,22 @@ impl Scripted {
         Self { address, secret: secret.to_owned(), state, accepting }
     }
 
-    /// Decides from now on what becomes of each request.
+    /// Sets the function that chooses the reply to each later request.
     pub fn decide(&self, decide: impl Fn(&Request) -> Reply + Send + Sync + 'static) {
         *self.state.decide.lock().unwrap() = Box::new(decide);
     }
 
-    /// Does the same with every request from now on.
+    /// Sends the same reply to every later request.
     pub fn always(&self, reply: Reply) {
         self.decide(move |_| reply.clone());
     }
 
-    /// Lets held requests be answered, also those to come.
+    /// Releases the replies to held requests, and to later ones.
     pub fn release(&self) {
         self.state.released.send_replace(true);
     }
 
-    /// The TOML of an endpoint that sends here.
+    /// Returns the TOML of an endpoint that sends to this receiver.
     pub fn endpoint(&self, name: &str, events: &str) -> String {
         endpoint_at(self.address, name, &self.secret, events)
     }
@@ -137,7 +135,7 @@ impl Scripted {
         self.state.heard.borrow().clone()
     }
 
-    /// Waits until what was heard is enough.
+    /// Waits until the recorded requests are `enough`.
     pub async fn wait_for(&self, enough: impl Fn(&[Request]) -> bool) -> Vec<Request> {
         let mut heard = self.state.heard.subscribe();
         let waited = tokio::time::timeout(PATIENCE, heard.wait_for(|heard| enough(heard))).await.map(drop);
@@ -154,7 +152,7 @@ impl Scripted {
         self.wait_for(|heard| heard.iter().any(|request| request.kind() == kind)).await
     }
 
-    /// Waits until this many answers are handed to the network.
+    /// Waits until this many responses have been handed to the network.
     pub async fn wait_for_answers(&self, count: u64) {
         let mut answered = self.state.answered.subscribe();
         let waited = tokio::time::timeout(PATIENCE, answered.wait_for(|answered| *answered >= count)).await.map(drop);
@@ -172,20 +170,20 @@ impl Drop for Scripted {
     }
 }
 
-/// The TOML of an endpoint.
+/// Returns the TOML of an endpoint.
 pub fn endpoint_at(address: SocketAddr, name: &str, secret: &str, events: &str) -> String {
     format!(
         "[[webhooks.endpoints]]\nname = \"{name}\"\nurl = \"http://{address}/hook\"\nsecret = \"{secret}\"\nevents = {events}\n"
     )
 }
 
-/// A port that nobody listens on.
+/// Returns the address of a port without a listener.
 pub async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 async fn accept(listener: TcpListener, state: Arc<ReceiverState>) {
-    // Dropped with the listener, which ends them.
+    // Dropped with the listener, which aborts the tasks.
     let mut open = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         open.spawn(serve(stream, Arc::clone(&state)));
@@ -206,7 +204,7 @@ async fn serve(mut stream: TcpStream, state: Arc<ReceiverState>) {
 }
 
 impl ReceiverState {
-    /// `None` when the connection is of no use any more.
+    /// Sends a reply. Returns `None` when the connection can no longer be used.
     async fn carry_out(&self, reply: Reply, stream: &mut TcpStream) -> Option<()> {
         let seldom = Duration::from_millis(50);
         match reply {
@@ -265,7 +263,7 @@ async fn read_request(stream: &mut TcpStream, unread: &mut Vec<u8>, secret: &str
     }
 }
 
-/// A whole request at the start of `bytes`, verified, and how long it is.
+/// Parses and verifies a whole request at the start of `bytes`. Returns it with its length.
 fn parse(bytes: &[u8], secret: &str) -> Option<(Request, usize)> {
     let head_end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(&bytes[..head_end]).unwrap();

@@ -1,6 +1,6 @@
 //! Bytes and choices that look random and are the same in every run with the same seed.
 
-/// A small generator (SplitMix64). Tests name their seed when they fail, so that a failure can be repeated.
+/// A small generator (SplitMix64). Failing tests print their seed, so that a failure can be repeated.
 #[derive(Debug, Clone)]
 pub struct Seeded(u64);
 
@@ -17,7 +17,7 @@ impl Seeded {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number from 0 up to, but not including, `end`.
+    /// Returns a number from 0 up to, but not including, `end`.
     pub fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % end as u64).unwrap()
     }

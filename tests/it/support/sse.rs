@@ -1,4 +1,4 @@
-//! Reads Server-Sent Events off a raw connection.
+//! Reads Server-Sent Events from a raw connection.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ pub struct Sse(Client);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
     Message(Message),
-    /// A line that keeps the connection alive and says nothing.
+    /// A comment line that keeps the connection alive.
     Comment,
 }
 
@@ -32,11 +32,11 @@ impl Message {
 }
 
 impl Sse {
-    /// Asks for a stream; an answer that is none is given back.
+    /// Requests a stream. Returns the response if it is not a stream.
     pub async fn ask(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
         let mut client = Client::connect(address).await;
         client.send_head("GET", path, headers).await;
-        // Only the head of a stream is there to be read; any other answer ends by itself.
+        // Of a stream only the head is read; any other response is read to its end.
         let mut first = [0; 12];
         loop {
             let seen = tokio::time::timeout(PATIENCE, client.stream.peek(&mut first)).await.unwrap().unwrap();
@@ -65,7 +65,7 @@ impl Sse {
         Self::ask(address, path, headers).await.unwrap_or_else(|answer| panic!("no stream but {answer:?}"))
     }
 
-    /// The next item, or the end of the stream.
+    /// Returns the next item, or `None` at the end of the stream.
     pub async fn item(&mut self) -> Option<Item> {
         let chunk = tokio::time::timeout(PATIENCE, self.chunk()).await.expect("the stream says something in time")?;
         let text = String::from_utf8(chunk).unwrap();
@@ -83,7 +83,7 @@ impl Sse {
         Some(Item::Message(Message { id: field("id"), event, data }))
     }
 
-    /// The next message, or the end of the stream.
+    /// Returns the next message, or `None` at the end of the stream.
     pub async fn message(&mut self) -> Option<Message> {
         let passing_comments = async {
             loop {
@@ -95,7 +95,7 @@ impl Sse {
         tokio::time::timeout(PATIENCE, passing_comments).await.expect("there is a message in time")
     }
 
-    /// The next message with an id, or the end of the stream.
+    /// Returns the next message with an id, or `None` at the end of the stream.
     pub async fn event(&mut self) -> Option<Message> {
         loop {
             let message = self.message().await?;
@@ -105,7 +105,7 @@ impl Sse {
         }
     }
 
-    /// All messages with an id up to the end.
+    /// Returns all messages with an id up to the end.
     pub async fn rest(&mut self) -> Vec<Message> {
         let mut all = Vec::new();
         while let Some(event) = self.event().await {
@@ -114,7 +114,7 @@ impl Sse {
         all
     }
 
-    /// The server writes an item at a time, so each is a chunk of its own.
+    /// Reads one chunk. The server writes one item at a time, so each item is a separate chunk.
     async fn chunk(&mut self) -> Option<Vec<u8>> {
         let size = String::from_utf8(self.0.read_until(b"\r\n").await?).unwrap();
         let size = usize::from_str_radix(size.trim(), 16).unwrap();

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// A certificate for 127.0.0.1 that vouches for itself.
+/// A self-signed certificate for 127.0.0.1.
 pub struct Certificate {
     pub pem: String,
     pub key_pem: String,
@@ -37,13 +37,13 @@ impl Certificate {
         files
     }
 
-    /// Has a server use it.
+    /// Configures a server to use it.
     pub fn configure(&self, config: &mut Config) {
         let folder = config.server.data_dir.parent().unwrap();
         config.tls.files = Some(self.write(folder));
     }
 
-    /// A client that trusts this certificate alone, and offers these protocols.
+    /// Returns a client that trusts only this certificate, and offers these protocols.
     pub fn connector(&self, alpn: &[&str]) -> TlsConnector {
         self.connector_of(rustls::ALL_VERSIONS, alpn)
     }
@@ -61,7 +61,7 @@ impl Certificate {
     }
 }
 
-/// An address with this certificate that leads to a server without TLS.
+/// Returns an address with this certificate that leads to a server without TLS.
 pub async fn wrapped(certificate: &Certificate, server: SocketAddr) -> SocketAddr {
     let key = PrivateKeyDer::from_pem_slice(certificate.key_pem.as_bytes()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -79,7 +79,7 @@ pub async fn wrapped(certificate: &Certificate, server: SocketAddr) -> SocketAdd
             tokio::spawn(async move {
                 let mut encrypted = acceptor.accept(encrypted).await.expect("the client trusts it");
                 let mut plain = TcpStream::connect(server).await.expect("the server listens");
-                // Either side may end it as it likes.
+                // Either side may end the connection in any way.
                 let _ = tokio::io::copy_bidirectional(&mut encrypted, &mut plain).await;
             });
         }
@@ -87,14 +87,14 @@ pub async fn wrapped(certificate: &Certificate, server: SocketAddr) -> SocketAdd
     address
 }
 
-/// Connects; an error if the two do not agree.
+/// Connects. Returns an error if the two sides do not agree.
 pub async fn connect(connector: &TlsConnector, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     connector.connect(address.ip().into(), stream).await
 }
 
-/// A plain address that leads to a server's TLS, for clients that know nothing of it.
+/// Returns a plain address that leads to a server's TLS, for clients without TLS.
 pub async fn unwrapped(connector: TlsConnector, server: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -103,7 +103,7 @@ pub async fn unwrapped(connector: TlsConnector, server: SocketAddr) -> SocketAdd
             let connector = connector.clone();
             tokio::spawn(async move {
                 let mut encrypted = connect(&connector, server).await.expect("the server is trusted");
-                // Either side may end it as it likes.
+                // Either side may end the connection in any way.
                 let _ = tokio::io::copy_bidirectional(&mut plain, &mut encrypted).await;
             });
         }

@@ -1,7 +1,7 @@
-//! The engine by itself, over a storage and records that break when told to, in a world that outlives it.
+//! The engine alone, over a storage and a state that fail on demand, in a world that outlives it.
 //!
-//! An engine lives on a runtime of its own. When that ends, every task of the engine ends where it stands, as
-//! in a process that is killed; what is on the disk and in the database is there for the next life.
+//! Each engine lives on its own runtime. When that ends, every task of the engine stops where it is, as in a
+//! killed process; the content of the disk and of the database is there for the next life.
 
 use domain::query::{UploadPage, UploadQuery};
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ use tokio::sync::watch;
 use crate::support::app::collect_files;
 use crate::support::patience::until;
 
-/// What outlives a life of the engine: a folder with the database, the bytes, and the time.
+/// The parts that outlive a life of the engine: a folder with the database, the bytes, and the time.
 pub struct World {
     folder: TempDir,
     medium: Medium,
@@ -51,15 +51,15 @@ pub struct World {
     set_by_ms: Arc<AtomicI64>,
 }
 
-/// What the parts of a store are like that has some.
+/// The size of a part, for stores that consist of parts.
 pub const PART_BYTES: u64 = 16 << 10;
 
-/// Where bytes are.
+/// The storage that holds the bytes.
 #[derive(Debug, Clone)]
 pub enum Medium {
-    /// Forgets, at the end of a life, whatever was not promised to be durable.
+    /// In memory. At the end of a life it forgets all bytes that were not made durable.
     MemoryDatabase(MemoryStore),
-    /// Files. What was written but not promised is still there in the next life.
+    /// Files. Bytes that were written but not made durable are still there in the next life.
     Disk,
 }
 
@@ -68,19 +68,19 @@ impl Medium {
         [Self::MemoryDatabase(MemoryStore::new()), Self::Disk]
     }
 
-    /// These two, and a [sealing](Self::sealing) one.
+    /// Returns these two, and a [sealing](Self::sealing) one.
     pub fn all() -> [Self; 3] {
         let [memory, disk] = Self::both();
         [memory, disk, Self::sealing()]
     }
 
-    /// One that takes bytes in order only, and reads no blob before it is sealed.
+    /// Returns one that accepts bytes only in order, and reads no blob before it is sealed.
     pub fn sealing() -> Self {
         Self::MemoryDatabase(MemoryStore::like_an_object_store(PART_BYTES))
     }
 }
 
-/// The defaults, but for what would make a run depend on its machine or a test wait.
+/// Returns the defaults, except for settings that would make a run depend on its machine or make a test wait.
 fn settings() -> EngineSettings {
     let mut settings = Config::default().engine;
     settings.max_upload_bytes = 1 << 30;
@@ -124,7 +124,7 @@ pub struct Life {
     medium: Medium,
 }
 
-/// What one node hears of others.
+/// The rings that one node receives from others.
 #[derive(Default)]
 struct Reach {
     bells: LocalBells,
@@ -144,33 +144,33 @@ impl World {
         self.live_with(|_| {}).await
     }
 
-    /// Starts an engine; nothing is recovered and no sweeper runs until the test says so.
+    /// Starts an engine. Neither recovery nor the sweeper runs until the test starts it.
     pub async fn live_with(&self, change: impl FnOnce(&mut EngineSettings)) -> Life {
         self.start(change, None, Membership::Alone, Reach::default()).await
     }
 
-    /// Starts a node beside those that live already.
+    /// Starts a node beside those that are running.
     pub async fn live_beside(&self) -> Life {
         self.live_beside_with(LocalBells::default()).await
     }
 
-    /// The same, and no ring of another node reaches its bells.
+    /// Does the same, and no ring of another node reaches its bells.
     pub async fn live_beside_with(&self, bells: LocalBells) -> Life {
         self.start(|_| {}, None, Membership::Others, Reach { bells, ..Reach::default() }).await
     }
 
-    /// The same, and its inventory compares so many records and blobs in a second.
+    /// Does the same with an inventory that compares this many records and blobs per second.
     pub async fn live_beside_scanning(&self, scan_rate: u32) -> Life {
         self.start(|settings| settings.scan_rate = scan_rate, None, Membership::Others, Reach::default()).await
     }
 
-    /// The same, and it sees how far the writers of another node are.
+    /// Does the same, and it reads the progress of the writers of another node.
     pub async fn live_beside_seeing(&self, other: &Life) -> Life {
         let progress = Arc::clone(&other.progress);
         self.start(|_| {}, None, Membership::Others, Reach { progress, ..Reach::default() }).await
     }
 
-    /// The same, and an application is asked.
+    /// Does the same with an application that answers hooks.
     pub async fn live_asking(&self, hooks: Arc<dyn HookPort>) -> Life {
         self.start(|_| {}, Some(hooks), Membership::Alone, Reach::default()).await
     }
@@ -220,12 +220,12 @@ impl World {
         Life { engine, faults, records, progress, node: instance, runtime: Some(runtime), medium: self.medium.clone() }
     }
 
-    /// Lets time pass, for the clock of the engine.
+    /// Lets time pass on the engine's clock.
     pub fn pass(&self, span: Duration) {
         self.passed_ms.fetch_add(u64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
-    /// Sets the clock ahead.
+    /// Sets the clock forward.
     pub fn step_ahead(&self, span: Duration) {
         self.set_by_ms.fetch_add(i64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
     }
@@ -235,7 +235,7 @@ impl World {
         self.set_by_ms.fetch_sub(i64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
-    /// Every file with bytes of uploads.
+    /// Returns every file with bytes of uploads.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         for place in ["incoming", "files"] {
@@ -248,7 +248,8 @@ impl World {
         matches!(self.medium, Medium::Disk)
     }
 
-    /// The folder's lock ends with the last handle of the life before, which may take a moment.
+    /// Opens the files. The folder's lock ends with the last handle of the previous life, which may take a
+    /// moment.
     async fn disk(&self) -> LocalStore {
         until("the folder is free", async || {
             let folder = DataFolder::take(self.folder.path()).ok()?;
@@ -260,10 +261,10 @@ impl World {
 }
 
 impl Life {
-    /// Ends everything where it stands.
+    /// Ends everything where it is.
     pub fn die(self) {}
 
-    /// The keys of everything that is stored in memory.
+    /// Returns the keys of everything that is stored in memory.
     pub fn stored_keys(&self) -> Vec<storage::BlobKey> {
         match &self.medium {
             Medium::MemoryDatabase(store) => store.keys(),
@@ -271,12 +272,12 @@ impl Life {
         }
     }
 
-    /// Has others take this node for dead, as one that is frozen; it goes on and knows nothing of that.
+    /// Makes other nodes treat this node as dead, like a frozen one; it continues without noticing.
     pub async fn counts_as_dead(&self) {
         self.records.inner.leave(self.node).await.unwrap();
     }
 
-    /// What tells the blobs of an upload apart.
+    /// Returns the part of each blob name that distinguishes the blobs of an upload.
     pub fn stored_names(&self, id: UploadId) -> Vec<String> {
         let id = id.to_string();
         let keys = self.stored_keys();
@@ -300,7 +301,7 @@ impl Life {
         feed.finish(BodyEnd::Complete).await
     }
 
-    /// The offset as committed.
+    /// Returns the committed offset.
     pub async fn committed(&self, id: UploadId) -> usize {
         usize::try_from(self.find(id).await.offset().get()).unwrap()
     }
@@ -317,7 +318,7 @@ impl Life {
         .await
     }
 
-    /// The bytes of a completed upload.
+    /// Returns the bytes of a completed upload.
     pub async fn read(&self, id: UploadId) -> Vec<u8> {
         let download = self.engine.download(&Principal::server(), id).await.unwrap().expect("it is completed");
         let mut stream = Box::pin(download.read(0..download.upload.offset().get()).await.unwrap());
@@ -328,8 +329,8 @@ impl Life {
         bytes
     }
 
-    /// The names of the upload's events without their prefix, after
-    /// seeing that none is missing or there twice.
+    /// Returns the names of the upload's events without their prefix, after checking that none is missing or
+    /// duplicated.
     pub async fn events(&self, id: UploadId) -> Vec<&'static str> {
         let events = self.engine.events_of(&Principal::server(), id, 0, 1000).await.unwrap();
         let sequences: Vec<u64> = events.iter().map(|event| event.sequence).collect();
@@ -337,7 +338,7 @@ impl Life {
         events.iter().map(|event| event.kind.name().trim_start_matches("upload.")).collect()
     }
 
-    /// Waits until nobody writes this upload any more.
+    /// Waits until no writer of this upload runs.
     pub async fn at_rest(&self, id: UploadId) {
         until(&format!("{id} is at rest"), async || (!self.engine.is_live(id).await).then_some(())).await;
     }
@@ -348,7 +349,7 @@ impl Drop for Life {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-        // A commit that was handed over may still be done, as in a real death, but not in the life after.
+        // A commit that was handed over may still be done, as in a real crash, but not during the next life.
         let records = Arc::clone(&self.records);
         let closing = tokio::runtime::Builder::new_current_thread().build().unwrap();
         std::thread::spawn(move || closing.block_on(records.close())).join().unwrap();
@@ -358,12 +359,12 @@ impl Drop for Life {
     }
 }
 
-/// The wish to end an upload.
+/// Returns the request to cancel an upload.
 pub fn cancelling(id: UploadId) -> Cancel {
     Cancel { principal: Principal::server(), id, caller: None }
 }
 
-/// How uploads of a dialect are filled.
+/// Returns the write rules of a dialect.
 pub fn write_rules(dialect: Dialect) -> WriteRules {
     match dialect.name() {
         "ietf" | "google" => WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
@@ -372,7 +373,7 @@ pub fn write_rules(dialect: Dialect) -> WriteRules {
     }
 }
 
-/// A new upload of another dialect.
+/// Returns a new upload of another dialect.
 pub fn new_upload_of(dialect: Dialect, role: Role, length: usize) -> Create {
     Create { dialect, write_rules: write_rules(dialect), ..new_upload(role, length) }
 }
@@ -396,7 +397,7 @@ pub fn offset(bytes: usize) -> Offset {
     Offset::new(bytes as u64).unwrap()
 }
 
-/// Pushes all of `bytes`, unless the append ends by itself before.
+/// Pushes all of `bytes`, unless the append ends earlier.
 pub async fn feed_all(feed: &mut Feed, bytes: &[u8]) {
     for chunk in bytes.chunks(16 * 1024) {
         if feed.push(chunk).await.is_err() {
@@ -406,14 +407,14 @@ pub async fn feed_all(feed: &mut Feed, bytes: &[u8]) {
     feed.flush();
 }
 
-/// The time of day, by this machine.
+/// Returns the time of day of this machine.
 #[expect(clippy::disallowed_methods, reason = "tests may ask the machine")]
 pub fn system_time() -> Timestamp {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap())
 }
 
-/// Records that can lose a commit, lose the answer to one, or keep it waiting.
+/// A state that can lose a commit, lose its result, or delay it.
 #[derive(Debug)]
 pub struct FaultyRecords {
     inner: Arc<SqliteStore>,
@@ -428,13 +429,13 @@ struct Plan {
     waiting: usize,
 }
 
-/// What a caller is told instead of the truth.
+/// The result that a caller receives instead of the true one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     Conflict,
     NoSpace,
     Broken,
-    /// Nobody says whether it was done.
+    /// An error that leaves open whether the commit was done.
     Unanswered,
 }
 
@@ -443,12 +444,12 @@ impl FaultyRecords {
         Self { inner, plan: watch::Sender::new(Plan::default()), polls: AtomicU64::default() }
     }
 
-    /// Breaks the next commit or insertion, before or after doing it.
+    /// Makes the next commit or insertion fail, before or after it is done.
     pub fn fail_next(&self, effect: Effect, trouble: Trouble) {
         self.plan.send_modify(|plan| plan.fault = Some((effect, trouble)));
     }
 
-    /// Keeps all commits and insertions waiting from now on, before or after doing them.
+    /// Delays all commits and insertions from now on, before or after they are done.
     pub fn hold(&self, when: Effect) {
         self.plan.send_modify(|plan| *plan = Plan { held: Some(when), ..Plan::default() });
     }
@@ -457,12 +458,12 @@ impl FaultyRecords {
         self.plan.send_modify(|plan| plan.held = None);
     }
 
-    /// Waits until a commit is held.
+    /// Waits until a commit is delayed.
     pub async fn reached(&self) {
         let _ = self.plan.subscribe().wait_for(|plan| plan.waiting > 0).await;
     }
 
-    /// How often anyone has looked whether a held commit may go on.
+    /// Returns how often a held commit has been polled.
     pub fn polls(&self) -> u64 {
         self.polls.load(Ordering::Relaxed)
     }

@@ -1,10 +1,10 @@
-//! Comments are not wrapped by rustfmt.
+//! The width of comments, which rustfmt does not wrap.
 
 use std::fs;
 
 use super::{files, relative, root};
 
-/// The longest line of a comment, in columns, with its indentation.
+/// The longest permitted line of a comment, in columns, with its indentation.
 const MOST_COLUMNS: usize = 110;
 
 #[test]
@@ -21,7 +21,7 @@ fn no_line_of_a_comment_is_too_long() {
     assert!(wrong.is_empty(), "{} lines are too long:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Judges one line. A table, a drawing and a word without a place to break it are as wide as they are.
+/// Reports whether a line is too long. Tables, drawings and lines without a space to break at are exempt.
 fn too_long(line: &str) -> bool {
     let text = line.trim_start();
     let Some(words) = text.strip_prefix("//").map(|text| text.trim_start_matches(['/', '!']).trim()) else {

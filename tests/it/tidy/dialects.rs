@@ -1,4 +1,4 @@
-//! Dialects know nothing of each other, and nobody below them knows any.
+//! Dialects do not depend on each other, and no layer below depends on a dialect.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ fn no_dialect_names_another() {
     }
 }
 
-/// Whether a text names a module that is reached through `crate::` or `super::`, or is in their braces.
+/// Reports whether a text names a module that is reached through `crate::` or `super::`, also within their
+/// braces.
 fn names(text: &str, module: &str) -> bool {
     let is_it = |path: &str| {
         path.strip_prefix(module).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))

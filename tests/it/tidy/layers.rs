@@ -1,11 +1,11 @@
-//! Dependencies point one way, between crates and between the folders of `src/`.
+//! Dependencies point in one direction, between crates and between the folders of `src/`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use super::{Graph, files, relative, root};
 
-/// Each crate of the workspace, and the others that it may use. ARCHITECTURE.md says why.
+/// Each crate of the workspace, and the crates that it may use. ARCHITECTURE.md gives the reasons.
 const CRATES: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("pool", &[]),
@@ -55,7 +55,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Crates that reckon, read or write text and do nothing else, and every library that they may use.
+/// Crates that only compute, or read and write text, and every library that they may use.
 const PURE: &[(&str, &[&str])] = &[
     ("domain", &["jiff", "thiserror", "uuid"]),
     ("api", &["base64", "serde", "serde_json"]),
@@ -65,7 +65,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("pool", &["bytes", "memmap2", "tokio"]),
 ];
 
-/// Each folder or file of `src/`, and the others that it may name.
+/// Each folder or file of `src/`, and the others that it may use.
 const FOLDERS: &[(&str, &[&str])] = &[
     ("front", &[]),
     ("config", &[]),
@@ -78,9 +78,9 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("lib", &[]),
 ];
 
-/// Crates that only some folders of `src/` may name.
+/// Crates that only some folders of `src/` may use.
 const NAMED_IN: &[(&str, &[&str])] = &[
-    // The settings of a layer are its own; the configuration reads into them.
+    // Each layer owns its settings; the configuration reads into them.
     ("state_sqlite", &["app", "config"]),
     ("state", &["app", "config"]),
     ("storage", &["app", "config"]),
@@ -123,7 +123,7 @@ impl Manifest {
         let somewhere =
             manifest.get("target").and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::values);
         let tables = everywhere.into_iter().chain(somewhere.filter_map(|target| target.get("dependencies")));
-        // What the feature for tests brings is not part of the program.
+        // The dependencies of the `testing` feature are not part of the program.
         let testing = manifest.get("features").and_then(|features| features.get("testing")?.as_array());
         let for_tests: Vec<_> = testing.into_iter().flatten().filter_map(|brought| brought.as_str()).collect();
         let is_used = |name: &str, how: &toml::Value| {
@@ -212,7 +212,7 @@ fn folders_name_only_what_they_may() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A re-export would hand a name on to those who may not use its crate.
+/// A re-export would pass a name on to crates that may not use its crate.
 #[test]
 fn no_crate_hands_on_what_is_of_another() {
     let mut wrong = Vec::new();
@@ -229,13 +229,13 @@ fn no_crate_hands_on_what_is_of_another() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Whether a name is that of a module beside this file, and not of a crate.
+/// Reports whether a name is that of a module beside this file, and not of a crate.
 fn is_own_module(file: &std::path::Path, name: &str) -> bool {
     let text = fs::read_to_string(file).unwrap();
     text.lines().any(|line| line.trim_start_matches("pub ").trim_start_matches("pub(crate) ") == format!("mod {name};"))
 }
 
-/// The folders and files of `src/`, each with those that it names.
+/// Returns the folders and files of `src/`, each with those that it uses.
 fn folders() -> Graph {
     let mut graph = Graph::new();
     for (folder, text) in sources() {
@@ -245,17 +245,18 @@ fn folders() -> Graph {
     graph
 }
 
-/// Whether a crate of this name is named somewhere in a line.
+/// Reports whether a line names this crate.
 fn names_crate(line: &str, name: &str) -> bool {
     let is_crate = |before: &str| {
-        // A path from a module leads to a module; one that begins with `::` leads to a crate.
+        // A path below a module leads to a module; one that begins with `::` leads to a crate.
         let before = before.strip_suffix("::").unwrap_or(before);
         !before.ends_with(|c: char| c.is_alphanumeric() || "_>:$".contains(c))
     };
     line.match_indices(&format!("{name}::")).any(|(at, _)| is_crate(&line[..at]))
 }
 
-/// What a text names of its own crate: the first name behind each `crate::`, or all of them in its braces.
+/// Returns the modules of its own crate that a text names: the first name after each `crate::`, or all names
+/// in its braces.
 fn own_names(text: &str) -> Vec<&str> {
     let own = text.match_indices("crate::").filter(|(at, _)| !text[..*at].ends_with('$'));
     own.flat_map(|(at, found)| first_names(&text[at + found.len()..])).collect()
@@ -308,7 +309,7 @@ fn a_name_is_found_wherever_it_stands() {
     }
 }
 
-/// The files of `src/`, each with its folder, without comments and tests.
+/// Returns the files of `src/`, each with its folder, without comments and tests.
 fn sources() -> Vec<(String, String)> {
     let mut sources = Vec::new();
     let source = root().join("src");
@@ -316,7 +317,7 @@ fn sources() -> Vec<(String, String)> {
         let path = file.strip_prefix(&source).unwrap();
         let folder = path.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
         let text = fs::read_to_string(&file).unwrap();
-        // Tests may use more: fakes and real verifiers are theirs.
+        // Tests may use more: fakes and real verifiers.
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let lines: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
         sources.push((folder, lines.join("\n")));
@@ -328,7 +329,7 @@ fn is_test(path: &std::path::Path) -> bool {
     path.components().any(|part| ["tests", "tests.rs", "testing.rs"].contains(&part.as_os_str().to_str().unwrap()))
 }
 
-/// Finds a way from a name back to itself, if there is one.
+/// Finds a path from a name back to itself, if there is one.
 fn circle(graph: &Graph) -> Option<Vec<String>> {
     fn visit(graph: &Graph, name: &str, way: &mut Vec<String>, done: &mut BTreeSet<String>) -> Option<Vec<String>> {
         if let Some(start) = way.iter().position(|passed| passed == name) {

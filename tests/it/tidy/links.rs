@@ -1,4 +1,4 @@
-//! Every link in a document leads to a file that is there, and to a heading that is in it.
+//! Every link in a document leads to an existing file, and to an existing heading in it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +26,7 @@ fn every_link_of_a_document_leads_somewhere() {
     assert!(judged > 100, "only {judged} links were found");
 }
 
-/// The targets of a document's links, without those in samples.
+/// Returns the targets of a document's links, without those in samples.
 fn links(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     for line in prose(text) {
@@ -39,7 +39,7 @@ fn links(text: &str) -> Vec<&str> {
     found
 }
 
-/// The lines of a document outside of fenced samples.
+/// Returns the lines of a document outside of fenced samples.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut is_sample = false;
     text.lines().filter(move |line| {
@@ -60,7 +60,7 @@ fn follow(from: &Path, text: &str, link: &str) -> Result<(), String> {
     if anchors(&there).contains(anchor) { Ok(()) } else { Err(format!("it has no heading #{anchor}")) }
 }
 
-/// The anchors that a forge gives the headings of a document; a repeated one is numbered.
+/// Returns the anchors that a forge gives the headings of a document; repeated ones are numbered.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for heading in prose(text).filter(|line| line.starts_with('#')) {

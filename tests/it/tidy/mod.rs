@@ -1,8 +1,8 @@
-//! What no compiler sees of the house: that its walls stand, that its documents
-//! lead somewhere, that comments can be read, that names mean one thing.
+//! Checks of the repository that no compiler makes: dependencies, links of documents, widths of comments,
+//! names with one meaning, phrases.
 //!
-//! Cargo refuses a crate what its `Cargo.toml` does not list. Here the lists themselves are compared with the
-//! plan, and the folders of `src/`, which are one crate, with each other.
+//! Cargo rejects a dependency that the `Cargo.toml` of a crate does not list. These tests compare the lists
+//! themselves with the plan, and the folders of `src/`, which are one crate, with each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,14 +17,14 @@ mod orientation;
 mod phrases;
 mod requirements;
 
-/// Names, each with the names that it leads to.
+/// Names, each with the names that it depends on.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Lists the files below `folder` with this extension, without what was built or downloaded.
+/// Lists the files below `folder` with this extension, except for built and downloaded ones.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     const FOREIGN: [&str; 4] = ["target", "node_modules", "data", ".git"];
     let mut found = Vec::new();

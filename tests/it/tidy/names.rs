@@ -1,4 +1,4 @@
-//! No public name of a type means two things.
+//! No public type name means two things.
 //!
 //! A name that two crates declare has to be qualified wherever both are used, and a search for it finds both.
 
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{files, relative, root};
 
-/// Names that more than one crate declares, and why they may.
+/// Names that more than one crate declares, each with the reason.
 const SHARED: &[(&str, &str)] = &[
     ("Attempt", WIRE),
     ("Backlog", WIRE),
@@ -27,10 +27,10 @@ const SHARED: &[(&str, &str)] = &[
     ("UploadStatus", WIRE),
 ];
 
-/// A type of `api` is named after what it is the JSON of.
+/// The reason for a type of `api` that has the name of the type whose JSON it is.
 const WIRE: &str = "the form of it in the API";
 
-/// The crates that declare each public type.
+/// Returns the crates that declare each public type.
 fn declarations() -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (krate, folder) in crates() {
@@ -43,7 +43,7 @@ fn declarations() -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// Each library of the workspace, with the folder of its sources.
+/// Returns each library of the workspace, with the folder of its sources.
 fn crates() -> Vec<(String, String)> {
     let folders = fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().path());
     let found = folders.filter(|folder| folder.is_dir()).map(|folder| {
@@ -54,13 +54,13 @@ fn crates() -> Vec<(String, String)> {
     found.chain([("storage".to_owned(), "storage/src".to_owned())]).collect()
 }
 
-/// Returns whether a file holds tests or what only tests use.
+/// Reports whether a file holds tests or code that only tests use.
 fn is_of_tests(file: &Path) -> bool {
     let path = relative(file);
     path.split(['/', '.']).any(|part| ["tests", "testing", "conformance"].contains(&part))
 }
 
-/// The public types that a source file declares. One that is visible in its crate only does not count.
+/// Returns the public types that a source file declares, without those that are visible in its crate only.
 fn public_types(source: &str) -> impl Iterator<Item = &str> {
     let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     code.lines().filter_map(|line| {

@@ -34,8 +34,8 @@ fn named_files(page: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a page of this folder may name a file so: from the source or the folder of its crate, from the
-/// repository, or by its name alone below the source or the tests.
+/// Reports whether a file that a page of this folder names exists: relative to the source or the folder of
+/// its crate, relative to the repository, or by its name alone anywhere below the source or the tests.
 fn exists(folder: &Path, name: &str) -> bool {
     let source = if folder.ends_with("src") { folder.to_owned() } else { folder.join("src") };
     if [&source, folder, root()].iter().any(|from| from.join(name).exists()) {

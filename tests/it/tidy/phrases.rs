@@ -44,10 +44,10 @@ const PHRASES: &[(&[&str], &str)] = &[
 /// Beginnings of a doc comment that name no subject. It begins with what the item does or is.
 const OPENINGS: &[&str] = &["What ", "Whether ", "How many ", "How much ", "How long ", "Whoever "];
 
-/// Whether doc comments are judged, too.
+/// Set when doc comments are checked, too.
 const COMMENTS: bool = false;
 
-/// A piece of text that people read, and the line where it begins.
+/// A passage of text that people read, and the line where it begins.
 #[derive(Debug, PartialEq, Eq)]
 struct Passage {
     line: usize,
@@ -104,10 +104,10 @@ fn judge(file: &Path, passages: &[Passage], wrong: &mut Vec<String>) {
     }
 }
 
-/// Finds refused phrases, whatever their case and wherever lines break.
+/// Finds rejected phrases, in any case and across line breaks.
 fn phrases_in(text: &str) -> Vec<(&'static str, &'static str)> {
     let words: Vec<_> = text.split_whitespace().collect();
-    // A heading and a cell of a table end as a sentence does.
+    // A heading and a cell of a table end like a sentence.
     let text = words.join(" ").to_lowercase() + ".";
     let is_letter = |c: char| c.is_alphanumeric() || c == '_';
     let has = |phrase: &str| {
@@ -118,7 +118,7 @@ fn phrases_in(text: &str) -> Vec<(&'static str, &'static str)> {
     all.filter(|(phrase, _)| has(phrase)).collect()
 }
 
-/// The paragraphs of a document, without samples, code and the targets of links.
+/// Returns the paragraphs of a document, without samples, code and the targets of links.
 fn paragraphs(text: &str) -> Vec<Passage> {
     let mut found = Passages::default();
     let mut is_sample = false;
@@ -142,7 +142,7 @@ fn paragraphs(text: &str) -> Vec<Passage> {
     found.all
 }
 
-/// Takes code spans and the targets of links out of a paragraph.
+/// Removes code spans and the targets of links from a paragraph.
 fn without_code(text: &str) -> String {
     let prose: Vec<_> = text.split('`').step_by(2).collect();
     let mut links = prose.join("·");
@@ -153,7 +153,7 @@ fn without_code(text: &str) -> String {
     links
 }
 
-/// The blocks of lines that begin with one of these marks, without the marks.
+/// Returns the blocks of lines that begin with one of these marks, without the marks.
 fn comment_blocks(text: &str, marks: &[&str]) -> Vec<Passage> {
     let mut found = Passages::default();
     for (line, text) in lines(text) {
@@ -174,7 +174,7 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().map(|(at, line)| (at + 1, line))
 }
 
-/// Passages in the making.
+/// Passages that are being collected.
 #[derive(Debug, Default)]
 struct Passages {
     all: Vec<Passage>,
@@ -195,7 +195,7 @@ impl Passages {
     }
 }
 
-/// The string literals of a Rust source, with what they mean for a continued line, and otherwise as written.
+/// Returns the string literals of a Rust source. Continued lines are joined; escapes stay as written.
 fn literals(source: &str) -> Vec<Passage> {
     let mut found = Vec::new();
     let (mut rest, mut line) = (source, 1);
@@ -221,7 +221,7 @@ fn literals(source: &str) -> Vec<Passage> {
     found
 }
 
-/// How far a literal goes whose first quote is before `text`, with its last quote.
+/// Returns the length of a literal up to and including its last quote. `text` begins after the first one.
 fn end_of_literal(text: &str) -> usize {
     let mut is_escaped = false;
     let end = text.char_indices().find(|(_, c)| {
@@ -239,7 +239,7 @@ fn joined(literal: &str) -> String {
     pieces.fold(first, |text, piece| text + piece.trim_start())
 }
 
-/// Where the text of a raw literal at the beginning of `rest` begins and ends.
+/// Returns the bounds of the text of a raw literal at the beginning of `rest`.
 fn raw_literal(rest: &str) -> Option<(usize, usize)> {
     let hashes = rest.strip_prefix('r')?.bytes().take_while(|byte| *byte == b'#').count();
     let begin = hashes + 2;
@@ -249,7 +249,7 @@ fn raw_literal(rest: &str) -> Option<(usize, usize)> {
     Some((begin, begin + length))
 }
 
-/// How long the character literal at the beginning of `rest` is; 1 where there is none.
+/// Returns the length of the character literal at the beginning of `rest`, or 1 if there is none.
 fn character(rest: &str) -> usize {
     let Some(text) = rest.strip_prefix('\'') else { return 1 };
     let mut characters = text.char_indices();
