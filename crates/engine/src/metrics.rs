@@ -139,7 +139,7 @@ impl EngineMetrics {
         }
         registry.register(
             "upload_bytes_received",
-            "Bytes received from clients and committed",
+            "Bytes received from clients, committed or not",
             self.bytes_received.clone(),
         );
         registry.register("upload_events", "Upload events, by type", self.events.clone());
