@@ -1,4 +1,4 @@
-//! Common settings of all outbound HTTP clients.
+//! Common settings of all outbound HTTP clients, and the repetition of requests on dead reused connections.
 
 use std::collections::HashMap;
 use std::hash::Hash;
