@@ -2,8 +2,8 @@
 --
 -- Instants are whole milliseconds since 1970, UTC. Lists are JSON. Identifiers are the 16 bytes of a UUIDv7.
 
--- What moves while bytes come in, and no more: a checkpoint rewrites this row, so it is kept short. Without a rowid a
--- commit touches one tree, not two.
+-- Values that change while bytes arrive, and no others: a checkpoint rewrites this row, so it is kept short.
+-- Without a rowid a commit touches one tree, not two.
 CREATE TABLE uploads (
     id BLOB NOT NULL PRIMARY KEY,
     version INTEGER NOT NULL,
@@ -30,7 +30,8 @@ CREATE TABLE uploads (
 
 CREATE INDEX uploads_by_stage ON uploads (stage, id);
 
--- One partial index for each question of the sweeper; it names the index, so a condition that drifts is an error.
+-- One partial index for each selection of the sweeper. Statements name the index, so a condition that differs
+-- from it is an error.
 CREATE INDEX uploads_unsettled ON uploads (id)
     WHERE stage IN ('verified', 'stored') OR (stage = 'received' AND role <> 'partial') OR (stage = 'created' AND role = 'final');
 CREATE INDEX uploads_expiring ON uploads (expires_at_ms)
@@ -40,7 +41,7 @@ CREATE INDEX uploads_receiving ON uploads (updated_at_ms)
 CREATE INDEX uploads_removable ON uploads (id)
     WHERE bytes_kept = 1 AND stage IN ('failed', 'expired', 'terminated');
 
--- What was said at creation and never changes.
+-- Values that are set at creation.
 CREATE TABLE upload_origins (
     id BLOB NOT NULL PRIMARY KEY,
     dialect TEXT NOT NULL,
@@ -50,7 +51,7 @@ CREATE TABLE upload_origins (
     metadata_as_sent TEXT
 ) STRICT;
 
--- The metadata once more, to be searched. Values of more than 1 KiB are left out.
+-- A copy of the metadata for searches. Values over 1 KiB are left out.
 CREATE TABLE upload_metadata (
     key TEXT NOT NULL,
     value BLOB NOT NULL,
@@ -58,7 +59,7 @@ CREATE TABLE upload_metadata (
     PRIMARY KEY (key, value, upload_id)
 ) STRICT, WITHOUT ROWID;
 
--- Append only. A position is never given twice, not even when rows are removed: readers keep it as a bookmark.
+-- Append only. A position is never reused, even if rows are removed, because readers keep it as a bookmark.
 CREATE TABLE events (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     id BLOB NOT NULL,
@@ -94,13 +95,14 @@ CREATE TABLE deliveries (
 
 CREATE INDEX deliveries_by_upload ON deliveries (upload_id, id);
 
--- A claim looks at one endpoint's due rows and never walks finished ones or the backlog of another endpoint.
+-- A claim reads the due rows of one endpoint and never walks finished rows or the backlog of another
+-- endpoint.
 CREATE INDEX deliveries_ready ON deliveries (endpoint, next_at_ms, sequence) WHERE state = 'ready';
 CREATE INDEX deliveries_leased ON deliveries (endpoint, lease_until_ms) WHERE state = 'leased';
 CREATE INDEX deliveries_waiting ON deliveries (upload_id, endpoint, sequence) WHERE state = 'waiting';
 CREATE INDEX deliveries_paused ON deliveries (endpoint) WHERE state = 'paused';
 CREATE INDEX deliveries_dead ON deliveries (id) WHERE state = 'dead';
--- Those that hold back later ones of the same endpoint and upload.
+-- Deliveries that hold back later ones of the same endpoint and upload.
 CREATE INDEX deliveries_unsent ON deliveries (upload_id, endpoint, sequence) WHERE attempts = 0 AND finished_at_ms IS NULL;
 CREATE INDEX deliveries_progress ON deliveries (upload_id) WHERE kind = 'upload.progress' AND finished_at_ms IS NULL;
 
@@ -117,6 +119,6 @@ CREATE TABLE attempts (
     PRIMARY KEY (delivery_id, number, started_at_ms)
 ) STRICT, WITHOUT ROWID;
 
--- One row, rewritten to see whether writing works.
+-- One row, rewritten to check that writing works.
 CREATE TABLE health (checks INTEGER NOT NULL) STRICT;
 INSERT INTO health (checks) VALUES (0);

@@ -1,4 +1,4 @@
--- What the application and its backends say of an upload, and what its bytes turned out to be.
+-- Terms and decisions of the application, reports of backends, and facts about the content of an upload.
 
 ALTER TABLE uploads ADD COLUMN failure_status INTEGER;
 ALTER TABLE uploads ADD COLUMN facts TEXT;

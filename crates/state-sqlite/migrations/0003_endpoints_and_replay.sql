@@ -1,6 +1,6 @@
--- Endpoints with all their terms, news that is not of an upload, deliveries that can be sent again.
+-- Endpoints with all their terms, events that are not about an upload, deliveries that can be sent again.
 
--- What an upload's id was required for may now be without one.
+-- The id of an upload becomes optional.
 CREATE TABLE events_new (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     id BLOB NOT NULL,
@@ -18,7 +18,7 @@ ALTER TABLE events_new RENAME TO events;
 CREATE TABLE endpoints_new (
     id TEXT NOT NULL PRIMARY KEY,
     origin TEXT NOT NULL,
-    -- 0 when the configuration does not name it any more; its deliveries wait for it to come back.
+    -- 0 if the configuration no longer names the endpoint; its deliveries are kept until it is named again.
     present INTEGER NOT NULL,
     terms TEXT NOT NULL,
     sealed BLOB NOT NULL,
@@ -53,7 +53,7 @@ CREATE TABLE deliveries_new (
     state TEXT NOT NULL,
     trigger TEXT NOT NULL,
     attempts INTEGER NOT NULL,
-    -- Those made before it was last asked for again.
+    -- The number of attempts before the latest replay.
     attempts_before INTEGER NOT NULL,
     begun_at_ms INTEGER NOT NULL,
     next_at_ms INTEGER NOT NULL,
@@ -72,13 +72,14 @@ ALTER TABLE deliveries_new RENAME TO deliveries;
 
 CREATE INDEX deliveries_by_upload ON deliveries (upload_id, id);
 
--- A claim looks at one endpoint's due rows and never walks finished ones or the backlog of another endpoint.
+-- A claim reads the due rows of one endpoint and never walks finished rows or the backlog of another
+-- endpoint.
 CREATE INDEX deliveries_ready ON deliveries (endpoint, next_at_ms, sequence) WHERE state = 'ready';
 CREATE INDEX deliveries_leased ON deliveries (endpoint, lease_until_ms) WHERE state = 'leased';
 CREATE INDEX deliveries_waiting ON deliveries (endpoint, upload_id, sequence) WHERE state = 'waiting';
 CREATE INDEX deliveries_paused ON deliveries (endpoint) WHERE state = 'paused';
 CREATE INDEX deliveries_dead ON deliveries (id) WHERE state = 'dead';
--- Those that may hold back later ones of the same endpoint and upload.
+-- Deliveries that may hold back later ones of the same endpoint and upload.
 CREATE INDEX deliveries_unfinished ON deliveries (upload_id, endpoint, sequence) WHERE finished_at_ms IS NULL;
 CREATE INDEX deliveries_progress ON deliveries (upload_id) WHERE kind = 'upload.progress' AND finished_at_ms IS NULL;
 
@@ -89,7 +90,7 @@ ALTER TABLE attempts ADD COLUMN first_byte_us INTEGER;
 ALTER TABLE attempts ADD COLUMN remote TEXT;
 ALTER TABLE attempts ADD COLUMN response_headers TEXT;
 
--- Jobs that send many deliveries again, with their place in the log.
+-- Jobs that send many deliveries again, with their positions in the log.
 CREATE TABLE replay_jobs (
     id BLOB NOT NULL PRIMARY KEY,
     endpoint TEXT NOT NULL,

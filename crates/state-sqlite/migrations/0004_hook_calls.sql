@@ -1,4 +1,4 @@
--- What the application was asked before a move of an upload, and what it said. Append only.
+-- The hook calls made before changes of uploads, and their results. Append only.
 CREATE TABLE hook_calls (
     id BLOB NOT NULL PRIMARY KEY,
     hook TEXT NOT NULL,

@@ -1,2 +1,2 @@
--- When the attempt after this one was planned for; null where there was to be none.
+-- The time planned for the attempt after this one; NULL if none was planned.
 ALTER TABLE attempts ADD COLUMN next_at_ms INTEGER;

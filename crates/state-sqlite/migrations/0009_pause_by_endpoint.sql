@@ -1,19 +1,20 @@
--- A delivery to a stopped endpoint keeps its place in its lane; whether it is paused is what its endpoint says. What
--- changes a whole backlog is a job that works through it in pieces.
+-- A delivery to a stopped endpoint keeps its place in its lane; the state of its endpoint shows whether it is
+-- paused. A job changes a whole backlog in batches.
 
--- The number of the last job that concerned all deliveries of the endpoint when the delivery was last queued.
+-- The number of the latest job for all deliveries of the endpoint when the delivery was last queued.
 ALTER TABLE deliveries ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE endpoints ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
--- Since when it has been sent to again. What was queued before then counts its age from then.
+-- The time of the latest resumption. The age of deliveries queued before counts from then.
 ALTER TABLE endpoints ADD COLUMN resumed_at_ms INTEGER;
 
--- At most one of each kind for an endpoint. A number is never given twice: it is the generation it makes.
+-- At most one job of each kind for an endpoint. A number is never reused, because it is the generation that
+-- the job starts.
 CREATE TABLE backlog_jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     endpoint TEXT NOT NULL,
     kind TEXT NOT NULL,
     begun_at_ms INTEGER NOT NULL,
-    -- The last upload that a job by lanes has dealt with.
+    -- The last upload processed, for a job that works by lanes.
     cursor BLOB NOT NULL DEFAULT x''
 ) STRICT;
 
@@ -33,6 +34,6 @@ UPDATE deliveries SET state = CASE
 
 DROP INDEX deliveries_paused;
 
--- What waits to be sent to an endpoint, by how long it has been under way: what is too old is given up.
+-- Pending deliveries of an endpoint by the time they began: those that are too old expire.
 DROP INDEX deliveries_by_age;
 CREATE INDEX deliveries_by_age ON deliveries (endpoint, begun_at_ms) WHERE state IN ('ready', 'waiting');

@@ -1,5 +1,5 @@
--- Runs of the program that are at work, and which of them writes which upload. A node without an end counts as alive until
--- it leaves, or another knows that it is alone.
+-- Runs of the program at work, and the uploads they hold. A node without an end counts as alive until it
+-- leaves, or until a node joins that is alone.
 CREATE TABLE nodes (
     instance BLOB NOT NULL PRIMARY KEY,
     name TEXT NOT NULL,

@@ -1,4 +1,5 @@
--- In which order the bytes of an upload come and when it completes, as its creation said. Before, the dialect said it.
+-- The order in which the bytes of an upload arrive, and the condition of its completion, set at its creation.
+-- They used to follow from the dialect.
 ALTER TABLE upload_origins ADD COLUMN write_order TEXT NOT NULL DEFAULT 'in-order';
 ALTER TABLE upload_origins ADD COLUMN completion TEXT NOT NULL DEFAULT 'when-full';
 UPDATE upload_origins SET write_order = iif(dialect = 'ranged', 'any', write_order),

@@ -1,4 +1,4 @@
--- Which node sends a delivery now, and which endpoints the configuration of each node names.
+-- The node that is sending a delivery, and the endpoints that the configuration of each node names.
 ALTER TABLE deliveries ADD COLUMN claimed_by BLOB;
 
 CREATE TABLE node_endpoints (

@@ -1,3 +1,3 @@
--- The blobs of an upload that was taken over where the storage lets nobody go on in the blob of another. NULL: one blob,
--- as ever.
+-- The blobs of an upload that was taken over on a storage that lets no node continue in the blob of another.
+-- NULL: a single blob.
 ALTER TABLE uploads ADD COLUMN generations TEXT;

@@ -1,2 +1,3 @@
--- The name of the commit that wrote an upload last, so that whoever lost its answer knows it again.
+-- The identifier of the commit that last wrote an upload, so that a caller that lost its reply recognizes the
+-- commit.
 ALTER TABLE uploads ADD COLUMN commit_id BLOB;
