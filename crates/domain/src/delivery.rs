@@ -39,7 +39,8 @@ crate::named! {
         Superseded = "superseded",
         /// Kept while its endpoint is stopped.
         Paused = "paused",
-        /// Not sent any more, because nothing needs it: its endpoint was removed, or it was a test.
+        /// Ended without success, because nothing needs it any more: an operator or a backlog limit cancelled
+        /// it, its endpoint was removed, or it was a test that failed.
         Cancelled = "cancelled",
     }
 }

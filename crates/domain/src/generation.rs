@@ -1,10 +1,10 @@
 //! The sequence of blobs that hold the bytes of one upload.
 //!
 //! If the storage lets a newer writer continue in the blob of an older one, an upload has one generation for
-//! its whole life. Otherwise a node that takes over an upload seals the blob at the committed offset and
-//! continues in a new generation, numbered by the node's epoch. Bytes that the older writer still sends then
-//! land outside the counted generations, and no two writers ever use the same number. The generations are
-//! joined when the upload is stored.
+//! its whole life. Otherwise a node that takes over an upload seals the blob at the end of its committed
+//! bytes and continues in a new generation, numbered by the node's epoch. Bytes that the older writer still
+//! sends then land outside the counted generations, and no two writers ever use the same number. The
+//! generations are joined when the upload is stored.
 
 use std::ops::Range;
 

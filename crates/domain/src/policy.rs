@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::facts::{ContentDuration, Facts};
 use crate::failure::{Failure, RejectionKind};
 
-/// The uploads that are rejected once their content is known.
+/// Limits on the content of uploads, checked once the content is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ContentPolicy {
     /// The permitted types; empty permits all.

@@ -29,7 +29,7 @@ pub struct Report {
     pub published_at: Timestamp,
 }
 
-/// A valid report before it is applied. Its limits hold for every recipient.
+/// A valid report before it is applied. Every recipient can rely on its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewReport {
     name: String,

@@ -91,12 +91,12 @@ pub enum Durability {
     Relaxed,
 }
 
-/// All ports for uploads, for code that distributes them.
+/// All ports for uploads in one trait, for the code that provides them to the layers above.
 pub trait UploadStore: Uploads + EventLog + HookCalls + Store {}
 
 impl<T: Uploads + EventLog + HookCalls + Store> UploadStore for T {}
 
-/// All ports for deliveries, for code that distributes them.
+/// All ports for deliveries in one trait, for the code that provides them to the layers above.
 pub trait Outbox: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Store {}
 
 impl<T: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Store> Outbox for T {}

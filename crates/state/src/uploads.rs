@@ -43,7 +43,7 @@ pub enum SweepSelection {
     /// is still created.
     Unsettled,
     /// Open although every byte is present and no further request is needed: the commit that should have
-    /// sealed it failed.
+    /// sealed it was not made.
     Unsealed,
     /// Open, or a partial upload with all its bytes, and past its expiry at this instant.
     Expired { now: Timestamp },

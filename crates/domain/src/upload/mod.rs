@@ -321,7 +321,7 @@ impl Upload {
     }
 
     /// Moves the expiry to the result of `extended`, which gets the time at which the expiry was set and the
-    /// expiry itself. Repeating the call changes nothing unless more time has to be skipped.
+    /// expiry itself. Repeating the call changes nothing unless more time was skipped.
     pub fn extend_term(&mut self, extended: impl FnOnce(Timestamp, Timestamp) -> Timestamp, now: Timestamp) {
         let Some(at) = self.record.expires_at else { return };
         let extended = extended(self.term_began_at, at);
