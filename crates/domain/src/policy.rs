@@ -140,24 +140,27 @@ mod tests {
             max_sizes: vec![(pattern("video/webm"), 5), (pattern("video/*"), 10)],
             ..ContentPolicy::default()
         };
-        let said = |facts: Facts, size| {
+        let outcome = |facts: Facts, size| {
             let failure = policy.failure_of(&facts, size)?;
             assert!(failure.message.len() > 20 && failure.rejection.is_some(), "{failure:?}");
             Some((failure.code, failure.rejection?))
         };
         let refused = |code: &str, kind| Some((code.to_owned(), kind));
-        assert_eq!(said(facts("video/mp4", Some(60_000)), 10), None);
-        assert_eq!(said(facts("video/mp4", None), 10), None, "it does not say how long it is");
-        assert_eq!(said(facts("audio/mp4", Some(1)), 1_000), None, "no size is set for it");
-        assert_eq!(said(facts("video/mp4", Some(60_001)), 10), refused("media-too-long", RejectionKind::Unprocessable));
-        assert_eq!(said(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", RejectionKind::TooLarge));
+        assert_eq!(outcome(facts("video/mp4", Some(60_000)), 10), None);
+        assert_eq!(outcome(facts("video/mp4", None), 10), None, "it does not say how long it is");
+        assert_eq!(outcome(facts("audio/mp4", Some(1)), 1_000), None, "no size is set for it");
         assert_eq!(
-            said(facts("video/webm", Some(1)), 6),
+            outcome(facts("video/mp4", Some(60_001)), 10),
+            refused("media-too-long", RejectionKind::Unprocessable)
+        );
+        assert_eq!(outcome(facts("video/mp4", Some(1)), 11), refused("too-large-for-type", RejectionKind::TooLarge));
+        assert_eq!(
+            outcome(facts("video/webm", Some(1)), 6),
             refused("too-large-for-type", RejectionKind::TooLarge),
             "the first that fits"
         );
-        assert_eq!(said(facts("text/plain", None), 1), refused("type-not-allowed", RejectionKind::WrongType));
-        assert_eq!(said(unread("audio/mp3"), 1), refused("type-not-allowed", RejectionKind::WrongType));
+        assert_eq!(outcome(facts("text/plain", None), 1), refused("type-not-allowed", RejectionKind::WrongType));
+        assert_eq!(outcome(unread("audio/mp3"), 1), refused("type-not-allowed", RejectionKind::WrongType));
         assert_eq!(ContentPolicy::default().failure_of(&facts("text/plain", Some(u64::MAX)), u64::MAX), None);
     }
 

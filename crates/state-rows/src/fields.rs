@@ -370,8 +370,8 @@ impl FromCell for Vec<Report> {
     fn from_cell(cell: CellRef<'_>) -> Option<Self> {
         let reports = Option::<String>::from_cell(cell)?.map(|text| serde_json::from_str(&text).ok());
         let reports: Vec<StoredReport> = reports.unwrap_or_else(|| Some(Vec::new()))?;
-        let report = |(name, percent, message, at_ms, told_at_ms): StoredReport| {
-            let (at, published_at) = (Timestamp::from_unix_ms(at_ms), Timestamp::from_unix_ms(told_at_ms));
+        let report = |(name, percent, message, at_ms, published_at_ms): StoredReport| {
+            let (at, published_at) = (Timestamp::from_unix_ms(at_ms), Timestamp::from_unix_ms(published_at_ms));
             Report { name, percent, message, at, published_at }
         };
         Some(reports.into_iter().map(report).collect())

@@ -137,7 +137,7 @@ impl ReaderPool {
         job: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T> {
         self.file_watch.check_cached(operation)?;
-        let _room = self.capacity.acquire().await.map_err(|_| closed(operation))?;
+        let _permit = self.capacity.acquire().await.map_err(|_| closed(operation))?;
         let (answer, answered) = oneshot::channel();
         self.queue.join(Box::new(move |connection| {
             if !answer.is_closed() {

@@ -537,8 +537,8 @@ impl Upload {
     }
 
     fn progress_is_due(&self, policy: ProgressPolicy, now: Timestamp) -> bool {
-        let (told, published_at) = self.record.last_progress;
-        let new_bytes = self.received_bytes().saturating_sub(told.get());
+        let (reported_bytes, published_at) = self.record.last_progress;
+        let new_bytes = self.received_bytes().saturating_sub(reported_bytes.get());
         let hundredth = self.record.length.map_or(u64::MAX, |length| length.get().div_ceil(100).max(1));
         // A clock that was set back must not keep progress from being reported.
         let is_time = now < published_at || now.since(published_at) >= policy.every;

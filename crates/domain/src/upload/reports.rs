@@ -15,10 +15,10 @@ impl Upload {
         if before.is_none() && self.record.reports.len() >= MAX_STAGES {
             return Err(ReportRejected::TooMany);
         }
-        let announcement = new.effect_after(before, now);
+        let effect = new.effect_after(before, now);
         let published_at =
-            before.filter(|_| announcement == ReportEffect::RecordOnly).map_or(now, |before| before.published_at);
-        if announcement == ReportEffect::Nothing {
+            before.filter(|_| effect == ReportEffect::RecordOnly).map_or(now, |before| before.published_at);
+        if effect == ReportEffect::Nothing {
             return Ok(ReportOutcome::Unchanged);
         }
         let report = new.into_report(now, published_at);
@@ -27,7 +27,7 @@ impl Upload {
             None => self.record.reports.push(report.clone()),
         }
         self.record.updated_at = now;
-        if announcement == ReportEffect::Event {
+        if effect == ReportEffect::Event {
             self.publish_with(EventKind::Processing, Details { report: Some(report), ..Details::default() }, now);
         }
         Ok(ReportOutcome::Changed)

@@ -246,12 +246,12 @@ fn completed() -> Upload {
 fn a_file_is_removed_once_and_its_upload_stays_completed() {
     for by in [DeletedBy::Operator, DeletedBy::Retention] {
         let mut upload = completed();
-        let told = upload.events().len();
+        let published = upload.events().len();
         assert_eq!(upload.remove(by, LATER), Ok(()));
         assert_eq!(upload.record().removed, Some(Removal { at: LATER, by }));
         assert_eq!((upload.stage(), upload.completed_at()), (Stage::Completed, Some(NOW)));
         assert_eq!(upload.gone(LATER), Some(Rejection::Removed));
-        let last = &upload.events()[told..];
+        let last = &upload.events()[published..];
         assert!(matches!(last, [Event { kind: EventKind::Removed, .. }]), "{last:?}");
         assert_eq!((last[0].details.by, last[0].stage), (Some(by), Stage::Completed));
 
@@ -330,9 +330,9 @@ fn reports_are_told_and_kept_in_the_order_they_first_came() {
     assert_eq!((upload.stage(), upload.record().updated_at), (Stage::Completed, soon));
     use EventKind::*;
     assert_eq!(kinds(&upload), [Created, Received, Processing, Verified, Stored, Completed, Processing]);
-    let told =
+    let published =
         upload.events().iter().filter_map(|event| event.details.report.as_ref().map(|report| report.name.as_str()));
-    assert_eq!(told.collect::<Vec<_>>(), ["b", "a"], "and the second word on b was too soon after the first");
+    assert_eq!(published.collect::<Vec<_>>(), ["b", "a"], "the second report on b came too soon after the first");
     assert!(upload.events().iter().map(|event| event.sequence).eq(1..=7));
 
     assert_eq!(upload.report(report("b", 4), LATER), Ok(ReportOutcome::Changed));

@@ -14,7 +14,7 @@ pub async fn a_change_rings_its_own_bell_and_the_common_one(bells: &dyn Bells) {
     second.rung().await;
     all.rung().await;
     assert!(other.rung().now_or_never().is_none());
-    assert!(first.rung().now_or_never().is_none(), "one change is told once");
+    assert!(first.rung().now_or_never().is_none(), "one change rings once");
 }
 
 /// A task that makes the bell before it reads the state misses no change.

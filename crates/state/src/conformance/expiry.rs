@@ -39,20 +39,20 @@ pub async fn deliveries_that_wait_too_long_expire<P: StateFixture>(place: P) {
     assert_eq!(states_at(&*store, "a").await, [Dead, Dead, Dead, Dead, Ready, Waiting]);
     assert_eq!(deliveries_to(&*store, "a").await[0].finished_at, Some(at(9)));
 
-    let told = claim(&*store, "watching", at(9)).await;
-    let attempts = told.iter().map(|claim| {
+    let notices = claim(&*store, "watching", at(9)).await;
+    let attempts = notices.iter().map(|claim| {
         let body: serde_json::Value = serde_json::from_slice(&claim.body).unwrap();
         assert_eq!(body["type"], "delivery.exhausted");
         body["data"]["attempts"].as_u64().unwrap()
     });
     assert_eq!(attempts.sum::<u64>(), 1, "only one of the four was ever tried");
-    assert_eq!(told.len(), 4);
-    for sent in &told {
+    assert_eq!(notices.len(), 4);
+    for sent in &notices {
         retry(&*store, sent, at(500), at(9)).await;
     }
-    assert_eq!(expire(&*store, at(10), at(11)).await, 6, "what was left, and the news");
+    assert_eq!(expire(&*store, at(10), at(11)).await, 6, "the remaining deliveries and the notices");
     let newest_first = states_at(&*store, "watching").await;
-    assert_eq!(newest_first, [Ready, Ready, Dead, Dead, Dead, Dead], "news that nobody heard is no news");
+    assert_eq!(newest_first, [Ready, Ready, Dead, Dead, Dead, Dead], "an expired notice causes no further notice");
 }
 
 /// Deliveries that are not too old are released, in every ordering.

@@ -102,9 +102,9 @@ pub async fn one_of_many_nodes_takes_what_is_free<P: StateFixture>(place: P) {
         let store = Arc::clone(&handles[usize::from(number) % 2]);
         tokio::spawn(async move { store.acquire(id, node(number).instance).await.unwrap().unwrap() })
     });
-    let told: Vec<Lease> = join_all(rivals).await.into_iter().map(Result::unwrap).collect();
-    let holder = told[0].holder.expect("somebody has it");
-    assert!(told.iter().all(|lease| Some(*lease) == held_by(holder, 1)), "{told:?}");
+    let leases: Vec<Lease> = join_all(rivals).await.into_iter().map(Result::unwrap).collect();
+    let holder = leases[0].holder.expect("somebody has it");
+    assert!(leases.iter().all(|lease| Some(*lease) == held_by(holder, 1)), "{leases:?}");
 }
 
 pub async fn a_node_counts_as_alive_as_long_as_it_said<P: StateFixture>(place: P) {

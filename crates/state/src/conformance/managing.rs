@@ -302,14 +302,14 @@ pub async fn notices_go_to_those_who_want_them<P: StateFixture>(place: P) {
     disable(&*store, "a", at(3)).await;
     disable(&*store, "a", at(4)).await;
 
-    let told = async |name| {
+    let received = async |name| {
         let all = deliveries_to(&*store, name).await;
         all.into_iter().rev().filter(|it| it.upload.is_none()).map(|it| it.event_name).collect::<Vec<_>>()
     };
-    assert_eq!(told("a").await, [""; 0]);
-    assert_eq!(told("b").await, ["endpoint.disabled"], "once, and not of itself");
-    assert_eq!(told("c").await, ["delivery.exhausted"]);
-    assert_eq!(told("d").await, ["delivery.exhausted", "endpoint.failing", "endpoint.disabled"]);
+    assert_eq!(received("a").await, [""; 0]);
+    assert_eq!(received("b").await, ["endpoint.disabled"], "once, and not of itself");
+    assert_eq!(received("c").await, ["delivery.exhausted"]);
+    assert_eq!(received("d").await, ["delivery.exhausted", "endpoint.failing", "endpoint.disabled"]);
 
     // The failure of a notice causes no further notice; otherwise there would be no end.
     let notice = claim(&*store, "c", at(5)).await.remove(0);
@@ -317,7 +317,7 @@ pub async fn notices_go_to_those_who_want_them<P: StateFixture>(place: P) {
     let body: serde_json::Value = serde_json::from_slice(&notice.body).unwrap();
     assert_eq!(body["data"]["delivery_id"], claims[0].delivery.to_string());
     settle(&*store, vec![settlement(&notice, AttemptOutcome::Status(500), Disposition::Dead)], at(5)).await;
-    assert_eq!(told("c").await, ["delivery.exhausted"]);
+    assert_eq!(received("c").await, ["delivery.exhausted"]);
     assert_eq!(
         store.events_since(TenantScope::All, Default::default(), 100).await.unwrap().found.len(),
         1,

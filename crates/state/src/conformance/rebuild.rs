@@ -46,21 +46,21 @@ impl EventDetail {
     }
 
     /// Removes facts that the log need not contain.
-    fn trim(self, mut told: Value) -> Value {
+    fn trim(self, mut facts: Value) -> Value {
         if self == Self::Stages {
-            if told["stage"] == "receiving" {
-                told["offset"] = Value::Null;
+            if facts["stage"] == "receiving" {
+                facts["offset"] = Value::Null;
             }
-            for report in told["reports"].as_array_mut().unwrap() {
+            for report in facts["reports"].as_array_mut().unwrap() {
                 report["percent"] = Value::Null;
             }
         }
-        told
+        facts
     }
 }
 
 /// Returns the contents of a row in the form of events.
-fn told_by_row(record: &Record) -> Value {
+fn facts_in_row(record: &Record) -> Value {
     let failed = record.failure.as_ref().map(|failure| json!({ "code": failure.code, "message": failure.message }));
     json!({
         "stage": record.stage.name(),
@@ -83,7 +83,7 @@ fn value_of(bytes: &[u8]) -> Value {
 }
 
 /// Returns the same facts, derived only from the bodies of events.
-fn told_by_log(bodies: &[Value]) -> Value {
+fn facts_in_log(bodies: &[Value]) -> Value {
     let (mut timeline, mut reports): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
     let (mut stage, mut removed) = (Value::Null, Value::Null);
     for body in bodies {
@@ -170,7 +170,7 @@ async fn rebuild<P: StateFixture>(place: P, detail: EventDetail) {
     let mut runner = TestRunner::default();
     let steps = proptest::collection::vec(0_u8..8, 0..12);
     let mut stages = std::collections::BTreeSet::new();
-    let mut untold = 0;
+    let mut unlogged = 0;
     for life in 0..LIVES {
         // The first life ends with bytes in flight; the others are random.
         let steps = if life == 0 { vec![0, 0] } else { steps.new_tree(&mut runner).unwrap().current() };
@@ -186,11 +186,11 @@ async fn rebuild<P: StateFixture>(place: P, detail: EventDetail) {
         let log = store.events_of(TenantScope::All, id, 0, 1_000).await.unwrap();
         let bodies: Vec<Value> = log.iter().map(|event| serde_json::from_slice(&event.body).unwrap()).collect();
         assert!(log.iter().map(|event| event.sequence).eq(1..=log.len() as u64), "webhooks P5: without a gap");
-        let (by_log, by_row) = (told_by_log(&bodies), told_by_row(row.record()));
-        untold += u32::from(by_log != by_row);
+        let (by_log, by_row) = (facts_in_log(&bodies), facts_in_row(row.record()));
+        unlogged += u32::from(by_log != by_row);
         assert_eq!(detail.trim(by_log), detail.trim(by_row), "after {steps:?}");
         stages.insert(row.stage());
     }
     assert!(stages.len() >= 5, "the lives were too much alike: {stages:?}");
-    assert_eq!(untold > 0, detail == EventDetail::Stages, "{untold} lives had something to leave out");
+    assert_eq!(unlogged > 0, detail == EventDetail::Stages, "{unlogged} lives had something to leave out");
 }

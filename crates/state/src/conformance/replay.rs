@@ -433,7 +433,7 @@ pub async fn a_record_loses_its_words_once_it_is_over<P: StateFixture>(place: P)
         assert_eq!(left.record().timeline, upload.record().timeline);
         assert!(
             matches!(store.commit(change_of(upload)).await, Err(Error::Conflict(_))),
-            "who has read it before is told"
+            "a commit based on an earlier read is a conflict"
         );
     }
     let by_name = UploadQuery { metadata: words().pairs().to_vec(), limit: 10, ..UploadQuery::default() };

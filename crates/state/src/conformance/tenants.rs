@@ -79,10 +79,10 @@ pub async fn events_reach_endpoints_of_their_tenant<P: StateFixture>(place: P) {
     for (number, tenant) in [(1, OWN), (2, OTHER), (3, OWN)] {
         insert(&*store, number, tenant).await;
     }
-    let told = async |name| deliveries_to(&*store, name).await.into_iter().map(|it| it.upload).collect::<Vec<_>>();
+    let received = async |name| deliveries_to(&*store, name).await.into_iter().map(|it| it.upload).collect::<Vec<_>>();
     let upload = |number| Some(new_upload(number).id());
-    assert_eq!(told("a").await, [upload(1), upload(3)]);
-    assert_eq!(told("b").await, [upload(2)]);
+    assert_eq!(received("a").await, [upload(1), upload(3)]);
+    assert_eq!(received("b").await, [upload(2)]);
 
     let failing = Notice::EndpointFailing { endpoint: endpoint("c"), since: NOW, percent: 50 };
     store.announce(OTHER, failing, at(4)).await.unwrap();
@@ -92,9 +92,13 @@ pub async fn events_reach_endpoints_of_their_tenant<P: StateFixture>(place: P) {
         settle(&*store, vec![settlement(claim, AttemptOutcome::Status(500), Disposition::Dead)], at(6)).await;
     }
     disable(&*store, "b", at(7)).await;
-    assert_eq!(told("b").await, [None, None, upload(2)], "the notice that its delivery was given up is its own, too");
+    assert_eq!(
+        received("b").await,
+        [None, None, upload(2)],
+        "the notice about its failed delivery belongs to it as well"
+    );
     let test = store.test_endpoint(TenantScope::All, own(), &endpoint("b"), at(8), LEASE).await.unwrap().unwrap();
-    assert_eq!(told("a").await, [upload(1), upload(3)]);
+    assert_eq!(received("a").await, [upload(1), upload(3)]);
     let query = DeliveryQuery { limit: 10, ..DeliveryQuery::default() };
     let own = store.deliveries(TenantScope::One(OWN), &query).await.unwrap().found;
     assert!(own.iter().all(|delivery| delivery.endpoint == endpoint("a")), "{own:?}");
