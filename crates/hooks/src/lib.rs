@@ -48,8 +48,8 @@ pub struct HookSettings {
     pub breaker_failures: u32,
     /// Time for which an open breaker blocks calls.
     pub breaker_pause: Duration,
-    /// Hooks that count as accepted if no call is made, or if the application does not respond or responds with
-    /// a server error.
+    /// Hooks that count as accepted if no call is made, or if the application does not respond or responds
+    /// with a server error.
     pub fail_open: Vec<Hook>,
     /// Statuses that reject, whatever the body of the response is.
     pub reject_statuses: Vec<u16>,

@@ -44,8 +44,8 @@ const MAX_RUNNING_REPLAYS: usize = 20;
 /// Time allowed for a test besides its attempt: until the attempt starts, and until it is recorded.
 const TEST_MARGIN: Duration = Duration::from_secs(10);
 
-/// Timeout for resolving the host name of a new endpoint. If it expires, the endpoint is accepted; its address
-/// is checked at every call.
+/// Timeout for resolving the host name of a new endpoint. If it expires, the endpoint is accepted; its
+/// address is checked at every call.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reason why an action was not carried out.
@@ -188,8 +188,8 @@ pub struct Resumption {
     /// Set to cancel the waiting deliveries. The backlog of an endpoint that is not stopped is kept, so
     /// repeating the request cancels nothing that was queued after the first one.
     pub drops_backlog: bool,
-    /// Also queues every event since this time that the endpoint wants and has never received: its delivery was
-    /// abandoned or cancelled, or the event is from before the endpoint's creation.
+    /// Also queues every event since this time that the endpoint wants and has never received: its delivery
+    /// was abandoned or cancelled, or the event is from before the endpoint's creation.
     pub missed_since: Option<Timestamp>,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Promises to return within the timeout, whatever the receiver does, to read no more of a response than
 //! allowed, and to send nothing to an address that the rules block. It follows no redirects, uses no proxies
-//! of the environment, keeps no cookies and changes no byte of the body. It knows nothing of the retry schedule.
+//! of the environment, keeps no cookies and changes no byte of the body. It knows nothing of the retry
+//! schedule.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
