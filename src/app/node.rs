@@ -13,7 +13,7 @@ const NAMELESS: &str = "localhost";
 pub(super) fn begin(config: &config::ServerConfig, now: Timestamp) -> Node {
     let name = config.node_name.clone().or_else(host_name);
     let name = name.unwrap_or_else(|| NodeName::new(NAMELESS).expect("it is a name"));
-    Node { instance: InstanceId::new(now, rand::random()), name }
+    Node::alone(InstanceId::new(now, rand::random()), name, env!("CARGO_PKG_VERSION"))
 }
 
 fn host_name() -> Option<NodeName> {

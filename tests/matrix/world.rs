@@ -200,7 +200,7 @@ impl World<'_> {
             bytes
         });
         let instance = InstanceId::new(self.now, randomness());
-        let node = Node { instance, name: NodeName::new("matrix").expect("it is a name") };
+        let node = Node::alone(instance, NodeName::new("matrix").expect("it is a name"), "1.0.0");
         let state = self.memory.open_by(clock);
         state.join(&node, Membership::Alone, None).await.expect("memory has no faults of its own");
         let nodes: Arc<dyn Leases> = Arc::clone(&state) as _;

@@ -11,11 +11,54 @@ use crate::id::InstanceId;
 /// The longest name of a node, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
-/// One run of the program, with the operator's name for the machine or process.
+/// One run of the program, as it registers with the other nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub instance: InstanceId,
+    /// The operator's name for the machine or process.
     pub name: NodeName,
+    pub role: NodeRole,
+    /// The version of the program.
+    pub version: String,
+    /// Base URL at which other nodes reach this one. `None` for a node that works alone.
+    pub peer_url: Option<String>,
+    /// True while the node hands over its work because it is about to stop.
+    pub is_draining: bool,
+}
+
+impl Node {
+    /// Describes a node of the role `all` that other nodes cannot reach.
+    pub fn alone(instance: InstanceId, name: NodeName, version: &str) -> Self {
+        Self { instance, name, role: NodeRole::All, version: version.to_owned(), peer_url: None, is_draining: false }
+    }
+}
+
+/// Which requests a node serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum NodeRole {
+    #[default]
+    All,
+    /// Uploads, and the API that changes something.
+    Upload,
+    /// Status, lists, events and downloads. Such a node holds no lease and writes no upload.
+    Read,
+}
+
+impl NodeRole {
+    pub const ALL: [Self; 3] = [Self::All, Self::Upload, Self::Read];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Upload => "upload",
+            Self::Read => "read",
+        }
+    }
+
+    /// Returns the role of this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
 }
 
 /// A node name for display. Nothing depends on it, and two nodes may share a name.
@@ -66,7 +109,7 @@ impl Epoch {
 /// The recorded right to write an upload: its holder and its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// `None` when no node has held the upload yet.
+    /// `None` if no node has held the upload yet, or the last holder has released it.
     pub holder: Option<InstanceId>,
     pub epoch: Epoch,
 }
@@ -84,6 +127,12 @@ impl Lease {
     pub const fn taken_by(self, instance: InstanceId) -> Self {
         Self { holder: Some(instance), epoch: self.epoch.next() }
     }
+
+    /// Returns the lease after its holder has released it. The epoch stays: the next holder raises it.
+    #[must_use]
+    pub const fn released(self) -> Self {
+        Self { holder: None, epoch: self.epoch }
+    }
 }
 
 #[cfg(test)]
@@ -99,6 +148,14 @@ mod tests {
         for bad in ["", "two words", "tab\t", "ä", &"x".repeat(256)] {
             assert_eq!(NodeName::new(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_role_is_known_by_its_name() {
+        for role in NodeRole::ALL {
+            assert_eq!(NodeRole::by_name(role.name()), Some(role));
+        }
+        assert_eq!(NodeRole::by_name("write"), None);
     }
 
     #[test]

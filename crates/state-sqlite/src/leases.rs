@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::SqliteStore;
+use crate::rows::{Columns, integer};
 use crate::writer::{Work, WriteTransaction};
 use domain::id::{InstanceId, UploadId};
-use domain::node::{Epoch, Lease, Node};
+use domain::node::{Epoch, Lease, Node, NodeName, NodeRole};
 use state::{Leases, Membership, Result};
 
 /// The condition that the row of a node counts as alive.
@@ -39,12 +40,28 @@ impl Leases for SqliteStore {
         self.writer.write(Renew { node, lasts_ms: milliseconds(lasts) }).await
     }
 
+    async fn nodes(&self) -> Result<Vec<Node>> {
+        self.readers.read("list the nodes", |connection| list_nodes(connection)).await
+    }
+
+    async fn drain(&self, node: InstanceId) -> Result<bool> {
+        self.writer.write(Drain(node)).await
+    }
+
     async fn leave(&self, node: InstanceId) -> Result<()> {
         self.writer.write(Leave(node)).await
     }
 
     async fn acquire(&self, upload: UploadId, by: InstanceId) -> Result<Option<Lease>> {
         self.writer.write(Acquire { upload, by }).await
+    }
+
+    async fn seize(&self, upload: UploadId, seen: Lease, by: InstanceId) -> Result<Option<Lease>> {
+        self.writer.write(Seize { upload, seen, by }).await
+    }
+
+    async fn release(&self, upload: UploadId, held: Lease) -> Result<()> {
+        self.writer.write(Release { upload, held }).await
     }
 }
 
@@ -73,8 +90,17 @@ impl Work for Join {
             Membership::Others => tx.execute(concat!("DELETE FROM nodes WHERE NOT ", is_alive!()), [])?,
         };
         tx.execute(
-            "INSERT INTO nodes (instance, name, alive_until_ms) VALUES (?1, ?2, unixepoch('subsec') * 1000 + ?3)",
-            params![self.node.instance.as_bytes(), self.node.name.as_str(), self.lasts_ms],
+            "INSERT INTO nodes (instance, name, alive_until_ms, role, version, peer_url, draining)
+             VALUES (?1, ?2, unixepoch('subsec') * 1000 + ?3, ?4, ?5, ?6, ?7)",
+            params![
+                self.node.instance.as_bytes(),
+                self.node.name.as_str(),
+                self.lasts_ms,
+                self.node.role.name(),
+                self.node.version,
+                self.node.peer_url,
+                self.node.is_draining
+            ],
         )
         .map(drop)
     }
@@ -98,6 +124,38 @@ impl Work for Renew {
             params![self.node.as_bytes(), self.lasts_ms],
         )?;
         Ok(renewed > 0)
+    }
+}
+
+fn list_nodes(connection: &Connection) -> rusqlite::Result<Vec<Node>> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT instance, name, role, version, peer_url, draining FROM nodes WHERE ",
+        is_alive!(),
+        " ORDER BY instance"
+    ))?;
+    let nodes = statement.query_map([], |row| {
+        let mut columns = Columns::of(row);
+        Ok(Node {
+            instance: columns.next()?,
+            name: columns.named(NodeName::new)?,
+            role: columns.named(NodeRole::by_name)?,
+            version: columns.next()?,
+            peer_url: columns.next()?,
+            is_draining: columns.next()?,
+        })
+    });
+    nodes?.collect()
+}
+
+struct Drain(InstanceId);
+
+impl Work for Drain {
+    const OPERATION: &'static str = "drain a node";
+    type Output = bool;
+
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
+        let sql = concat!("UPDATE nodes SET draining = 1 WHERE instance = ?1 AND ", is_alive!());
+        Ok(tx.execute(sql, [self.0.as_bytes()])? > 0)
     }
 }
 
@@ -139,12 +197,66 @@ impl Work for Acquire {
             ),
             values,
         )?;
-        let mut statement = tx.connection.prepare_cached("SELECT holder, epoch FROM uploads WHERE id = ?1")?;
-        let lease = statement.query_one([self.upload.as_bytes()], |row| {
-            let holder: Option<[u8; 16]> = row.get(0)?;
-            let epoch = Epoch::new(row.get::<_, i64>(1)?.unsigned_abs());
-            Ok(Lease { holder: holder.map(InstanceId::from_bytes), epoch })
-        });
-        lease.optional()
+        lease_of(tx, self.upload)
+    }
+}
+
+fn lease_of(tx: &WriteTransaction, upload: UploadId) -> rusqlite::Result<Option<Lease>> {
+    let mut statement = tx.connection.prepare_cached("SELECT holder, epoch FROM uploads WHERE id = ?1")?;
+    let lease = statement.query_one([upload.as_bytes()], |row| {
+        let holder: Option<[u8; 16]> = row.get(0)?;
+        let epoch = Epoch::new(row.get::<_, i64>(1)?.unsigned_abs());
+        Ok(Lease { holder: holder.map(InstanceId::from_bytes), epoch })
+    });
+    lease.optional()
+}
+
+struct Seize {
+    upload: UploadId,
+    seen: Lease,
+    by: InstanceId,
+}
+
+impl Work for Seize {
+    const OPERATION: &'static str = "take the lease of an upload from another node";
+    type Output = Option<Lease>;
+
+    /// Deleting an upload starts with it.
+    fn frees_space(&self) -> bool {
+        true
+    }
+
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Option<Lease>> {
+        let seen = self.seen.holder.map(|holder| holder.as_bytes().to_vec());
+        tx.execute(
+            concat!(
+                "UPDATE uploads SET holder = ?2, epoch = epoch + 1
+                 WHERE id = ?1 AND holder IS ?3 AND epoch = ?4 AND holder IS NOT ?2
+                     AND EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = ?2 AND ",
+                is_alive!(),
+                ")"
+            ),
+            params![self.upload.as_bytes(), self.by.as_bytes(), seen, integer(self.seen.epoch.get())],
+        )?;
+        lease_of(tx, self.upload)
+    }
+}
+
+struct Release {
+    upload: UploadId,
+    held: Lease,
+}
+
+impl Work for Release {
+    const OPERATION: &'static str = "release the lease of an upload";
+    type Output = ();
+
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
+        let holder = self.held.holder.map(|holder| holder.as_bytes().to_vec());
+        tx.execute(
+            "UPDATE uploads SET holder = NULL WHERE id = ?1 AND holder IS ?2 AND epoch = ?3",
+            params![self.upload.as_bytes(), holder, integer(self.held.epoch.get())],
+        )
+        .map(drop)
     }
 }

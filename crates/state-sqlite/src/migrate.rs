@@ -11,7 +11,7 @@ use crate::{connection, failed};
 use state::{Error, Result};
 
 /// The migrations in order; the number of a migration is its position, from 1.
-const MIGRATIONS: [&str; 19] = [
+const MIGRATIONS: [&str; 20] = [
     include_str!("../migrations/0001_uploads_and_outbox.sql"),
     include_str!("../migrations/0002_facts_terms_reports.sql"),
     include_str!("../migrations/0003_endpoints_and_replay.sql"),
@@ -31,6 +31,7 @@ const MIGRATIONS: [&str; 19] = [
     include_str!("../migrations/0017_generations.sql"),
     include_str!("../migrations/0018_commit_ids.sql"),
     include_str!("../migrations/0019_endpoint_tenants.sql"),
+    include_str!("../migrations/0020_node_records.sql"),
 ];
 
 const OPERATION: &str = "migrate the database";

@@ -35,10 +35,25 @@ pub trait Leases: fmt::Debug + Send + Sync + 'static {
     /// alive until now. A node that did not stays dead, because others may have taken over its uploads.
     async fn renew(&self, node: InstanceId, lasts: Duration) -> Result<bool>;
 
+    /// Returns the nodes that count as alive, in the order of their instance ids.
+    async fn nodes(&self) -> Result<Vec<Node>>;
+
+    /// Records that a node is to hand over its work. Returns true if it counts as alive.
+    async fn drain(&self, node: InstanceId) -> Result<bool>;
+
     /// Removes a node. Other nodes may then take over everything it holds.
     async fn leave(&self, node: InstanceId) -> Result<()>;
 
     /// Acquires an upload for a live node, unless another live node holds it. Returns the resulting lease, or
     /// `None` if there is no such upload. A node that already holds the upload keeps it in the same epoch.
     async fn acquire(&self, upload: UploadId, by: InstanceId) -> Result<Option<Lease>>;
+
+    /// Takes an upload for a live node from a holder that counts as alive but does not answer. Changes
+    /// nothing unless `seen` is still the lease, so that of several nodes that give up on one holder a single
+    /// one takes over. Returns the resulting lease, or `None` if there is no such upload.
+    async fn seize(&self, upload: UploadId, seen: Lease, by: InstanceId) -> Result<Option<Lease>>;
+
+    /// Ends a lease whose holder writes no more, so that any node may acquire the upload. Changes nothing
+    /// unless `held` is still the lease.
+    async fn release(&self, upload: UploadId, held: Lease) -> Result<()>;
 }

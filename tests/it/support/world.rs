@@ -200,7 +200,7 @@ impl World {
             ClockReading { time_of_day: Timestamp::from_unix_ms(time_of_day), running: begun.elapsed() + passed }
         });
         let instance = InstanceId::new(system_time(), rand::random());
-        let node = Node { instance, name: NodeName::new("world").unwrap() };
+        let node = Node::alone(instance, NodeName::new("world").unwrap(), "1.0.0");
         let starting = runtime.spawn(async move {
             let state = SqliteStore::open_by(clock, &database, SqliteSettings::default(), webhook::bodies());
             let state = state.await.unwrap();

@@ -57,7 +57,7 @@ pub async fn all_handles_tell_one_time<P: StateFixture>(place: P) {
     // Nodes are judged by the same clock: a node is dead once the time it joined for has passed, and not
     // before.
     let node = own();
-    let named = |instance| Node { instance, name: NodeName::new("clock").unwrap() };
+    let named = |instance| Node::alone(instance, NodeName::new("clock").unwrap(), "1.0.0");
     first.join(&named(node), Membership::Others, Some(MESSAGE * 10)).await.unwrap();
     assert!(second.renew(node, Duration::ZERO).await.unwrap());
     assert!(!first.renew(node, MESSAGE).await.unwrap());

@@ -5,12 +5,12 @@ use futures::future::join_all;
 use super::*;
 use crate::{CommitIdentity, Error, Membership, SweepSelection, resolve_lost_answer};
 use domain::id::{CommitId, InstanceId};
-use domain::node::{Epoch, Lease, Node, NodeName};
+use domain::node::{Epoch, Lease, Node, NodeName, NodeRole};
 use domain::principal::TenantScope;
 
 pub fn node(number: u8) -> Node {
     let instance = InstanceId::new(NOW, [number; 10]);
-    Node { instance, name: NodeName::new("a-node").unwrap() }
+    Node::alone(instance, NodeName::new("a-node").unwrap(), "1.0.0")
 }
 
 /// Returns two handles on one state, each of a live node.
@@ -143,6 +143,79 @@ pub async fn a_start_beside_a_running_node_takes_nothing<P: StateFixture>(place:
     third.join(&node(3), Membership::Alone, None).await.unwrap();
     assert_eq!(third.acquire(held.id(), node(3).instance).await.unwrap(), held_by(node(3).instance, 2));
     assert!(!first.renew(one, Duration::from_secs(1)).await.unwrap());
+}
+
+pub async fn living_nodes_are_listed_as_they_registered<P: StateFixture>(place: P) {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let (first, second) = (place.open().await, place.open().await);
+    let upload = Node {
+        role: NodeRole::Upload,
+        version: "1.2.3".to_owned(),
+        peer_url: Some("https://upload-2:8443".to_owned()),
+        ..node(2)
+    };
+    let read = Node { role: NodeRole::Read, name: NodeName::new("reader").unwrap(), ..node(1) };
+    second.join(&upload, Membership::Others, Some(LONG)).await.unwrap();
+    first.join(&read, Membership::Others, None).await.unwrap();
+    first.join(&node(3), Membership::Others, Some(Duration::ZERO)).await.unwrap();
+    assert_eq!(second.nodes().await.unwrap(), [read.clone(), upload.clone()], "in the order of their instances");
+    assert!(second.renew(upload.instance, LONG).await.unwrap());
+    assert_eq!(first.nodes().await.unwrap(), [read.clone(), upload.clone()]);
+    second.leave(upload.instance).await.unwrap();
+    assert_eq!(first.nodes().await.unwrap(), [read]);
+}
+
+pub async fn a_draining_node_is_listed_as_that<P: StateFixture>(place: P) {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let (first, second) = (place.open().await, place.open().await);
+    first.join(&node(1), Membership::Others, Some(LONG)).await.unwrap();
+    second.join(&node(2), Membership::Others, Some(Duration::ZERO)).await.unwrap();
+    assert!(second.drain(node(1).instance).await.unwrap());
+    assert!(!first.drain(node(2).instance).await.unwrap(), "it is dead");
+    assert!(!first.drain(node(3).instance).await.unwrap(), "there is no such node");
+    assert!(first.renew(node(1).instance, LONG).await.unwrap());
+    assert_eq!(second.nodes().await.unwrap(), [Node { is_draining: true, ..node(1) }]);
+}
+
+/// The lease that was seen is the condition, so a node that is late takes nothing from the new holder.
+pub async fn a_holder_that_does_not_answer_is_taken_over_once<P: StateFixture>(place: P) {
+    let [(first, one), (second, two)] = two_nodes(&place).await;
+    first.join(&node(3), Membership::Others, None).await.unwrap();
+    let three = node(3).instance;
+    let mut frozen = insert_held(&*first, 1, one).await;
+    let (id, seen) = (frozen.id(), frozen.record().lease);
+    assert_eq!(second.seize(id, seen.taken_by(three), two).await.unwrap(), held_by(one, 1), "it is not the lease");
+    assert_eq!(second.seize(id, seen, two).await.unwrap(), held_by(two, 2));
+    assert_eq!(second.seize(id, seen, two).await.unwrap(), held_by(two, 2), "a repetition changes nothing");
+    assert_eq!(second.seize(id, seen, three).await.unwrap(), held_by(two, 2), "it was too late");
+    assert_eq!(second.seize(id, seen.taken_by(two), two).await.unwrap(), held_by(two, 2), "its own lease stays");
+    assert_eq!(second.seize(new_upload(9).id(), seen, two).await.unwrap(), None);
+    receive(&mut frozen, 5, at(1));
+    assert!(matches!(first.commit(change_of(frozen)).await, Err(Error::Conflict(conflicted)) if conflicted == id));
+
+    let held = second.find(TenantScope::All, id).await.unwrap().unwrap().record().lease;
+    let dead = node(9).instance;
+    assert_eq!(first.seize(id, held, dead).await.unwrap(), held_by(two, 2), "the dead take nothing");
+}
+
+pub async fn a_released_upload_is_free<P: StateFixture>(place: P) {
+    let [(first, one), (second, two)] = two_nodes(&place).await;
+    let mut yielded = insert_held(&*first, 1, one).await;
+    let (id, held) = (yielded.id(), yielded.record().lease);
+    first.release(id, held.taken_by(two)).await.unwrap();
+    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(one, 1), "it was not the lease");
+    first.release(id, held).await.unwrap();
+    first.release(id, held).await.unwrap();
+    let free = second.find(TenantScope::All, id).await.unwrap().unwrap();
+    assert_eq!(free.record().lease, Lease { holder: None, epoch: Epoch::new(1) });
+    let due = second.due(SweepSelection::Expired { now: at(1_000_000) }, two, 0, 10).await.unwrap();
+    assert_eq!(due.len(), 1, "any sweeper may take care of it");
+    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2), "nobody else ever works in its epoch");
+    receive(&mut yielded, 5, at(1));
+    assert!(matches!(first.commit(change_of(yielded)).await, Err(Error::Conflict(conflicted)) if conflicted == id));
+    first.release(id, held).await.unwrap();
+    assert_eq!(first.acquire(id, one).await.unwrap(), held_by(two, 2), "it was late");
+    first.release(new_upload(9).id(), held).await.unwrap();
 }
 
 pub async fn each_sweeper_finds_what_no_other_node_holds<P: StateFixture>(place: P) {

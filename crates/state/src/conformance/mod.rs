@@ -191,6 +191,10 @@ macro_rules! conformance_suite {
             leases::one_of_many_nodes_takes_what_is_free
             leases::a_node_counts_as_alive_as_long_as_it_said
             leases::a_start_beside_a_running_node_takes_nothing
+            leases::living_nodes_are_listed_as_they_registered
+            leases::a_draining_node_is_listed_as_that
+            leases::a_holder_that_does_not_answer_is_taken_over_once
+            leases::a_released_upload_is_free
             leases::each_sweeper_finds_what_no_other_node_holds
             retention::records_without_bytes_end
             replay::a_record_loses_its_words_once_it_is_over

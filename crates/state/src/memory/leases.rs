@@ -8,6 +8,7 @@ use crate::memory::{MemoryState, Tables};
 use crate::{Leases, Membership, Result};
 use domain::id::{InstanceId, UploadId};
 use domain::node::{Lease, Node};
+use domain::time::Timestamp;
 
 #[async_trait]
 impl Leases for MemoryState {
@@ -17,18 +18,32 @@ impl Leases for MemoryState {
                 tables.nodes.clear();
             }
             let end = lasts.map(|lasts| tables.now.plus(lasts));
-            tables.nodes.insert(node.instance, end);
+            tables.nodes.insert(node.instance, RegisteredNode { node: node.clone(), alive_until: end });
         })
     }
 
     async fn renew(&self, node: InstanceId, lasts: Duration) -> Result<bool> {
         self.write("renew the heartbeat of a node", |tables| {
             let is_alive = tables.is_alive(node);
-            if is_alive {
-                let end = tables.now.plus(lasts);
-                tables.nodes.insert(node, Some(end));
+            let end = tables.now.plus(lasts);
+            if let Some(registered) = tables.nodes.get_mut(&node).filter(|_| is_alive) {
+                registered.alive_until = Some(end);
             }
             is_alive
+        })
+    }
+
+    async fn nodes(&self) -> Result<Vec<Node>> {
+        let tables = self.read("list the nodes")?;
+        let live = tables.nodes.values().filter(|registered| registered.is_alive(tables.now));
+        Ok(live.map(|registered| registered.node.clone()).collect())
+    }
+
+    async fn drain(&self, node: InstanceId) -> Result<bool> {
+        self.write("drain a node", |tables| {
+            let now = tables.now;
+            let live = tables.nodes.get_mut(&node).filter(|registered| registered.is_alive(now));
+            live.map(|registered| registered.node.is_draining = true).is_some()
         })
     }
 
@@ -47,11 +62,44 @@ impl Leases for MemoryState {
             Some(lease)
         })
     }
+
+    async fn seize(&self, upload: UploadId, seen: Lease, by: InstanceId) -> Result<Option<Lease>> {
+        self.write("take the lease of an upload from another node", |tables| {
+            let is_alive = tables.is_alive(by);
+            let lease = &mut tables.uploads.get_mut(&upload)?.lease;
+            if *lease == seen && !seen.is_of(by) && is_alive {
+                *lease = seen.taken_by(by);
+            }
+            Some(*lease)
+        })
+    }
+
+    async fn release(&self, upload: UploadId, held: Lease) -> Result<()> {
+        self.write("release the lease of an upload", |tables| {
+            if let Some(record) = tables.uploads.get_mut(&upload).filter(|record| record.lease == held) {
+                record.lease = held.released();
+            }
+        })
+    }
+}
+
+/// A node, and how long it counts as alive.
+#[derive(Debug)]
+pub(super) struct RegisteredNode {
+    node: Node,
+    /// `None` for a node without an expiry.
+    alive_until: Option<Timestamp>,
+}
+
+impl RegisteredNode {
+    fn is_alive(&self, now: Timestamp) -> bool {
+        self.alive_until.is_none_or(|until| until > now)
+    }
 }
 
 impl Tables {
     pub(super) fn is_alive(&self, node: InstanceId) -> bool {
-        self.nodes.get(&node).is_some_and(|end| end.is_none_or(|end| end > self.now))
+        self.nodes.get(&node).is_some_and(|registered| registered.is_alive(self.now))
     }
 
     /// Reports whether another live node holds the lease.

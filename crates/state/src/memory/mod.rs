@@ -43,6 +43,7 @@ mod uploads;
 use backlog::{BacklogJob, JobNumber};
 use deliveries::{EndpointQueue, StoredDelivery};
 use endpoints::StoredEndpoint;
+use leases::RegisteredNode;
 use log::LogEntry;
 
 /// The stored data, which exists as long as a handle to it.
@@ -55,8 +56,7 @@ struct Tables {
     now: Timestamp,
     bodies: EventBodies,
     uploads: BTreeMap<UploadId, Record>,
-    /// The time at which each node ceases to count as alive; `None` for a node that counts until it leaves.
-    nodes: BTreeMap<InstanceId, Option<Timestamp>>,
+    nodes: BTreeMap<InstanceId, RegisteredNode>,
     /// Events in the order of their commits.
     log: BTreeMap<EventPosition, LogEntry>,
     last_position: i64,
