@@ -1,4 +1,5 @@
-//! What uploads turn out to be: told to whoever asks, and refused if it is not wanted, in every dialect.
+//! Facts about the content of uploads: reported to every reader, and the rejection of unwanted content, in
+//! every dialect.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::{ietf, ranged};
 
 const TEXT: &[u8] = b"no film at all";
 
-/// What is told of a film of ten seconds.
+/// Returns the facts that are reported for a film of ten seconds.
 fn facts() -> Value {
     json!({
         "content_type": "video/mp4",
@@ -79,7 +80,7 @@ async fn every_upload_has_a_type() {
         (b"\0\x01\x02\x03", "application/octet-stream"),
         (b"\0\0\0\x10ftypisom\0\0\0\0and then nothing of a film", "video/mp4"),
     ] {
-        // What the client says plays no part.
+        // The type that the client declares is ignored.
         let said = format!("filetype {}", base64("audio/mpeg"));
         let path = completed(&mut client, &[("Upload-Metadata", &said)], bytes).await;
         let status = client.status(&path).await;
@@ -92,7 +93,7 @@ async fn every_upload_has_a_type() {
     assert_eq!(client.status(&open).await["facts"], Value::Null, "it has not arrived yet");
 }
 
-/// A picture of 3 by 2 pixels, shown for this many seconds twice.
+/// Returns a picture of 3 by 2 pixels that is shown twice, for this many seconds each.
 fn animation(seconds: u16) -> Vec<u8> {
     let [low, high] = (seconds * 100).to_le_bytes();
     let frame = [0x21, 0xf9, 4, 0, low, high, 0, 0, 0x2c, 0, 0, 0, 0, 3, 0, 2, 0, 0, 2, 1, 0x44, 0];
@@ -138,7 +139,7 @@ async fn images_and_sound_have_facts_and_lists_are_filtered_by_them() {
     }
 }
 
-/// Films and animations that last longer than they seem to.
+/// Films and animations whose duration is longer than it appears.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_on_duration_is_not_got_round() {
     let app = TestApp::with(|config| {
@@ -198,7 +199,7 @@ async fn nobody_looks_if_nobody_wants_to_know() {
     assert_eq!((&status["facts"], &status["stage"]), (&Value::Null, &json!("completed")));
 }
 
-/// Sees the refusal of what is not a film.
+/// Asserts the rejection of content that is not a film.
 fn is_refused(answer: &Answer, why: &str) {
     assert_eq!(answer.status, 415, "{why}: {answer:?}");
     if !answer.body.is_empty() {
@@ -209,7 +210,7 @@ fn is_refused(answer: &Answer, why: &str) {
     assert_eq!(answer.header("location"), None, "{why}: there is nothing to go on with");
 }
 
-/// Sees that an upload is refused for good, whatever asks for it.
+/// Asserts that an upload is rejected permanently, for every request.
 async fn stays_refused(app: &TestApp, path: &str) {
     let mut client = app.client().await;
     let status = client.status(path).await;
@@ -237,7 +238,7 @@ async fn stays_refused(app: &TestApp, path: &str) {
     wait_until_nothing_is_stored(app).await;
 }
 
-/// An application that takes films, whoever may go on with whose uploads.
+/// Starts a server that accepts only films, and continues uploads across dialects.
 async fn cinema() -> TestApp {
     TestApp::with(|config| {
         only_films(config);
@@ -365,7 +366,7 @@ async fn too_long_and_too_large_have_words_of_their_own() {
     assert_eq!(told, ["audio/mpeg", "video/mp4", "video/mp4", "video/mp4"], "backends hear what it was");
 }
 
-/// A refusal outlives the server.
+/// A rejection survives a restart of the server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_the_same_after_a_restart() {
     let mut app = cinema().await;
@@ -390,7 +391,8 @@ fn looking(settings: &mut EngineSettings) {
 
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
 
-/// Finishes an upload from where it stands, if it does not by itself, and sees that it was looked into once.
+/// Finishes an upload from its offset, if it is not finished already, and asserts that its content was
+/// examined once.
 async fn ends_well(life: &Life, id: UploadId, bytes: &[u8]) {
     let at = life.committed(id).await;
     if at < bytes.len() {
@@ -446,7 +448,7 @@ async fn a_crash_during_the_look_loses_nothing_that_was_promised() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_cannot_be_read_for_a_moment_is_no_verdict() {
     let bytes = film(10_000, 200_000, false);
-    // The first read tells the type, the second has the headers.
+    // The first read finds the type, the second one the headers.
     for nth in [1, 2] {
         let world = World::on_disk();
         let life = world.live_with(looking).await;
@@ -477,7 +479,7 @@ async fn a_commit_that_is_lost_after_a_refusal_leaves_no_success() {
     assert!(world.files().is_empty(), "its bytes are gone");
 }
 
-/// An upload whose headers take their time keeps only those waiting that have headers too.
+/// An upload whose headers take long to read delays only uploads that have headers too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_look_does_not_delay_others() {
     let world = World::on_disk();

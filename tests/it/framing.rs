@@ -1,5 +1,5 @@
-//! What HTTP/1.1 and HTTP/2 look like on the wire: requests that two readers could understand in two ways,
-//! bodies that break off in their framing, wishes for other protocols, and heads that never end.
+//! HTTP/1.1 and HTTP/2 as bytes on the wire: ambiguous requests, bodies that break off inside their framing,
+//! requests to upgrade to other protocols, and endless heads.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::tls::{Certificate, connect};
 
 const SECOND: &str = "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 
-/// Sends bytes as they are, and reads the one answer and the end of the connection behind it.
+/// Sends bytes unchanged, and reads the only response and the end of the connection after it.
 async fn ends_with(app: &TestApp, said: &str, method: &str) -> (u16, String) {
     let mut client = app.client().await;
     client.send(said.as_bytes()).await;
@@ -111,7 +111,8 @@ async fn a_wish_for_another_protocol_changes_nothing() {
     for (protocol, wish) in [
         ("websocket", vec![connection("keep-alive, Upgrade"), ("Upgrade", "websocket")]),
         ("two at once", vec![connection("Upgrade"), ("Upgrade", "WebSocket, h2c")]),
-        // What Java's client sends, and what nginx does with the configuration that is passed around for tus.
+        // The next request is that of Java's client, and the one after it that of nginx with the
+        // configuration that is commonly published for tus.
         ("h2c", vec![connection("Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABk")]),
         ("none", vec![connection("upgrade")]),
         ("an empty one", vec![connection("upgrade"), ("Upgrade", "")]),
@@ -147,7 +148,7 @@ async fn after_an_answer_that_ends_the_connection_nothing_is_answered() {
     }
 }
 
-/// Sends the beginning of a head, and more of it now and then.
+/// Sends the beginning of a head, and more of it from time to time.
 async fn dribbles(mut client: Client) {
     client.send(b"GET /healthz HTTP/1.1\r\nX: ").await;
     let (mut reading, mut writing) = client.stream.split();
@@ -161,7 +162,7 @@ async fn dribbles(mut client: Client) {
     tokio::select! {
         () = sending => {}
         ended = ended => {
-            // A last word of the client may meet a closed door.
+            // The client's last bytes may arrive after the server has closed.
             let _ = ended.expect("the server ends it");
         }
     }
@@ -201,7 +202,7 @@ async fn a_head_over_http2_that_never_ends_ends_its_connection() {
     })
     .await;
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    // HEADERS and CONTINUATION without END_HEADERS, and a HEADERS frame that is announced and does not come.
+    // HEADERS and CONTINUATION without END_HEADERS, and a HEADERS frame that is announced but not sent.
     let (begins, goes_on) = ([0, 0, 1, 1, 1, 0, 0, 0, 1, 0x82], [0, 0, 1, 9, 0, 0, 0, 0, 1, 0x84]);
     let announced = [0, 0x20, 0, 1, 5, 0, 0, 0, 1];
     for (first, more) in [(&begins[..], &goes_on[..]), (&announced, &[0x82])] {

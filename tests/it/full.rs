@@ -1,4 +1,4 @@
-//! A full disk: seen by operators long before, told once, and left again through the API.
+//! A full disk: operators can see it coming, it is logged once, and deletion through the API frees it again.
 
 use std::fs::File;
 use std::io::Write;
@@ -33,7 +33,8 @@ async fn metric(client: &mut Client, name: &str) -> u64 {
     value.parse().unwrap()
 }
 
-/// Takes or gives back disk space until this many bytes are free. In between there is never more or less.
+/// Takes or gives back disk space until this many bytes are free. Meanwhile the free space moves in one
+/// direction only.
 fn leave(disk: &SmallDisk, free_bytes: u64) {
     let found = rustix::fs::statvfs(disk.path()).unwrap();
     let free = found.f_bavail * found.f_frsize;
@@ -70,7 +71,7 @@ async fn a_full_disk_is_seen_told_once_and_left_by_deleting() {
     let refused = client.tus("POST", "/files", &[("Upload-Length", "5")], b"").await;
     assert_eq!((refused.status, refused.problem().as_str()), (507, "no-space"));
     assert_eq!(metric(&mut client, "longshore_storage_no_space_total").await, 1);
-    // A little space changes nothing, so that a disk at the edge is not reported again and again.
+    // A small gain changes nothing, so that a disk near the limit is not reported repeatedly.
     leave(&disk, 16 * MIB + MIB / 2);
     assert_eq!(disk_state(&mut client).await, "full");
 
@@ -86,13 +87,13 @@ async fn a_full_disk_is_seen_told_once_and_left_by_deleting() {
         ["disk space is low", "the disk is full", "uploads are accepted again", "there is enough disk space again"]
     {
         let times = log.lines().filter(|line| line.contains(told)).count();
-        // The way back passes the word of the way there.
+        // On the way back the level in between is logged a second time.
         let expected = if told == "disk space is low" { 2 } else { 1 };
         assert_eq!(times, expected, "{told}: {log}");
     }
 }
 
-/// Nobody needs to ask.
+/// The state of the disk is logged without a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_tells_of_a_full_disk_by_itself() {
     let Some(disk) = SmallDisk::mount("64m") else { return };
@@ -103,7 +104,7 @@ async fn the_log_tells_of_a_full_disk_by_itself() {
     assert!(program.stderr().contains("min_free_bytes"), "{}", program.stderr());
 }
 
-/// At no byte free the reserve of the database still lets uploads be deleted.
+/// With no free byte the reserve of the database still permits uploads to be deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_deletes_on_a_disk_without_a_free_byte() {
     let Some(disk) = SmallDisk::mount("64m") else { return };

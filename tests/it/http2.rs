@@ -1,4 +1,4 @@
-//! Uploads over HTTP/2: whole, refused early, cut; and what bounds it.
+//! Uploads over HTTP/2: complete, rejected early, cut; and the limits of connections and windows.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::support::tls::{Certificate, connect, unwrapped};
 
 const MIB: usize = 1024 * 1024;
 
-/// A server that speaks HTTP/2, and a plain address for everything a test does beside it.
+/// A server with HTTP/2, and a plain address for the other requests of a test.
 struct Encrypted {
     app: TestApp,
     certificate: Certificate,
@@ -46,7 +46,7 @@ impl Encrypted {
         Client::connect(self.app.address(), &self.certificate).await
     }
 
-    /// Whether a client that can do both gets HTTP/2.
+    /// Reports whether a client that supports both versions gets HTTP/2.
     async fn agrees_on_http2(&self) -> bool {
         let stream = connect(&self.certificate.connector(&["h2", "http/1.1"]), self.app.address()).await.unwrap();
         stream.get_ref().1.alpn_protocol() == Some(b"h2")
@@ -84,7 +84,7 @@ async fn an_upload_is_created_together_with_its_bytes() {
     let server = Encrypted::start().await;
     let mut client = server.client().await;
     let length = ("Upload-Length", "11");
-    // No length of the body, and no body either: that is not the same.
+    // A missing length is not the same as an empty body.
     let mut creation = client.begin("POST", "/files", &[TUS, OCTETS, length], false).await;
     creation.send(Bytes::from_static(b"hello world")).await.unwrap();
     creation.end();
@@ -108,7 +108,7 @@ async fn a_body_longer_than_the_upload_is_refused() {
     for length in [Some(100), None] {
         let path = client.create(10).await;
         let mut patch = client.begin_patch(&path, 0, length).await;
-        // It may be refused before all of it was sent.
+        // The request may be rejected before all of it was sent.
         let _ = patch.send(Bytes::from(vec![1; 100])).await;
         let (answer, _) = patch.answer_and_body("PATCH").await;
         assert_eq!((answer.status, answer.problem().as_str()), (413, "beyond-length"), "{answer:?}");
@@ -122,7 +122,7 @@ async fn an_early_refusal_is_told_at_once_and_ends_only_its_own_request() {
     let path = client.create(1 << 30).await;
     for length in [Some(1 << 30), None] {
         let mut refused = client.begin_patch(&path, 5, length).await;
-        // It may be refused before all of it was sent.
+        // The request may be rejected before all of it was sent.
         let _ = refused.send(source(100_000)).await;
         let (answer, mut rest) = refused.answer_and_body("PATCH").await;
         assert_eq!((answer.status, answer.problem().as_str()), (409, "wrong-offset"), "{answer:?}");
@@ -131,7 +131,7 @@ async fn an_early_refusal_is_told_at_once_and_ends_only_its_own_request() {
     }
 }
 
-/// As many clients do, which read the answer only when all is sent.
+/// Many clients behave this way: they read the response only when everything is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_client_that_goes_on_sending_holds_up_nobody() {
     let server = Encrypted::start().await;
@@ -139,7 +139,7 @@ async fn a_refused_client_that_goes_on_sending_holds_up_nobody() {
     let path = client.create(1 << 30).await;
     for _ in 0..20 {
         let mut refused = client.begin_patch(&path, 5, None).await;
-        // More than the connection's window in all. The server says stop at some point.
+        // In total more than the connection's window. The server stops the body at some point.
         let _ = refused.send(source(2 * MIB)).await;
         assert_eq!(refused.answer("PATCH").await.status, 409);
     }
@@ -247,8 +247,8 @@ async fn only_so_many_requests_and_bytes_are_taken_at_once() {
     other.has_no_room().await;
 }
 
-/// Uploads `source` from behind a long way, and gives how many MiB the server's window has in the end. A
-/// little of it may not have been given back.
+/// Uploads `source` over a connection with latency, and returns the final size of the server's window in MiB.
+/// A small part of it may not have been returned yet.
 async fn upload_from_afar(server: &Encrypted, source: &Bytes) -> (Client, usize) {
     let far = delayed(server.app.address(), Duration::from_millis(25)).await;
     let mut client = Client::connect(far, &server.certificate).await;
@@ -260,7 +260,7 @@ async fn upload_from_afar(server: &Encrypted, source: &Bytes) -> (Client, usize)
     is_whole(server.beside, &path, source).await;
     let path = client.create(1 << 30).await;
     let mut next = client.begin_patch(&path, 0, None).await;
-    // What the last upload used up is given back a round trip later.
+    // The part that the last upload used is returned one round trip later.
     let most = until("the window is open", async || {
         let room = next.room().await;
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -287,7 +287,7 @@ async fn however_much_a_slow_client_sends_it_may_send_no_further_ahead() {
         patch.send(piece.clone()).await.unwrap();
         wait_until_taken(server.beside, &path, sent * piece.len() as u64).await;
     }
-    // What it used up is given back when half of the window is.
+    // The used part is returned when half of the window is used.
     assert!(patch.room().await <= MIB);
 }
 
@@ -299,7 +299,7 @@ async fn how_far_is_shared_by_all_connections() {
     })
     .await;
     let source = source(32 * MIB);
-    // Both begin with 1 MiB. The first is granted the 3 MiB that are left.
+    // Both begin with 1 MiB. The first is granted the remaining 3 MiB.
     let (first, most) = upload_from_afar(&server, &source).await;
     assert!((3..=4).contains(&most), "{most}");
     let (second, most) = upload_from_afar(&server, &source).await;
@@ -327,7 +327,7 @@ async fn a_connection_without_requests_is_closed_in_the_end() {
     let server = Encrypted::with(|config| config.limits.timeouts.keep_alive = Duration::from_millis(300)).await;
     let mut client = server.client().await;
     let path = client.create(10).await;
-    // Not while a request is under way, however long that takes.
+    // Not while a request is in progress, however long that takes.
     let mut patch = client.begin_patch(&path, 0, None).await;
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -367,7 +367,7 @@ async fn a_reader_that_takes_nothing_is_cut() {
     patch.end();
     assert_eq!(patch.answer("PATCH").await.status, 204);
     let mut body = client.begin("GET", &path, &[], true).await.unread().await;
-    // The client's window is full, and it takes nothing out of it.
+    // The client's window is full, and the client reads nothing.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let error = read(&mut body).await.expect_err("it broke off");
     assert_eq!(error.reason(), Some(Reason::CANCEL));

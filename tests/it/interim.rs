@@ -1,5 +1,5 @@
-//! What clients are told before the answer. Those that ask before they send a body (`Expect: 100-continue`)
-//! are refused before they have sent any, and told to send when it is wanted.
+//! Responses before the final one. A client that waits for permission before it sends a body (`Expect:
+//! 100-continue`) is rejected before it has sent any of it, and gets `100` when the body is wanted.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ const MIB: usize = 1024 * 1024;
 const EXPECT: (&str, &str) = ("Expect", "100-continue");
 const GO_ON: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// A server with addresses that lead to it: a plain one, and one that leads to another through TLS.
+/// A server with two addresses that lead to it: a plain one, and one through TLS.
 struct Servers {
     _running: [TestApp; 2],
     addresses: [SocketAddr; 2],
@@ -37,14 +37,13 @@ impl Servers {
     }
 }
 
-/// The next head, of an interim response or another.
+/// Reads the next head, of an interim response or a final one.
 async fn next_head(client: &mut Client) -> Vec<u8> {
     let reading = tokio::time::timeout(Duration::from_secs(30), client.read_until(b"\r\n\r\n"));
     reading.await.expect("a response in time").expect("a response")
 }
 
-/// Sends the head of a request whose client asks before it sends the
-/// body, and sees that it is refused at once.
+/// Sends the head of a request that expects `100` before its body, and asserts that it is rejected at once.
 async fn is_refused(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], status: u16) {
     let what = format!("{method} {path} {headers:?}");
     let mut client = Client::connect(address).await;
@@ -53,7 +52,7 @@ async fn is_refused(address: SocketAddr, method: &str, path: &str, headers: &[(&
     let head = String::from_utf8(next_head(&mut client).await).unwrap();
     assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {head}");
     assert!(head.contains("\r\nconnection: close\r\n"), "{what}: it may not be taken for the body's end: {head}");
-    // Nobody waits for a body that never comes.
+    // The server does not wait for a body that never arrives.
     let ending = tokio::time::timeout(Duration::from_secs(30), client.read_until(b"HTTP/1.1 "));
     assert_eq!(ending.await.expect("the connection ends"), None, "{what}");
 }
@@ -155,7 +154,7 @@ async fn a_client_that_sends_without_waiting_is_served_all_the_same() {
         };
         client.send(patch(0).as_bytes()).await;
         assert_eq!(client.answer("PATCH").await.status, 204);
-        // What has come before its request had its turn need not be asked for.
+        // A body that has arrived before the server reaches its request needs no `100`.
         client.send(format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n{}", patch(5)).as_bytes()).await;
         assert_eq!(client.answer("GET").await.status, 200);
         let head = String::from_utf8(next_head(&mut client).await).unwrap();
@@ -219,7 +218,7 @@ async fn a_client_is_told_to_send_only_when_its_turn_has_come() {
     }
 }
 
-/// What curl hears when it sends a file as an upload's first bytes.
+/// Sends a file as the first bytes of an upload with curl, and returns the responses that curl reports.
 async fn curl(app: &TestApp, path: &str, offset: &str, file: &str) -> Option<String> {
     let mut command = Command::new("curl");
     command.args(["-sSv", "-X", "PATCH", "--data-binary", file, "--expect100-timeout", "30"]);

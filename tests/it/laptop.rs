@@ -1,4 +1,4 @@
-//! A server without a token: open to the programs of its machine, and to no page elsewhere.
+//! A server without a token: open to local programs, and closed to pages of other origins.
 
 use std::fs::File;
 use std::process::Stdio;
@@ -16,7 +16,7 @@ use crate::support::tls::Certificate;
 
 const EVIL: (&str, &str) = ("Origin", "https://evil.example");
 
-/// A request under a host of its own.
+/// Sends a request with this host.
 async fn asked(
     client: &mut Client,
     method: &str,

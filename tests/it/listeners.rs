@@ -1,4 +1,4 @@
-//! Reading apart from uploads: an address of its own, threads of its own.
+//! Reads apart from uploads: a separate address and separate threads.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ async fn what_is_uploaded_at_one_address_is_read_at_the_other() {
     let mut stream = Client::connect(app.read_address()).await;
     stream.send_head("GET", "/api/v1/events", &[]).await;
     assert!(stream.read_until(b"event: snapshot").await.is_some());
-    // Uploads can be read at their own address as before.
+    // Uploads can still be read at the main address.
     is_whole(app.address(), &path, b"hello world").await;
     let both = [app.address(), app.read_address()];
     assert_eq!(app.stop().await, StopOutcome::Clean);
@@ -103,7 +103,7 @@ async fn each_has_places_of_its_own_and_both_speak_tls() {
     assert_eq!(uploader.patch(&path, 0, b"data").await.status, 204);
 }
 
-/// How many threads of a process have each niceness.
+/// Returns the number of threads of a process with this niceness.
 fn threads_of_niceness(process: u32, niceness: i32) -> usize {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
     let of_thread = |task: std::io::Result<fs::DirEntry>| {
@@ -120,15 +120,15 @@ async fn threads_that_take_uploads_give_way_to_those_that_are_read_from() {
     let folder = TempDir::new().unwrap();
     let workers = ["--workers", "3", "--read-workers", "2", "--upload-niceness", "7"];
     let apart = [&workers[..], &["--read-listen", "127.0.0.1:0"]].concat();
-    // Each of those that serve connections has a twin that writes what they take.
+    // Each thread that serves connections has a companion that writes the received bytes.
     for (flags, lowered) in [(&apart[..], 6), (&workers, 0)] {
         let mut program = Program::serve(&folder.path().join("data"), flags);
         let address = program.address();
         until("the server is up", async || Client::try_connect(address).await).await;
-        // A thread lowers itself, which may be after the first connection.
+        // A thread lowers its own priority, possibly only after the first connection.
         let count = || i32::try_from(threads_of_niceness(program.id(), 7)).unwrap();
         until("the threads have their niceness", async || (count() >= lowered).then_some(())).await;
-        // Threads for blocking work are lowered too, and come as they are needed.
+        // Threads for blocking work are lowered too, and start on demand.
         assert!(lowered > 0 || count() == 0, "{flags:?}");
         assert!(threads_of_niceness(program.id(), 0) >= 3, "all others are as they were");
         let stdout = program.stdout();

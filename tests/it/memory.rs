@@ -1,4 +1,4 @@
-//! Memory: bounded, shared fairly, and given back by clients that stop.
+//! Memory: bounded, shared fairly, and returned by clients that stop sending.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -25,8 +25,8 @@ use crate::support::tls::Certificate;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// A server with as little memory for bytes as there can be, 4 MiB: the
-/// smallest buffers of a thousand uploads.
+/// Starts a server with the smallest amount of memory for bytes, 4 MiB: the smallest buffers of a thousand
+/// uploads.
 async fn a_small_server() -> TestApp {
     TestApp::with(|config| {
         config.engine.writer.buffer_bytes = 0;
@@ -36,7 +36,7 @@ async fn a_small_server() -> TestApp {
     .await
 }
 
-/// A connection on which an upload of `length` bytes is being sent, so far none of them.
+/// Opens a connection on which an upload of `length` bytes has begun without any byte.
 async fn silent_client(address: SocketAddr, length: usize) -> Client {
     let path = Client::connect(address).await.create(length as u64).await;
     let mut client = Client::connect(address).await;
@@ -44,7 +44,7 @@ async fn silent_client(address: SocketAddr, length: usize) -> Client {
     client
 }
 
-/// Waits until so many uploads have come so far.
+/// Waits until `count` uploads have received this many bytes each.
 async fn wait_until_each_has(address: SocketAddr, received: usize, count: usize) {
     let mut client = Client::connect(address).await;
     until(&format!("{count} uploads have {received} bytes"), async || {
@@ -62,10 +62,10 @@ async fn clients_that_send_a_little_and_stop_give_their_memory_back() {
     let mut silent = join_all((0..count).map(|_| silent_client(app.address(), 100 * KIB))).await;
     let source = Seeded::new(1).bytes(2 * MIB);
     for round in 1..=2 {
-        // All at once they want more than there is: a first buffer is of 64 KiB, or of what is left.
+        // Together they need more than there is: a first buffer has 64 KiB, or whatever is left.
         join_all(silent.iter_mut().map(|client| client.send(b"x"))).await;
         wait_until_each_has(app.address(), round, count).await;
-        // All of them go on holding their connections, and none of them memory.
+        // All of them keep their connections, and none of them keeps memory.
         let path = app.client().await.create(source.len() as u64).await;
         resume(app.address(), &path, &source).await;
         is_whole(app.address(), &path, &source).await;
@@ -96,8 +96,8 @@ async fn fast_uploads_and_many_slow_ones_share_what_there_is() {
             })
         })
         .collect();
-    // Each goes on only when its bytes were taken, a few hundred times over,
-    // while the fast ones take all they can get.
+    // Each continues only when its bytes were received, a few hundred times, while the fast ones use all the
+    // capacity they can get.
     let steps = 10;
     let slow = join_all((0..50).map(async |_| {
         let path = Client::connect(address).await.create((steps * KIB) as u64).await;
@@ -121,7 +121,7 @@ async fn fast_uploads_and_many_slow_ones_share_what_there_is() {
     assert!(rounds.iter().all(|rounds| *rounds > 0));
 }
 
-/// How many files a process may have open.
+/// Returns the number of files that a process may have open.
 fn files_allowed() -> usize {
     let limits = fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
@@ -138,7 +138,7 @@ async fn a_thousand_trickling_clients_need_little() {
     let folder = TempDir::new().unwrap();
     let mut program = Program::serve(folder.path(), &["--log-level", "warn", "--storage-durability", "relaxed"]);
     let address = program.address();
-    // What is needed once is there before it is counted.
+    // Memory that is needed only once is allocated before the measurement.
     let path = Client::connect(address).await.create(MIB as u64).await;
     resume(address, &path, &vec![1; MIB]).await;
     let before = program.memory_bytes("VmRSS");
@@ -159,7 +159,7 @@ async fn a_thousand_trickling_clients_need_little() {
     assert!(each > KIB as u64, "{each} bytes for each client are too few to be true");
 }
 
-/// Waits until the server has taken so many bytes, of all uploads together.
+/// Waits until the server has received this many bytes, of all uploads in total.
 async fn wait_until_so_much_has_come(address: SocketAddr, bytes: usize) {
     let mut client = Client::connect(address).await;
     let name = "longshore_upload_bytes_received_total ";
@@ -193,11 +193,12 @@ async fn fast_uploads_stay_below_the_ceiling() {
     }
     let peak = program.memory_bytes("VmHWM").saturating_sub(before);
     eprintln!("{} KiB at the most, {} bytes sent", peak / 1024, 8 * source.len());
-    // The ceiling, as much again for freed memory that is kept at hand, and what connections need besides.
+    // The ceiling, the same amount for freed memory that the allocator keeps, and the memory that connections
+    // need besides.
     assert!(peak < (16 + 16 + 16) * MIB as u64, "{peak} bytes");
 }
 
-/// What makes a page of the list large: three hundred uploads, each with 3 KiB of metadata.
+/// Makes a page of the list large: three hundred uploads, each with 3 KiB of metadata.
 async fn make_a_long_list(address: SocketAddr) {
     let mut client = Client::connect(address).await;
     let metadata = format!("k {}", "bW1t".repeat(1_000));
@@ -209,7 +210,7 @@ async fn make_a_long_list(address: SocketAddr) {
 
 const A_LONG_LIST: &str = "/api/v1/uploads?limit=1000";
 
-/// A client that asks, so many times at once, and reads nothing.
+/// Opens a connection that sends this many requests at once, and reads nothing.
 async fn ask_and_read_nothing(address: SocketAddr, path: &str, times: usize) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -221,7 +222,7 @@ async fn ask_and_read_nothing(address: SocketAddr, path: &str, times: usize) -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_that_nobody_reads_give_their_memory_back_to_those_who_wait() {
-    // Enough for one page in the making.
+    // Enough for one page that is being built.
     let app = TestApp::with(|config| {
         config.limits.answer_memory_bytes = 4 << 20;
         config.limits.timeouts.answer = Duration::from_secs(3);
@@ -242,7 +243,7 @@ async fn lists_that_nobody_reads_give_their_memory_back_to_those_who_wait() {
         (answer.status == 200).then_some(())
     })
     .await;
-    // Uploads and small answers never wait for those who read nothing.
+    // Uploads and small responses never wait for clients that read nothing.
     let path = app.client().await.create(5).await;
     assert_eq!(app.client().await.patch(&path, 0, b"hello").await.status, 204);
     drop(silent);
@@ -268,7 +269,7 @@ async fn one_connection_of_http_2_does_not_take_the_memory_of_all_others() {
     for _ in 0..90 {
         begun.push(silent.begin("GET", A_LONG_LIST, &[], true).await);
     }
-    // Each of these would wait for as long as the silent one is waited for, had that all there is.
+    // Each of these would wait until the silent client times out, if that client held all of the memory.
     for _ in 0..3 {
         let answer = tokio::time::timeout(Duration::from_secs(10), reader.tus("GET", A_LONG_LIST, &[])).await;
         let answer = answer.expect("it is answered while the other waits");
@@ -277,7 +278,7 @@ async fn one_connection_of_http_2_does_not_take_the_memory_of_all_others() {
     drop(begun);
 }
 
-/// As little as a small container has.
+/// The memory of a small container.
 const GROUP_BYTES: u64 = 256 * MIB as u64;
 
 /// The real program in a control group of [`GROUP_BYTES`].
@@ -288,7 +289,8 @@ struct Container {
 }
 
 impl Container {
-    /// `None`, after saying why, where no such group can be made or this process cannot be so many clients.
+    /// Returns `None`, with the reason printed, if no such group can be created or this process cannot open
+    /// that many connections.
     fn small(clients: usize) -> Option<Self> {
         if files_allowed() < 3 * clients {
             eprintln!("skipped: {} open files are too few for {clients} clients", files_allowed());
@@ -338,7 +340,7 @@ async fn a_small_container_survives_two_thousand_readers_that_read_nothing() {
     drop(silent);
 }
 
-/// Every connection is read a little at a time, and nothing else is different.
+/// Every connection is read slowly; nothing else differs.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_memory_for_reading_ahead_bodies_come_as_they_are_asked_for() {
     let app = TestApp::with(|config| config.limits.read_ahead_memory_bytes = 0).await;
@@ -366,8 +368,8 @@ async fn without_memory_for_reading_ahead_bodies_come_as_they_are_asked_for() {
     join_all(clients).await;
 }
 
-/// As many uploads as fast as they can be sent, each on a connection that stays: they share the memory for
-/// reading ahead.
+/// Uploads as fast as they can be sent, each on a connection that stays open: together they share the memory
+/// for reading ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_container_survives_many_fast_uploads() {
     const UPLOADS: usize = 1_000;

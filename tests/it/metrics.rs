@@ -1,4 +1,4 @@
-//! `/metrics`: what is counted, in both formats, and that the documentation lists all of it.
+//! `/metrics`: the metrics, in both formats, and that the documentation lists all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -144,7 +144,7 @@ async fn bytes_memory_and_the_database_can_be_watched() {
     assert!(metrics.samples["process_start_time_seconds"] > 1.7e9);
 }
 
-/// A family in a table: `| `longshore_x{a,b}` | what it says |`.
+/// Returns the families in the table, with their labels: a row begins with | `longshore_x{a,b}` |.
 fn documented() -> BTreeMap<String, BTreeSet<String>> {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
@@ -156,8 +156,8 @@ fn documented() -> BTreeMap<String, BTreeSet<String>> {
     rows.map(family).collect()
 }
 
-/// The table of the documentation, and what a server shows with everything
-/// turned on, are the same in both formats.
+/// The table of the documentation, and the metrics of a server with everything enabled, are the same in both
+/// formats.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documentation_lists_every_metric() {
     let hooks = format!("[hooks]\npre_create = 'http://127.0.0.1:9/'\nsecret = '{SECRET}'\n");

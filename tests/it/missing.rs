@@ -1,4 +1,4 @@
-//! Bytes that somebody has taken away behind the server's back, or that a power loss has.
+//! Bytes that were removed behind the server's back, or lost in a power failure.
 
 use std::fs;
 use std::fs::File;
@@ -10,7 +10,7 @@ use crate::support::app::TestApp;
 use crate::support::client::Client;
 use crate::support::patience::{until, until_fits};
 
-/// How a file can be lost.
+/// The ways in which a file can be lost.
 #[derive(Debug, Clone, Copy)]
 enum Loss {
     Removed,
@@ -20,7 +20,7 @@ enum Loss {
 impl Loss {
     const ALL: [Self; 2] = [Self::Removed, Self::Shortened];
 
-    /// Gives what brings the file back.
+    /// Damages the file, and returns a function that restores it.
     fn strike(self, file: &PathBuf) -> impl Fn() + use<> {
         let (path, bytes) = (file.clone(), fs::read(file).unwrap());
         match self {
@@ -72,7 +72,7 @@ async fn a_completed_upload_without_its_bytes_is_gone_until_they_are_back() {
     }
 }
 
-/// A tus client that is told 410 creates a new upload; one that is told 500 tries forever.
+/// A tus client that receives 410 creates a new upload; one that receives 500 retries forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unfinished_upload_without_its_bytes_is_gone() {
     for loss in Loss::ALL {
@@ -113,7 +113,7 @@ async fn parts_without_their_bytes_are_missing_in_a_concatenation() {
     assert_eq!(client.status(&parts[0]).await["bytes_missing_since"], Value::Null);
 }
 
-/// In the background, whether anybody asks for them or not.
+/// Missing bytes are found in the background, without a request for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_at_a_start_is_found_and_what_is_back_as_well() {
     let mut app = TestApp::start().await;
@@ -140,13 +140,13 @@ async fn what_is_missing_at_a_start_is_found_and_what_is_back_as_well() {
     for path in &paths {
         until("it is back", async || client.status(path).await["bytes_missing_since"].is_null().then_some(())).await;
     }
-    // A status is read from the commit, which comes a moment before the metric.
+    // The status changes with the commit, a moment before the metric.
     let missing = async || metric(&mut client, "longshore_upload_records_without_file").await;
     until_fits("none is counted as missing", missing, |missing| *missing == 0.0).await;
     assert_eq!(client.get(&paths[0]).await.body, b"hello");
 }
 
-/// As after a backup of the database from before the upload was completed.
+/// The state after the database was restored from a backup that is older than the completion of the upload.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_whose_file_is_newer_than_its_record_is_not_tried_again_for_ever() {
     let app = TestApp::with(|config| config.engine.writer.keep_open = std::time::Duration::ZERO).await;

@@ -1,5 +1,5 @@
-//! Two nodes on one state and one storage: nothing is taken from one that lives, and one
-//! that lost what it held adds nothing more.
+//! Two nodes on one state and one storage: a running node loses nothing, and a node that lost its lease adds
+//! nothing more.
 
 use std::time::Duration;
 
@@ -103,8 +103,8 @@ async fn a_node_that_lost_an_upload_adds_nothing_and_cuts_nothing() {
     }
 }
 
-/// The state refuses its commit, but the storage alone can keep it from
-/// cutting what the newer node has written.
+/// The state rejects the node's commit, but only the storage can keep it from truncating the bytes that the
+/// newer node has written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_opens_late_what_it_lost_cuts_nothing() {
     let world = shared_world();
@@ -126,8 +126,8 @@ async fn a_node_that_opens_late_what_it_lost_cuts_nothing() {
     assert!(second.read(id).await == source, "the bytes are the second node's");
 }
 
-/// Its answer is lost, and before it has asked again another node has gone on with the upload. Nobody has
-/// taken an identifier twice.
+/// The result of its commit is lost, and before it has queried the state again another node continues the
+/// upload. No identifier was used twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_that_was_taken_over_is_told_as_that() {
     let world = shared_world();
@@ -146,7 +146,7 @@ async fn a_creation_that_was_taken_over_is_told_as_that() {
     assert!(matches!(created, Err(EngineError::Unavailable(Unavailable::Superseded))), "{created:?}");
 }
 
-/// The version has not moved, so that the epoch alone stands against it.
+/// The version is unchanged, so only the epoch rejects the commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_is_late_is_lost_though_nothing_else_was_committed() {
     let world = shared_world();
@@ -158,7 +158,7 @@ async fn a_commit_that_is_late_is_lost_though_nothing_else_was_committed() {
     let second = world.live_beside().await;
     first.counts_as_dead().await;
     let _taken = second.begin(id, 0).await.unwrap();
-    // Not before: the first bytes of an upload are committed at once.
+    // Not earlier, because the first bytes of an upload are committed at once.
     feed_all(&mut late, &source[..1_000]).await;
     let lost = late.finish(BodyEnd::Complete).await;
     assert!(matches!(lost, Err(EngineError::Unavailable(Unavailable::Superseded))), "{lost:?}");
@@ -186,7 +186,7 @@ async fn an_upload_changes_hands_once_for_each_node() {
     until("its bytes are gone", async || world.files().is_empty().then_some(())).await;
 }
 
-/// No ring of one node reaches the other here, so whoever waits at the other looks again by itself.
+/// Here no ring of one node reaches the other, so a task that waits at the other node polls.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ring_that_is_lost_only_makes_news_slow() {
     let world = shared_world();
@@ -203,7 +203,7 @@ async fn a_ring_that_is_lost_only_makes_news_slow() {
 
     let waiting = second.engine.clone();
     let inspecting = tokio::spawn(async move { waiting.inspect(&Principal::server(), id).await });
-    // So that it waits before there is anything to hear.
+    // This ensures that it waits before there is any change to see.
     tokio::time::sleep(Duration::from_millis(100)).await;
     first.records.release();
     finishing.await.unwrap().unwrap();
@@ -211,7 +211,7 @@ async fn a_ring_that_is_lost_only_makes_news_slow() {
     tokio::time::timeout(Duration::from_secs(5), all.rung()).await.expect("it looks again");
 }
 
-/// As an adapter would that reaches other nodes.
+/// The behavior of an adapter whose rings reach other nodes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_tells_how_far_the_writer_of_another_is() {
     let world = shared_world();
@@ -241,7 +241,7 @@ async fn what_another_node_writes_is_not_the_inventorys_to_mark() {
     let store = MemoryStore::new();
     let world = World::on(Medium::MemoryDatabase(store.clone()));
     let first = world.live().await;
-    // Older ones, which come behind it in the list.
+    // Older ones, which follow it in the list.
     for _ in 0..2 {
         let id = first.create(5).await;
         first.append(id, 0, b"hello").await.unwrap();
@@ -259,7 +259,7 @@ async fn what_another_node_writes_is_not_the_inventorys_to_mark() {
     assert_eq!(second.find(id).await.record().version, written, "the first node may be about to write it");
 }
 
-/// It finds the blobs of an upload that has gone on without it, and is no judge of them.
+/// The inventory finds the blobs of an upload that continues on another node, and does not decide about them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_an_upload_calls_none_of_its_bytes_missing() {
     for world in [shared_world(), World::on(Medium::sealing())] {
@@ -325,7 +325,8 @@ async fn a_stranger_neither_disturbs_a_writer_nor_learns_of_it() {
     assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
 }
 
-/// The room that must be kept free is for going on. What has come, and a word without a byte, need none.
+/// The minimum of free disk space is checked for bytes to come. Received bytes, and a request without a byte,
+/// need none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_brings_nothing_ends_well_on_a_disk_that_has_become_full() {
     let world = World::on_disk();

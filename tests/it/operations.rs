@@ -1,4 +1,4 @@
-//! What operators and their machines rely on: health, readiness, counters, logs.
+//! The interfaces for operators and their tools: health, readiness, counters, logs.
 
 use std::fs;
 use std::fs::File;
@@ -38,7 +38,7 @@ async fn a_server_that_is_well_is_alive_and_ready() {
     assert!(!app.data_dir().join("longshore.probe").exists(), "trying leaves nothing behind");
 }
 
-/// What `/readyz` says once it is looked again: the outcome of a look is good for a second.
+/// Waits for a fresh result of `/readyz`, which is cached for a second.
 async fn readiness(client: &mut Client, status: u16) -> Answer {
     let look = until("readiness is looked at again", async || {
         Some(client.get("/readyz").await).filter(|answer| answer.status == status)
@@ -46,7 +46,8 @@ async fn readiness(client: &mut Client, status: u16) -> Answer {
     look.await
 }
 
-/// Not ready says why, is still alive, and is ready again once the trouble is over.
+/// Checks that a server that is not ready gives the reason, stays alive, and becomes ready when the cause is
+/// gone.
 async fn check_trouble(app: &TestApp, cause: impl FnOnce(&Path), end: impl FnOnce(&Path)) {
     let mut client = app.client().await;
     assert_eq!(client.get("/readyz").await.status, 200);
@@ -80,7 +81,7 @@ async fn without_its_data_folder_it_is_not_ready() {
     .await;
 }
 
-/// As when a disk is mounted over it.
+/// The effect of a disk that is mounted over the folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_another_folder_in_place_of_its_own_it_is_not_ready() {
     let app = TestApp::start().await;
@@ -101,7 +102,7 @@ async fn with_another_folder_in_place_of_its_own_it_is_not_ready() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_data_folder_that_takes_no_files_it_is_not_ready() {
     let app = TestApp::start().await;
-    // Permissions do not stop every user; a folder where the probe wants its file does.
+    // Permissions do not stop every user; a folder at the path of the probe's file does.
     check_trouble(
         &app,
         |folder| fs::create_dir(folder.join("longshore.probe")).unwrap(),
@@ -124,7 +125,7 @@ async fn why_it_is_not_ready_is_for_those_with_a_credential() {
     );
 }
 
-/// What would be committed to a database without a name is lost at the next start.
+/// Commits to a database without a name would be lost at the next start.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_database_it_is_not_ready() {
     let app = TestApp::start().await;
@@ -234,7 +235,7 @@ async fn only_the_owner_and_the_group_read_what_the_server_makes() {
     }
 }
 
-/// A real program that logs to a file, as JSON.
+/// Starts a real program that logs to a file, as JSON.
 fn start_logging(folder: &Path, level: &str, flags: &[&str]) -> Process {
     let log = File::create(folder.join("log")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
@@ -285,8 +286,8 @@ async fn log_lines_tell_which_request_and_which_upload() {
     }
 }
 
-/// What is rejected says so at `info`: why, where, whom, and under which id. Never a token, a query or the
-/// name of a file.
+/// Each rejection is logged at `info` with its reason, path, client and request id, but never with a token, a
+/// query or a file name.
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_requests_are_in_the_log_and_a_flood_of_them_is_summarised() {
     let folder = TempDir::new().unwrap();
@@ -360,7 +361,7 @@ async fn a_start_says_what_runs_where() {
     assert!(ran.code == Some(1) && !ran.stderr.contains("WARN"), "nothing but the error needs attention: {ran:?}");
 }
 
-/// Trouble of the server's own is told to the client by an id alone, and the log has the rest under it.
+/// The response to an internal error contains only an id, and the log has the details under that id.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_has_the_reason_behind_a_500() {
     let folder = TempDir::new().unwrap();

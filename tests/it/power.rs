@@ -1,7 +1,7 @@
-//! Power loss: what was acknowledged under `strict` is there afterwards, byte for byte.
+//! Power loss: bytes acknowledged under `strict` are there afterwards, byte for byte.
 //!
-//! The data folder is on a disk of its own, whose file system is shut down in the middle of everything:
-//! whatever was not on the disk is lost, as if the machine had stopped.
+//! The data folder is on a separate disk, whose file system is shut down in the middle of the work:
+//! everything that was not on the disk is lost, as if the machine had stopped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,11 +24,11 @@ use crate::support::seeded::Seeded;
 const ROUNDS: u64 = 5;
 const CLIENTS: u64 = 3;
 
-/// What a client knows of its upload.
+/// The state that a client keeps of its upload.
 #[derive(Clone)]
 struct Known {
     source: Vec<u8>,
-    /// The highest offset it was told.
+    /// The highest offset that the server reported.
     acknowledged: u64,
 }
 
@@ -53,8 +53,9 @@ async fn a_power_loss_takes_back_nothing_that_was_acknowledged() {
             let clients: Vec<_> = clients.collect();
             let moment = Duration::from_millis(100 + Seeded::new(seed).next() % 900);
             tokio::time::sleep(moment).await;
-            // Only what was told before counts: unlike a machine without power, this one goes on answering,
-            // and a sync that is just under way may be called a success because the file system gave up.
+            // Only acknowledgments from before the cut count: unlike a machine without power, this one
+            // continues to answer, and a sync that is in progress may be reported as successful because the
+            // file system was shut down.
             let told = uploads.lock().unwrap().clone();
             disk.cut_power().unwrap();
             process.kill();
@@ -85,12 +86,13 @@ async fn resume_unless_complete(address: SocketAddr, path: &str, source: &[u8]) 
     }
 }
 
-/// One upload after the other, in pieces long and short, until the server is gone or answers with an error.
+/// Sends one upload after the other, in short and long pieces, until the server is gone or answers with an
+/// error.
 async fn keep_uploading(address: SocketAddr, mut random: Seeded, uploads: Uploads) {
     while upload(address, &mut random, &uploads).await.is_some() {}
 }
 
-/// `None` once something went wrong, as it does when the power is cut.
+/// Sends one upload. Returns `None` after a failure, as when the power is cut.
 async fn upload(address: SocketAddr, random: &mut Seeded, uploads: &Uploads) -> Option<()> {
     let size = 1 + random.below(5 << 20);
     let source = random.bytes(size);
@@ -132,7 +134,7 @@ async fn upload(address: SocketAddr, random: &mut Seeded, uploads: &Uploads) -> 
     Some(())
 }
 
-/// What `HEAD` says, in the middle of an append.
+/// Returns the offset in the response to `HEAD` during an append.
 async fn told(address: SocketAddr, path: &str) -> Option<u64> {
     let mut client = Client::try_connect(address).await?;
     client.send_head("HEAD", path, &[TUS]).await;
@@ -140,7 +142,7 @@ async fn told(address: SocketAddr, path: &str) -> Option<u64> {
     answer.header("upload-offset")?.parse().ok()
 }
 
-/// What was acknowledged and is not there, in words.
+/// Returns a description of everything that was acknowledged and is missing.
 async fn all_is_there(process: &Process, data: &Path, uploads: &Uploads) -> Vec<String> {
     let mut stored = Vec::new();
     collect_files(data, &mut stored);
@@ -157,7 +159,8 @@ async fn all_is_there(process: &Process, data: &Path, uploads: &Uploads) -> Vec<
         if offset < upload.acknowledged {
             lost.push(format!("{path}: {offset} of {} acknowledged bytes", upload.acknowledged));
         }
-        // The bytes below it are on the disk: those of a completed upload, and those of one that can go on.
+        // The bytes below the offset are on the disk, both of a completed upload and of one that can be
+        // resumed.
         let id = path.trim_start_matches("/files/");
         let mut bytes = vec![0; usize::try_from(offset).unwrap()];
         let file = stored.iter().find(|file| file.to_string_lossy().contains(id));

@@ -1,4 +1,4 @@
-//! What is known of a person is gone when it was to go, from the files of the database as well.
+//! Personal data is gone when it had to be deleted, from the files of the database as well.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::program::Program;
 use crate::support::receiver::Receiver;
 use crate::support::seeded::Seeded;
 
-/// Where text is found in a folder, by file.
+/// Returns the occurrences of a text in a folder, by file.
 fn found(text: &str, below: &Path) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     crate::support::app::collect_files(below, &mut found);
@@ -31,7 +31,7 @@ async fn expunge(client: &mut Client, path: &str) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-/// Among others that come and go, so that rows move between the pages of the file.
+/// Other uploads are created and deleted meanwhile, so that rows move between the pages of the file.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_deletion_and_expunging_no_name_is_left_anywhere() {
     const NAME: &str = "Erika-Mustermann-1964.mp4";
@@ -57,7 +57,7 @@ async fn after_deletion_and_expunging_no_name_is_left_anywhere() {
         assert_eq!(status, 204);
         if round % 3 == 0 { named.push(path) } else { others.push(path) }
     }
-    // The address of a plain upload has the name in it.
+    // The path of a plain upload contains the name.
     let plain = client.request("PUT", &format!("/files/{NAME}"), &[], b"hello").await;
     named.push(plain.header("location").unwrap().to_owned());
     receiver.wait_for(|heard| heard.iter().filter(|event| event.kind() == "upload.completed").count() == 31).await;

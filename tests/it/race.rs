@@ -1,5 +1,4 @@
-//! Several requests about one upload at once: the newest writer wins,
-//! asking disturbs nobody, and bytes never mix.
+//! Concurrent requests to one upload: the newest writer wins, readers interrupt nothing, and bytes never mix.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +11,14 @@ use crate::support::patience::until;
 use crate::support::seeded::Seeded;
 
 const SIZE: usize = 500_000;
-/// Generous: it shows that nobody waits for a timeout.
+/// Generous; it shows that no request waits for a timeout.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn source() -> Vec<u8> {
     Seeded::new(11).bytes(SIZE)
 }
 
-/// Begins an append that announces all the rest and sends only some of it.
+/// Begins an append that announces all of the rest and sends only some of it.
 async fn silent_append(app: &TestApp, path: &str, at: u64, bytes: &[u8]) -> Client {
     let mut client = app.client().await;
     client.begin_patch(path, at, SIZE as u64 - at).await;
@@ -70,7 +69,7 @@ async fn asking_has_a_live_writer_commit_what_it_took() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reconnects_without_asking_wins_too() {
-    // It knows the offset from the answer before.
+    // The client knows the offset from the previous response.
     let app = TestApp::start().await;
     let source = source();
     let path = app.client().await.create(SIZE as u64).await;
@@ -99,12 +98,12 @@ async fn the_offset_told_is_accepted_though_the_old_connection_still_delivers() 
         let mut client = app.client().await;
         let told = client.offset(&path).await;
         assert!((1..=100_000).contains(&told), "{told}");
-        // What was on its way for long arrives now: other bytes, so
-        // that one of them in the result would show.
+        // Bytes that were delayed arrive now: they differ from the source, so that any of them in the result
+        // would show.
         old.send(&[0xee; 100_000]).await;
         wait_until_taken(app.address(), &path, 200_000).await;
         if round % 2 == 0 {
-            // Asking again tells the same, as if by a page that shows the progress.
+            // A second request returns the same, as for a page that shows the progress.
             assert_eq!(app.client().await.offset(&path).await, told);
         }
         if round % 3 == 0 {
@@ -151,7 +150,7 @@ async fn a_request_at_a_wrong_offset_disturbs_no_moving_transfer() {
         let empty = app.client().await.patch(&path, wrong, b"").await;
         assert_eq!(empty.status, 409);
     }
-    // Other requests that must be refused, at the right offset.
+    // Other requests that must be rejected, although the offset is right.
     let offset = ("Upload-Offset", "1000");
     for (headers, status) in [
         (vec![offset, ("Content-Type", "text/plain")], 415),
@@ -177,7 +176,7 @@ async fn asking_for_the_offset_never_interrupts_a_moving_transfer() {
     moving.begin_patch(&path, 0, source.len() as u64).await;
     let mut asking = app.client().await;
     let mut highest = 0;
-    // One piece between each two questions, so that all of them fall into the transfer.
+    // One piece between two requests each, so that all requests fall into the transfer.
     for piece in source.chunks(source.len().div_ceil(50)) {
         moving.send(piece).await;
         let offset = asking.offset(&path).await;
@@ -212,7 +211,8 @@ async fn two_clients_hammering_one_upload_end_in_the_right_bytes() {
             for piece in source[at..end].chunks(1 + random.below(100_000)) {
                 client.send(piece).await;
             }
-            // The other one may have come between, or taken over; that is told, never success.
+            // The other request may have come first, or taken over; the response then reports that, and never
+            // success.
             match client.raw_answer("PATCH").await {
                 Some(Answer { status: 204, headers, .. }) => {
                     let told = headers.iter().find(|(name, _)| name == "upload-offset").unwrap();
@@ -238,13 +238,13 @@ async fn an_upload_that_is_terminated_while_it_moves_never_comes_back() {
         let mut moving = silent_append(&app, &path, 0, &source[..1_000]).await;
         let (deleted, _) = tokio::join!(
             async { app.client().await.tus("DELETE", &path, &[], b"").await },
-            // More of it arrives just then, in some rounds all of it.
+            // More bytes arrive at that moment, in some rounds all of them.
             moving.send(&source[1_000..SIZE - round % 2]),
         );
         let cut = moving.raw_answer("PATCH").await;
         let mut client = app.client().await;
         match &cut {
-            // Its last byte came first: a completed upload may be terminated too.
+            // The last byte arrived first; a completed upload may be terminated too.
             Some(answer) if answer.status == 204 => assert_eq!(round % 2, 0),
             Some(answer) => assert!(matches!(answer.status, 503 | 410), "{answer:?}"),
             None => {}
@@ -278,13 +278,13 @@ async fn more_active_uploads_than_allowed_are_asked_to_come_back() {
     let refused = app.client().await.tus("POST", "/files", &headers, b"data").await;
     assert_eq!(refused.status, 503, "{refused:?}");
     client.create(4).await;
-    // Asking is not writing.
+    // Requesting the offset is not writing.
     assert_eq!(client.offset(&paths[2]).await, 0);
-    // A client that comes back to an upload of its own adds no active one.
+    // A client that returns to its own upload adds no active one.
     let told = client.offset(&paths[1]).await;
     let taken_over = client.patch(&paths[1], told, &source[10..]).await;
     assert_eq!(taken_over.status, 204, "{taken_over:?}");
-    // And there is room again.
+    // And there is a free slot again.
     assert_eq!(client.patch(&paths[2], 0, &source).await.status, 204);
     first.send(&source[10..]).await;
     assert_eq!(first.answer("PATCH").await.status, 204);

@@ -1,5 +1,5 @@
-//! Bytes in any order, in parallel, broken anywhere: the engine by itself.
-//! The dialect on top is tested in `ranged/`.
+//! Bytes in any order, in parallel, cut anywhere: the engine alone. The dialect on top is tested in
+//! `ranged/`.
 
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
@@ -52,7 +52,7 @@ async fn put(life: &Life, id: UploadId, start: usize, bytes: &[u8]) -> Result<Up
     send(life, range(id, start, bytes.len()), bytes).await
 }
 
-/// Sends some of a range and vanishes.
+/// Sends some of a range and disconnects.
 async fn cut(life: &Life, command: Append, bytes: &[u8]) {
     let Ok(mut feed) = life.engine.append(command).await else { return };
     feed_all(&mut feed, bytes).await;
@@ -69,7 +69,7 @@ async fn pairs(life: &Life, id: UploadId) -> Vec<(u64, u64)> {
     life.find(id).await.record().received.pairs().to_vec()
 }
 
-/// Sends what is missing, as a client that knows only the URL does, and checks everything about the result.
+/// Sends the missing bytes, as a client that knows only the URL does, and checks everything about the result.
 async fn completes(life: &Life, id: UploadId, source: &[u8]) {
     life.at_rest(id).await;
     for (start, end) in life.find(id).await.record().received.missing(source.len() as u64) {
@@ -99,7 +99,7 @@ async fn ranges_from_many_requests_at_once_make_one_file() {
         for last in (1..order.len()).rev() {
             order.swap(last, random.below(last + 1));
         }
-        // Six at a time, each its share of the ranges.
+        // Six at a time, each with its share of the ranges.
         let shares: Vec<Vec<usize>> =
             (0..6).map(|share| order.iter().copied().skip(share).step_by(6).collect()).collect();
         let sending = shares.into_iter().map(async |starts| {
@@ -121,7 +121,7 @@ async fn bytes_that_are_there_are_taken_again_only_if_they_are_the_same() {
         let source = Seeded::new(3).bytes(200 * KIB);
         let id = create(&life, source.len()).await;
         put(&life, id, 50 * KIB, &source[50 * KIB..100 * KIB]).await.unwrap();
-        // The same, more than the same, less than the same.
+        // The same range, a larger one, a smaller one.
         for (start, end) in [(50, 100), (40, 110), (60, 90)] {
             put(&life, id, start * KIB, &source[start * KIB..end * KIB]).await.unwrap();
         }
@@ -131,7 +131,7 @@ async fn bytes_that_are_there_are_taken_again_only_if_they_are_the_same() {
         let outcome = put(&life, id, 30 * KIB, &other).await;
         assert_eq!(rejected(outcome), Rejection::DifferentBytes { at: 100 * 1024 });
         life.at_rest(id).await;
-        // What came before the difference was good; nothing behind it was taken.
+        // The bytes before the difference were accepted; nothing after it was.
         assert_eq!(pairs(&life, id).await, [(30 * 1024, 110 * 1024)]);
         completes(&life, id, &source).await;
     }
@@ -145,13 +145,13 @@ async fn a_range_with_a_checksum_counts_all_at_once_or_not_at_all() {
         let source = Seeded::new(4).bytes(200 * KIB);
         let id = create(&life, source.len()).await;
         let part = &source[50 * KIB..150 * KIB];
-        // Another checksum, and a cut.
+        // A different checksum, and a cut.
         let outcome = send(&life, checked(id, 50 * KIB, part.len(), b"other"), part).await;
         assert_eq!(rejected(outcome), Rejection::ChecksumMismatch(Algorithm::Crc32c));
         cut(&life, checked(id, 50 * KIB, part.len(), part), &part[..part.len() - 1]).await;
         life.at_rest(id).await;
         assert_eq!(pairs(&life, id).await, []);
-        // Half of it is there when the rest comes.
+        // Half of it is stored when the rest arrives.
         put(&life, id, 100 * KIB, &source[100 * KIB..120 * KIB]).await.unwrap();
         send(&life, checked(id, 50 * KIB, part.len(), part), part).await.unwrap();
         assert_eq!(pairs(&life, id).await, [(50 * 1024, 150 * 1024)]);
@@ -175,7 +175,7 @@ async fn bytes_with_a_checksum_win_over_bytes_without() {
         put(&life, id, 40 * KIB, &wrong).await.unwrap();
         send(&life, checked(id, 20 * KIB, part.len(), part), part).await.unwrap();
         assert_eq!(pairs(&life, id).await, [(20 * 1024, 180 * 1024)]);
-        // Now the others are the ones that differ.
+        // Now the other bytes are the ones that differ.
         let outcome = put(&life, id, 40 * KIB, &wrong).await;
         assert_eq!(rejected(outcome), Rejection::DifferentBytes { at: 40 * 1024 });
         completes(&life, id, &source).await;
@@ -191,7 +191,7 @@ async fn bytes_with_a_checksum_win_also_while_the_last_ones_arrive() {
     put(&life, id, 0, &vec![0; 32 * KIB]).await.unwrap();
     let mut winning = life.engine.append(checked(id, 0, 32 * KIB, &source[..32 * KIB])).await.unwrap();
     feed_all(&mut winning, &source[..16 * KIB]).await;
-    // With this every byte is there, and one request is not sure yet.
+    // With this range every byte is stored, and one request is not verified yet.
     let last = put(&life, id, 32 * KIB, &source[32 * KIB..]);
     let winning = async {
         feed_all(&mut winning, &source[16 * KIB..32 * KIB]).await;
@@ -210,7 +210,7 @@ async fn bytes_that_wait_for_their_checksum_are_not_written_over_unseen() {
     let life = world.live().await;
     let source = Seeded::new(16).bytes(128 * KIB);
     let id = create(&life, source.len()).await;
-    // One that does not say where it ends runs into the place of one that has not matched yet.
+    // A range without an end runs into the bytes of one whose checksum has not been verified yet.
     let mut endless = life.engine.append(Append { count: None, ..range(id, 0, 0) }).await.unwrap();
     let part = &source[32 * KIB..96 * KIB];
     let mut waiting = life.engine.append(checked(id, 32 * KIB, part.len(), part)).await.unwrap();
@@ -279,17 +279,17 @@ async fn what_is_out_of_order_is_refused_and_changes_nothing() {
     let length = Length::new(100_000).unwrap();
     assert_eq!(refused(98_304, 4096).await, Rejection::BeyondLength(length));
     assert_eq!(refused(204_800, 1).await, Rejection::BeyondLength(length));
-    // The end of the upload is a border, and so are those of what is there.
+    // The end of the upload is a boundary, and so are the ends of the stored ranges.
     put(&life, id, 98_304, &[1; 1_696]).await.unwrap();
     cut(&life, range(id, 0, 8192), &[2; 1000]).await;
     life.at_rest(id).await;
-    // Whoever asked before the last of it was committed names a place that lies within by now.
+    // A client that requested the ranges before the last commit continues at an offset inside a stored range.
     put(&life, id, 500, &[&[2; 500][..], &[3; 3096]].concat()).await.unwrap();
     put(&life, id, 40_960, &[4; 4096]).await.unwrap();
     assert_eq!(pairs(&life, id).await, [(0, 4096), (40_960, 45_056), (98_304, 100_000)]);
     assert_eq!(refused(61_440, 4096).await, Rejection::TooManyRanges(3));
     put(&life, id, 45_056, &[5; 4096]).await.unwrap();
-    // A longer body than announced: what the range holds is taken.
+    // The body is longer than announced: the bytes that fit the range are accepted.
     let outcome = send(&life, range(id, 4096, 4096), &[6; 5000]).await;
     assert_eq!(rejected(outcome), Rejection::BeyondRange { end: 8192 });
     life.at_rest(id).await;
@@ -319,7 +319,7 @@ async fn a_length_may_come_at_the_end() {
     assert_eq!(send(&life, last, &[]).await.unwrap().stage().name(), "completed");
     is_complete(&life, id, &source).await;
 
-    // Or with a request that says it is all there is.
+    // Or with a request that declares itself complete.
     let command = Create { length: None, ..new_upload_of(Dialect::named("ranged"), Role::Single, 0) };
     let id = life.engine.create(command).await.unwrap().id();
     let all = Append { ends: CompletesUpload::Here, count: None, ..range(id, 0, 0) };
@@ -344,7 +344,7 @@ async fn a_length_that_comes_while_a_commit_is_on_its_way_is_kept() {
             let engine = life.engine.clone();
             async move { engine.append(telling).await }
         });
-        // It may be answered before the commit is done, or after.
+        // The request may be answered before the commit is done, or after.
         tokio::task::yield_now().await;
         life.records.release();
         let mut feed = telling.await.unwrap().unwrap();
@@ -478,8 +478,8 @@ async fn whatever_breaks_committed_ranges_stand() {
             put(&life, id, 100 * KIB, &source[100 * KIB..200 * KIB]).await.unwrap();
             life.at_rest(id).await;
             life.faults.fail(operation, Calls::Nth(life.faults.calls(operation) + 1), cause);
-            // Both hear of it: the second either while it is sent or
-            // because it came when the first had failed.
+            // Both requests report the failure: the second one while it is being sent, or because it arrived
+            // after the first one had failed.
             let (first, second) = tokio::join!(
                 put(&life, id, 0, &source[..50 * KIB]),
                 put(&life, id, 200 * KIB, &source[200 * KIB..250 * KIB]),
@@ -549,8 +549,8 @@ async fn the_next_range_finds_the_upload_open() {
     is_complete(&life, id, &source).await;
 }
 
-/// Requests of every kind at once, cut anywhere, and the program killed now and then: every range is
-/// answered, and in the end the file is the source.
+/// Concurrent requests of every kind, cut anywhere, and the program killed from time to time: every range is
+/// answered, and in the end the file equals the source.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
     for seed in 0..24 {
@@ -558,7 +558,7 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
         let world = World::on(medium);
         let mut random = Seeded::new(1_000 + seed);
         let source = random.bytes(20 * KIB + random.clone().below(300 * KIB));
-        // The disk may be busy with other tests.
+        // Other tests may keep the disk busy.
         let patient = |settings: &mut EngineSettings| {
             settings.takeover_timeout = std::time::Duration::from_secs(60);
             settings.cross_dialects = true;
@@ -586,7 +586,7 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
                         return None;
                     }
                     2 => {
-                        // What it says is true is not what it sends.
+                        // The declared bytes differ from those that are sent.
                         let mut wrong = part.to_vec();
                         wrong[part.len() / 2] ^= 1;
                         let outcome = send(&life, checked(id, *start, part.len(), part), &wrong).await;
@@ -595,7 +595,7 @@ async fn any_mixture_of_ranges_and_breaks_gives_the_right_bytes() {
                     }
                     3 => send(&life, checked(id, *start, part.len(), part), part).await,
                     4 => {
-                        // Another dialect goes on where the upload is without a gap.
+                        // Another dialect continues where the upload has no gap before.
                         let at = life.committed(id).await;
                         let end = source.len().min(at + 30 * KIB);
                         match life.append(id, at, &source[at..end]).await {
@@ -633,7 +633,7 @@ async fn create_endless(life: &Life) -> UploadId {
     life.engine.create(command).await.unwrap().id()
 }
 
-/// Waits until so many bytes of an upload are taken in, committed or not.
+/// Waits until this many bytes of an upload are received, committed or not.
 async fn taken(life: &Life, id: UploadId, bytes: usize) {
     until(&format!("{bytes} bytes are taken"), async || {
         (life.engine.received_bytes(id).await == Some(bytes as u64)).then_some(())
@@ -654,7 +654,8 @@ async fn a_failed_commit_ends_every_request_that_stood_on_it() {
             let first = put(&life, id, 0, &source[..30_000]);
             let second = async {
                 life.records.reached().await;
-                // It joins, and says how long the upload is, while the first one's commit is on its way.
+                // The second request joins, and declares the length of the upload, while the first one's
+                // commit is on its way.
                 let telling = Append { length: Length::new(60_000), ..range(id, 30_000, 30_000) };
                 let mut feed = life.engine.append(telling).await.unwrap();
                 feed_all(&mut feed, &source[30_000..]).await;
@@ -709,15 +710,15 @@ async fn no_commit_leaves_every_byte_there_and_nobody_to_complete_it() {
         let first = if replaces { vec![0; 32 * KIB] } else { source[..32 * KIB].to_vec() };
         put(&life, id, 0, &first).await.unwrap();
         let part = &source[31 * KIB..48 * KIB];
-        // It does not say where it ends, so it is not in the way of the others.
+        // It declares no end, so it does not collide with the others.
         let unsure = Append { count: None, ..checked(id, 31 * KIB, part.len(), part) };
         let mut unsure = life.engine.append(unsure).await.unwrap();
         feed_all(&mut unsure, &part[..100]).await;
         let mut last = life.engine.append(range(id, 32 * KIB, 32 * KIB)).await.unwrap();
         feed_all(&mut last, &source[32 * KIB..]).await;
         taken(&life, id, 64 * KIB).await;
-        // Now every byte is there, one request may still replace some, and it is compared with bytes that no
-        // commit has.
+        // Now every byte is stored, one request may still replace some of them, and it is compared with bytes
+        // that are not committed.
         let reads = life.faults.calls(Operation::Read);
         feed_all(&mut unsure, &part[100..part.len() - 1]).await;
         until("they are compared", async || (life.faults.calls(Operation::Read) > reads).then_some(())).await;
@@ -745,7 +746,7 @@ async fn bytes_are_replaced_also_when_all_the_others_are_there() {
     let mut last = life.engine.append(range(id, 32 * KIB, 32 * KIB)).await.unwrap();
     feed_all(&mut last, &source[32 * KIB..]).await;
     taken(&life, id, 64 * KIB).await;
-    // The next commit says that the digests are unknown. The upload is not full with it: then it dies.
+    // The next commit marks the digests as unknown. The upload is not full with it; then the engine dies.
     life.records.hold(Effect::Done);
     feed_all(&mut winning, &source[16 * KIB..32 * KIB]).await;
     let ending = winning.finish(BodyEnd::Complete);
@@ -795,7 +796,7 @@ async fn an_end_that_comes_before_bytes_that_no_commit_has_yet_is_refused() {
     let source = Seeded::new(36).bytes(8 * KIB);
     let id = create_endless(&life).await;
     let mut open = life.engine.append(Append { count: None, ..range(id, 4 * KIB, 0) }).await.unwrap();
-    // It does not say how much it brings, only that its last byte is the last.
+    // It does not declare its size, only that its last byte is the last of the upload.
     let mut whole =
         life.engine.append(Append { ends: CompletesUpload::Here, count: None, ..range(id, 0, 0) }).await.unwrap();
     feed_all(&mut open, &source[4 * KIB..]).await;
@@ -830,7 +831,7 @@ async fn bytes_that_never_counted_are_no_part_of_the_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_just_replaced_are_the_ones_that_others_are_compared_with() {
-    // In memory, bytes can be read back only once they are durable.
+    // In memory, bytes can be read back only when they are durable.
     let world = World::on(Medium::both()[0].clone());
     let life = world.live().await;
     let source = Seeded::new(39).bytes(64 * KIB);
@@ -948,7 +949,7 @@ async fn an_upload_that_is_removed_while_a_range_is_repeated_is_gone_for_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_wait_to_replace_others_have_half_of_the_memory() {
     let world = World::on_disk();
-    // As little as there can be: 4 MiB.
+    // The minimum: 4 MiB.
     let life = world.live_with(|settings| settings.writer.buffer_bytes = 0).await;
     let source = Seeded::new(44).bytes(960 * KIB);
     let most = source.len() - 4;
@@ -958,7 +959,7 @@ async fn bytes_that_wait_to_replace_others_have_half_of_the_memory() {
         put(&life, id, 0, &vec![0; source.len()]).await.unwrap();
         let mut feed = life.engine.append(checked(id, 0, source.len(), &source)).await.unwrap();
         feed_all(&mut feed, &source[..most]).await;
-        // When there is a place for the last of these, all that came before was taken.
+        // When there is memory for the last of these, all earlier bytes were received.
         for byte in &source[most..most + 3] {
             feed_all(&mut feed, &[*byte]).await;
         }

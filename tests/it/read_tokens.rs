@@ -1,5 +1,5 @@
-//! Tokens with which a page follows one upload: who gets one, what it
-//! opens, where it may be, and when it ends.
+//! Tokens with which a page follows one upload: their creation, the requests they permit, where they may be
+//! sent, and their end.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn started(change: impl FnOnce(&mut Config)) -> (TestApp, Client) {
     (app, client)
 }
 
-/// An upload's address for its status.
+/// Creates an upload and returns the URL of its status.
 async fn created(client: &mut Client) -> String {
     let answer = client.tus("POST", "/files", &[BACKEND, ("Upload-Length", "11")], b"").await;
     answer.header("location").unwrap().replace("/files/", "/api/v1/uploads/")

@@ -1,4 +1,4 @@
-//! The real program stopped and killed, and what is true after its next start.
+//! The real program, stopped or killed, and its state after the next start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,7 +30,7 @@ async fn an_upload_survives_kill_9_at_random_moments() {
     survives_kill_9(&QUICK, 6_000_000, 400_000).await;
 }
 
-/// Pieces that are written directly, into room set aside, from offsets in the middle of a block.
+/// Pieces that are written directly into preallocated space, from offsets in the middle of a block.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_upload_survives_kill_9_in_the_middle_of_direct_writes() {
     survives_kill_9(&QUICK, 40_000_000, 12_000_000).await;
@@ -42,8 +42,7 @@ async fn relaxed_durability_survives_kill_9() {
     survives_kill_9(&flags, 40_000_000, 12_000_000).await;
 }
 
-/// Kills the server again and again in the middle of an upload that is
-/// sent in pieces of up to `longest` bytes.
+/// Kills the server repeatedly in the middle of an upload that is sent in pieces of up to `longest` bytes.
 async fn survives_kill_9(flags: &[&str], size: usize, longest: usize) {
     let folder = TempDir::new().unwrap();
     let mut random = Seeded::new(17);
@@ -73,7 +72,7 @@ async fn survives_kill_9(flags: &[&str], size: usize, longest: usize) {
     nothing_is_missing_or_left(folder.path(), &BTreeMap::from([(path, source)])).await;
 }
 
-/// Appends in pieces, long and short, noting what is acknowledged.
+/// Appends short and long pieces, and records the acknowledged offsets.
 async fn push_on(
     address: SocketAddr,
     path: &str,
@@ -121,7 +120,7 @@ async fn a_kill_right_after_an_answer_takes_nothing_back() {
         assert_eq!(after, end as u64, "after {told}");
         if end == source.len() {
             is_whole(process.address(), &path, &source).await;
-            // The deletion is an answer too.
+            // The response to the deletion is an acknowledgment too.
             let deleted = process.client().await.tus("DELETE", &path, &[], b"").await;
             assert_eq!(deleted.status, 204);
             process.kill();
@@ -136,7 +135,7 @@ async fn a_kill_right_after_an_answer_takes_nothing_back() {
 async fn small_uploads_killed_on_their_last_steps_are_completed_or_can_go_on() {
     let folder = TempDir::new().unwrap();
     let mut random = Seeded::new(23);
-    // What was acknowledged as complete, with its bytes.
+    // Uploads that were acknowledged as complete, with their bytes.
     let complete: Arc<Mutex<BTreeMap<String, Vec<u8>>>> = Arc::default();
     for round in 0..10 {
         let process = Process::start(folder.path(), &QUICK);
@@ -161,7 +160,7 @@ async fn small_uploads_killed_on_their_last_steps_are_completed_or_can_go_on() {
     for (path, bytes) in &complete {
         is_whole(process.address(), path, bytes).await;
     }
-    // What was left open goes on.
+    // Unfinished uploads can be resumed.
     let mut client = process.client().await;
     let open = client.get("/api/v1/uploads?stage=created,receiving,stalled&limit=1000").await.json();
     for upload in open["uploads"].as_array().unwrap() {
@@ -177,7 +176,7 @@ async fn small_uploads_killed_on_their_last_steps_are_completed_or_can_go_on() {
     nothing_is_missing_or_left(folder.path(), &complete).await;
 }
 
-/// One upload after the other until the server is gone.
+/// Sends one upload after the other until the server is gone.
 async fn upload_small_ones(address: SocketAddr, mut random: Seeded, complete: Arc<Mutex<BTreeMap<String, Vec<u8>>>>) {
     loop {
         let size = random.below(4_000);
@@ -202,15 +201,15 @@ async fn upload_small_ones(address: SocketAddr, mut random: Seeded, complete: Ar
     }
 }
 
-/// No upload hangs between two stages once the server listens.
+/// Asserts that no upload is between two stages once the server listens.
 async fn everything_is_settled(address: SocketAddr) {
     let mut client = Client::connect(address).await;
     let between = client.get("/api/v1/uploads?stage=received,verified,stored&limit=1000").await.json();
     assert_eq!(between["uploads"], serde_json::json!([]));
 }
 
-/// Looks at a stopped server's folder: the events of each upload have no
-/// gap, and each file belongs to an upload.
+/// Checks a stopped server's folder: the events of each upload have no gap, and each file belongs to an
+/// upload.
 async fn nothing_is_missing_or_left(data_dir: &Path, complete: &BTreeMap<String, Vec<u8>>) {
     let store =
         SqliteStore::open(&data_dir.join("longshore.db"), SqliteSettings::default(), webhook::bodies()).await.unwrap();
@@ -257,7 +256,7 @@ async fn sigterm_keeps_every_byte_answers_the_client_and_exits_with_0() {
         live.begin_patch(&path, 0, source.len() as u64).await;
         live.send(&source[..123_456]).await;
         wait_until_taken(address, &path, 123_456).await;
-        // Those who only listen must not keep the server from ending.
+        // Clients that only follow events must not keep the server from stopping.
         let mut stream = Client::connect(address).await;
         stream.send_head("GET", "/api/v1/events", &[]).await;
         stream.read_until(b"\r\n\r\n").await.unwrap();
@@ -317,7 +316,7 @@ async fn a_second_signal_ends_at_once() {
     live.send(b"holds it up").await;
     wait_until_taken(address, &path, 11).await;
     program.signal("TERM");
-    // The answer shows that stopping has begun; the open body keeps it from ending.
+    // The response shows that stopping has begun; the open body keeps it from finishing.
     assert_eq!(live.answer("PATCH").await.status, 503);
     program.signal("TERM");
     let ran = program.ran();

@@ -1,4 +1,4 @@
-//! Connections that end at every kind of moment, and uploads that go on from there to the same bytes.
+//! Connections that end at every possible moment, and uploads that resume from there with the right bytes.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::seeded::Seeded;
 
 const SIZE: usize = 200_000;
 
-/// How a connection ends.
+/// The way in which a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cut {
     Fin,
@@ -50,12 +50,12 @@ async fn an_upload_that_was_cut_goes_on_from_exactly_what_arrived() {
             let mut client = app.client().await;
             client.begin_patch(&path, 0, SIZE as u64).await;
             client.send(&source[..sent]).await;
-            // A reset may overtake bytes that were not read yet; what was taken before it is never lost.
+            // A reset may overtake bytes that were not read yet; bytes received before it are never lost.
             wait_until_taken(app.address(), &path, sent as u64).await;
             cut.end(client).await;
             wait_until_committed(app.address(), &path, sent as u64).await;
             if sent == SIZE {
-                // The answer is lost, the upload is not: it completes without its client.
+                // The response is lost, but the upload is not: it completes without its client.
                 wait_for_stage(app.address(), &path, "completed").await;
                 assert_eq!(app.client().await.offset(&path).await, SIZE as u64);
             } else {
@@ -122,7 +122,7 @@ async fn a_chunked_body_may_be_cut_anywhere() {
             assert_eq!(resume(app.address(), &path, &source).await, (50_000 + more) as u64);
             is_whole(app.address(), &path, &source).await;
         }
-        // All of the bytes, but not the chunk that ends them.
+        // All bytes, but without the final chunk.
         let path = app.client().await.create(SIZE as u64).await;
         let mut client = app.client().await;
         client.send_head("PATCH", &path, &chunked).await;
@@ -136,7 +136,7 @@ async fn a_chunked_body_may_be_cut_anywhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_without_its_end_is_no_whole_body() {
-    // A deferred length: only the end of the body could say that this is all.
+    // With a deferred length only the end of the body could show that it is complete.
     let app = TestApp::start().await;
     let source = source();
     for cut in Cut::BOTH {
@@ -185,7 +185,7 @@ async fn a_cut_exactly_at_a_checkpoint_loses_and_doubles_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_that_is_cut_in_its_body_keeps_what_arrived() {
-    // tus 39: stored as far as it came; here its address is found in the list.
+    // tus 39: the bytes that arrived are stored; here the list gives the path.
     let app = TestApp::start().await;
     let source = source();
     for cut in Cut::BOTH {
@@ -211,7 +211,7 @@ async fn a_creation_that_is_cut_in_its_body_keeps_what_arrived() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checksummed_request_that_is_cut_leaves_no_trace() {
-    // tus 75: the check is over the whole request, so of a part of it nothing is kept.
+    // tus 75: the checksum covers the whole request, so of an incomplete one nothing is kept.
     let app = TestApp::with(|config| config.engine.writer.checkpoint_bytes = 65_536).await;
     let source = source();
     let checksum = format!("sha1 {}", base64(&sha1::Sha1::digest(&source)));
@@ -266,24 +266,24 @@ async fn any_splits_and_cuts_end_in_the_same_upload() {
     }
 }
 
-/// A client that sends a file in bits and pieces, over connections that keep breaking.
+/// A client that sends a file in small pieces, over connections that break repeatedly.
 struct Clumsy<'a> {
     app: &'a TestApp,
     path: &'a str,
     source: &'a [u8],
-    /// The offset it was told last.
+    /// The offset that the server reported last.
     at: usize,
-    /// How far it has ever sent.
+    /// The highest offset up to which it has ever sent.
     reached: usize,
     random: Seeded,
 }
 
 impl Clumsy<'_> {
-    /// Sends some of what is missing, in some way, and learns the offset afterwards.
+    /// Sends some of the missing bytes, in a random way, and then requests the offset.
     ///
-    /// Where it cuts a connection at once, the server may see that request only after those that
-    /// were sent later, and keeps its bytes too. Then a later one is superseded or at a wrong
-    /// offset, which is told, and nothing worse.
+    /// When it cuts a connection at once, the server may see that request only after later ones, and keep its
+    /// bytes too. A later request is then superseded, or has a wrong offset; the response says so, and
+    /// nothing worse happens.
     async fn send_some(&mut self) {
         let (at, offset) = (self.at, self.at.to_string());
         let end = at + 1 + self.random.below(self.source.len() - at);
@@ -342,7 +342,7 @@ async fn running_digests_survive_cuts_and_restarts() {
         client.begin_patch(&path, at as u64, (SIZE - at) as u64).await;
         client.send(&source[at..end]).await;
         wait_until_taken(app.address(), &path, end as u64).await;
-        // Every other time the server stops under a client that is still connected.
+        // In every second round the server stops while a client is still connected.
         if round % 2 == 0 {
             Cut::BOTH[round / 2 % 2].end(client).await;
             wait_until_committed(app.address(), &path, end as u64).await;

@@ -1,4 +1,4 @@
-//! The schemas of events, as the server serves them, and news that seldom comes.
+//! The schemas of events, as the server serves them, and rare events.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::support::schema::{check_event, published_news_types};
 
 const INDEX: &str = "/api/v1/webhooks/schemas";
 
-/// Follows `$ref`s from file to file, as a validator that was given this address would.
+/// Follows `$ref`s from file to file, like a validator that starts at this URL.
 async fn resolves(client: &mut Client, url: String) {
     let answer = client.get(&url).await;
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/schema+json")), "{url}");
@@ -70,7 +70,7 @@ async fn a_schema_that_is_known_is_not_sent_again() {
         let tag = first.header("etag").unwrap().to_owned();
         assert_eq!(first.header("cache-control"), Some("max-age=3600"));
         let list = format!("\"x\", {tag}");
-        // A proxy that compresses makes it weak.
+        // A compressing proxy makes it weak.
         let weak = format!("W/{tag}");
         for known in [tag.as_str(), list.as_str(), weak.as_str(), "*"] {
             let again = client.request("GET", &path, &[("If-None-Match", known)], b"").await;
@@ -94,7 +94,7 @@ async fn what_is_no_type_is_said_to_be_none() {
     assert_eq!(client.request("POST", INDEX, &[], b"").await.status, 405);
 }
 
-/// webhooks P4: also news that takes days of trouble to come about.
+/// webhooks P4: also events that occur only after days of failures.
 #[tokio::test]
 async fn all_news_of_the_sending_is_as_its_schema_says() {
     let folder = tempfile::tempdir().unwrap();

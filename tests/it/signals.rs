@@ -1,4 +1,4 @@
-//! Signals that the real program is sent: by habit, by a service manager, by the kernel.
+//! Signals that the real program receives: from a user, from a service manager, from the kernel.
 
 use tempfile::TempDir;
 
@@ -6,7 +6,7 @@ use crate::support::client::Client;
 use crate::support::patience::until;
 use crate::support::program::Program;
 
-/// `systemctl reload`, rotation of logs, a reader that went away, a limit of file sizes.
+/// `systemctl reload`, rotation of logs, a closed output pipe, a limit on file sizes.
 #[tokio::test(flavor = "multi_thread")]
 async fn signals_sent_by_habit_do_not_end_the_server() {
     let folder = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! The shortest way through everything.
+//! The shortest path through all features.
 
 use crate::support::app::TestApp;
 use crate::support::receiver::Receiver;

@@ -1,4 +1,4 @@
-//! Stages of their own that backends report: who may, when, and who gets to see them.
+//! Stages that backends report: authorization, timing, and visibility.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::support::world::{Trouble, World};
 
 const TOKEN: &str = "correct-horse-battery-staple";
 
-/// A server, and a receiver that hears everything.
+/// Starts a server, and a receiver of all events.
 async fn served(toml: &str) -> (TestApp, Scripted) {
     let receiver = Scripted::start(SECRET).await;
     let app = TestApp::from_file(&format!("{toml}{}", receiver.endpoint("all", "['*']")), |_| {}).await;
@@ -40,7 +40,7 @@ async fn upload(client: &mut Client) -> String {
     path
 }
 
-/// The token in the first webhook about an upload.
+/// Returns the token in the first webhook about an upload.
 async fn token_of(receiver: &Scripted, path: &str) -> String {
     let heard = receiver.wait_for(|heard| heard.iter().any(|request| path.ends_with(request.upload()))).await;
     let first = heard.iter().find(|request| path.ends_with(request.upload())).unwrap();
@@ -55,7 +55,7 @@ async fn report(client: &mut Client, path: &str, token: &str, report: Value) -> 
     post(client, path, token, report.to_string().as_bytes()).await
 }
 
-/// The code of a problem.
+/// Returns the status and the code of a problem.
 fn code(answer: &Answer) -> (u16, String) {
     let kind = answer.json()["type"].as_str().unwrap().to_owned();
     (answer.status, kind.trim_start_matches("urn:longshore:problem:").to_owned())
@@ -94,13 +94,13 @@ async fn a_report_is_in_the_status_and_told_to_everyone() {
     assert_eq!((&told.json["data"]["stage"], told.sequence()), (&json!("completed"), 7));
     assert_eq!(told.json["timestamp"], reported["at"]);
 
-    // Saying it again changes nothing.
+    // A repeated report changes nothing.
     let again = report(&mut client, &path, &token, json!({ "message": "720p", "percent": 40, "name": "hls" })).await;
     assert_eq!((again.status, again.json()), (200, reported));
     let unchanged = client.get(&status_of(&path)).await;
     assert_eq!(unchanged.header("etag"), status.header("etag"));
 
-    // After the end only the end is told.
+    // After the end only the end is published.
     assert_eq!(client.tus("DELETE", &path, &[], b"").await.status, 204);
     let heard = receiver.wait_for_kind("upload.terminated").await;
     assert!(heard.iter().map(|request| request.sequence()).eq(1..=8), "{heard:#?}");
@@ -159,7 +159,7 @@ async fn a_token_is_for_its_own_upload_and_for_nothing_else() {
     }
 }
 
-/// The router decodes paths; whoever judges them must see what it sees.
+/// The router decodes paths; the check of a token must see the same path.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_spelling_of_the_address_opens_nothing() {
     let (app, _receiver) = served(&format!("[auth]\ntoken = \"{TOKEN}\"\n")).await;
@@ -255,7 +255,7 @@ async fn stages_are_reported_once_every_byte_is_there() {
     let octets = ("Content-Type", "application/offset+octet-stream");
     client.tus("PATCH", &path, &[shared, octets, ("Upload-Offset", "0")], b"hello").await;
 
-    // A writer that is at work is not disturbed by the question.
+    // The status request does not interrupt an active writer.
     let mut writer = app.client().await;
     let tus = ("Tus-Resumable", "1.0.0");
     let headers = [shared, tus, octets, ("Upload-Offset", "5"), ("Content-Length", "6")];
@@ -287,7 +287,7 @@ async fn an_upload_has_a_bounded_number_of_reported_stages() {
     assert_eq!(client.status(&path).await["reports"][7]["percent"], 100);
 }
 
-/// Many at once, from several connections: none is lost, and each that is told is told once.
+/// Concurrent reports from several connections: none is lost, and each published one is published once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn reports_that_come_at_once_are_all_kept() {
     let (app, receiver) = served("").await;
@@ -339,12 +339,12 @@ async fn a_stream_that_goes_on_to_the_end_shows_reports_but_never_the_token() {
         assert_eq!((told.event.as_str(), &told.json()["data"]["report"]["name"]), ("upload.processing", &json!("hls")));
         seen.push(told);
     }
-    // One that comes too soon for an event is shown nevertheless, though without an id.
+    // A report that comes too soon for an event is shown nevertheless, though without an id.
     assert_eq!(report(&mut client, &path, &token, json!({ "name": "hls", "percent": 2 })).await.status, 200);
     let shown = stream.message().await.unwrap();
     let percent = match shown.event.as_str() {
         "progress" => shown.json()["reports"][0]["percent"].clone(),
-        // A slow machine has taken more than a second in between.
+        // On a slow machine more than a second has passed in between.
         _ => shown.json()["data"]["report"]["percent"].clone(),
     };
     assert_eq!(percent, 2);
@@ -362,7 +362,7 @@ async fn a_stream_that_goes_on_to_the_end_shows_reports_but_never_the_token() {
     }
 }
 
-/// Without being asked to go on, a stream ends with the upload as it always did, and tells what came since.
+/// By default a stream ends with the upload, as it always did, and includes the reports since then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_cut_tells_the_reports_it_missed_and_ends() {
     let (app, receiver) = served("").await;
@@ -403,7 +403,7 @@ fn hls(percent: u64) -> NewReport {
     NewReport::new("hls".to_owned(), Some(percent), None).unwrap()
 }
 
-/// Neither the writer that is settling nor the report loses its commit to the other.
+/// Neither the completing writer nor the report loses its commit to the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_waits_for_an_upload_that_is_being_settled() {
     let world = World::on_disk();
@@ -417,7 +417,7 @@ async fn a_report_waits_for_an_upload_that_is_being_settled() {
         assert_eq!(life.find(id).await.stage().name(), "verified");
         let engine = life.engine.clone();
         let reporting = tokio::spawn(async move { engine.report(&Principal::server(), id, hls(1)).await });
-        // It is on its way now: it has begun, and cannot have ended.
+        // The request is in progress now: it has begun, and cannot have ended.
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(!reporting.is_finished());
         life.records.release();
@@ -437,7 +437,7 @@ async fn a_report_that_loses_its_commit_is_tried_again() {
     let id = life.create(0).await;
     life.records.fail_next(Effect::Nothing, Trouble::Conflict);
     assert_eq!(life.engine.report(&Principal::server(), id, hls(1)).await.unwrap().1, ReportOutcome::Changed);
-    // Done, though it was told otherwise: the second try finds nothing left to say.
+    // Committed, although an error was returned: the retry finds nothing left to change.
     life.records.fail_next(Effect::Done, Trouble::Conflict);
     assert_eq!(life.engine.report(&Principal::server(), id, hls(100)).await.unwrap().1, ReportOutcome::Unchanged);
     let events = life.events(id).await;

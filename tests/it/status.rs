@@ -1,4 +1,4 @@
-//! What the status of an upload says at every stage, the list, ETags and long-polls.
+//! The status of an upload at every stage, the list, ETags and long polls.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,7 @@ fn stages(status: &Value) -> Vec<&str> {
     stages.iter().map(|stage| stage["name"].as_str().unwrap()).collect()
 }
 
-/// The status, with what holds at every stage checked.
+/// Returns the status, after checking the properties that hold at every stage.
 async fn status(client: &mut Client, path: &str) -> Value {
     let status = client.status(path).await;
     check(&status, path);
@@ -114,7 +114,7 @@ async fn list(client: &mut Client, query: &str) -> Value {
     answer.json()
 }
 
-/// The ids on a page, as paths below `/files/`.
+/// Returns the ids on a page, as paths below `/files/`.
 async fn listed(client: &mut Client, query: &str) -> Vec<String> {
     let page = list(client, query).await;
     let ids = page["uploads"].as_array().unwrap().iter().map(|upload| upload["id"].as_str().unwrap());
@@ -144,7 +144,7 @@ async fn an_upload_that_was_only_announced() {
     assert!((lives.as_secs() - 24 * 3600).abs() < 60, "{lives:?}");
 }
 
-/// A live upload is ahead of its offset, and tells how fast it is and how long it will take.
+/// A live upload is ahead of its offset, and reports its rate and its remaining time.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_whose_bytes_arrive_just_now() {
     let app = TestApp::with(|config| config.engine.writer.checkpoint_every = Duration::from_secs(60)).await;
@@ -152,7 +152,7 @@ async fn an_upload_whose_bytes_arrive_just_now() {
     let path = client.create(1_000_000).await;
     client.begin_patch(&path, 0, 1_000_000).await;
     let mut sent = 0_u64;
-    // The first bytes are committed soon; those after them only with the checkpoint, a minute later.
+    // The first bytes are committed early; the bytes after them only with the checkpoint, a minute later.
     let after_more_bytes = async || {
         client.send(&[7; 100]).await;
         sent += 100;
@@ -170,11 +170,11 @@ async fn an_upload_whose_bytes_arrive_just_now() {
     let rate = live["bytes_per_second"].as_u64().unwrap();
     assert_eq!(live["eta_seconds"], (1_000_000 - received).div_ceil(rate));
     assert_eq!(live["percent"].as_f64().unwrap(), (received * 100 / 10_000) as f64 / 100.0, "of what was received");
-    // The list tells the same of it.
+    // The list shows the same values.
     let listed = list(&mut other, "stage=receiving").await["uploads"][0].clone();
     assert!(listed["received"].as_u64().unwrap() >= received);
 
-    // A cut keeps what arrived; nobody is there any more, so there is no rate.
+    // After a cut the received bytes are kept; no client is connected any more, so there is no rate.
     client.rst();
     let cut = status_until(&mut other, &path, |status| status["bytes_per_second"].is_null()).await;
     assert_eq!(cut["offset"], cut["received"], "{cut:#}");
@@ -295,7 +295,7 @@ async fn what_was_never_there_has_no_status() {
     assert_eq!(client.request("PUT", &format!("/api/v1/uploads/{unknown}"), &[], b"").await.status, 405);
 }
 
-/// Uploads of every kind to be filtered, oldest first.
+/// Creates uploads of every kind for filters, oldest first.
 async fn some_uploads(client: &mut Client) -> Vec<String> {
     let mut paths = Vec::new();
     // user=7 kind=a; user=7 kind=b; user=8 kind=a; none
@@ -350,7 +350,7 @@ async fn the_list_is_bounded_by_time() {
         let path = client.create(5).await;
         times.push(status(&mut client, &path).await["created_at"].as_str().unwrap().to_owned());
         paths.push(path);
-        // Times are told in milliseconds; these are to differ.
+        // Times have a resolution of milliseconds; these have to differ.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let in_another_zone =
@@ -369,8 +369,8 @@ async fn the_list_is_bounded_by_time() {
     }
 }
 
-/// Pages follow each other without a gap or a repeat, whatever comes and goes in between.
-/// A page may end at an upload that its reader may not see.
+/// Pages follow each other without a gap or a repetition while uploads are created and deleted in between. A
+/// page may end at an upload that its reader may not see.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_tells_no_id() {
     let app = TestApp::start().await;
@@ -400,7 +400,7 @@ async fn a_cursor_is_stable_while_uploads_come_and_go() {
     for _ in 0..23 {
         known.push(client.create(5).await);
     }
-    // Newest first, by their ids: two of the same millisecond are in any order.
+    // Newest first, by id; two of the same millisecond may be in either order.
     known.sort();
     known.reverse();
     for query in ["", "stage=created,terminated&"] {
@@ -413,7 +413,7 @@ async fn a_cursor_is_stable_while_uploads_come_and_go() {
             let Some(next) = page["next"].as_str() else { break };
             cursor = format!("&cursor={next}");
             client.create(5).await;
-            // The very upload that the cursor names, and one that is still to come.
+            // The upload that the cursor names, and one that is still to come.
             for gone in [&seen[seen.len() - 1], &known[known.len() - 1]] {
                 client.tus("DELETE", gone, &[], b"").await;
             }
@@ -533,7 +533,7 @@ async fn a_long_poll_is_answered_at_a_change() {
     let following = async {
         let mut seen: Vec<Value> = Vec::new();
         while seen.last().is_none_or(|status| status["stage"] != "completed") {
-            // There may be more than one answer for a change: bytes taken, bytes committed, request ended.
+            // One change may cause several responses: bytes received, bytes committed, request ended.
             let answer = ask(&mut waiting, &path, &etag, "?wait=60s").await;
             assert_eq!(answer.status, 200, "{answer:?}");
             let newer = answer.header("etag").unwrap().to_owned();
@@ -552,8 +552,8 @@ async fn a_long_poll_is_answered_at_a_change() {
     let (seen, ()) = tokio::join!(following, uploading);
     assert!(seen.is_sorted_by_key(|status| status["offset"].as_u64()), "{seen:#?}");
 
-    // Without a known status, any change from now on is news. Whenever its
-    // question arrives, a change comes after it.
+    // Without a known status, the request returns at the next change. Another change follows whenever the
+    // request arrives.
     let path = client.create(1_000).await;
     let question = format!("{}?wait=60s", status_path(&path));
     let changing = async {
@@ -567,7 +567,7 @@ async fn a_long_poll_is_answered_at_a_change() {
         () = changing => unreachable!("it changes until there is an answer"),
     };
     assert!(answer.json()["offset"].as_u64().unwrap() > 0);
-    // One who knows an older status is answered at once.
+    // A client that knows an older status is answered at once.
     let answer = ask(&mut waiting, &path, "W/\"0-0\"", "?wait=60s").await;
     assert_eq!(answer.json()["stage"], "receiving");
 }
@@ -588,7 +588,8 @@ async fn a_long_poll_hears_of_bytes_that_are_not_committed_yet() {
     assert_eq!((&answer.json()["offset"], &answer.json()["received"]), (&json!(100), &json!(200)));
 }
 
-/// A checksum that does not fit takes bytes back, and a writer that ends may: neither commits anything.
+/// A checksum that does not match takes received bytes back, and so may a writer that ends: neither commits
+/// anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_knows_of_bytes_that_were_dropped_is_answered_at_once() {
     let app = TestApp::start().await;
@@ -608,7 +609,7 @@ async fn a_long_poll_is_answered_at_its_deadline() {
     let mut client = app.client().await;
     let path = client.create(5).await;
     let etag = client.get(&status_path(&path)).await.header("etag").unwrap().to_owned();
-    // The longest wait there may be holds for those who want more.
+    // A longer wait is limited to the longest permitted one.
     for (wait, least) in [("200ms", 200), ("3600", 400)] {
         let began = Instant::now();
         assert_eq!(ask(&mut client, &path, &etag, &format!("?wait={wait}")).await.status, 304);
@@ -629,11 +630,11 @@ async fn a_long_poll_does_not_hold_up_a_stop() {
     until("it waits", async || (Metrics::of(&mut client).await.value("http_event_streams") == 1.0).then_some(())).await;
     let (answer, stopped) = tokio::join!(waiting.answer("GET"), app.stop());
     assert_eq!(answer.json()["stage"], "created");
-    // A stop that is held up for longer than `shutdown_timeout`, which is less than the minute, is not clean.
+    // A stop that takes longer than `shutdown_timeout`, which is shorter than the minute, is not clean.
     assert_eq!(stopped, longshore::app::StopOutcome::Clean);
 }
 
-/// Promise 1: an offset reported to anyone never goes backwards, whatever the client does.
+/// Promise 1: a reported offset never falls, whatever the client does.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_offset_never_goes_backwards() {
     let app = TestApp::with(|config| config.engine.writer.checkpoint_every = Duration::from_millis(50)).await;
@@ -663,7 +664,7 @@ async fn the_offset_never_goes_backwards() {
         match round % 3 {
             0 => sender.rst(),
             1 => sender.fin().await,
-            // Taken over while it still sends.
+            // Taken over while it is still sending.
             _ => {
                 let offset = client.offset(&path).await;
                 assert_eq!(client.patch(&path, offset, &[7; 100]).await.status, 204);
@@ -716,7 +717,7 @@ async fn ten_thousand_uploads_are_listed_page_by_page() {
     println!("{} statuses, one after another: {:?}", asked.len(), began.elapsed());
 }
 
-/// Writes uploads past the server, which is not running.
+/// Writes uploads directly to the database, while the server is not running.
 async fn insert_many(app: &TestApp, count: usize) -> Vec<UploadId> {
     let store = SqliteStore::open(&app.data_dir().join("longshore.db"), SqliteSettings::default(), webhook::bodies())
         .await

@@ -1,5 +1,5 @@
-//! Uploads on stores that can do less than files: the engine asks of a store no more than its abilities say,
-//! and lets it decide in which order a blob is sealed, read, judged and stored.
+//! Uploads on stores with fewer abilities than files: the engine uses only the abilities that a store
+//! declares, and chooses the order in which a blob is sealed, read, checked and stored by them.
 
 use domain::checksum::{Algorithm, Digest};
 use domain::dialect::Dialect;
@@ -37,7 +37,7 @@ fn sha256_of(bytes: &[u8]) -> Digest {
     Digest::new(Algorithm::Sha256, Sha256::digest(bytes).to_vec()).unwrap()
 }
 
-/// Appends the rest of an upload, and promises a digest of the whole that nobody has asked for before.
+/// Appends the rest of an upload, and declares a digest of the whole that no earlier request has declared.
 async fn append_promising(
     life: &Life,
     id: UploadId,
@@ -219,7 +219,7 @@ async fn ranges_begin_at_parts_where_the_store_has_some() {
     let part = usize::try_from(PART_BYTES).unwrap();
     let abilities = Abilities { part_bytes: PART_BYTES, ..memory::ABILITIES };
     let world = World::on(Medium::MemoryDatabase(MemoryStore::with_abilities(abilities)));
-    // What the configuration asks for is no multiple of a part.
+    // The configured alignment is not a multiple of a part.
     let life = world.live_with(|settings| settings.ranges.alignment_bytes = 1000).await;
     assert_eq!(life.engine.settings().ranges.alignment_bytes, PART_BYTES);
     let source = source(3 * part + 5);
@@ -236,7 +236,7 @@ async fn ranges_begin_at_parts_where_the_store_has_some() {
     assert!(life.read(id).await == source);
 }
 
-/// An upload of these bytes that each of two lives before has written a part of, and a third one.
+/// Creates an upload of these bytes, of which two earlier lives and a third one have written a part each.
 async fn of_two_lives(world: &World, source: &[u8], role: Role) -> (Life, UploadId) {
     let life = world.live().await;
     let id = life.engine.create(new_upload(role, source.len())).await.unwrap().id();
@@ -259,7 +259,7 @@ async fn every_life_writes_a_blob_of_its_own_and_they_are_joined_at_stored() {
     let promised = sha256_of(&source);
     let (appended, ()) = tokio::join!(append_promising(&life, id, 70_000, &source[70_000..], promised), async {
         hold.reached().await;
-        // What is read to judge an upload may lie in several blobs.
+        // The bytes that are read to examine an upload may lie in several blobs.
         assert_eq!(life.find(id).await.stage().name(), "verified");
         assert_eq!(life.stored_names(id), ["", "~2", "~3"]);
         hold.release();
@@ -350,7 +350,7 @@ async fn blobs_that_nobody_has_written_to_are_not_kept() {
     let source = source(100_000);
     let (mut life, id) = of_two_lives(&world, &source, Role::Single).await;
     for epoch in 3..5 {
-        // Begun, and not a byte is committed.
+        // Begun, but no byte is committed.
         life.faults.fail(Operation::Sync, Calls::Nth(1), Cause::BROKEN_DISK);
         assert!(life.append(id, 70_000, &source[70_000..71_000]).await.is_err());
         assert_eq!(life.stored_names(id), ["".to_owned(), "~2".to_owned(), format!("~{epoch}")]);
@@ -398,8 +398,8 @@ async fn what_a_node_sends_after_it_was_taken_for_dead_is_nobodys() {
     assert_eq!(second.events(id).await, WHOLE_WAY);
 }
 
-/// access T9: the bytes of a tenant lie below its number, and those of
-/// the default tenant where they always have.
+/// access T9: the keys of a tenant's blobs begin with its number, and those of the default tenant have no
+/// prefix.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_tenant_has_its_own_keys() {
     let world = World::on(Medium::sealing());
@@ -427,7 +427,7 @@ async fn an_upload_that_is_joined_during_the_inventory_is_not_missing() {
     let world = World::on(Medium::sealing());
     let source = source(100_000);
     let life = world.live().await;
-    // Older ones, which come behind it in the list.
+    // Older ones, which follow it in the list.
     for _ in 0..2 {
         let id = life.create(5).await;
         life.append(id, 0, b"hello").await.unwrap();

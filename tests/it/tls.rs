@@ -1,4 +1,4 @@
-//! Encrypted connections, and certificates that change while the server runs.
+//! TLS connections, and certificates that change while the server runs.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -53,7 +53,7 @@ async fn clients_that_ask_for_nothing_speak_http_1() {
     assert!(nothing_in_common.is_err());
 }
 
-/// Whether the server shows this certificate to new connections.
+/// Reports whether the server presents this certificate to new connections.
 async fn shows(app: &TestApp, certificate: &Certificate) -> bool {
     connect(&certificate.connector(&[]), app.address()).await.is_ok()
 }
@@ -76,7 +76,7 @@ async fn a_new_certificate_is_taken_and_a_broken_one_is_not() {
     assert!(!shows(&app, &first).await);
     assert_eq!(connected.patch(&path, 0, b"data").await.status, 204, "connections live on");
 
-    // Half of a change, and files that are none.
+    // A half-finished change, and files that are not certificates.
     for broken in [&*third.pem, "", "no certificate at all"] {
         fs::write(&files.certificate, broken).unwrap();
         for _ in 0..20 {
@@ -124,7 +124,7 @@ async fn the_program_says_https_is_healthy_and_takes_a_new_certificate_when_hung
     assert_eq!(program.ran().code, Some(0));
 }
 
-/// Why a server does not start with these files.
+/// Returns the reason why a server does not start with these files.
 async fn refusal(folder: &Path, files: CertificateFiles) -> String {
     let mut config = Config::read(&Inputs::default()).unwrap();
     config.server.listen = ([127, 0, 0, 1], 0).into();
@@ -186,7 +186,7 @@ async fn a_handshake_that_never_ends_is_cut() {
         config.tls.handshake_timeout = Duration::from_millis(200);
     })
     .await;
-    // Nothing, the first bytes of a greeting, and something else than TLS.
+    // Nothing, the first bytes of a handshake, and data that is not TLS.
     for sent in [&b""[..], &[0x16, 3, 1, 2, 0, 1, 0], b"GET /healthz HTTP/1.1\r\n\r\n"] {
         let mut client = app.client().await;
         client.send(sent).await;
@@ -208,9 +208,9 @@ async fn a_client_that_comes_back_takes_a_short_cut() {
         let mut kinds = Vec::new();
         for _ in 0..2 {
             let mut stream = connect(&connector, app.address()).await.unwrap();
-            // The server's tickets come after the handshake, with or before whatever else it sends.
+            // The server's tickets arrive after the handshake, with or before the other data.
             stream.write_all(b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n").await.unwrap();
-            // It may be no proper HTTP/2; the connection ends in any case.
+            // The response may be invalid HTTP/2; the connection ends in any case.
             let _ = stream.read_to_end(&mut Vec::new()).await;
             kinds.push(stream.get_ref().1.handshake_kind());
         }

@@ -1,4 +1,4 @@
-//! Clients that fall silent, disks that are full, and everything else that has a limit.
+//! Clients that fall silent, full disks, and every other limit.
 
 use std::fs;
 use std::time::Duration;
@@ -17,7 +17,7 @@ const MIB: usize = 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_falls_silent_is_ended_and_its_bytes_are_kept() {
-    // tus 67: told with a 5xx, which clients try again after.
+    // tus 67: reported with a 5xx, after which clients retry.
     let app = TestApp::with(|config| {
         config.limits.bodies.idle_timeout = Duration::from_secs(1);
         config.limits.bodies.drain_timeout = Duration::from_millis(100);
@@ -134,7 +134,7 @@ async fn an_unfinished_upload_expires_and_its_bytes_are_swept() {
     assert_eq!((heard.len(), heard[0].body["data"]["offset"].as_u64()), (1, Some(5_000)));
 }
 
-/// A server whose bytes and database are on a disk of this size.
+/// Starts a server whose bytes and database are on a disk of this size.
 async fn app_on(disk: &SmallDisk) -> TestApp {
     TestApp::with(|config| {
         config.server.data_dir = disk.path().join("data");
@@ -162,12 +162,12 @@ async fn a_full_disk_is_told_before_the_bytes_and_costs_none() {
     client.send_chunk(&source[MIB..2 * MIB]).await;
     client.send_chunk(b"").await;
     assert_eq!(client.answer("PATCH").await.status, 507, "also where the size of the body is not known");
-    // Creations too; none of them leaves a record.
+    // Creations too, and none of them leaves a record.
     for length in ["1", "1000000"] {
         let refused = app.client().await.tus("POST", "/files", &[("Upload-Length", length)], b"").await;
         assert_eq!((refused.status, refused.problem().as_str()), (507, "no-space"), "{refused:?}");
     }
-    // Asking goes on.
+    // Reads still work.
     let mut client = app.client().await;
     assert_eq!(client.offset(&path).await, at);
     assert_eq!(client.get("/api/v1/uploads").await.json()["uploads"].as_array().unwrap().len(), 1);
@@ -190,7 +190,7 @@ async fn a_creation_beyond_the_free_space_is_refused_before_any_byte() {
     let length = (32 * MIB).to_string();
     let refused = client.tus("POST", "/files", &[("Upload-Length", &length)], b"").await;
     assert_eq!((refused.status, refused.problem().as_str()), (507, "no-space"), "{refused:?}");
-    // With data: it is told although the client never sends any.
+    // With data: the response arrives although the client never sends any.
     let headers = [TUS, OCTETS, ("Upload-Length", &length), ("Content-Length", &length)];
     client.send_head("POST", "/files", &headers).await;
     assert_eq!(client.answer("POST").await.status, 507);
@@ -205,7 +205,7 @@ async fn a_creation_beyond_the_free_space_is_refused_before_any_byte() {
 async fn a_disk_that_fills_up_in_the_middle_of_an_append_keeps_what_was_promised() {
     let Some(disk) = SmallDisk::mount("8m") else { return };
     let mut app = app_on(&disk).await;
-    // More than there is room for, which a body of unknown size does not tell.
+    // More bytes than there is space for, which a body of unknown size does not announce.
     let source = Seeded::new(4).bytes(12 * MIB);
     let mut client = app.client().await;
     let created = client.tus("POST", "/files", &[("Upload-Defer-Length", "1")], b"").await;
@@ -225,7 +225,7 @@ async fn a_disk_that_fills_up_in_the_middle_of_an_append_keeps_what_was_promised
     let stored: u64 = app.stored_files().iter().map(|file| file.metadata().unwrap().len()).sum();
     assert_eq!(stored, committed, "bytes that count for nothing take no room");
 
-    // The database was on the same disk. It is whole, and so is the upload, once there is room.
+    // The database was on the same disk. Once there is space, it is intact, and so is the upload.
     disk.remount("size=64m");
     app.restart().await;
     assert_eq!(app.client().await.offset(&path).await, committed);
@@ -251,7 +251,7 @@ async fn a_disk_that_is_full_when_a_commit_is_due_takes_nothing_back() {
     assert_eq!(client.answer("PATCH").await.status, 507);
     let committed = app.client().await.offset(&path).await;
     assert!((MIB as u64..source.len() as u64).contains(&committed), "{committed}");
-    // The same again and again does no harm.
+    // Repeating it does no harm.
     for _ in 0..3 {
         let refused = app.client().await.patch(&path, committed, &source[usize::try_from(committed).unwrap()..]).await;
         assert_eq!(refused.status, 507);
@@ -274,7 +274,7 @@ async fn an_upload_can_be_terminated_to_make_room_on_a_full_disk() {
     }
     let full = disk.fill();
     let deleted = client.tus("DELETE", &given_up, &[], b"").await;
-    // The record of it needs room as well: either it is done, or it is told and can be tried again.
+    // The record of the deletion needs space too: either it is done, or it is reported and can be retried.
     assert!(matches!(deleted.status, 204 | 507), "{deleted:?}");
     if deleted.status == 507 {
         assert_eq!(client.offset(&given_up).await, MIB as u64, "then it has not happened");

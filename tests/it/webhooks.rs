@@ -1,5 +1,5 @@
-//! The real server against real receivers: which events are told, in which order, how
-//! often, and what a bad receiver can do to it.
+//! The real server against real receivers: the events that are sent, their order and number, and the effects
+//! of a misbehaving receiver.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -23,13 +23,13 @@ const SECOND_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const WHOLE_WAY: [&str; 6] =
     ["upload.created", "upload.receiving", "upload.received", "upload.verified", "upload.stored", "upload.completed"];
 
-/// Failures are over soon, and nothing is left to chance.
+/// Makes retries short and removes their randomness.
 fn quick(config: &mut Config) {
     config.webhooks.sending.timeout = Duration::from_millis(500);
     config.webhooks.sending.connect_timeout = Duration::from_millis(500);
     config.webhooks.sending.retry_schedule = vec![Duration::from_millis(100); 5];
     config.webhooks.sending.retry_jitter_percent = 0;
-    // Tests of retries want them all.
+    // Tests of retries need every attempt.
     config.webhooks.sending.health.breaker_failures = 0;
 }
 
@@ -41,7 +41,7 @@ fn about<'a>(heard: &'a [Request], upload: &str) -> Vec<&'a Request> {
     heard.iter().filter(|request| upload.ends_with(request.upload())).collect()
 }
 
-/// A whole upload of eleven bytes.
+/// Sends a whole upload of eleven bytes.
 async fn upload(client: &mut Client) -> String {
     let path = client.create(11).await;
     assert_eq!(client.patch(&path, 0, b"hello world").await.status, 204);
@@ -58,12 +58,12 @@ async fn deliveries(client: &mut Client, query: &str) -> Vec<Value> {
     answer.json()["deliveries"].as_array().unwrap().clone()
 }
 
-/// Asks for the deliveries until they are as they should be.
+/// Requests the deliveries repeatedly until they are `enough`.
 async fn deliveries_until(client: &mut Client, query: &str, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     until_fits("there are enough deliveries", async || deliveries(client, query).await, |found| enough(found)).await
 }
 
-/// The one delivery there is, once it has had an attempt whose result is recorded.
+/// Returns the only delivery, once the result of an attempt is recorded.
 async fn tried(client: &mut Client) -> Value {
     let tried = |found: &[Value]| found.len() == 1 && !found[0]["attempts"].as_array().unwrap().is_empty();
     deliveries_until(client, "event=upload.created", tried).await.remove(0)
@@ -81,7 +81,7 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
     .await;
     let mut client = app.client().await;
 
-    // Each is waited for, so that progress is not overtaken by later news and left out.
+    // The test waits for each event, so that progress is not superseded by later events and dropped.
     let long = client.create(100).await;
     let told = async |kind: &str| {
         receiver.wait_for(|heard| about(heard, &long).iter().any(|request| request.kind() == kind)).await
@@ -115,7 +115,7 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
         "upload.processing",
         "upload.terminated",
     ];
-    // On a slow machine it may stall, and tell progress, more than once.
+    // On a slow machine the upload may stall and report progress more than once.
     let mut way: Vec<&str> = Vec::new();
     for request in about(&heard, &long) {
         if !way.contains(&request.kind()) {
@@ -165,7 +165,7 @@ async fn every_arrow_of_the_stage_diagram_is_told() {
     assert_eq!(failed.json["data"]["error"]["code"], "digest-mismatch");
 }
 
-/// webhooks G8: a terminal event is the last, whatever is asked of the upload then.
+/// webhooks G8: a terminal event is the last, whatever requests follow.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_told_of_what_has_ended() {
     let receiver = Scripted::start(SECRET).await;
@@ -200,7 +200,7 @@ async fn nothing_is_told_of_what_has_ended() {
             assert!(said.iter().all(|status| *status >= 400), "{last}: {said:?}");
         }
     }
-    // When the sweeper has ended another one, it has come past these.
+    // When the sweeper has ended another upload, it has passed these.
     let other = client.create(5).await;
     receiver
         .wait_for(|heard| about(heard, &other).last().is_some_and(|request| request.kind() == "upload.expired"))
@@ -212,7 +212,7 @@ async fn nothing_is_told_of_what_has_ended() {
     }
 }
 
-/// webhooks P4, P6: also when there is much to tell, or little.
+/// webhooks P4, P6: also for very large and very small events.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_keep_their_schema_whatever_the_upload() {
     let receiver = Scripted::start(SECRET).await;
@@ -270,7 +270,7 @@ async fn each_endpoint_has_its_own_filter_and_secret() {
     assert!(of_one.iter().all(|delivery| delivery["upload_id"] == id_of(&path)));
 }
 
-/// webhooks G6: first attempts in sequence, and one that backs off blocks nobody.
+/// webhooks G6: first attempts are made in sequence, and one that backs off blocks no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn first_attempts_keep_their_order_at_an_endpoint_that_fails_them() {
     let receiver = Scripted::start(SECRET).await;
@@ -304,7 +304,7 @@ async fn first_attempts_keep_their_order_at_an_endpoint_that_fails_them() {
     assert_eq!(receiver.heard().len(), 2 * all.len(), "webhooks G4: nothing is sent again once it succeeded");
 }
 
-/// webhooks R2, R14: the schedule, its end, and what is on record of it.
+/// webhooks R2, R14: the schedule, its end, and the record of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_only_fails_gets_as_many_attempts_as_the_schedule_has() {
     let receiver = Scripted::start(SECRET).await;
@@ -476,7 +476,8 @@ async fn a_closed_port_is_a_refusal() {
     assert_eq!(delivery["attempts"][0]["status"], Value::Null);
 }
 
-/// webhooks R5, R11: the time is limited, and who needed too long rests a minute.
+/// webhooks R5, R11: the time of an attempt is limited, and a receiver that exceeds it is paused for a
+/// minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_hangs_or_drips_its_head_times_out() {
     for reply in [Reply::Hang, Reply::DripHead] {
@@ -495,7 +496,7 @@ async fn a_receiver_that_hangs_or_drips_its_head_times_out() {
     }
 }
 
-/// webhooks R12: a success counts, however long its body is or takes, and little of it is read.
+/// webhooks R12: a success counts, however large or slow its body is, and little of the body is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_is_read_within_bounds() {
     for (reply, note) in
@@ -511,7 +512,7 @@ async fn the_answer_is_read_within_bounds() {
         assert_eq!(delivery["attempts"][0]["status"], 200, "{reply:?}");
         assert_eq!(delivery["attempts"][0]["note"], note, "{reply:?}");
         assert!(delivery["attempts"][0]["response_body"].as_str().unwrap().len() <= 4 * 1024, "{reply:?}");
-        // What the sockets' buffers hold is beyond anyone's control.
+        // The contents of the socket buffers are beyond the control of both sides.
         assert!(receiver.body_bytes_sent() <= 32 << 20, "{reply:?}: {} bytes", receiver.body_bytes_sent());
     }
 }
@@ -537,14 +538,15 @@ async fn gone_pauses_the_endpoint_until_the_next_start_and_no_other() {
     gone.always(Reply::Status("204 No Content"));
     app.restart().await;
     let heard = gone.wait_for_count(7).await;
-    // The first has had its first attempt, so its second one and the rest do not wait for each other.
+    // The first delivery has had its first attempt, so its second attempt and the other deliveries do not
+    // wait for each other.
     let (again, rest): (Vec<&Request>, Vec<&Request>) = heard.iter().partition(|request| request.sequence() == 1);
     assert_eq!((again.len(), &again[0].id), (2, &again[1].id));
     assert!(rest.iter().map(|request| request.sequence()).eq(2..=6), "all of it comes after the next start: {rest:#?}");
     assert_eq!(other.heard().len(), 6, "webhooks G4: what was delivered is not sent again");
 }
 
-/// webhooks E2: nobody waits for somebody else's receiver.
+/// webhooks E2: no receiver delays another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_endpoint_holds_up_no_other() {
     let hanging = Scripted::start(SECRET).await;
@@ -692,10 +694,10 @@ async fn a_delivery_is_told_field_by_field() {
     assert_eq!(attempt["next_attempt_at"], Value::Null, "there is none after a success");
 }
 
-/// The configuration of a real program that sends to this receiver.
+/// Writes the configuration of a real program that sends to this receiver, and returns the arguments.
 fn configure(folder: &Path, endpoints: &str) -> Vec<String> {
     let file = folder.join("longshore.toml");
-    // As short as the configuration allows.
+    // The shortest permitted schedule.
     let text = format!("[webhooks]\nretry_schedule = ['1s', '1s', '1s', '1s', '1s', '1s']\n{endpoints}");
     std::fs::write(&file, text).unwrap();
     vec!["--config".to_owned(), file.to_str().unwrap().to_owned()]
@@ -706,8 +708,8 @@ fn start(folder: &Path, flags: &[String]) -> Process {
     Process::start(&folder.join("data"), &flags)
 }
 
-/// Fails unless every event of the upload was heard, always under the same id and with the same bytes, and
-/// each first hearing came after that of the event before.
+/// Asserts that every event of the upload was received, always with the same id and the same bytes, and that
+/// each one first arrived after the first arrival of the event before it.
 fn check_heard(heard: &[Request], path: &str) {
     let mut known: HashMap<u64, &Request> = HashMap::new();
     for request in about(heard, path) {
@@ -726,7 +728,7 @@ fn all_completed(paths: &[String]) -> impl Fn(&[Request]) -> bool {
     move |heard| paths.iter().all(|path| about(heard, path).iter().any(|request| request.kind() == "upload.completed"))
 }
 
-/// webhooks G1: between commit and send, and during send.
+/// webhooks G1: a kill between commit and send, and during the send.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_a_receiver_hangs_loses_no_event() {
     let folder = TempDir::new().unwrap();
@@ -736,7 +738,7 @@ async fn a_kill_while_a_receiver_hangs_loses_no_event() {
     let process = start(folder.path(), &flags);
     let mut client = process.client().await;
     let paths = vec![upload(&mut client).await, upload(&mut client).await, upload(&mut client).await];
-    // The first event of each is on its way; those behind it are committed and wait for their turn.
+    // The first event of each upload is being sent; the later ones are committed and wait for their turn.
     let before = receiver.wait_for_count(3).await;
     assert!(before.iter().all(|request| request.sequence() == 1));
     process.kill();
@@ -753,8 +755,8 @@ async fn a_kill_while_a_receiver_hangs_loses_no_event() {
     deliveries_until(&mut client, "", done).await;
 }
 
-/// webhooks G1: after the receiver has answered and before that is written down. The program is stopped while
-/// the answer is on its way, so it can never have seen it.
+/// webhooks G1: a kill after the receiver has answered and before the result is recorded. The program is
+/// stopped while the response is on its way, so it can never have seen it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_between_answer_and_record_sends_the_event_again_under_its_id() {
     let folder = TempDir::new().unwrap();
@@ -777,7 +779,7 @@ async fn a_kill_between_answer_and_record_sends_the_event_again_under_its_id() {
     assert_eq!((heard[0].sequence(), heard[1].sequence()), (1, 1));
 }
 
-/// webhooks G1: whenever the kill comes while news is on its way.
+/// webhooks G1: a kill at any time while events are being sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_at_any_moment_lose_no_event() {
     let folder = TempDir::new().unwrap();
@@ -790,7 +792,7 @@ async fn kills_at_any_moment_lose_no_event() {
         let heard_before = receiver.heard().len();
         paths.push(upload(&mut client).await);
         paths.push(upload(&mut client).await);
-        // Another number of deliveries each time, so that the kill falls between other steps.
+        // A different number of deliveries in each round, so that the kill falls between different steps.
         receiver.wait_for_count(heard_before + round).await;
         process.kill();
     }
@@ -829,7 +831,7 @@ async fn what_happens_while_the_receiver_is_dead_is_told_when_it_is_back() {
     assert_eq!(back.heard().len(), 6);
 }
 
-/// webhooks O5: a stop in order waits for answers on their way, so nothing is told twice after it.
+/// webhooks O5: a graceful stop waits for responses that are on their way, so nothing is sent twice after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_in_order_lets_a_delivery_on_its_way_end() {
     let receiver = Scripted::start(SECRET).await;

@@ -1,5 +1,5 @@
-//! Webhooks administered over HTTP: endpoints made, changed, rotated, paused, tried out; deliveries sent
-//! again; and every way to ask for it wrongly.
+//! Administration of webhooks over HTTP: endpoints are created, changed, rotated, paused and tested;
+//! deliveries are replayed; and every invalid request.
 
 use std::process::Command;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::support::tls::Certificate;
 
 const OTHER_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// Receivers of tests are on loopback, where only an operator lets them be.
+/// The receivers of tests are on loopback, which only an operator can allow.
 const OPEN_TO_LOOPBACK: &str = "[webhooks]\nallow_networks = ['127.0.0.0/8']\n";
 
 async fn started() -> (TestApp, Client) {
@@ -50,7 +50,7 @@ async fn done(client: &mut Client, method: &str, path: &str, body: Value) -> Val
     if answer.status == 204 { Value::Null } else { answer.json() }
 }
 
-/// A form or a text can be sent by any page, and never passes for JSON.
+/// Any page can send a form or a text, so neither is accepted as JSON.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_says_it_is_no_json_is_refused_where_json_is_read() {
     let (app, mut client) = started().await;
@@ -86,7 +86,7 @@ async fn a_body_that_says_it_is_no_json_is_refused_where_json_is_read() {
     drop(app);
 }
 
-/// An endpoint for this receiver, which knows [`SECRET`].
+/// Creates an endpoint for this receiver, which knows [`SECRET`].
 async fn make(client: &mut Client, name: &str, receiver: &Scripted) -> Value {
     done(client, "POST", "/endpoints", json!({ "id": name, "url": url_of(receiver), "secret": SECRET })).await
 }
@@ -191,7 +191,8 @@ async fn a_rotated_secret_signs_beside_the_old_one() {
     assert_eq!(signatures, 2, "the one that was replaced at once is gone, the one before it has its minute");
 }
 
-/// webhooks H9: a secret that only a change made necessary is shown with that change, or nobody could verify.
+/// webhooks H9: a secret that a change creates is returned with that change, because otherwise the receiver
+/// could not verify anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_signing_shows_the_key_it_makes() {
     let (_app, mut client) = started().await;
@@ -268,7 +269,7 @@ async fn a_pause_keeps_and_a_resume_sends_or_drops() {
     client.create(1).await;
     let both = json!({ "backlog": "cancel", "missed_since": "2020-01-01T00:00:00Z" });
     done(&mut client, "POST", "/endpoints/paused/resume", both).await;
-    // What was cancelled just now, and the time before.
+    // The deliveries that were canceled just now, and those of before.
     receiver.wait_for_count(4).await;
 
     receiver.always(Reply::Hang);
@@ -278,7 +279,7 @@ async fn a_pause_keeps_and_a_resume_sends_or_drops() {
     deliveries_until(&mut client, "state=leased", |found| found.len() == 1).await;
 }
 
-/// webhooks E9: what an operator is told of an endpoint that is in trouble.
+/// webhooks E9: the information that an operator gets about a failing endpoint.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_tells_how_it_is_doing() {
     let app = TestApp::from_file(OPEN_TO_LOOPBACK, |config| {
@@ -300,7 +301,7 @@ async fn an_endpoint_tells_how_it_is_doing() {
         json!({ "consecutive_failures": 0, "failing_since": null, "exhausted": 0, "breaker_open_until": null });
     assert_eq!(well["health"], healthy);
 
-    // Two attempts each, and both are given up; for the third the breaker is open.
+    // Two attempts each, and both deliveries fail; for the third the breaker is open.
     for count in 1..=2 {
         client.create(1).await;
         deliveries_until(&mut client, "state=dead", |found| found.len() == count).await;
@@ -352,7 +353,7 @@ async fn what_died_is_sent_again_and_what_succeeded_only_by_force() {
     receiver.wait_for_count(4).await;
 }
 
-/// webhooks L3: events of before the endpoint was there, in a job that can be watched.
+/// webhooks L3: events from before the endpoint existed, in a job whose progress can be observed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_sends_what_an_endpoint_has_missed() {
     let (_app, mut client) = started().await;
@@ -374,7 +375,7 @@ async fn a_job_sends_what_an_endpoint_has_missed() {
     assert_eq!(ask(&mut client, "DELETE", &place, Value::Null).await.status, 404, "it has ended");
 }
 
-/// After an outage of the receiver: the next attempt is an hour away and the breaker is open for as long.
+/// After an outage of the receiver: the next attempt is an hour away, and the breaker is open for as long.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_pending_is_sent_at_once() {
     let hour = Duration::from_hours(1);
@@ -428,7 +429,7 @@ async fn endpoints_of_the_configuration_are_read_only() {
     assert_eq!(receiver.heard().len(), 1);
 }
 
-/// What waits for an endpoint that the configuration names no more can be ended by hand.
+/// Deliveries for an endpoint that is no longer configured can be canceled manually.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_left_of_an_endpoint_can_be_removed() {
     let nobody = closed_port().await;
@@ -477,7 +478,7 @@ async fn what_a_client_said_can_be_taken_out_of_events() {
     assert!(!String::from_utf8_lossy(&shown).contains("\"name\":\"secret\""));
 }
 
-/// Every way to ask wrongly is answered with what to change, and changes nothing.
+/// Every invalid request is answered with what to change, and changes nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_requests_are_told_what_is_wrong() {
     let (app, mut client) = started().await;
@@ -569,7 +570,7 @@ async fn wrong_requests_are_told_what_is_wrong() {
     assert_eq!(receiver.heard().len(), 0);
 }
 
-/// webhooks S7: neither by a name of loopback, nor by the one that clients know the server by.
+/// webhooks S7: neither by a name of loopback, nor by the name that clients use for the server.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_cannot_have_a_name_of_the_server() {
     let key = AdminKey::generate([7; 32]);
@@ -594,7 +595,7 @@ async fn an_endpoint_cannot_have_a_name_of_the_server() {
     }
 }
 
-/// The first five minutes: a listener, a server that is told of it as the listener says, and an upload.
+/// The first five minutes: a listener, a server configured with the listener's output, and an upload.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_prints_what_it_hears() {
     let listener = Program::start(&["webhooks", "listen", "--listen", "127.0.0.1:0"]);
@@ -608,7 +609,7 @@ async fn a_listener_prints_what_it_hears() {
     assert!(line.contains(&format!("{id} #1  0 of 1 bytes")), "{line}");
 }
 
-/// webhooks H6: one that has the public key only, and one whose key is another.
+/// webhooks H6: a receiver that has only the public key, and one that has another key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_verifies_with_a_public_key() {
     let private = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
@@ -625,7 +626,7 @@ async fn a_listener_verifies_with_a_public_key() {
     }
 }
 
-/// A server whose configuration file has this block.
+/// Starts a server whose configuration file contains this block.
 fn server_with(block: &str) -> (TempDir, Process) {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("longshore.toml");
@@ -634,7 +635,7 @@ fn server_with(block: &str) -> (TempDir, Process) {
     (folder, server)
 }
 
-/// Waits until the program has printed this; gives all it has printed.
+/// Waits until the program has printed this text. Returns everything it has printed.
 async fn printed(program: &Program, text: &str) -> String {
     let both = async || (program.stdout(), program.stderr());
     until_fits(&format!("{text:?} is printed"), both, |(printed, _)| printed.contains(text)).await.0
@@ -714,7 +715,7 @@ async fn the_command_line_manages_all_of_it() {
     );
 }
 
-/// A replay that finds nothing says what waits, and what sends that.
+/// A replay without matches reports the pending deliveries, and the command that sends them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_says_what_waits_and_how_to_send_it() {
     let receiver = Scripted::start(SECRET).await;
@@ -743,7 +744,8 @@ async fn the_command_line_says_what_waits_and_how_to_send_it() {
     receiver.wait_for_count(2).await;
 }
 
-/// The token that clients share opens the administration of a laptop; what is missing is named by its flag.
+/// The token that clients share gives access to the administration of a laptop; a missing one is named by its
+/// flag.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_shows_a_token_or_says_how() {
     let folder = TempDir::new().unwrap();
@@ -763,7 +765,7 @@ async fn the_command_line_shows_a_token_or_says_how() {
     }
 }
 
-/// A self-signed certificate is named as such, and passes when it is named itself.
+/// A self-signed certificate is reported as such, and is accepted when it is configured itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_says_what_is_the_matter_with_a_certificate() {
     let folder = TempDir::new().unwrap();
@@ -783,7 +785,7 @@ async fn the_command_line_says_what_is_the_matter_with_a_certificate() {
     assert!(wrong.code == Some(2) && wrong.stderr.contains("contains no PEM certificate"), "{wrong:?}");
 }
 
-/// One command of `longshore webhooks` against a server: its exit code and what it says.
+/// Runs one command of `longshore webhooks` against a server. Returns its exit code and its output.
 fn command(server: &Process, env: &[(&str, &str)], line: &str) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_longshore"))
         .arg("webhooks")

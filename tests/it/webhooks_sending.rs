@@ -1,5 +1,5 @@
-//! The sender of the real server: terms of single endpoints, what spares a receiver
-//! and the server itself, and signs of life.
+//! The sender of the real server: settings of single endpoints, protection of receivers and of the server
+//! itself, and heartbeats.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::support::tls::{Certificate, wrapped};
 const OLD_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const PRIVATE_KEY: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbc=";
 
-/// Asks for the deliveries until there is one that fits.
+/// Requests the deliveries repeatedly until one fits.
 async fn delivery(client: &mut Client, query: &str, fits: impl Fn(&Value) -> bool) -> Value {
     let path = format!("/api/v1/webhooks/deliveries?{query}");
     let list = async || client.get(&path).await.json()["deliveries"].as_array().unwrap().clone();
@@ -33,7 +33,7 @@ fn was_tried(delivery: &Value) -> bool {
     !delivery["attempts"].as_array().unwrap().is_empty()
 }
 
-/// The outcome of the first attempt to tell of a creation.
+/// Returns the outcome of the first attempt to deliver the event of a creation.
 async fn first_error(url: &str, change: impl FnOnce(&mut Config)) -> Value {
     let file = format!("[[webhooks.endpoints]]\nurl = '{url}'\nsecret = '{SECRET}'\nevents = ['upload.created']\n");
     let app = TestApp::from_file(&file, change).await;
@@ -42,7 +42,7 @@ async fn first_error(url: &str, change: impl FnOnce(&mut Config)) -> Value {
     delivery(&mut client, "event=upload.created", was_tried).await["attempts"][0].clone()
 }
 
-/// webhooks P6, H6, H10, H12, A2: what a block of the configuration can ask for.
+/// webhooks P6, H6, H10, H12, A2: the settings of a block in the configuration.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_of_the_configuration_has_terms_of_its_own() {
     let (all, some) = (Scripted::start(OLD_SECRET).await, Scripted::start(SECRET).await);
@@ -74,7 +74,7 @@ async fn an_endpoint_of_the_configuration_has_terms_of_its_own() {
     assert!(selected.iter().all(|request| request.json["data"]["metadata"]["tenant"] == "a"));
 }
 
-/// webhooks P5, P6: an event says where to ask for the rest, in full and thin.
+/// webhooks P5, P6: an event, full or thin, says where the rest is available.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_says_where_the_status_of_its_upload_is() {
     let (full, thin) = (Scripted::start(SECRET).await, Scripted::start(SECRET).await);
@@ -95,7 +95,7 @@ async fn an_event_says_where_the_status_of_its_upload_is() {
             let said = (&data["stage"], &data["offset"], &data["length"]);
             assert_eq!(said, (&json!("completed"), &json!(0), &json!(0)), "{data:#}");
         }
-        // News that carries more than others has a thin form, too, and its own schema allows it.
+        // Events with more fields than others have a thin form, too, and their schema allows it.
         let heard = thin.heard();
         let token = &heard.iter().find(|one| one.upload() == id).unwrap().headers["webhook-stage-token"];
         let authorized = ("Authorization", format!("Bearer {token}"));
@@ -139,7 +139,7 @@ async fn a_receiver_that_keeps_failing_is_spared_also_after_a_restart() {
     assert_eq!(receiver.heard().len(), sent);
 }
 
-/// webhooks S7: not even when the configuration says so.
+/// webhooks S7: not even when the configuration allows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_is_not_its_own_receiver() {
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
@@ -150,7 +150,7 @@ async fn the_server_is_not_its_own_receiver() {
     }
 }
 
-/// webhooks S6: the configuration may name private addresses, but not where clouds keep secrets.
+/// webhooks S6: the configuration may allow private addresses, but not those where clouds keep secrets.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_where_clouds_keep_secrets_is_refused_at_the_start() {
     for url in ["http://169.254.169.254/latest", "http://[fd00:ec2::254]/", "http://2852039166/"] {
@@ -169,7 +169,7 @@ async fn an_endpoint_where_clouds_keep_secrets_is_refused_at_the_start() {
     }
 }
 
-/// webhooks R1: a certificate nobody vouches for, and a server that speaks something else.
+/// webhooks R1: an untrusted certificate, and a server of another protocol.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_tls_is_a_failure_of_its_own_class() {
     let certificate = Certificate::new();
@@ -181,7 +181,7 @@ async fn bad_tls_is_a_failure_of_its_own_class() {
     assert_eq!(attempt["error"], "tls", "{attempt:#}");
 }
 
-/// The certificates of the platform are what is trusted; here the test says which these are.
+/// Only the certificates of the platform are trusted; here the test sets them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_with_a_trusted_certificate_is_sent_to() {
     let receiver = Scripted::start(SECRET).await;
@@ -204,7 +204,7 @@ async fn a_receiver_with_a_trusted_certificate_is_sent_to() {
     assert_eq!((&attempt["status"], &attempt["error"]), (&json!(204), &Value::Null), "{attempt:#}");
 }
 
-/// webhooks S8: no message goes where the environment would send it, with TLS or without.
+/// webhooks S8: messages ignore the proxies of the environment, with TLS or without.
 #[tokio::test(flavor = "multi_thread")]
 async fn proxies_of_the_environment_are_not_used() {
     let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -234,8 +234,8 @@ async fn proxies_of_the_environment_are_not_used() {
     assert!(proxy.accept().now_or_never().is_none(), "nobody has knocked");
 }
 
-/// webhooks S9: who vouches for a receiver is said for one endpoint, in the API and in the
-/// file, and nobody else is trusted there.
+/// webhooks S9: CA certificates are set for one endpoint, in the API and in the file, and no other CA is
+/// trusted there.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_has_certificate_authorities_of_its_own() {
     let receiver = Scripted::start(SECRET).await;
@@ -280,7 +280,7 @@ async fn an_endpoint_has_certificate_authorities_of_its_own() {
     }
 }
 
-/// A receiver that is slow to take connections, but takes them.
+/// A receiver that accepts connections slowly.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_accepts_late_gets_its_message() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -298,7 +298,7 @@ async fn a_receiver_that_accepts_late_gets_its_message() {
     assert_eq!(told["attempts"][0]["status"], 204);
 }
 
-/// webhooks R5: a proxy that cannot reach its receiver gets less and less at once.
+/// webhooks R5: a proxy that cannot reach its receiver gets fewer and fewer concurrent attempts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_gateway_is_spared_by_halves() {
     let receiver = Scripted::start(SECRET).await;

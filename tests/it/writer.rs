@@ -1,5 +1,5 @@
-//! One writer, whatever order the bytes come in: what must hold in both. What holds in one of them is tested
-//! in `engine` and in `ranges`.
+//! Rules of the writer that hold for bytes in order and in any order. Rules of one of the two are tested in
+//! `engine` and in `ranges`.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn create(life: &Life, dialect: Dialect, size: usize) -> UploadId {
     life.engine.create(new_upload_of(dialect, Role::Single, size)).await.unwrap().id()
 }
 
-/// Bytes for the end of what is there, as each order says it.
+/// Returns an append at the end of the stored bytes, in the form of each order.
 fn appending(id: UploadId, dialect: Dialect, start: usize, count: usize) -> Append {
     let start = offset(start);
     let position =
@@ -47,7 +47,7 @@ async fn a_request_that_has_sent_everything_is_answered_before_its_upload_is_end
         let sending = send(&life, appending(id, dialect, 0, 30_000), &source[..30_000]);
         let ending = async {
             hold.reached().await;
-            // It waits for the writer, and the writer for the disk.
+            // The cancellation waits for the writer, and the writer for the disk.
             let (ended, ()) = tokio::join!(life.engine.cancel(cancelling(id)), async {
                 for _ in 0..100 {
                     tokio::task::yield_now().await;
@@ -144,7 +144,7 @@ async fn what_a_cut_request_has_declared_is_forgotten_with_it() {
     assert!(life.read(id).await == b"hello it");
 }
 
-/// What is committed grows between the look at it and the end of the writer before.
+/// The committed offset grows between the query for it and the end of the previous writer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_begins_below_what_is_there_goes_on_wherever_that_ends() {
     let world = World::on_disk();
@@ -162,7 +162,7 @@ async fn a_request_that_begins_below_what_is_there_goes_on_wherever_that_ends() 
     let engine = life.engine.clone();
     let command = from_the_start();
     let again = tokio::spawn(async move { engine.append(command).await });
-    // So that it has looked, and waits for the commit.
+    // This ensures that it has queried the state, and waits for the commit.
     tokio::time::sleep(Duration::from_millis(200)).await;
     life.records.release();
     let mut again = again.await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Appends: where they go, when they end the upload, and what becomes of those that do not fit.
+//! Appends: their offset, the end of the upload, and the rejection of appends that do not fit.
 
 use crate::ietf::{
     COMPLETED, END, INCONSISTENT_LENGTH, MISMATCHING_OFFSET, MORE, NUMBERS, PARTIAL, append, begin, begin_chunked,
@@ -140,14 +140,14 @@ async fn lengths_that_contradict_each_other_are_refused_and_append_nothing() {
     let upload = begin(&mut client, Some(9)).await;
     append(&mut client, &upload, 0, false, b"hello").await;
     for (headers, body) in [
-        // ietf 54: the end would be elsewhere.
+        // ietf 54: the end would be at another offset.
         (vec![END], &b"wor"[..]),
         (vec![END], b"world"),
         (vec![END], b""),
-        // ietf 55: another length.
+        // ietf 55: a different length.
         (vec![MORE, ("Upload-Length", "10")], b"wo"),
         (vec![END, ("Upload-Length", "8")], b"wor"),
-        // Beyond the end, as announced.
+        // Beyond the announced end.
         (vec![MORE], b"world"),
     ] {
         let mut all = vec![PARTIAL, ("Upload-Offset", "5")];

@@ -1,4 +1,4 @@
-//! What no good client sends: each gets a clear answer and changes nothing.
+//! Invalid requests: each gets a clear response and changes nothing.
 
 use crate::ietf::{END, MORE, PARTIAL, append, begin, count, create, limit, location, offset, send, version};
 use crate::support::app::TestApp;
@@ -66,7 +66,7 @@ async fn lengths_that_are_not_one_integer_count_as_absent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_largest_size_can_be_told() {
-    // ietf 77: the configuration ends below what an Integer can say.
+    // ietf 77: the configured limit is below the largest Integer.
     let app = TestApp::with(|config| config.engine.max_upload_bytes = 900 << 40).await;
     let mut client = app.client().await;
     let answer = client.request("OPTIONS", "/files", &[], b"").await;
@@ -81,6 +81,6 @@ async fn a_problem_has_no_body_on_head() {
     let upload = begin(&mut client, Some(5)).await;
     let refused = send(&mut client, "HEAD", &upload, &[version("6"), ("Upload-Offset", "0")], b"").await;
     assert_eq!(refused.status, 400, "ietf 46, 79");
-    // The client would have taken a body for the next answer.
+    // The client would take a body for the next response.
     assert_eq!(append(&mut client, &upload, 0, true, b"hello").await.status, 201, "ietf 79");
 }

@@ -1,4 +1,4 @@
-//! DELETE, and requests that meet others on the same upload.
+//! DELETE, and requests that collide with others on the same upload.
 
 use crate::ietf::{END, NUMBERS, PARTIAL, append, begin, create, download, end_in, location, offset, send, version};
 use crate::support::app::TestApp;

@@ -1,4 +1,4 @@
-//! Creations: careful ones without data, with some, and with all of it.
+//! Creations: careful ones without data, optimistic ones with some of it, and whole uploads in one request.
 
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ async fn chunked_creations_end_where_they_say() {
         let answer = client.answer("POST").await;
         assert_eq!(answer.status, status, "ietf 25, 56: {headers:?}: {answer:?}");
         assert_eq!(answer.header("upload-complete"), Some(if complete { "?1" } else { "?0" }), "{headers:?}");
-        // ietf 33: also a refused one tells where the upload is.
+        // ietf 33: the response to a rejected request also contains the location of the upload.
         assert_eq!(offset(&mut client, &location(&answer)).await, (size, complete), "ietf 33, 56: {headers:?}");
     }
 }
@@ -173,7 +173,7 @@ async fn an_upload_that_is_too_large_is_refused_with_the_limit() {
         assert_eq!(answer.header("location"), None, "ietf 10: no resource: {headers:?}");
     }
     assert_eq!(count(&mut client).await, 0, "ietf 10: no resource");
-    // Found out only on the way.
+    // Detected only while the body arrives.
     let upload = location(&create(&mut client, &[MORE], b"12345").await);
     let answer = append(&mut client, &upload, 5, false, b"678901").await;
     assert_eq!((answer.status, limit(&answer, "max-size")), (413, Some(10)), "ietf 11, 17");

@@ -1,4 +1,4 @@
-//! Digest fields (RFC 9530): of one request's bytes, and of the whole.
+//! Digest fields (RFC 9530): of the bytes of one request, and of the whole upload.
 
 use sha2::Digest as _;
 
@@ -17,7 +17,7 @@ fn sha256(bytes: &[u8]) -> String {
     format!("sha-256=:{}:", base64(sha2::Sha256::digest(bytes)))
 }
 
-/// Each algorithm that can be checked, with the digest of some bytes.
+/// Returns the digest of some bytes with each algorithm that the server can check.
 fn all(bytes: &[u8]) -> [String; 5] {
     [
         sha256(bytes),
@@ -77,7 +77,7 @@ async fn an_interrupted_request_with_a_digest_leaves_nothing() {
     append(&mut client, &upload, 0, false, b"abc").await;
     for reset in [false, true] {
         let mut cut = app.client().await;
-        // It even matches what arrives, which is less than was announced.
+        // The digest even matches the bytes that arrive, which are fewer than announced.
         let digest = sha256(&[b'x'; 40]);
         let headers =
             [PARTIAL, ("Upload-Offset", "3"), END, ("Content-Length", "100"), ("Content-Digest", digest.as_str())];
@@ -138,7 +138,7 @@ async fn digests_that_were_wanted_are_told_at_the_end() {
     let answer = append(&mut client, &upload, 3, true, b"lo").await;
     assert_eq!(answer.header("repr-digest"), Some(expected.as_str()), "ietf 74");
     assert_eq!(create(&mut client, &[END], b"hello").await.header("repr-digest"), None, "nobody asked");
-    // What is computed of every upload can still be asked for with the last bytes.
+    // A digest that is computed for every upload can still be requested with the last bytes.
     let upload = begin(&mut client, None).await;
     let headers = [PARTIAL, ("Upload-Offset", "0"), END, ("Want-Repr-Digest", "crc32c=1, sha-256=2")];
     let answer = send(&mut client, "PATCH", &upload, &headers, b"hello").await;

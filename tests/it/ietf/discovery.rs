@@ -1,4 +1,4 @@
-//! What the server offers, and in which versions.
+//! Discovery: supported features and versions.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn options_tells_the_limits() {
         assert_eq!(answer.header("accept-patch"), Some(patches), "ietf 9, dialects 2: {path}");
         assert!(answer.header("tus-version").is_some(), "dialects 2: one answer for all dialects: {path}");
     }
-    // ietf 8: what was announced is what is applied.
+    // ietf 8: the announced limits are applied.
     assert_eq!(create(&mut client, &[MORE, ("Upload-Length", "12345")], b"").await.status, 201, "ietf 8");
     assert_eq!(create(&mut client, &[MORE, ("Upload-Length", "12346")], b"").await.status, 413, "ietf 8");
 }
@@ -49,7 +49,7 @@ async fn clients_of_every_configured_version_are_told_where_their_upload_is_befo
 async fn others_are_served_without_interim_responses() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
-    // ietf 2 and 3: no number, one that is not configured, and what is not an integer.
+    // ietf 2 and 3: no number, a number that is not configured, and values that are not integers.
     for number in ["", "4", "11", "99", "\"8\"", "8.0", "8, 8", "-8", "?1", "8 8", "1000000000000000"] {
         let headers = [version(number), END];
         let headers = if number.is_empty() { &headers[1..] } else { &headers };

@@ -1,4 +1,4 @@
-//! `104 Upload Resumption Supported`: before the body, and while it comes.
+//! `104 Upload Resumption Supported`: before the body, and while it arrives.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::support::client::Client;
 use crate::support::http2;
 use crate::support::tls::{Certificate, connect};
 
-/// Sends chunks until an interim response comes, and gives it with the number of chunks sent.
+/// Sends chunks until an interim response arrives. Returns it with the number of chunks sent.
 async fn send_until_told(client: &mut Client, chunk: &[u8]) -> (crate::support::client::Answer, usize) {
     let deadline = Instant::now() + Duration::from_secs(30);
     for sent in 1.. {
@@ -72,7 +72,7 @@ async fn a_client_that_waits_to_be_told_is_told_both() {
     assert_eq!(client.next_interim().await.status, 100, "ietf 38: although a 104 went out");
     client.send(b"hello").await;
     assert_eq!(client.answer("POST").await.status, 201, "ietf 38");
-    // What can be refused from the head is, before the client sends anything.
+    // A rejection that the head is enough for is sent before the client sends anything.
     let headers = [version("8"), END, ("Content-Length", "5"), ("Upload-Length", "6"), ("Expect", "100-continue")];
     client.send_head("POST", "/files", &headers).await;
     assert_eq!(client.answer("POST").await.status, 400);
@@ -106,7 +106,7 @@ async fn under_tls_they_are_told_too_and_over_http_2_a_careful_creation_does_wit
     assert!(told.starts_with("HTTP/1.1 104 ") && told.contains("location: /files/"), "ietf 21: {told}");
     stream.write_all(b"hello").await.unwrap();
     let mut answer = Vec::new();
-    // The server may leave without closing the encryption.
+    // The server may close the connection without closing TLS first.
     let _ = stream.read_to_end(&mut answer).await;
     assert!(answer.starts_with(b"HTTP/1.1 201 "), "ietf 25: {}", String::from_utf8_lossy(&answer));
 

@@ -1,5 +1,6 @@
-//! A client that behaves as URLSession does: it sends everything at once and learns from the 104 where its
-//! upload is. When the connection breaks it asks there and sends the rest; without a 104 it gives up.
+//! A client that behaves like URLSession: it sends everything at once and learns the location of its upload
+//! from the 104. When the connection breaks it requests the offset there and sends the rest; without a 104 it
+//! fails.
 
 use crate::ietf::{PARTIAL, end_in, location, version};
 use crate::support::app::TestApp;
@@ -7,7 +8,7 @@ use crate::support::client::{Answer, Client};
 use crate::support::seeded::Seeded;
 use crate::tus::wait_for_status;
 
-/// What one phone knows of its upload.
+/// The state that one phone keeps of its upload.
 struct Phone<'a> {
     app: &'a TestApp,
     number: &'static str,
@@ -16,7 +17,7 @@ struct Phone<'a> {
 }
 
 impl Phone<'_> {
-    /// Sends the file, and breaks after `cut` bytes of it, if that is before its end.
+    /// Sends the file, and disconnects after `cut` bytes if that is before its end.
     async fn post(&mut self, cut: usize) -> Option<Answer> {
         let mut client = self.app.client().await;
         let length = self.file.len().to_string();
@@ -34,7 +35,7 @@ impl Phone<'_> {
         self.send_rest(client, 0, cut, "POST").await
     }
 
-    /// Asks where its upload is, and sends the rest.
+    /// Requests the offset of its upload, and sends the rest.
     async fn resume(&self, cut: usize) -> Option<Answer> {
         let upload = self.upload.as_ref().expect("it was told where");
         let mut client = self.app.client().await;
@@ -51,7 +52,7 @@ impl Phone<'_> {
             ("Content-Length", &length),
             PARTIAL,
         ];
-        // The versions before 6 know no media type.
+        // Versions before 6 have no media type.
         let headers = if matches!(self.number, "3" | "5") { &headers[..4] } else { &headers };
         client.send_head("PATCH", upload, headers).await;
         self.send_rest(client, at, cut, "PATCH").await

@@ -1,4 +1,5 @@
-//! However an upload is split, interrupted and repeated, it ends with the right bytes, or is clearly refused.
+//! However an upload is split, interrupted and repeated, it ends with the right bytes, or is clearly
+//! rejected.
 
 use crate::ietf::{
     INCONSISTENT_LENGTH, MISMATCHING_OFFSET, NUMBERS, PARTIAL, create, download, end_in, kind, location, offset,
@@ -9,10 +10,10 @@ use crate::support::client::Client;
 use crate::support::seeded::Seeded;
 use crate::tus::wait_for_status;
 
-/// One client's way through one upload.
+/// The course of one client through one upload.
 struct Walk<'a> {
     app: &'a TestApp,
-    /// Said when something is wrong, so that it can be repeated.
+    /// Printed on failure, so that the run can be repeated.
     seed: u64,
     dice: Seeded,
     number: &'static str,
@@ -28,7 +29,7 @@ impl Walk<'_> {
         let number = NUMBERS[dice.below(NUMBERS.len())];
         let length = size.to_string();
         let mut headers = vec![version(number), end_in(number, false)];
-        // One that says it has no bytes is taken at its word in some versions.
+        // In some versions an upload with a declared length of 0 completes at once.
         if dice.below(2) == 0 && size > 0 {
             headers.push(("Upload-Length", &length));
         }
@@ -39,7 +40,7 @@ impl Walk<'_> {
         Walk { app, seed, dice, number, file, upload }
     }
 
-    /// Sends one request of some kind, which may break, repeat what is there, or leave a gap.
+    /// Sends one request of a random kind, which may be cut, repeat earlier bytes, or leave a gap.
     async fn step(&mut self) {
         let mut client = self.app.client().await;
         let (at, complete) = offset(&mut client, &self.upload).await;
@@ -77,8 +78,8 @@ impl Walk<'_> {
         let right = match answer.status {
             201 => ends,
             204 => said_at == at && !ends,
-            // A request before this one may reach the server only now: then
-            // the offset has moved since it was told.
+            // An earlier request may reach the server only now: then the offset has moved since it was
+            // reported.
             409 => kind(&answer) == MISMATCHING_OFFSET && answer.header("upload-offset") != Some(&place),
             400 => said_at != at && kind(&answer) == INCONSISTENT_LENGTH,
             _ => false,
@@ -95,7 +96,7 @@ impl Walk<'_> {
                 break;
             }
             let answer = self.append_rest(&mut client, at).await;
-            // The same as above; whoever asks again gets there.
+            // As above; a client that requests the offset again succeeds.
             let moved = answer.status == 409 && answer.header("upload-offset") != Some(&at.to_string());
             assert!(answer.status == 201 || moved, "seed {}: {answer:?}", self.seed);
         }

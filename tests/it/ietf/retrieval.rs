@@ -1,4 +1,4 @@
-//! Where an upload is: HEAD and GET.
+//! The location of an upload: HEAD and GET.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn a_complete_upload_is_downloaded_with_its_offset_beside_it() {
     let upload = location(&create(&mut client, &[END, ("Content-Type", "text/plain")], b"hello").await);
     for headers in [vec![version("8")], vec![]] {
         let head = send(&mut client, "HEAD", &upload, &headers, b"").await;
-        // Whoever names no version may be anybody, and learns what GET would answer.
+        // A client that names no version may be any HTTP client, and learns what GET would answer.
         let status = if headers.is_empty() { 200 } else { 204 };
         assert_eq!((head.status, head.header("upload-complete")), (status, Some("?1")), "ietf 40: {headers:?}");
         let get = send(&mut client, "GET", &upload, &headers, b"").await;
@@ -107,7 +107,7 @@ async fn a_told_offset_is_what_the_next_append_may_name() {
     sending.send_chunk(&[b'x'; 100]).await;
     wait_for_status(&mut client, &upload, |status| status["received"] == 100).await;
     assert_eq!(offset(&mut client, &upload).await, (100, false), "ietf 44, 65: what has arrived counts");
-    // Whatever the old connection still delivers.
+    // Bytes that the old connection still delivers.
     sending.send_chunk(&[b'z'; 100]).await;
     let answer = append(&mut client, &upload, 100, true, &[b'y'; 200]).await;
     assert_eq!(answer.status, 201, "ietf 44, 65: the newest request wins: {answer:?}");

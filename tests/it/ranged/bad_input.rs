@@ -1,9 +1,9 @@
-//! Nonsense: ranges that are none, that lie elsewhere than they say, totals that change.
+//! Invalid ranges: malformed ones, ranges that do not match their body, and totals that change.
 
 use crate::ranged::{is_incomplete, is_object, known, put, put_chunked, put_with, ranges, sent, session};
 use crate::support::app::TestApp;
 
-/// Content-Range fields that mean nothing, for bodies of five bytes.
+/// Content-Range values without meaning, for bodies of five bytes.
 const NONSENSE: [&str; 21] = [
     "",
     "bytes",
@@ -65,7 +65,7 @@ async fn a_body_has_as_many_bytes_as_its_range() {
             assert_eq!((answer.status, answer.problem().as_str()), (400, problem), "ranged 23: {range}");
         }
         assert_eq!(client.status(path).await["received"], 0, "ranged 23");
-        // Found out only when the body ends, or goes on.
+        // Detected only when the body ends, or is longer.
         for pieces in [&[&b"hello"[..]][..], &[&[b'x'; 60], &[b'x'; 60]]] {
             let range = [("Content-Range", "bytes 0-99/100")];
             let answer = put_chunked(&mut client, path, &range, pieces).await;
@@ -100,7 +100,7 @@ async fn a_total_that_changes_is_refused() {
     for path in [&announced, &told_later] {
         is_object(&put(&mut client, path, "bytes 5-9/10", b"world").await, b"helloworld", "ranged 24");
     }
-    // A total below what is there already.
+    // A total below the number of bytes already stored.
     let path = session(&mut client, &[]).await;
     is_incomplete(&put(&mut client, &path, "bytes 0-4/*", b"hello").await, 5, "a chunk");
     let answer = put(&mut client, &path, "bytes 0-2/3", b"hel").await;

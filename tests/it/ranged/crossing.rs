@@ -58,7 +58,7 @@ async fn every_dialect_may_ask_about_any_upload() {
     is_incomplete(&put(&mut client, &of_google, "bytes 0-4/*", b"hello").await, 5, "a chunk");
     let answer = client.request("HEAD", &of_google, &[TUS], b"").await;
     assert_eq!((answer.status, answer.header("upload-offset")), (200, Some("5")), "dialects 3");
-    // And its own client may delete a finished one in the words of tus.
+    // The client that created a finished upload may also delete it with a tus request.
     is_object(&put(&mut client, &of_google, "bytes */5", b"").await, b"hello", "all of it");
     assert_eq!(client.tus("DELETE", &of_google, &[], b"").await.status, 204);
 }

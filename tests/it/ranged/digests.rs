@@ -1,4 +1,4 @@
-//! Digests of the whole and of one request.
+//! Digests of the whole upload and of one request.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -1,4 +1,4 @@
-//! How Google's sessions are asked about, ended and cancelled.
+//! Google's sessions: requests for their state, their end, and their cancellation.
 
 use std::time::Duration;
 

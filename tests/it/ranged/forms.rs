@@ -35,7 +35,7 @@ async fn post(client: &mut Client, body: &[u8]) -> Answer {
 async fn the_file_in_a_form_is_the_upload_and_texts_before_it_are_metadata() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
-    // With everything in it that could be taken for the end of it.
+    // With every sequence in it that could be taken for the end of the body.
     let bytes = [source(300_000), b"\r\n------xy\r\n--\r\n------xy".to_vec()].concat();
     let body = form(&[text("user", b"7"), text("note", b"a\r\nb"), text("empty", b""), file("\u{dc}bung.mp4", &bytes)]);
     let answer = post(&mut client, &body).await;

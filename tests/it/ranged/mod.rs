@@ -1,5 +1,5 @@
-//! Ranged PUT, item by item: Google's sessions, ranges in any order, whole
-//! files. `docs/requirements/ranged.md` has the numbers.
+//! Ranged PUT, item by item: Google's sessions, ranges in any order, whole files. The numbers are those of
+//! `docs/requirements/ranged.md`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,27 +21,27 @@ mod transfer;
 pub const JSON: (&str, &str) = ("Content-Type", "application/json");
 pub const START: &str = "/files?uploadType=resumable";
 
-/// Starts a Google session and gives the path of its upload.
+/// Starts a Google session and returns the path of its upload.
 pub async fn session(client: &mut Client, headers: &[(&str, &str)]) -> String {
     let answer = client.request("POST", START, headers, b"").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     path_of(&answer)
 }
 
-/// Starts a session of our own for this many bytes and gives the path of its upload.
+/// Starts one of our own sessions for this many bytes and returns the path of its upload.
 pub async fn ranges(client: &mut Client, length: usize) -> String {
     let answer = client.request("POST", "/files", &[JSON], format!("{{\"size\": {length}}}").as_bytes()).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     path_of(&answer)
 }
 
-/// The path in the `Location` of an answer.
+/// Returns the path in the `Location` of a response.
 pub fn path_of(answer: &Answer) -> String {
     let location = answer.header("location").unwrap_or_else(|| panic!("it says where: {answer:?}"));
     location[location.find("/files/").expect("an upload")..].to_owned()
 }
 
-/// A PUT with this `Content-Range`; the answer is not checked for what Google's may lack.
+/// Sends a PUT with this `Content-Range`; headers that Google's responses may lack are not checked.
 pub async fn put(client: &mut Client, path: &str, range: &str, body: &[u8]) -> Answer {
     put_with(client, path, &[("Content-Range", range)], body).await
 }
@@ -50,7 +50,7 @@ pub async fn put_with(client: &mut Client, path: &str, headers: &[(&str, &str)],
     sent(client, "PUT", path, headers, body).await
 }
 
-/// A request whose refusal may be in words of Google's own: plain text, or none.
+/// Sends a request whose rejection may have Google's form: plain text, or no body.
 pub async fn sent(client: &mut Client, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let length = body.len().to_string();
     let mut all = headers.to_vec();
@@ -65,7 +65,7 @@ pub async fn sent(client: &mut Client, method: &str, path: &str, headers: &[(&st
     answer
 }
 
-/// A whole chunked body.
+/// Sends a whole chunked body.
 pub async fn put_chunked(client: &mut Client, path: &str, headers: &[(&str, &str)], pieces: &[&[u8]]) -> Answer {
     let mut all = headers.to_vec();
     all.push(("Transfer-Encoding", "chunked"));
@@ -81,7 +81,7 @@ pub async fn put_chunked(client: &mut Client, path: &str, headers: &[(&str, &str
     answer
 }
 
-/// Sees a 308 that tells this many bytes and sends nobody elsewhere.
+/// Asserts that the response is a 308 that reports this many bytes and does not redirect.
 pub fn is_incomplete(answer: &Answer, offset: usize, why: &str) {
     assert_eq!((answer.status, answer.reason.as_str()), (308, "Resume Incomplete"), "{why}: {answer:?}");
     let range = offset.checked_sub(1).map(|last| format!("bytes=0-{last}"));
@@ -90,7 +90,7 @@ pub fn is_incomplete(answer: &Answer, offset: usize, why: &str) {
     assert!(answer.body.is_empty(), "ranged 8: {answer:?}");
 }
 
-/// Sees the object that Google's clients wait for, and that it is these bytes.
+/// Asserts that the response is the object that Google's clients expect, with these bytes.
 pub fn is_object(answer: &Answer, bytes: &[u8], why: &str) -> Value {
     assert_eq!(answer.status, 200, "ranged 13: {why}: {answer:?}");
     let kind = answer.header("content-type").unwrap_or_default();
@@ -111,7 +111,7 @@ pub fn md5_of(bytes: &[u8]) -> String {
     STANDARD.encode(md5::Md5::digest(bytes))
 }
 
-/// Sees that the server has exactly these bytes and calls the upload complete.
+/// Asserts that the server has exactly these bytes and reports the upload as complete.
 pub async fn is_stored(client: &mut Client, path: &str, bytes: &[u8]) {
     let status = client.status(path).await;
     assert_eq!(status["stage"], "completed", "{status}");
@@ -123,12 +123,12 @@ pub async fn is_stored(client: &mut Client, path: &str, bytes: &[u8]) {
     assert_eq!(told, (Some(length.as_str()), Some(length.as_str())), "dialects 4");
 }
 
-/// This many bytes that are not all alike.
+/// Returns this many bytes that are not all equal.
 pub fn source(count: usize) -> Vec<u8> {
     (0..count).map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap()).collect()
 }
 
-/// How many uploads the server knows of.
+/// Returns the number of uploads that the server lists.
 pub async fn known(app: &TestApp) -> usize {
     crate::tus::known_uploads(&mut app.client().await).await.len()
 }

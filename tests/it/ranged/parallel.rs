@@ -1,4 +1,4 @@
-//! Ranges in any order, over the socket. What the engine makes of them is tested in `ranges.rs`.
+//! Ranges in any order, over a socket. The engine's part is tested in `ranges.rs`.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::seeded::Seeded;
 
 const BLOCK: usize = 4096;
 
-/// The `Content-Range` of these bytes.
+/// Returns the `Content-Range` of these bytes.
 fn range(first: usize, count: usize, total: usize) -> String {
     format!("bytes {first}-{}/{total}", first + count - 1)
 }
@@ -200,7 +200,7 @@ async fn a_range_that_is_not_aligned_is_refused_unless_it_fits_what_is_there() {
         assert!(answer.json()["detail"].as_str().unwrap().contains("4096"), "{answer:?}");
     }
     assert_eq!(client.status(&path).await["received"], 0);
-    // A range that broke off ends anywhere; from there it can be gone on with.
+    // A cut range ends anywhere, and the next one can continue from there.
     let mut broken = app.client().await;
     broken
         .send_head("PUT", &path, &[("Content-Range", &range(0, total, total)), ("Content-Length", &total.to_string())])
@@ -291,7 +291,7 @@ async fn what_is_sent_to_a_complete_upload_must_fit_it() {
         assert_eq!((answer.status, answer.problem().as_str()), (400, problem), "{range}");
     }
     assert_eq!(put(&mut client, &path, "bytes */5", b"").await.status, 200);
-    // What is sent again must be the same, with or without a digest, in part or as the whole.
+    // Repeated bytes must be the same, with or without a digest, in part or as a whole.
     let digest = |bytes: &[u8]| format!("sha-256=:{}:", STANDARD.encode(sha2::Sha256::digest(bytes)));
     let (right, wrong) = (digest(b"hello"), digest(b"WORLD"));
     for (range, digest, body, status) in [

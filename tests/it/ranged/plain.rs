@@ -1,4 +1,4 @@
-//! Whole files without a protocol.
+//! Whole files in one plain request.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn a_file_is_taken_as_it_comes() {
         ("PUT", "/files", &[VIDEO], None, Some("video/mp4")),
         ("PUT", "/files/", &[], None, None),
         ("POST", "/files", &[VIDEO], None, Some("video/mp4")),
-        // What curl says that was not told what it sends.
+        // The headers of curl when no type is given.
         ("POST", "/files", &[form], None, None),
         ("PUT", "/files/a.json", &[("Content-Type", "application/json")], Some("a.json"), Some("application/json")),
     ] {

@@ -1,4 +1,4 @@
-//! How Google's sessions are started.
+//! The start of Google's sessions.
 
 use longshore::config::SecretText;
 
@@ -23,7 +23,7 @@ async fn a_session_is_started_with_json_and_lives_at_an_absolute_address() {
     let status = client.status(&path).await;
     let told = (&status["filename"], &status["content_type"], &status["length"], &status["metadata"]["user"]);
     assert_eq!(told, (&"a.mp4".into(), &"video/mp4".into(), &11.into(), &"7".into()), "ranged 1 and 3");
-    // The address alone is enough: no header of the first request is needed again.
+    // The URL alone is enough: no header of the first request has to be repeated.
     let done = put(&mut client, &path, "bytes 0-10/11", b"hello world").await;
     let object = is_object(&done, b"hello world", "ranged 2");
     assert_eq!((&object["name"], &object["contentType"]), (&"a.mp4".into(), &"video/mp4".into()), "ranged 14");
@@ -57,7 +57,7 @@ async fn the_other_flavour_answers_201() {
     let app = TestApp::start().await;
     let mut client = app.client().await;
     let headers = [("x-goog-resumable", "start"), ("Content-Type", "video/mp4")];
-    // A library for signed URLs sends JSON all the same, under the type of the file.
+    // A library for signed URLs sends JSON nevertheless, with the media type of the file.
     for body in [&b""[..], br#"{"name": "a.mp4"}"#] {
         let answer = client.request("POST", "/files", &headers, body).await;
         assert_eq!(answer.status, 201, "ranged 5");
@@ -159,7 +159,7 @@ async fn a_session_does_not_replace_the_token() {
     let range = ("Content-Range", "bytes 0-4/5");
     assert_eq!(client.request("PUT", &path, &[range], b"hello").await.status, 401);
     assert_eq!(sent(&mut client, "PUT", &path, &[range, given], b"hello").await.status, 200);
-    // ranged 7: and nobody guesses it.
+    // ranged 7: and it cannot be guessed.
     let id = path.trim_start_matches("/files/");
     assert_eq!(id.len(), 36, "74 random bits: {id}");
 }

@@ -1,4 +1,4 @@
-//! Data of Google's sessions: what is told after each chunk, and what a server may never do with one.
+//! Data of Google's sessions: the response to each chunk, and actions that are never allowed to a server.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn chunks_of_an_unknown_length_never_end_an_upload_by_themselves() {
     let answer = put(&mut client, &path, "bytes 6-10/11", b"world").await;
     is_object(&answer, b"hello world", "ranged 13: the last chunk tells the total");
 
-    // Also where the total is known from the start: `/*` says that more is to come.
+    // Also if the total is known from the start: `/*` says that more follows.
     let path = session(&mut client, &[("X-Upload-Content-Length", "5")]).await;
     is_incomplete(&put(&mut client, &path, "bytes 0-4/*", b"hello").await, 5, "ranged 12");
     assert_eq!(client.status(&path).await["stage"], "receiving");
@@ -78,7 +78,7 @@ async fn a_put_without_a_range_is_the_whole_object() {
     }
     let path = session(&mut client, &[]).await;
     is_object(&put_chunked(&mut client, &path, &[], &[b"hel", b"lo"]).await, b"hello", "ranged 17: chunked");
-    // Also after a part of it: the part is passed over.
+    // Also after a part of the bytes was received: that part is skipped.
     let path = session(&mut client, &[]).await;
     is_incomplete(&put(&mut client, &path, "bytes 0-4/*", b"hello").await, 5, "a beginning");
     is_object(&put_with(&mut client, &path, &[], b"hello world").await, b"hello world", "ranged 17");
@@ -140,7 +140,7 @@ async fn a_chunk_cut_in_its_middle_leaves_its_beginning() {
         wait_until_at_rest(app.address(), &path).await;
         let answer = put(&mut asking, &path, "bytes */100", b"").await;
         is_incomplete(&answer, 40, "ranged 25");
-        // A client that did not ask sends the chunk again.
+        // A client that did not request the offset sends the chunk again.
         let answer = put(&mut asking, &path, "bytes 0-99/100", &[b'x'; 100]).await;
         is_object(&answer, &[b'x'; 100], "ranged 20, 25");
     }
@@ -151,7 +151,7 @@ async fn a_client_that_comes_back_is_told_an_offset_its_next_chunk_is_taken_at()
     let app = TestApp::start().await;
     let mut asking = app.client().await;
     let path = session(&mut asking, &[]).await;
-    // The old connection is not known to be dead.
+    // The server does not know that the old connection is dead.
     let mut old = app.client().await;
     old.send_head("PUT", &path, &[("Content-Range", "bytes 0-99/100"), ("Content-Length", "100")]).await;
     old.send(&[b'x'; 40]).await;

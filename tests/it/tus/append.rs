@@ -124,7 +124,7 @@ async fn patch_chunked(client: &mut Client, upload: &str, headers: &[(&str, &str
     let mut all = vec![TUS, OCTETS, CHUNKED];
     all.extend_from_slice(headers);
     client.send_head("PATCH", upload, &all).await;
-    // In one piece, so that the server sees all of it or nothing.
+    // In one write, so that the server sees all of it or nothing.
     let mut framed = Vec::new();
     for chunk in chunks {
         framed.extend(format!("{:x}\r\n", chunk.len()).into_bytes());

@@ -1,17 +1,17 @@
-//! Requests nobody sends by mistake: paths, headers and framing made to confuse.
+//! Malicious requests: paths, headers and framing that are made to confuse.
 
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client, OCTETS};
 use crate::tus::known_uploads;
 
-/// Sends bytes as they are, on a connection of their own, and reads what comes back.
+/// Sends bytes unchanged on a separate connection, and reads the response.
 async fn sent_raw(app: &TestApp, bytes: &[u8]) -> Option<Answer> {
     let mut client = app.client().await;
     client.send(bytes).await;
     client.raw_answer("POST").await
 }
 
-/// A creation with these lines between the usual ones.
+/// Returns a creation with these lines between the usual ones.
 fn creation(lines: &[u8]) -> Vec<u8> {
     [b"POST /files HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nContent-Length: 0\r\n", lines, b"\r\n\r\n"]
         .concat()
@@ -125,7 +125,8 @@ async fn huge_headers_are_refused_and_the_server_lives_on() {
         (format!("Upload-Length: 5\r\n{}", too_many.trim_end()), &[400, 431]),
         (format!("Upload-Length: 5\r\nX: {endless}"), &[400, 431]),
     ] {
-        // The end of an endless head may meet a closed connection, and its answer with it.
+        // The rest of an endless head may arrive at a closed connection, and the response may be lost with
+        // it.
         if let Some(answer) = sent_raw(&app, &creation(lines.as_bytes())).await {
             assert!(statuses.contains(&answer.status), "{}…: {answer:?}", &lines[..40]);
             assert!(answer.body.len() < 2_000, "what was sent is not sent back at length");
@@ -186,7 +187,7 @@ async fn what_is_not_http_is_answered_or_closed() {
     ] {
         let mut client: Client = app.client().await;
         client.send(bytes).await;
-        // Without an end of its own the server would wait for more.
+        // The request has no end, so the server would wait for more.
         let _ = tokio::io::AsyncWriteExt::shutdown(&mut client.stream).await;
         if let Some(answer) = client.raw_answer("GET").await {
             assert!((400..600).contains(&answer.status), "{:?}: {answer:?}", String::from_utf8_lossy(bytes));

@@ -1,4 +1,4 @@
-//! `Upload-Checksum`: bytes that count only if they match, and only all together.
+//! `Upload-Checksum`: bytes count only if they match, and only as a whole.
 
 use sha1::Digest as _;
 
@@ -6,7 +6,7 @@ use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client, OCTETS, TUS};
 use crate::tus::{base64, create_with, known_uploads, wait_for_status};
 
-/// Each algorithm with the digest of some bytes.
+/// Returns the digest of some bytes with each algorithm.
 fn digests(bytes: &[u8]) -> [(&'static str, Vec<u8>); 6] {
     [
         ("sha1", sha1::Sha1::digest(bytes).to_vec()),
@@ -25,7 +25,7 @@ async fn patch_with(client: &mut Client, upload: &str, at: u64, checksum: &str, 
 
 #[test]
 fn the_value_of_a_crc_is_big_endian() {
-    // tus 79: the check values of the catalogues, most significant byte first.
+    // tus 79: the check values of the catalogs, most significant byte first.
     let known = digests(b"123456789");
     assert_eq!(known[4].1, [0xcb, 0xf4, 0x39, 0x26]);
     assert_eq!(known[5].1, [0xe3, 0x06, 0x92, 0x83]);
@@ -99,7 +99,7 @@ async fn an_interrupted_request_with_a_checksum_is_discarded_whole() {
     for (name, digest) in digests(&bytes[..40]).into_iter().take(2) {
         for reset in [false, true] {
             let mut cut = app.client().await;
-            // The checksum even matches what arrives, which is less than was announced.
+            // The checksum even matches the bytes that arrive, which are fewer than announced.
             let checksum = format!("{name} {}", base64(&digest));
             let headers =
                 [TUS, OCTETS, ("Upload-Offset", "3"), ("Content-Length", "100"), ("Upload-Checksum", &checksum)];

@@ -1,4 +1,4 @@
-//! Partial uploads, and final ones made of them.
+//! Partial uploads, and final uploads that consist of them.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::support::client::{Answer, Client, OCTETS};
 use crate::support::receiver::Receiver;
 use crate::tus::{base64, create_with, known_uploads, wait_until_nothing_is_stored_of};
 
-/// A partial upload with these bytes.
+/// Creates a partial upload with these bytes.
 async fn part(client: &mut Client, bytes: &[u8]) -> String {
     let length = bytes.len().to_string();
     let upload = create_with(client, &[("Upload-Length", &length), ("Upload-Concat", "partial")]).await;
@@ -57,7 +57,8 @@ async fn parts_may_be_named_in_every_usual_way() {
         format!("{a}/ {b}/"),
         format!("{absolute}{a} {absolute}{b}"),
         format!("{absolute}{a}/ {b}"),
-        // A proxy may serve us under another name and below a path of its own. Nothing is fetched from there.
+        // A proxy may serve the server under another name and below another path. Nothing is fetched from
+        // there.
         format!("https://uploads.example.com{a} https://example.com/some/where{b}"),
         format!("{a}   {b}"),
     ] {

@@ -1,4 +1,4 @@
-//! Pages elsewhere: preflights, what they may read, and whom the server does not know.
+//! Pages of other origins: preflights, readable headers, and origins that are not allowed.
 
 use longshore::config::AllowOrigins;
 
@@ -7,7 +7,7 @@ use crate::support::client::{Answer, OCTETS, TUS};
 
 const ORIGIN: (&str, &str) = ("Origin", "https://app.example.com");
 
-// protocols 5.5: the union of what clients of all dialects send and read.
+// dialects 5: the union of the methods and headers that clients of all dialects send and read.
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const REQUEST_HEADERS: &str = "Authorization, Content-Type, Content-Disposition, Content-Encoding, Content-Range, \
     Content-Digest, Repr-Digest, Want-Content-Digest, Want-Repr-Digest, Origin, X-Requested-With, X-Request-ID, \

@@ -202,7 +202,7 @@ async fn a_creation_cut_in_its_body_keeps_what_arrived() {
         let headers = [TUS, OCTETS, ("Upload-Length", "100"), ("Content-Length", "100")];
         client.send_head("POST", "/files", &headers).await;
         client.send(&[b'x'; 40]).await;
-        // The client never learns where its upload is; the list knows.
+        // The client never learns the path of its upload; the list contains it.
         let upload = until("the bytes arrive", async || {
             let known = known_uploads(&mut asking).await;
             let newest = known.first().filter(|one| one["received"] == 40)?;
@@ -258,7 +258,7 @@ async fn a_client_that_asks_before_sending_is_refused_before_sending() {
         let mut headers = headers.to_vec();
         headers.extend([("Content-Length", "50"), ("Expect", "100-continue")]);
         client.send_head("POST", "/files", &headers).await;
-        // Not a byte of the body is sent.
+        // No byte of the body is sent.
         let answer = client.answer("POST").await;
         assert_eq!(answer.status, status, "tus 41: {headers:?}");
     }

@@ -1,4 +1,4 @@
-//! What the server offers, which version it speaks, and methods in disguise.
+//! Discovery of features and versions, and overridden methods.
 
 use crate::support::app::TestApp;
 use crate::support::client::{OCTETS, TUS};
@@ -53,7 +53,7 @@ async fn every_answer_names_the_version() {
     let mut client = app.client().await;
     let upload = client.create(5).await;
     let deeper = format!("{upload}/deeper");
-    // tus 7: also what the router and the limits refuse. The client checks the header of each answer.
+    // tus 7: also rejections by the router and by limits. The client checks the header of each response.
     for (method, path, headers, status) in [
         ("GET", "/files", &[][..], 405),
         ("GET", "/files/deeper/still", &[], 404),

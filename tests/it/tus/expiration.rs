@@ -1,4 +1,4 @@
-//! Unfinished uploads do not live forever, and their clients are told how long.
+//! Unfinished uploads expire, and their clients learn when.
 
 use std::time::{Duration, SystemTime};
 

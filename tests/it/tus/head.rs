@@ -1,4 +1,4 @@
-//! Asking for the offset.
+//! Requests for the offset.
 
 use crate::support::app::TestApp;
 use crate::tus::{completed, create_with, rest_of, wait_for_status};
@@ -40,7 +40,7 @@ async fn head_of_what_is_not_there_tells_no_offset_and_has_no_body() {
         assert_eq!(head.status, status, "tus 46: {path}");
         assert_eq!(head.header("upload-offset"), None, "tus 46: {path}");
         assert_eq!(head.header("cache-control"), Some("no-store"), "tus 45: {path}");
-        // tus 47: a body would be taken for the next answer on this connection.
+        // tus 47: a body would be taken for the next response on this connection.
     }
     assert_eq!(client.create(1).await.len(), ended.len(), "the connection is as it was");
 }
@@ -56,7 +56,7 @@ async fn head_during_a_patch_tells_an_offset_the_next_patch_can_use() {
     wait_for_status(&mut client, &upload, |status| status["received"] == 40).await;
     let head = client.head(&upload).await;
     assert_eq!((head.status, head.header("upload-offset")), (200, Some("40")), "tus 48: a running PATCH is no 4xx");
-    // What the old connection still delivers must not move the offset away.
+    // Bytes that the old connection still delivers must not move the offset.
     stale.send(&[b'x'; 10]).await;
     assert_eq!(client.patch(&upload, 40, &[b'y'; 60]).await.status, 204, "tus 49");
     let bytes = client.get(&upload).await.body;
@@ -74,7 +74,7 @@ async fn head_is_answered_while_the_end_of_a_whole_body_is_missing() {
     stale.send_head("PATCH", &upload, &headers).await;
     stale.send_chunk(b"0123456789").await;
     wait_for_status(&mut client, &upload, |status| status["received"] == 10).await;
-    // All bytes are here, but whether more come is not known yet.
+    // All bytes are stored, but the server does not know yet whether more follow.
     let offset = client.offset(&upload).await;
     assert_eq!(client.patch(&upload, offset, rest_of(b"0123456789", offset)).await.status, 204, "tus 48, 49");
     assert_eq!(client.get(&upload).await.body, b"0123456789");

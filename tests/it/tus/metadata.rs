@@ -1,4 +1,4 @@
-//! `Upload-Metadata`: its grammar, its echo, and what comes of names that want to be something else.
+//! `Upload-Metadata`: its grammar, its echo, and malicious file names.
 
 use serde_json::{Value, json};
 
@@ -158,7 +158,7 @@ async fn types_that_cannot_stand_in_a_header_are_not_put_there() {
         ("video/mp4", "video/mp4"),
         ("text/csv; charset=utf-8", "text/csv; charset=utf-8"),
         ("text/html; charset=utf-8", "application/octet-stream"),
-        // What cannot be read says nothing, and then the bytes do.
+        // An unreadable type is ignored, and the type is detected from the bytes.
         ("text/html\r\nX-Evil: 1", "text/plain"),
         ("text", "text/plain"),
         ("a/b/c", "text/plain"),

@@ -1,4 +1,4 @@
-//! tus 1.0, item by item: what each request may ask and what it must be told.
+//! tus 1.0, item by item: the permitted requests and the required responses.
 
 use std::path::PathBuf;
 
@@ -23,19 +23,19 @@ mod metadata;
 mod replies;
 mod termination;
 
-/// Padded base64 of the standard alphabet, as tus writes metadata and checksums.
+/// Returns padded base64 of the standard alphabet, as tus writes metadata and checksums.
 pub fn base64(bytes: impl AsRef<[u8]>) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Creates an upload with these header fields, and gives its path.
+/// Creates an upload with these headers, and returns its path.
 pub async fn create_with(client: &mut Client, headers: &[(&str, &str)]) -> String {
     let answer = client.tus("POST", "/files", headers, b"").await;
     assert_eq!(answer.status, 201, "{answer:?}");
     answer.header("location").expect("a creation says where").to_owned()
 }
 
-/// Creates an upload, sends all its bytes, and gives its path.
+/// Creates an upload, sends all its bytes, and returns its path.
 pub async fn completed(client: &mut Client, headers: &[(&str, &str)], bytes: &[u8]) -> String {
     let length = bytes.len().to_string();
     let mut all = vec![("Upload-Length", length.as_str())];
@@ -45,33 +45,33 @@ pub async fn completed(client: &mut Client, headers: &[(&str, &str)], bytes: &[u
     upload
 }
 
-/// What of these bytes lies behind an offset.
+/// Returns the bytes after an offset.
 pub fn rest_of(bytes: &[u8], offset: u64) -> &[u8] {
     &bytes[usize::try_from(offset).unwrap()..]
 }
 
-/// Every upload the server knows of, newest first.
+/// Returns every upload that the server lists, newest first.
 pub async fn known_uploads(client: &mut Client) -> Vec<Value> {
     let answer = client.get("/api/v1/uploads").await;
     let mut uploads = answer.json()["uploads"].as_array().expect("a list of uploads").clone();
     for upload in &mut uploads {
-        // Not of the upload, but of whether its file is still open from the last request.
+        // This field depends on whether the file is still open from the last request, and not on the upload.
         upload["bytes_per_second"].take();
     }
     uploads
 }
 
-/// Asks for the status again and again until it is as wanted.
+/// Requests the status repeatedly until it is as wanted.
 pub async fn wait_for_status(client: &mut Client, upload: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     until_fits("the status is as wanted", async || client.status(upload).await, wanted).await
 }
 
-/// Waits until the server holds no byte of any upload.
+/// Waits until the server stores no byte of any upload.
 pub async fn wait_until_nothing_is_stored(app: &TestApp) {
     until_fits("no file is left", async || app.stored_files(), Vec::is_empty).await;
 }
 
-/// Waits until the server holds no byte of one upload.
+/// Waits until the server stores no byte of one upload.
 pub async fn wait_until_nothing_is_stored_of(app: &TestApp, upload: &str) {
     let id = upload.trim_start_matches("/files/");
     let is_its = |file: &PathBuf| file.to_string_lossy().contains(id);

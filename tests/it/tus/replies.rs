@@ -1,9 +1,9 @@
-//! Whole replies of the main exchanges, with ids, times and digests of them redacted.
+//! Complete responses of the main exchanges, with their ids, times and digests redacted.
 
 use crate::support::app::TestApp;
 use crate::support::client::{Answer, Client, OCTETS, TUS};
 
-/// What was asked and all of what was answered, headers sorted.
+/// The requests and the complete responses, with sorted headers.
 struct Transcript {
     client: Client,
     text: String,
