@@ -209,7 +209,7 @@ impl AttemptOutcome {
         }
     }
 
-    /// The inverse of [`Self::status`] and [`Self::error_class`].
+    /// Reconstructs an outcome from [`Self::status`] and [`Self::error_class`].
     pub fn from_parts(status: Option<u16>, error_class: Option<&str>) -> Self {
         let error = || Self::ERRORS.into_iter().find(|error| error.error_class() == error_class);
         status.map(Self::Status).or_else(error).unwrap_or(Self::Transport)

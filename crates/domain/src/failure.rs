@@ -5,7 +5,7 @@
 pub struct Failure {
     /// A stable code for programs, such as `digest-mismatch`.
     pub code: String,
-    /// A sentence for people.
+    /// A sentence for display.
     pub message: String,
     /// The kind of the rejection, if a policy or the application rejected the upload.
     pub rejection: Option<RejectionKind>,

@@ -22,7 +22,7 @@ pub struct Report {
     pub name: String,
     /// From 0 to 100; `None` if the backend does not know.
     pub percent: Option<u8>,
-    /// A sentence for people.
+    /// A sentence for display.
     pub message: Option<String>,
     pub at: Timestamp,
     /// The time of the last event about this stage.
