@@ -11,7 +11,7 @@ use crate::id::InstanceId;
 /// The longest name of a node, in bytes.
 const MAX_NAME_BYTES: usize = 255;
 
-/// One run of the program, as it registers with the other nodes.
+/// The record of one run of the program, which other nodes read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub instance: InstanceId,
@@ -33,12 +33,12 @@ impl Node {
     }
 }
 
-/// Which requests a node serves.
+/// The requests that a node serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum NodeRole {
     #[default]
     All,
-    /// Uploads, and the API that changes something.
+    /// Uploads, and API requests that change state.
     Upload,
     /// Status, lists, events and downloads. Such a node holds no lease and writes no upload.
     Read,

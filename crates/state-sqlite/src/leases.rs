@@ -221,7 +221,7 @@ impl Work for Seize {
     const OPERATION: &'static str = "take the lease of an upload from another node";
     type Output = Option<Lease>;
 
-    /// Deleting an upload starts with it.
+    /// The deletion of an upload may begin with it.
     fn frees_space(&self) -> bool {
         true
     }

@@ -48,12 +48,12 @@ pub trait Leases: fmt::Debug + Send + Sync + 'static {
     /// `None` if there is no such upload. A node that already holds the upload keeps it in the same epoch.
     async fn acquire(&self, upload: UploadId, by: InstanceId) -> Result<Option<Lease>>;
 
-    /// Takes an upload for a live node from a holder that counts as alive but does not answer. Changes
-    /// nothing unless `seen` is still the lease, so that of several nodes that give up on one holder a single
-    /// one takes over. Returns the resulting lease, or `None` if there is no such upload.
+    /// Takes over an upload for a live node from a holder that counts as alive but does not respond. Changes
+    /// nothing unless `seen` is still the current lease, so only one node takes over if several abandon the
+    /// same holder. Returns the resulting lease, or `None` if there is no such upload.
     async fn seize(&self, upload: UploadId, seen: Lease, by: InstanceId) -> Result<Option<Lease>>;
 
-    /// Ends a lease whose holder writes no more, so that any node may acquire the upload. Changes nothing
-    /// unless `held` is still the lease.
+    /// Ends a lease whose holder no longer writes, so that any node may acquire the upload. Changes nothing
+    /// unless `held` is still the current lease.
     async fn release(&self, upload: UploadId, held: Lease) -> Result<()>;
 }

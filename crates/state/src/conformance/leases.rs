@@ -177,7 +177,7 @@ pub async fn a_draining_node_is_listed_as_that<P: StateFixture>(place: P) {
     assert_eq!(second.nodes().await.unwrap(), [Node { is_draining: true, ..node(1) }]);
 }
 
-/// The lease that was seen is the condition, so a node that is late takes nothing from the new holder.
+/// A takeover requires the lease that the node has seen, so a late node takes nothing from the new holder.
 pub async fn a_holder_that_does_not_answer_is_taken_over_once<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     first.join(&node(3), Membership::Others, None).await.unwrap();

@@ -83,7 +83,7 @@ impl Leases for MemoryState {
     }
 }
 
-/// A node, and how long it counts as alive.
+/// A node, and the time until which it counts as alive.
 #[derive(Debug)]
 pub(super) struct RegisteredNode {
     node: Node,
