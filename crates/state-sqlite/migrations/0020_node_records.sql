@@ -1,4 +1,4 @@
--- What nodes tell each other when they register.
+-- The data of a node that the other nodes read.
 ALTER TABLE nodes ADD COLUMN role TEXT NOT NULL DEFAULT 'all';
 ALTER TABLE nodes ADD COLUMN version TEXT NOT NULL DEFAULT '';
 ALTER TABLE nodes ADD COLUMN peer_url TEXT;
