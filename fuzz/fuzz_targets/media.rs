@@ -1,4 +1,5 @@
-//! Any bytes whatever, looked into as the engine looks into an upload that has all of them.
+//! Arbitrary bytes, examined in the same way in which the engine examines an upload that has all of its
+//! bytes.
 
 #![no_main]
 
@@ -16,17 +17,18 @@ use media::window::{ParseStop, Window};
 /// The default of `media.read_limit`.
 const LIMIT_BYTES: u64 = 16 << 20;
 
-/// Each look but the last fetches at least one block.
+/// The most iterations of the loop: each but the last fetches at least one block.
 const MOST_LOOKS: u64 = LIMIT_BYTES / media::window::BLOCK_BYTES + 1;
 
-/// As many as events repeat.
+/// The number of tracks that events repeat.
 const MOST_TRACKS: usize = 32;
 
-/// A name of a codec is short, whatever the file says.
+/// The name of a codec is short, whatever the file contains.
 const MOST_CODEC_BYTES: usize = 64;
 
-/// Once the fuzzer's own hook is gone, which ends the process at any panic. One in a library is a file that
-/// cannot be read, here as in the server; one that is not contained still ends it.
+/// Done once the fuzzer's own hook, which ends the process at any panic, is removed. A panic in a library
+/// means that the file cannot be read, here as in the server; a panic that is not contained still ends the
+/// process.
 static LIBRARIES_MAY_PANIC: Once = Once::new();
 
 fuzz_target!(|file: &[u8]| {

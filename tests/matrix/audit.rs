@@ -1,5 +1,5 @@
-//! What is really there, held against what was promised. It reads the stores beside all faults, as one
-//! would who looks at the disk of a server.
+//! The actual content of the stores, compared with the promises. It reads the stores without any faults, like
+//! an operator who looks at the disk of a server.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,15 +25,15 @@ use crate::model::{Known, Model, Promised, places};
 use crate::script::{Content, Promise};
 use domain::query::UploadQuery;
 
-/// More than a run has of anything.
+/// More than any run contains.
 const ALL: u32 = 100_000;
 
-/// Whoever looks, and remembers what was there the last time.
+/// The auditor, with the state that it found last time.
 #[derive(Debug)]
 pub struct Audit {
     records: Arc<MemoryState>,
     blobs: MemoryStore,
-    /// How long files of completed uploads are kept, if not for ever.
+    /// How long files of completed uploads are kept; `None` means forever.
     keeps_files: Option<Duration>,
     before: BTreeMap<UploadId, Upload>,
 }
@@ -43,7 +43,7 @@ impl Audit {
         Self { records: memory.open(), blobs, keeps_files, before: BTreeMap::new() }
     }
 
-    /// All uploads there are, oldest first.
+    /// Returns all uploads, oldest first.
     pub fn rows(&self) -> Vec<Upload> {
         let query = UploadQuery { limit: ALL, ..UploadQuery::default() };
         let page = self.records.list(TenantScope::All, &query).now_or_never().expect("it never waits");
@@ -56,7 +56,7 @@ impl Audit {
         self.records.find(TenantScope::All, id).now_or_never().expect("it never waits").expect("it is open")
     }
 
-    /// The durable bytes of an upload, and whether they are at their final place.
+    /// Returns the durable bytes of an upload, and whether they are at their final place.
     pub fn durable(&self, id: UploadId) -> Option<(bool, Bytes)> {
         self.blobs.durable(&key_of(id))
     }
@@ -114,7 +114,7 @@ impl Audit {
         broken
     }
 
-    /// Whether there was a reason to remove the file of an upload.
+    /// Checks that there was a reason to remove the file of an upload.
     fn check_removal(
         &self,
         removal: Removal,
@@ -134,7 +134,7 @@ impl Audit {
         (!has_reason).then_some((Promised::EndsHaveAReason, how))
     }
 
-    /// Whether the bytes that a row counts are durable and were sent.
+    /// Checks that the bytes that a row counts are durable, and that a client sent them.
     fn check_bytes(&self, row: &Upload, known: Option<&Known>, name: &str) -> Option<(Promised, String)> {
         let pairs = row.record().received.pairs();
         let reach = pairs.last().map_or(0, |(_, end)| *end);
@@ -189,7 +189,7 @@ impl Audit {
         })
     }
 
-    /// Whether everything that somebody was told of an upload still holds.
+    /// Checks that everything that a client was told of an upload still holds.
     fn check_told(&self, known: &Known) -> Option<(Promised, String)> {
         let name = known.name;
         let Some(row) = self.before.get(&known.id) else {
@@ -208,7 +208,7 @@ impl Audit {
         Some((Promised::NothingAcknowledgedIsLost, how))
     }
 
-    /// Checks what holds when nothing is under way any more.
+    /// Checks the promises that hold when nothing is in progress any more.
     pub fn look_at_rest(&mut self, model: &mut Model) {
         self.look(model);
         let mut owned: Vec<BlobKey> = Vec::new();
@@ -237,7 +237,7 @@ fn covers(pairs: &[(u64, u64)], start: u64, end: u64) -> bool {
     start >= end || pairs.iter().any(|(own_start, own_end)| *own_start <= start && end <= *own_end)
 }
 
-/// Whether a row may have become what it is.
+/// Checks that a row was allowed to change in this way.
 fn check_move(before: &Upload, row: &Upload, name: &str) -> Option<(Promised, String)> {
     if let Stage::Ended(how) = before.stage()
         && row.stage() != Stage::Ended(how)
@@ -267,7 +267,7 @@ fn check_move(before: &Upload, row: &Upload, name: &str) -> Option<(Promised, St
     Some((Promised::OffsetsNeverFall, how))
 }
 
-/// Whether an upload had a reason to end.
+/// Checks that an upload had a reason to end.
 fn check_end(
     before: Option<&Upload>,
     row: &Upload,
@@ -308,7 +308,7 @@ fn check_failure(row: &Upload, known: Option<&Known>, name: &str) -> Option<Stri
     (!has_reason).then(|| format!("{name} has failed with {code:?}, and nobody has given a reason for that"))
 }
 
-/// Where the engine keeps the bytes of an upload.
+/// Returns the key of an upload's bytes.
 pub fn key_of(id: UploadId) -> BlobKey {
     BlobKey::new(format!("{}/{id}", id.made_at().day_path())).expect("a day and an id are a key")
 }

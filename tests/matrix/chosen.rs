@@ -1,5 +1,5 @@
-//! Scripts written by hand: one for each mixture that is worth every fault at every call. The ones at the end
-//! have shown defects, and are kept to show them again should they come back.
+//! Handwritten scripts: one for each combination that is worth every fault at every call. The scripts at the
+//! end have revealed defects, and are kept as regression tests.
 
 use domain::dialect::Dialect;
 
@@ -9,7 +9,7 @@ const A: Name = Name(0);
 const B: Name = Name(1);
 const C: Name = Name(2);
 
-/// Every script, by name.
+/// Returns every script, by name.
 pub fn all() -> Vec<(&'static str, Script)> {
     vec![
         ("in_order_with_checkpoints", in_order_with_checkpoints()),
@@ -32,7 +32,7 @@ pub fn all() -> Vec<(&'static str, Script)> {
     ]
 }
 
-/// Calls take their time here, always the same.
+/// Makes a script in which calls take time, always the same amount.
 fn script(steps: Vec<Step>) -> Script {
     let tuning = Tuning { slow: true, checkpoint_every_ms: 300, checkpoint_bytes: 8_192, ..Tuning::default() };
     Script { seed: 7, tuning, steps, faults: Vec::new() }
@@ -58,7 +58,7 @@ fn wait(ms: u64) -> Step {
     Step::Wait { ms }
 }
 
-/// A whole request.
+/// Returns the steps of a whole request.
 fn whole(request: u8, upload: Name, body: Body) -> [Step; 3] {
     [begin(request, upload, body), send(request, body.size), end(request)]
 }
@@ -215,7 +215,8 @@ fn cancel_and_expiry() -> Script {
     script(steps)
 }
 
-/// One file is removed for its age, and an operator deletes a complete upload and one that is being received.
+/// One file is removed by retention, and an operator deletes a complete upload and one that is being
+/// received.
 fn retention_and_an_operator() -> Script {
     let mut kept = script(vec![
         create(A, Plan::of(Dialect::named("tus"), 5_000)),
@@ -256,7 +257,7 @@ fn kept_open() -> Script {
     kept
 }
 
-/// The second request declares the length, so it waits for the commit of the first.
+/// The second request declares the length, so it waits for the commit of the first one.
 fn a_request_joins_while_a_commit_is_under_way() -> Script {
     let mut joining = script(vec![create(A, Plan::of(Dialect::named("ranged"), 8_000).later())]);
     joining.tuning.slow = false;
@@ -275,7 +276,7 @@ fn a_request_joins_and_nobody_comes_again() -> Script {
     joining
 }
 
-/// A request with a checksum compares bytes when those of the others have made the upload whole.
+/// A request with a checksum compares its bytes when those of the other requests have completed the upload.
 fn bytes_are_compared_when_all_are_there() -> Script {
     let mut steps = vec![create(A, Plan::of(Dialect::named("ranged"), 8_192))];
     steps.extend(whole(1, A, Body::range(0, 4_096)));
@@ -285,7 +286,7 @@ fn bytes_are_compared_when_all_are_there() -> Script {
     script(steps)
 }
 
-/// The length comes with a request that brings nothing, and falls silent.
+/// The length is declared by a request without bytes, which then falls silent.
 fn a_stall_of_an_upload_that_a_request_has_made_full() -> Script {
     let mut steps = vec![create(A, Plan::of(Dialect::named("tus"), 5).later())];
     steps.extend(whole(1, A, Body::next(5)));
@@ -301,7 +302,7 @@ fn a_length_below_bytes_on_their_way() -> Script {
     script(steps)
 }
 
-/// Two requests bring different bytes for one place, and one of them makes the upload whole.
+/// Two requests send different bytes for the same offset, and one of them completes the upload.
 fn other_bytes_come_with_the_last_ones() -> Script {
     let mut steps = vec![create(A, Plan::of(Dialect::named("ranged"), 100))];
     steps.extend([begin(1, A, Body::range(0, 100).chunked().other()), wait(2_500)]);

@@ -1,4 +1,4 @@
-//! Clients: each request is a task that does as its script says, and tells the court what it was answered.
+//! Clients: each request is a task that follows its script, and reports its answer to the court.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::court::Court;
 use crate::model::{Asked, Known, Promised, places};
 use crate::script::{At, Body, Checksum, Content, Name, Plan, Promise, RequestName};
 
-/// What a script tells a request to do.
+/// An order of the script to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     Send(u64),
@@ -70,7 +70,7 @@ impl Clients {
         self.court.is_over(ticket);
     }
 
-    /// Puts uploads together into another.
+    /// Concatenates uploads into another one.
     pub async fn concatenate(self, name: Name, parts: Vec<Name>) {
         let ids: Vec<UploadId> = {
             let bench = self.court.bench();
@@ -99,7 +99,7 @@ impl Clients {
         self.court.is_over(ticket);
     }
 
-    /// The bytes of parts, if all of them are at rest.
+    /// Returns the bytes of partial uploads, if none of them is being written.
     fn parts_at_rest(&self, ids: &[UploadId]) -> Option<Vec<u8>> {
         let bench = self.court.bench();
         let mut joined = Vec::new();
@@ -112,7 +112,7 @@ impl Clients {
         Some(joined)
     }
 
-    /// Asks where an upload stands, as `HEAD` does.
+    /// Requests the offset of an upload, as `HEAD` does.
     pub async fn inspect(self, name: Name) {
         let Some((id, floor)) = self.believed(name) else { return };
         let ticket = self.court.waits(format!("a HEAD of {name}"));
@@ -153,7 +153,7 @@ impl Clients {
         self.court.bench().model.get(name).map(|known| (known.id, known.offset))
     }
 
-    /// Gets a request ready to be made. `None` when there is no such upload.
+    /// Prepares a request. Returns `None` if there is no such upload.
     pub fn prepare(&self, request: RequestName, name: Name, body: &Body) -> Option<Request> {
         let mut bench = self.court.bench();
         let known = bench.model.get_mut(name)?;
@@ -170,7 +170,7 @@ impl Clients {
     }
 }
 
-/// Stands for the upload of a client that has no answer yet.
+/// Returns an id for the upload of a client that has no answer yet.
 fn nobody() -> UploadId {
     UploadId::from_bytes([0; 16])
 }
@@ -233,12 +233,13 @@ pub struct Request {
     bytes: Vec<u8>,
     body: Body,
     start: u64,
-    /// The offset its client knew when it was made.
+    /// The offset that its client knew when the request was made.
     floor: u64,
 }
 
 impl Request {
-    /// Makes the request, and does as it is told. Without anybody to tell, the client has vanished.
+    /// Makes the request, and follows its orders. If the sender of the orders is gone, the client has
+    /// disconnected.
     pub async fn run(self, orders: mpsc::UnboundedReceiver<Order>) -> Option<Result<Upload, EngineError>> {
         let court = self.clients.court.clone();
         let ticket = court.waits(format!("{}, for {}", self.request, self.name));
@@ -261,7 +262,7 @@ impl Request {
         let is_all = sent == self.bytes.len();
         // A body that ends before its announced size was cut.
         let end = if end == BodyEnd::Complete && self.body.says_size && !is_all { BodyEnd::Cut } else { end };
-        // Where nobody has said how long the file is, it ends with the last body.
+        // If no request has declared the length of the file, it ends with the last body.
         if end == BodyEnd::Complete && self.body.last && !is_all {
             self.deviates();
         }
@@ -274,7 +275,7 @@ impl Request {
         Some(outcome)
     }
 
-    /// Checks an answer that says that all bytes were taken.
+    /// Checks an answer that reports that all bytes were received.
     fn hear(&self, upload: &Upload, sent: u64) {
         let (request, name) = (self.request, self.name);
         let (start, end) = (self.start, self.start + sent);
@@ -298,7 +299,7 @@ impl Request {
         self.clients.court.hear(name, upload, self.floor);
     }
 
-    /// What it makes of the upload is not the file that was planned.
+    /// Records that the upload is no longer the planned file.
     fn deviates(&self) {
         if let Some(known) = self.clients.court.bench().model.get_mut(self.name) {
             known.deviates = true;
@@ -312,17 +313,17 @@ impl Request {
     }
 }
 
-/// The body of a request on its way.
+/// The body of a request that is in progress.
 struct Sending<'a> {
     feed: Feed,
     bytes: &'a [u8],
     sent: usize,
-    /// The engine takes no more.
+    /// Set when the engine accepts no more bytes.
     ended: bool,
 }
 
 impl Sending<'_> {
-    /// Does as it is told until the body is over. `None` when the client has vanished.
+    /// Follows its orders until the body is over. Returns `None` when the client has disconnected.
     async fn follow(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> Option<BodyEnd> {
         loop {
             tokio::select! {
@@ -350,5 +351,5 @@ impl Sending<'_> {
     }
 }
 
-/// How long a client waits before it asks again.
+/// The wait of a client before it retries.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -1,16 +1,16 @@
-//! The bytes of files. Every byte of an upload is known from its number, its place and its kind, and no two
-//! kinds agree anywhere, so whatever is stored can be traced to who sent it.
+//! The bytes of files. Every byte of an upload follows from its number, its offset and its kind, and no two
+//! kinds have the same byte at any offset, so all stored bytes can be traced to the request that sent them.
 
 use crate::dice::Dice;
 use crate::script::Content;
 
-/// Files are no longer than this, with what is sent beyond their ends.
+/// The maximum length of a file, including bytes that are sent beyond its end.
 pub const MOST_BYTES: usize = 34 << 10;
 
-/// How the other bytes differ from those of the file.
+/// The difference between the other bytes and those of the file.
 const OTHER: u8 = 0x5a;
 
-/// A file, as far as anybody may send it.
+/// A file, up to the highest offset that a client may send.
 #[derive(Debug, Clone)]
 pub struct File {
     bytes: [Vec<u8>; 2],
@@ -32,8 +32,8 @@ impl File {
         &self.bytes[content as usize]
     }
 
-    /// Where, from `start` on, bytes are that nobody has sent there: `may` says
-    /// for each place which contents could be.
+    /// Returns the first position, from `start` on, of a byte that no client has sent there. `may` holds the
+    /// possible contents of each position.
     pub fn first_stranger(&self, start: usize, bytes: &[u8], may: &[May]) -> Option<usize> {
         let fits = |(index, byte): (usize, &u8)| {
             let place = start + index;
@@ -45,7 +45,7 @@ impl File {
     }
 }
 
-/// Which contents may stand in a place.
+/// The contents that may be at a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct May(u8);
 

@@ -1,4 +1,4 @@
-//! Where clients say what they were told, and it is checked at once.
+//! The court: clients report their answers to it, and it checks them at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +10,7 @@ use crate::audit::Audit;
 use crate::model::{Model, Promised};
 use crate::script::Name;
 
-/// The model and the truth. Clones share them.
+/// The model and the auditor. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Court(Arc<Mutex<Bench>>);
 
@@ -30,7 +30,7 @@ impl Court {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that somebody waits. Gives the number to say [`Self::is_over`] with.
+    /// Records that a client waits. Returns the number for [`Self::is_over`].
     pub fn waits(&self, what: String) -> u64 {
         let mut bench = self.bench();
         bench.tickets += 1;
@@ -43,20 +43,20 @@ impl Court {
         self.bench().model.waiting.remove(&ticket);
     }
 
-    /// Looks at what has changed.
+    /// Checks everything that has changed.
     pub fn look(&self) {
         let bench = &mut *self.bench();
         bench.audit.look(&mut bench.model);
     }
 
-    /// Takes what somebody was told, who asked when `floor` was the offset.
+    /// Records the answer to a client that made its request when `floor` was the offset.
     pub fn hear(&self, name: Name, upload: &Upload, floor: u64) {
         let bench = &mut *self.bench();
         bench.model.hear(name, upload, floor);
         bench.audit.look(&mut bench.model);
     }
 
-    /// Takes that somebody was told that an upload is no more, because they asked for that.
+    /// Records the confirmation that an upload was terminated at a client's request.
     pub fn hear_of_the_end(&self, name: Name) {
         let bench = &mut *self.bench();
         let id = bench.model.get(name).map(|known| known.id);
@@ -68,7 +68,7 @@ impl Court {
         }
     }
 
-    /// Takes that an operator was told that an upload has no bytes any more.
+    /// Records the confirmation to an operator that the bytes of an upload were deleted.
     pub fn hear_of_the_deletion(&self, name: Name) {
         let bench = &mut *self.bench();
         let row = bench.model.get(name).map(|known| known.id).and_then(|id| bench.audit.row(id));

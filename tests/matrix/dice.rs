@@ -1,6 +1,6 @@
-//! Randomness out of a number, the same on every machine.
+//! Random numbers from a seed, the same on every machine.
 
-/// Dice that fall as their number says.
+/// A random generator that depends on its seed alone.
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
 
@@ -9,7 +9,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// The next number (Steele, Lea, Flood: SplitMix64).
+    /// Returns the next number (Steele, Lea, Flood: SplitMix64).
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -18,12 +18,12 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, which is above zero.
+    /// Returns a number below `end`, which is above zero.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// True `percent` times out of a hundred.
+    /// Returns true with a probability of `percent` percent.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
@@ -34,7 +34,7 @@ impl Dice {
     }
 }
 
-/// One number out of several, all of whose bits depend on each.
+/// Combines several numbers into one, all of whose bits depend on each.
 pub fn mix(numbers: &[u64]) -> u64 {
     numbers.iter().fold(0x5851_f42d_4c95_7f2d, |mixed, number| Dice::new(mixed ^ number).next())
 }

@@ -1,5 +1,5 @@
-//! Calls of the stores, and what becomes of them: the plan of a run's faults, how long each call
-//! takes, and a count of what was really done.
+//! Calls of the stores and their results: the faults that are planned for a run, the duration of each call,
+//! and a count of the faults that happened.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,13 +11,13 @@ use tokio::sync::Notify;
 use crate::dice::mix;
 use crate::report::say;
 
-/// How long a call hangs.
+/// The duration of a call that hangs.
 pub const HANG: Duration = Duration::from_secs(40);
 
-/// How long a call takes that fails late: long enough for others to come meanwhile.
+/// The duration of a call that fails late: long enough for other calls to arrive meanwhile.
 const LATE: Duration = Duration::from_millis(900);
 
-/// Everything the engine asks of the stores below it. A new call of a port is a new row here, and the matrix
+/// Every call that the engine makes to the stores. A new call of a port is a new row here, and the matrix
 /// fails until every fault has happened to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
@@ -27,9 +27,9 @@ pub enum Call {
     Due,
     Open,
     Write,
-    /// Asking for a promise.
+    /// The request for a durability promise.
     Checkpoint,
-    /// The promise resolving.
+    /// The resolution of that promise.
     Sync,
     Close,
     Concatenate,
@@ -76,28 +76,28 @@ impl Call {
         }
     }
 
-    /// Whether this can happen to it. Closing gives no error.
+    /// Reports whether this fault can happen to the call. Closing returns no error.
     pub fn can(self, fault: Fault) -> bool {
         self != Self::Close || matches!(fault, Fault::Hangs | Fault::Dies | Fault::DiesWhenDone)
     }
 }
 
-/// What happens to one call.
+/// The fault of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
     /// An error, and nothing was done.
     Fails,
-    /// The same, after a while.
+    /// An error after a delay, and nothing was done.
     FailsLate,
-    /// No room, and nothing was done.
+    /// An error because the disk is full, and nothing was done.
     IsFull,
     /// An error, but it was done.
     FailsWhenDone,
-    /// It takes [`HANG`] longer.
+    /// The call takes [`HANG`] longer.
     Hangs,
     /// The process dies before anything is done.
     Dies,
-    /// The process dies when it is done.
+    /// The process dies after the call is done.
     DiesWhenDone,
 }
 
@@ -118,7 +118,7 @@ impl Fault {
     }
 }
 
-/// A fault that is to happen.
+/// A planned fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Planned {
     pub call: Call,
@@ -133,14 +133,14 @@ impl fmt::Display for Planned {
     }
 }
 
-/// What a broken call is told.
+/// The error that a failed call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     Broken,
     Full,
 }
 
-/// How often each fault happened to each call.
+/// The number of times that each fault happened to each call.
 pub type Tally = BTreeMap<(Call, Fault), u64>;
 
 /// The faults of a run. Clones share it.
@@ -151,7 +151,7 @@ pub struct Faults(Arc<Shared>);
 struct Shared {
     seed: u64,
     slow: bool,
-    /// Whether every call is told of.
+    /// Set when every call is printed.
     loud: bool,
     ledger: Mutex<Ledger>,
     died: Notify,
@@ -163,7 +163,7 @@ struct Ledger {
     calls: BTreeMap<Call, u64>,
     happened: Tally,
     open_writers: usize,
-    /// Every call in order, in one number.
+    /// A hash of every call in order.
     trace: u64,
 }
 
@@ -180,7 +180,7 @@ impl Faults {
         Self(Arc::new(Shared { seed, slow, loud, ledger, died: Notify::new() }))
     }
 
-    /// Does `work` as the next call of its kind, with what is planned for it.
+    /// Does `work` as the next call of its kind, with the fault that is planned for it.
     pub async fn around<T, E>(
         &self,
         call: Call,
@@ -204,7 +204,7 @@ impl Faults {
             }
             Some(Fault::Dies) => self.die().await,
             Some(Fault::DiesWhenDone) => {
-                // Whatever came of it, nobody hears of it.
+                // Its result is not delivered.
                 let _ = work.await;
                 self.die().await
             }
@@ -245,18 +245,18 @@ impl Faults {
         self.0.loud
     }
 
-    /// Nothing breaks any more.
+    /// Stops all faults.
     pub fn disarm(&self) {
         self.ledger().planned.clear();
     }
 
-    /// Whether a call has been made to hang.
+    /// Returns the number of kinds of calls that have hung.
     pub fn hung(&self) -> u32 {
         let hung = self.ledger().happened.iter().filter(|((_, fault), _)| *fault == Fault::Hangs).count();
         u32::try_from(hung).unwrap_or(u32::MAX)
     }
 
-    /// How many calls of each kind there have been.
+    /// Returns the number of calls of each kind.
     pub fn calls(&self) -> BTreeMap<Call, u64> {
         self.ledger().calls.clone()
     }
@@ -273,7 +273,7 @@ impl Faults {
         self.ledger().open_writers
     }
 
-    /// Counts a writer until what this gives is dropped.
+    /// Counts a writer until the returned value is dropped.
     pub fn count_writer(&self) -> OpenWriter {
         self.ledger().open_writers += 1;
         OpenWriter(self.clone())
@@ -294,7 +294,7 @@ impl Drop for OpenWriter {
     }
 }
 
-/// How many milliseconds a call takes, before and after its effect: mostly none, sometimes many.
+/// Returns the duration of a call in milliseconds, before and after its effect: mostly zero, sometimes long.
 fn takes(drawn: u64) -> [u64; 2] {
     let part = |drawn: u64| match drawn % 20 {
         0..12 => 0,

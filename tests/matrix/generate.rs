@@ -1,4 +1,4 @@
-//! Scripts out of numbers: a few uploads, requests for them that overlap, and a few faults.
+//! Scripts from seeds: a few uploads, overlapping requests to them, and a few faults.
 
 use domain::dialect::Dialect;
 use domain::write_rules::WriteOrder;
@@ -10,7 +10,7 @@ use crate::script::{At, Body, Checksum, Content, Name, Plan, Promise, RequestNam
 /// The lengths of files, around the sizes of buffers and checkpoints.
 const SIZES: [u64; 10] = [1, 100, 4_095, 4_096, 5_000, 8_192, 9_000, 16_384, 20_000, 33_000];
 
-/// The script of a number.
+/// Returns the script of a seed.
 pub fn script(seed: u64) -> Script {
     let mut dice = Dice::new(seed);
     let tuning = tuning(&mut dice);
@@ -40,7 +40,7 @@ fn faults(dice: &mut Dice) -> Vec<Planned> {
     while faults.len() < count {
         let call = dice.pick(&Call::ALL);
         let fault = dice.pick(&Fault::ALL);
-        // Mostly one of the first calls, sometimes a late one; of some there are few.
+        // Mostly one of the first calls, sometimes a late one; some kinds of calls are rare.
         let most = match call {
             Call::Insert | Call::Concatenate | Call::Finish | Call::Discard => 2,
             _ => dice.pick(&[2, 4, 8, 16]),
@@ -53,11 +53,11 @@ fn faults(dice: &mut Dice) -> Vec<Planned> {
     faults
 }
 
-/// Writes a script, and knows enough of what it has written to go on sensibly.
+/// Writes a script, and keeps enough of its state to continue in a meaningful way.
 struct Writer {
     dice: Dice,
     uploads: Vec<(Name, Plan)>,
-    /// Those that are open, with what is left of their bodies.
+    /// Open requests, with the rest of their bodies.
     requests: Vec<(RequestName, u64)>,
     next_request: u8,
     steps: Vec<Step>,
@@ -73,7 +73,7 @@ impl Writer {
         for _ in 0..3 + self.dice.below(14) {
             self.act();
         }
-        // What was begun is mostly brought to an end.
+        // Most of the requests that have begun also end.
         while let Some((request, left)) = self.requests.pop() {
             if self.dice.chance(70) {
                 self.finish(request, left);
@@ -146,7 +146,7 @@ impl Writer {
         let body = self.body(&plan);
         self.steps.push(Step::Begin { request, upload, body });
         match self.dice.below(10) {
-            // A whole request at once, which is what most are.
+            // A whole request at once, the most common case.
             0..4 => self.finish(request, body.size),
             4..7 => {
                 let bytes = 1 + self.dice.below(body.size.max(1));
@@ -185,8 +185,8 @@ impl Writer {
         }
     }
 
-    /// Where a request begins and ends: at quarters of the file, so
-    /// that requests meet, and sometimes anywhere.
+    /// Returns the bounds of a request: quarters of the file, so that requests collide, and sometimes
+    /// arbitrary ones.
     fn range(&mut self, size: u64) -> (u64, u64) {
         let mut place = || match self.dice.below(10) {
             0..8 => size * self.dice.below(5) / 4,
@@ -200,7 +200,7 @@ impl Writer {
         }
     }
 
-    /// What a request says of the whole length: the truth, nothing, or that it is shorter.
+    /// Returns the length that a request declares: the true one, none, or a shorter one.
     fn length(&mut self, plan: &Plan, end: u64) -> Option<u64> {
         match self.dice.below(20) {
             0..8 => Some(plan.size),
@@ -277,7 +277,7 @@ impl Writer {
         self.steps.push(Step::Concatenate { upload, parts });
     }
 
-    /// Partial uploads whose bytes are there, and one that is made of them.
+    /// Creates partial uploads that have all their bytes, and a final one that consists of them.
     fn put_together(&mut self) {
         for _ in 0..2 {
             let upload = Name(u8::try_from(self.uploads.len()).expect("there are few"));

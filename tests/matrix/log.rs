@@ -1,5 +1,5 @@
-//! The log tells all (webhooks G3): whoever has read every event of an upload knows what its row says. The
-//! rule and what no event is made of are those of the conformance suite of the state.
+//! The log is complete (webhooks G3): every event of an upload together gives the content of its row. The
+//! rule, and the fields that no event carries, are those of the conformance suite of the state.
 
 use api::facts::Facts;
 use api::text::Text;
@@ -7,7 +7,7 @@ use domain::log::LoggedEvent;
 use domain::upload::Record;
 use serde_json::{Value, json};
 
-/// How the log of an upload and its row differ, if they do.
+/// Returns the difference between the log of an upload and its row, if there is one.
 pub fn difference(record: &Record, log: &[LoggedEvent]) -> Option<String> {
     if !log.iter().map(|event| event.sequence).eq(1..=log.len() as u64) {
         let sequences: Vec<u64> = log.iter().map(|event| event.sequence).collect();
@@ -62,14 +62,14 @@ fn told_by_log(bodies: &[Value]) -> Option<Value> {
     }))
 }
 
-/// Takes out what the log need not say: bytes that came within a stage,
-/// and a length that was said without news.
+/// Removes the parts that the log may omit: bytes that arrived within a stage, and a length that was declared
+/// without an event.
 fn trim(mut told: Value) -> Value {
     if ["created", "receiving", "stalled"].iter().any(|stage| told["stage"] == *stage) {
         told["offset"] = Value::Null;
         told["length"] = Value::Null;
     }
-    // A long timeline forgets its oldest stalls.
+    // A long timeline drops its oldest stalls.
     if told["timeline"].as_array().is_some_and(|timeline| timeline.len() >= 60) {
         told["timeline"] = Value::Null;
     }

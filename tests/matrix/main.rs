@@ -1,5 +1,5 @@
-//! The matrix: every call of state and storage fails, hangs or dies, at every step of every mixture of
-//! requests that a generator makes. See README.md beside this file.
+//! The matrix: every call of state and storage fails, hangs or kills the process, at every step of every
+//! combination of requests that a generator makes. See README.md in this folder.
 
 #![expect(unreachable_pub, reason = "this crate is a program; nobody imports it")]
 
@@ -31,7 +31,7 @@ use report::Report;
 use script::Script;
 use watchdog::Watchdog;
 
-/// How many numbers are tried when nothing else is said.
+/// The default number of seeds.
 const FEW: u64 = 300;
 
 /// In this many runs every fault has happened to every call.
@@ -44,8 +44,8 @@ fn number_in(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, and should be a number")))
 }
 
-/// Runs a script, and gives what is to be said if it breaks a promise:
-/// the smallest script that breaks the same.
+/// Runs a script. If it breaks a promise, returns a description: the smallest script that breaks the same
+/// promise.
 fn try_script(what: &str, script: &Script, watchdog: &Watchdog, report: &mut Report) -> Result<(), String> {
     let outcome = world::run(script, watchdog);
     report.count(&outcome);
@@ -85,8 +85,8 @@ fn every_fault_happens_to_every_call_of_the_chosen_scripts() {
     assert!(only.is_some() || report.never().is_empty(), "these have never happened: {:?}", report.never());
 }
 
-/// Breaks every call of a script in every way, one in each run. The short form breaks those calls
-/// of which there are many in one way each.
+/// Makes every call of a script fail in every way, one in each run. The short form makes each call of a
+/// frequent kind fail in one way.
 fn try_every_fault(
     name: &str,
     script: &Script,
@@ -111,7 +111,7 @@ fn try_every_fault(
     Ok(())
 }
 
-/// How many runs go on at once.
+/// Returns the number of concurrent runs.
 fn workers() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -150,7 +150,7 @@ fn generated_mixtures_keep_what_is_promised() {
     assert!(report.runs < ENOUGH || report.never().is_empty(), "these have never happened: {:?}", report.never());
 }
 
-/// Generated scripts, tried by several threads.
+/// Generated scripts, run by several threads.
 struct Matrix {
     began: Instant,
     first: u64,
@@ -158,7 +158,7 @@ struct Matrix {
     next: AtomicU64,
     stop: AtomicBool,
     report: Mutex<Report>,
-    /// After this many it ends.
+    /// The number of failures after which it stops.
     most_failures: u64,
     failures: Mutex<Vec<String>>,
 }
@@ -188,7 +188,7 @@ impl Matrix {
         is_enough || self.stop.load(Ordering::Relaxed)
     }
 
-    /// Says now and then how far it is.
+    /// Prints its progress from time to time.
     fn tell(&self) {
         let mut told = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! What clients have asked and were told: the oracle that the truth below is held against.
+//! The requests of clients and their answers: the model that the content of the stores is compared with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::content::{File, MOST_BYTES, May};
 use crate::dice::mix;
 use crate::script::{Checksum, Content, Name, Plan, Promise, RequestName};
 
-/// What the server owes, and a run can show broken.
+/// A promise of the server that a run can show to be broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Promised {
     NothingAcknowledgedIsLost,
@@ -50,45 +50,45 @@ impl fmt::Display for Broken {
 pub struct Model {
     uploads: BTreeMap<Name, Known>,
     pub broken: Vec<Broken>,
-    /// What somebody waits for, by number.
+    /// The waits of clients, by number.
     pub waiting: BTreeMap<u64, String>,
 }
 
-/// What is known of one upload by its clients together.
+/// The combined knowledge that all clients have of one upload.
 #[derive(Debug)]
 pub struct Known {
     pub name: Name,
     pub plan: Plan,
     pub id: UploadId,
     pub file: File,
-    /// Which contents may stand in each place, if anything does.
+    /// The contents that may be at each position, if it holds any.
     pub may: Vec<May>,
-    /// What somebody was told is there.
+    /// The bytes that were acknowledged to a client.
     acked: ReceivedRanges,
-    /// The offset that was told last of all, and the highest.
+    /// The last reported offset, which is also the highest.
     pub offset: u64,
     pub was_complete: bool,
-    /// Somebody has asked for its end.
+    /// A client has requested its termination.
     pub cancelled: bool,
-    /// An operator has asked for its end, or that of its file.
+    /// An operator has requested its deletion, or that of its file.
     pub deleted: bool,
-    /// It may fail for what its clients have sent.
+    /// It may fail because of the bytes that its clients have sent.
     pub may_be_too_long: bool,
-    /// Its bytes may be others than its file's, or fewer.
+    /// Its bytes may differ from those of its file, or be fewer.
     pub deviates: bool,
-    /// What was put together, of a final upload.
+    /// The concatenated bytes of a final upload.
     pub joined: Option<Vec<u8>>,
     open: BTreeMap<RequestName, Asked>,
 }
 
-/// A request as it was asked.
+/// A request as it was made.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub range: Range<u64>,
     pub content: Content,
     pub checksum: Checksum,
-    /// Those that proved their bytes by a checksum while this one was
-    /// under way: they may have had the last word.
+    /// Requests that verified their bytes with a checksum while this one was in progress: their bytes may
+    /// have been written last.
     pub rivals: Vec<(Range<u64>, Content)>,
 }
 
@@ -123,12 +123,12 @@ impl Model {
         self.uploads.keys().copied().collect()
     }
 
-    /// Notes that a promise was broken.
+    /// Records that a promise was broken.
     pub fn breaks(&mut self, promise: Promised, how: impl Into<String>) {
         self.broken.push(Broken { promise, how: how.into() });
     }
 
-    /// The process is gone, and with it all requests.
+    /// The process has died, and all requests with it.
     pub fn forget_requests(&mut self) {
         self.waiting.clear();
         for known in self.uploads.values_mut() {
@@ -136,7 +136,8 @@ impl Model {
         }
     }
 
-    /// Takes what somebody was told of an upload. `floor` is the offset that had been told when they asked.
+    /// Records the answer to a request about an upload. `floor` is the offset that had been reported when the
+    /// request was made.
     pub fn hear(&mut self, name: Name, upload: &Upload, floor: u64) {
         let Some(known) = self.uploads.get_mut(&name) else { return };
         let offset = upload.offset().get();
@@ -181,13 +182,13 @@ impl Known {
         &self.acked
     }
 
-    /// Takes note of a request before it is made.
+    /// Records a request before it is made.
     pub fn ask(&mut self, request: RequestName, mut asked: Asked) {
         self.deviates |= asked.content == Content::Other;
         match asked.checksum {
-            // Its bytes are never to count.
+            // Its bytes must never count.
             Checksum::Wrong => {}
-            // What is there already is kept.
+            // Stored bytes are kept.
             Checksum::None => {
                 let missing: Vec<_> = self.acked.spans(asked.range.start, asked.range.end);
                 for stretch in missing.into_iter().filter(|stretch| !stretch.there) {
@@ -203,7 +204,7 @@ impl Known {
         self.open.insert(request, asked);
     }
 
-    /// Takes note that a request was answered, and whether all its bytes are there now.
+    /// Records that a request was answered, and whether all its bytes are stored now.
     pub fn answered(&mut self, request: RequestName, all_there: bool) {
         let Some(asked) = self.open.remove(&request) else { return };
         if !all_there || asked.checksum == Checksum::Wrong {
@@ -211,7 +212,7 @@ impl Known {
         }
         self.acked.insert(asked.range.start, asked.range.end);
         if self.plan.dialect == Dialect::named("google") {
-            // What was there already was passed over, whatever it is.
+            // Bytes that were already stored were skipped, whatever their content.
             return;
         }
         self.may[places(asked.range.clone())].fill(May::only(asked.content));
@@ -230,7 +231,7 @@ impl Known {
     }
 }
 
-/// A range of places in a file, as indices.
+/// Returns a range of positions in a file, as indices.
 pub fn places(range: Range<u64>) -> Range<usize> {
     let index = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(MOST_BYTES);
     index(range.start)..index(range.end)

@@ -1,4 +1,4 @@
-//! Panics of a run, wherever in its tasks they happen, as findings instead of noise.
+//! Reports panics in any task of a run as findings.
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
@@ -8,7 +8,7 @@ thread_local! {
     static CAUGHT: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// Does `work`, and gives what has panicked on this thread meanwhile.
+/// Does `work`, and returns the panics of this thread during it.
 pub fn catch(work: impl FnOnce()) -> Vec<String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -27,7 +27,7 @@ pub fn catch(work: impl FnOnce()) -> Vec<String> {
         }));
     });
     CAUGHT.set(Some(Vec::new()));
-    // What has panicked is in `CAUGHT`, and what it left behind is dropped with the run.
+    // The panics are in `CAUGHT`, and their remains are dropped with the run.
     let _ = std::panic::catch_unwind(AssertUnwindSafe(work));
     CAUGHT.take().unwrap_or_default()
 }

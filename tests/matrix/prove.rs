@@ -1,4 +1,5 @@
-//! The end of every run: after the last fault and a restart, honest clients bring every upload to its end.
+//! The end of every run: after the last fault and a restart, well-behaved clients bring every upload to its
+//! end.
 
 use domain::principal::Principal;
 use domain::size::Offset;
@@ -12,10 +13,10 @@ use crate::model::{Promised, places};
 use crate::script::{Content, Name};
 use crate::world::SWEEP_EVERY;
 
-/// How often a client tries before it gives up.
+/// The number of attempts of a client.
 const TRIES: u32 = 4;
 
-/// Waits for the sweeper, and then has clients go on.
+/// Waits for the sweeper, and then resumes the clients.
 pub async fn prove(clients: &Clients) {
     tokio::time::sleep(SWEEP_EVERY * 2 + SWEEP_EVERY / 2).await;
     check_swept(clients);
@@ -25,7 +26,7 @@ pub async fn prove(clients: &Clients) {
     }
 }
 
-/// Nothing that is the server's to finish is left after a start and a sweep.
+/// Checks that after a start and a sweep the server has no unfinished work of its own.
 fn check_swept(clients: &Clients) {
     let bench = &mut *clients.court.bench();
     for row in bench.audit.rows() {
@@ -62,7 +63,7 @@ async fn resume(clients: &Clients, name: Name) {
     bench.model.breaks(Promised::EverythingCanBeResumed, format!("{name} cannot be finished; it is {stands}{why}"));
 }
 
-/// Asks where an upload stands, and sends what is missing. Says whether nothing is left to do.
+/// Requests the offset of an upload, and sends the missing bytes. Returns whether nothing is left to do.
 async fn go_on(clients: &Clients, name: Name) -> Result<bool, EngineError> {
     let Some((id, floor, planned)) =
         clients.court.bench().model.get(name).map(|known| (known.id, known.offset, known.plan.size))
@@ -118,14 +119,14 @@ async fn send(
         ..Append::at(Principal::server(), upload.id(), at, Some(end - start))
     };
     let mut feed = clients.engine.append(command).await?;
-    // An append that ends early says why when it is finished.
+    // An append that ends early returns the reason when it is finished.
     let _ = feed.push(&bytes).await;
     let told = feed.finish(BodyEnd::Complete).await?;
     clients.court.hear(name, &told, 0);
     Ok(())
 }
 
-/// Looks at everything there is, and downloads what is complete.
+/// Audits everything, and downloads the complete uploads.
 pub async fn check_all(clients: &Clients) {
     {
         let bench = &mut *clients.court.bench();
@@ -135,7 +136,7 @@ pub async fn check_all(clients: &Clients) {
     for row in rows.iter().filter(|row| row.stage() == Stage::Completed && row.owns_bytes()) {
         if let Err(how) = check_download(clients, row).await {
             let bench = &mut *clients.court.bench();
-            // It may have been kept for long enough just now.
+            // Its retention may have ended just now.
             if bench.audit.row(row.id()).is_some_and(|row| row.owns_bytes()) {
                 bench.model.breaks(Promised::CompleteIsComplete, how);
             }
@@ -143,7 +144,7 @@ pub async fn check_all(clients: &Clients) {
     }
 }
 
-/// A complete upload can be read, and gives what is stored.
+/// Checks that a complete upload can be read, and that the stored bytes are returned.
 async fn check_download(clients: &Clients, row: &Upload) -> Result<(), String> {
     let id = row.id();
     let size = row.offset().get();

@@ -1,4 +1,4 @@
-//! What a matrix has done, in words.
+//! The report of a matrix.
 
 use std::fmt;
 use std::io::Write as _;
@@ -34,7 +34,7 @@ impl Report {
         }
     }
 
-    /// Faults that have never happened to a call.
+    /// Returns the faults that have never happened to a call.
     pub fn never(&self) -> Vec<(Call, Fault)> {
         let all = Call::ALL.into_iter().flat_map(|call| Fault::ALL.map(|fault| (call, fault)));
         all.filter(|(call, fault)| call.can(*fault) && !self.happened.contains_key(&(*call, *fault))).collect()
@@ -65,14 +65,14 @@ impl fmt::Display for Report {
     }
 }
 
-/// A run that has failed, to be read and repeated.
+/// Describes a failed run, so that it can be read and repeated.
 pub fn failure(what: &str, script: &Script, broken: &[Broken]) -> String {
     let broken: Vec<String> = broken.iter().map(|broken| format!("  {broken}\n")).collect();
     format!("{what} breaks what is promised:\n{}with this script (seed {}):\n{script}", broken.concat(), script.seed)
 }
 
-/// Says something at once, whatever the test runner does with what tests print.
+/// Prints at once, even if the test runner captures the output of tests.
 pub fn say(text: &str) {
-    // Who cannot be told anything need not be.
+    // A failure to print does not matter.
     let _ = writeln!(std::io::stderr(), "matrix: {text}");
 }

@@ -1,5 +1,5 @@
-//! What a run does: steps of clients, faults below, and how the engine is set. A script is a value, so it can
-//! be made by a generator, written by hand, repeated, made smaller, and printed.
+//! The content of a run: steps of clients, faults below, and the settings of the engine. A script is a value,
+//! so it can be generated, written by hand, repeated, shrunk, and printed.
 
 use std::fmt;
 
@@ -18,14 +18,14 @@ pub struct RequestName(pub u8);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Script {
-    /// Where content, identifiers and the speed of calls come from.
+    /// The seed of contents, identifiers and the duration of calls.
     pub seed: u64,
     pub tuning: Tuning,
     pub steps: Vec<Step>,
     pub faults: Vec<Planned>,
 }
 
-/// How the engine is set, and the stores below it.
+/// The settings of the engine, and of the stores below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
     pub keep_open_ms: u64,
@@ -35,9 +35,9 @@ pub struct Tuning {
     pub max_ranges: u32,
     pub max_replaced_bytes: u64,
     pub progress: bool,
-    /// How long files of completed uploads are kept, if not forever.
+    /// How long files of completed uploads are kept; `None` means forever.
     pub keeps_files_ms: Option<u64>,
-    /// Whether calls take time.
+    /// Set when calls take time.
     pub slow: bool,
 }
 
@@ -57,15 +57,15 @@ impl Default for Tuning {
     }
 }
 
-/// What a client does next. A step that makes no sense where the run stands does nothing, so that a script
-/// from which steps were taken is still one.
+/// The next step of a client. A step that is not possible at its point of the run does nothing, so that a
+/// script remains valid when steps are removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Create {
         upload: Name,
         plan: Plan,
     },
-    /// A request begins; its bytes come with later steps.
+    /// A request begins; its bytes follow in later steps.
     Begin {
         request: RequestName,
         upload: Name,
@@ -75,11 +75,11 @@ pub enum Step {
         request: RequestName,
         bytes: u64,
     },
-    /// The body of a request is over, as announced.
+    /// The body of a request ends as announced.
     End {
         request: RequestName,
     },
-    /// The client falls silent, and its connection is given up.
+    /// The client falls silent, and its connection times out.
     Fall {
         request: RequestName,
     },
@@ -93,7 +93,7 @@ pub enum Step {
     Cancel {
         upload: Name,
     },
-    /// An operator deletes it.
+    /// An operator deletes the upload.
     Delete {
         upload: Name,
     },
@@ -106,23 +106,23 @@ pub enum Step {
     },
     /// The process is killed, and started again.
     Kill,
-    /// The process is stopped in order, and started again.
+    /// The process is stopped gracefully, and started again.
     Stop,
 }
 
-/// What the client that creates an upload knows of it.
+/// The knowledge of the client that creates an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     pub dialect: Dialect,
     pub partial: bool,
-    /// How long it is going to be.
+    /// Its planned length.
     pub size: u64,
-    /// Whether the creation says so.
+    /// Set when the creation declares the length.
     pub says_size: bool,
     pub promise: Promise,
 }
 
-/// Whether a digest of the whole was promised with the creation.
+/// A digest of the whole that was declared with the creation, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Promise {
     None,
@@ -130,32 +130,32 @@ pub enum Promise {
     Wrong,
 }
 
-/// The body of a request, and what its head says.
+/// The body of a request, and the declarations in its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Body {
     pub at: At,
-    /// How many bytes it is going to have.
+    /// The number of bytes it will have.
     pub size: u64,
-    /// Whether its head says so.
+    /// Set when its head declares the size.
     pub says_size: bool,
-    /// The length of the whole upload, if its head says one.
+    /// The length of the whole upload, if its head declares one.
     pub length: Option<u64>,
-    /// Whether its head says that the upload ends with it.
+    /// Set when its head says that the upload ends with it.
     pub last: bool,
     pub content: Content,
     pub checksum: Checksum,
-    /// Whether bytes beyond the length fail the upload.
+    /// Set when bytes beyond the length fail the upload.
     pub fatal: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
-    /// Where the client believes the upload to stand.
+    /// The offset that the client expects.
     Offset,
     Place(u64),
 }
 
-/// Which bytes a request brings: those of the file, or others.
+/// The bytes that a request sends: those of the file, or others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Content {
     File,
@@ -170,8 +170,7 @@ pub enum Checksum {
 }
 
 impl Plan {
-    /// An upload whose length is known from the start.
-    /// How uploads of its dialect are filled.
+    /// Returns the write rules of the upload's dialect.
     pub fn write_rules(self) -> WriteRules {
         match self.dialect.name() {
             "ietf" | "google" => WriteRules { order: WriteOrder::InOrder, completion: Completion::WhenSaid },
@@ -184,7 +183,7 @@ impl Plan {
         Self { dialect, partial: false, size, says_size: true, promise: Promise::None }
     }
 
-    /// The same, but its length is not said yet.
+    /// The same, but its length is declared later.
     pub const fn later(self) -> Self {
         Self { says_size: false, ..self }
     }

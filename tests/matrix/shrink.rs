@@ -1,11 +1,11 @@
-//! Makes a script that fails smaller, for as long as it fails in the same way.
+//! Shrinks a failing script, as long as it fails in the same way.
 
 use crate::model::Promised;
 use crate::script::{Script, Step, Tuning};
 use crate::watchdog::Watchdog;
 use crate::world;
 
-/// The smallest script found that breaks the same promise.
+/// Returns the smallest script found that breaks the same promise.
 pub fn shrink(script: &Script, promise: Promised, watchdog: &Watchdog) -> Script {
     let breaks = |candidate: &Script| {
         world::run(candidate, watchdog).broken.first().is_some_and(|broken| broken.promise == promise)
@@ -13,7 +13,7 @@ pub fn shrink(script: &Script, promise: Promised, watchdog: &Watchdog) -> Script
     smallest(script, breaks)
 }
 
-/// Takes away what is not needed, greedily, until nothing more can go.
+/// Removes unnecessary parts greedily, until nothing more can be removed.
 fn smallest(script: &Script, fails: impl Fn(&Script) -> bool) -> Script {
     let mut best = script.clone();
     loop {
@@ -42,7 +42,7 @@ fn smallest(script: &Script, fails: impl Fn(&Script) -> bool) -> Script {
     }
 }
 
-/// Tries to do without halves, quarters, and so on, down to single items.
+/// Tries to remove halves, quarters, and so on, down to single items.
 fn without_parts(
     mut best: Script,
     fails: &impl Fn(&Script) -> bool,
@@ -62,7 +62,7 @@ fn without_parts(
     best
 }
 
-/// The same script in calmer circumstances.
+/// Returns the same script with simpler settings.
 fn simpler(script: &Script) -> Vec<Script> {
     let with = |tuning: Tuning| Script { tuning, ..script.clone() };
     let usual = Tuning::default();

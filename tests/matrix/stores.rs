@@ -1,5 +1,5 @@
-//! The stores as the engine sees them: in memory, with faults. What an order has set in motion goes on
-//! without its caller, as it does on the threads of real stores.
+//! The stores as the engine sees them: in memory, with faults. Work that was started continues without its
+//! caller, as it does on the threads of real stores.
 
 use std::fmt;
 use std::ops::Range;
@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 use crate::faults::{Call, Cause, Faults, OpenWriter};
 use domain::query::{UploadPage, UploadQuery};
 
-/// How much the storage holds.
+/// The capacity of the storage.
 const CAPACITY_BYTES: u64 = 512 << 10;
 
 const BROKEN_DISK: i32 = 5;
@@ -47,8 +47,8 @@ pub struct Blobs {
 }
 
 impl Blobs {
-    /// What is left of the space. There is enough for all uploads of a run, but
-    /// not for space that is never given back.
+    /// Returns the free space. There is enough for all uploads of a run, but not for space that is never
+    /// given back.
     fn free_bytes(&self) -> u64 {
         let sizes = self.inner.keys().into_iter().filter_map(|key| self.inner.durable(&key));
         let used: u64 = sizes.map(|(_, bytes)| bytes.len() as u64).sum();
@@ -74,7 +74,7 @@ fn storage_error(operation: &'static str, what: &dyn fmt::Display) -> impl FnOnc
     }
 }
 
-/// Does work that its caller cannot call back.
+/// Does work that its caller cannot cancel.
 async fn set_in_motion<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     tokio::spawn(work).await.expect("the stores do not panic, and nobody aborts them")
 }
@@ -141,8 +141,8 @@ impl BlobStore for Blobs {
     }
 
     async fn concatenate(&self, parts: &[BlobPart], into: &BlobKey, epoch: Epoch) -> storage::Result<Resume> {
-        // Not set in motion: one that is dropped is cancelled, and nothing of it comes after what is done to
-        // the blob next.
+        // This work is not detached: if it is dropped it is canceled, and none of it happens after the next
+        // operation on the blob.
         let error = storage_error("concatenate", into);
         self.faults.around(Call::Concatenate, error, self.inner.concatenate(parts, into, epoch)).await
     }
@@ -177,7 +177,7 @@ impl BlobStore for Blobs {
             self.faults.around(Call::Read, storage_error("read", key), async { Ok(stream.collect::<Vec<_>>().await) });
         Ok(match gathered.await {
             Ok(chunks) => futures::stream::iter(chunks).boxed(),
-            // One error comes at once and the other on the way, so that both are tried.
+            // One error occurs at once and the other later, so that both are tested.
             Err(error) if error.kind == ErrorKind::NoSpace => return Err(error),
             Err(error) => futures::stream::iter([Err(error)]).boxed(),
         })
@@ -215,9 +215,9 @@ struct Writer {
     key: BlobKey,
     faults: Faults,
     _open: OpenWriter,
-    /// After its first error a writer is of no further use.
+    /// After its first error a writer can no longer be used.
     broken: Arc<AtomicBool>,
-    /// Promises on their way.
+    /// Promises that are not resolved yet.
     syncs: Vec<JoinHandle<()>>,
 }
 
@@ -250,7 +250,7 @@ impl BlobWriter for Writer {
         let (faults, error, broken) = (self.faults.clone(), storage_error("sync", &self.key), Arc::clone(&self.broken));
         let (told, telling) = oneshot::channel();
         self.syncs.push(tokio::spawn(async move {
-            // Whoever asked may have gone.
+            // The caller may be gone.
             let _ = told.send(note(&broken, faults.around(Call::Sync, error, promise).await));
         }));
         Ok(async move { telling.await.expect("nobody aborts a sync") }.boxed())

@@ -1,5 +1,5 @@
-//! Watches for tasks that spin. On a clock that stands still while anything is busy, these would keep a run
-//! from ever ending; real time is the only way to tell.
+//! Watches for tasks that spin. The clock stands still while any task is busy, so a spinning task would keep
+//! a run from ever ending; only real time reveals it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// A run whose thread was not idle for this long is taken to spin.
+/// A run whose thread has not been idle for this long is considered to spin.
 const LIMIT: Duration = Duration::from_secs(8);
 
-/// The dog of one thread. Clones are the same one.
+/// The watchdog of one thread. Clones are the same one.
 #[derive(Debug, Clone, Default)]
 pub struct Watchdog(Arc<Beats>);
 
@@ -21,7 +21,7 @@ struct Beats {
 }
 
 impl Watchdog {
-    /// Starts to watch the runs of this thread, until this is dropped.
+    /// Starts to watch the runs of this thread, until the returned value is dropped.
     pub fn start() -> Self {
         let watchdog = Self::default();
         let watched = Arc::downgrade(&watchdog.0);
@@ -29,7 +29,7 @@ impl Watchdog {
         watchdog
     }
 
-    /// Notes that the thread has nothing to do just now.
+    /// Records that the thread is idle now.
     pub fn beat(&self) {
         self.0.count.fetch_add(1, Ordering::Relaxed);
     }

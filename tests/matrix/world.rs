@@ -1,9 +1,9 @@
 //! A run: the lives of an engine over stores that outlive it.
 //!
-//! Each life has a runtime of its own, with one thread and a clock that stands still while anything can be
-//! done. When the process is to die, the runtime is dropped with everything in it, and a new engine starts
-//! over what is durable. When the script is over, everything must come to rest; then the process is killed
-//! once more, nothing breaks any more, and honest clients must be able to bring every upload to its end.
+//! Each life has its own runtime, with one thread and a clock that stands still while any task can run. When
+//! the process has to die, the runtime is dropped with everything in it, and a new engine starts over the
+//! durable content. When the script is over, everything must come to rest; then the process is killed once
+//! more, no more faults happen, and well-behaved clients must be able to bring every upload to its end.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -44,33 +44,33 @@ const EXPIRY: Duration = Duration::from_secs(60);
 const AGE: Duration = Duration::from_secs(3_600);
 const MOST_UPLOAD_BYTES: u64 = MOST_BYTES as u64;
 
-/// What may take so long when nothing hangs.
+/// The longest time for any operation when nothing hangs.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The first instant of every run.
 const BEGINNING: Timestamp = Timestamp::from_unix_ms(1_795_300_290_000);
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     pub broken: Vec<Broken>,
     pub happened: Tally,
     pub calls: BTreeMap<crate::faults::Call, u64>,
-    /// All calls in order, in one number: two runs of one script have the same.
+    /// A hash of all calls in order: two runs of one script have the same.
     pub trace: u64,
 }
 
-/// What outlives a life.
+/// The parts that outlive a life.
 struct World<'a> {
     script: &'a Script,
     faults: Faults,
     memory: MemoryDatabase,
     blobs: MemoryStore,
     court: Court,
-    /// Identifiers go on where they were.
+    /// Generates identifiers; it continues across lives.
     dice: Arc<Mutex<Dice>>,
     now: Timestamp,
-    /// The step that comes next.
+    /// The next step.
     next: usize,
     phase: Phase,
 }
@@ -78,17 +78,17 @@ struct World<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Script,
-    /// Nothing breaks any more.
+    /// No more faults happen.
     Proof,
 }
 
 /// How a life ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// Another begins.
+    /// Another life begins.
     Again,
     Over,
-    /// A promise is broken, and nothing can be learned from going on.
+    /// A promise is broken, so the rest of the run would show nothing.
     Broken,
 }
 
@@ -115,7 +115,7 @@ pub fn run(script: &Script, watchdog: &Watchdog) -> Outcome {
 }
 
 impl World<'_> {
-    /// Lives once.
+    /// Runs one life.
     fn live(&mut self, watchdog: &Watchdog) -> Ending {
         let beats = watchdog.clone();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -214,7 +214,7 @@ impl World<'_> {
         Engine::new(settings(tuning), instance, ports).drawing(randomness).reporting_progress_while(progress_wanted)
     }
 
-    /// Waits until nothing is under way, and nothing is held.
+    /// Waits until nothing is in progress, and no memory is held.
     async fn come_to_rest(&self, engine: &Engine, free_buffer_bytes: usize) {
         let deadline = Instant::now() + PATIENCE + HANG * 3 * self.faults.hung();
         let mut pause = Duration::from_millis(10);
@@ -283,7 +283,7 @@ impl Life {
             Step::Wait { ms } => tokio::time::sleep(Duration::from_millis(ms)).await,
             Step::Create { .. } | Step::Concatenate { .. } | Step::Kill | Step::Stop => {}
         }
-        // What can be done at once is done before the next step.
+        // Everything that can be done at once is done before the next step.
         for _ in 0..4 {
             tokio::task::yield_now().await;
         }
@@ -291,7 +291,7 @@ impl Life {
 
     fn order(&self, request: RequestName, order: Order) {
         if let Some(orders) = self.requests.get(&request) {
-            // A request that is over takes no orders.
+            // A finished request takes no orders.
             let _ = orders.send(order);
         }
     }
@@ -311,7 +311,7 @@ fn settings(tuning: &Tuning) -> EngineSettings {
     settings.tells_path = false;
     settings.status_root = "/api/v1/uploads/".to_owned();
     settings.scan_rate = 0;
-    // Every byte is progress.
+    // Every received byte counts as progress.
     settings.progress = ProgressPolicy { every: Duration::ZERO, min_bytes: u64::MAX };
     settings.writer.buffer_bytes = 8 << 20;
     settings.writer.checkpoint_every = Duration::from_millis(tuning.checkpoint_every_ms);
@@ -331,7 +331,7 @@ fn settings(tuning: &Tuning) -> EngineSettings {
     settings.ranges.max_ranges = tuning.max_ranges;
     settings.ranges.max_parallel = tuning.max_parallel;
     settings.ranges.max_replaced_bytes = tuning.max_replaced_bytes;
-    // Files of the matrix are no media: their beginning is read, and nothing is done on another thread.
+    // Files of the matrix are not media: their beginning is read, and no work runs on another thread.
     settings.media = Some(MediaSettings {
         read_limit_bytes: 64 << 10,
         timeout: Duration::from_secs(10),
