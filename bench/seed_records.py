@@ -2,10 +2,10 @@
 
     seed_records.py DATABASE COUNT IDS
 
-The server must not run. Each copy gets an identifier and an owner (metadata `user`) of its own, its last event, and
-whatever else its original has. Eight of ten are copies of the first upload in the database, one of the second, one of
-the third. Columns are read from the database, so a migration that adds one needs no change here. COUNT includes the
-originals. The file IDS gets a thousand identifiers, taken evenly, one per line.
+The server must not be running. Each copy gets its own identifier and owner (metadata `user`), its last event, and all
+other values of its original. Of ten copies, eight are of the first upload in the database, one is of the second, and one
+of the third. Columns are read from the database, so a migration that adds one needs no change here. COUNT includes the
+originals. The script writes a thousand identifiers, evenly distributed, to the file IDS, one per line.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 
-# Every hundredth of the uploads, but at least a hundred, belong to one user, so that each answer to a search is one page.
+# A hundredth of the uploads, but at least a hundred, belong to one user, so that each response to a search is one page.
 PAGE = 100
 ORIGINAL_USER = "bench-user"
 
@@ -41,9 +41,9 @@ def main(database, count, ids_file):
 
 
 def copy(connection, table, key):
-    """Inserts the rows of each original once more for each of its copies."""
+    """Inserts the rows of each original again for each of its copies."""
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-    # The position of an event is given by the database.
+    # The database assigns the position of an event.
     columns = [column for column in columns if (table, column) != ("events", "position")]
     values = ", ".join(value(table, column, key) for column in columns)
     newest = "AND sequence = (SELECT max(sequence) FROM events WHERE upload_id = original)" if table == "events" else ""

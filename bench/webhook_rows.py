@@ -1,9 +1,10 @@
-"""Webhooks in a Longshore database: writes a queue that cannot be sent, or counts progress. The server must not run.
+"""Webhooks in a Longshore database: writes a queue that cannot be sent, or counts progress. The
+server must not be running.
 
-    webhook_rows.py queue DATABASE ENDPOINT COUNT    writes COUNT overdue deliveries to the endpoint, each of another upload
-    webhook_rows.py progress DATABASE                prints the progress events a second in the busiest five seconds
+    webhook_rows.py queue DATABASE ENDPOINT COUNT    writes COUNT overdue deliveries to the endpoint, each of a different upload
+    webhook_rows.py progress DATABASE                prints the progress events per second in the busiest five seconds
 
-A delivery that is there is copied, so there must be one. Columns are read from the database, so a migration that adds one
+The script copies an existing delivery, so there must be one. Columns are read from the database, so a migration that adds one
 needs no change here.
 """
 
@@ -43,7 +44,7 @@ def queue(connection, endpoint, count):
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-# What differs from the copied row: a delivery that has not been tried yet and was due an hour ago.
+# Differences from the copied row: a delivery without attempts that was due an hour ago.
 VALUES = {
     "id": "uuid7(:due + n)",
     "upload_id": "uuid7(:due + n)",
@@ -63,7 +64,7 @@ PROGRESS = "SELECT occurred_at_ms FROM events WHERE kind = 'upload.progress' ORD
 
 
 def busiest(instants):
-    """Events a second in the five seconds that have the most of them."""
+    """Returns the events per second in the five seconds that have the most of them."""
     most = first = 0
     for last, instant in enumerate(instants):
         while instants[first] <= instant - WINDOW_MS:

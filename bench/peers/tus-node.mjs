@@ -1,12 +1,12 @@
-// @tus/server with @tus/file-store, as their documentation shows them.
-// Arguments: PORT FOLDER [CERTIFICATE KEY]. With a certificate it speaks TLS, HTTP/2 and HTTP/1.1.
+// Starts @tus/server with @tus/file-store, as their documentation shows. Arguments: PORT FOLDER [CERTIFICATE KEY]. With
+// a certificate it serves HTTP/2 and HTTP/1.1 over TLS.
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { createSecureServer } from 'node:http2'
 import { createRequire } from 'node:module'
 import { pathToFileURL } from 'node:url'
 
-// The packages are installed elsewhere, so they are looked up there.
+// The packages are installed in another folder, so they are resolved there.
 const require = createRequire(`${process.env.BENCH_NODE_PACKAGES}/package.json`)
 const load = async (name) => import(pathToFileURL(require.resolve(name)))
 const { Server } = await load('@tus/server')
@@ -18,6 +18,6 @@ const handle = (request, response) => tus.handle(request, response)
 const server = certificate
   ? createSecureServer({ allowHTTP1: true, cert: readFileSync(certificate), key: readFileSync(key) }, handle)
   : createServer(handle)
-// Node gives up on a request after five minutes. A trickling upload takes longer.
+// By default Node ends a request after five minutes. A trickling upload takes longer.
 server.requestTimeout = 0
 server.listen(Number(port), '127.0.0.1')

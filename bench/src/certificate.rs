@@ -1,4 +1,4 @@
-//! A certificate for one run, and a client that trusts it alone.
+//! The certificate of one run, and a client that trusts only this certificate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,12 +28,12 @@ impl Certificate {
         Ok(Self { certificate, key, plain: trusting(&roots, &[b"http/1.1"])?, h2: trusting(&roots, &[b"h2"])? })
     }
 
-    /// A client that speaks HTTP/1.1 over TLS 1.3.
+    /// Returns a client for HTTP/1.1 over TLS 1.3.
     pub(crate) fn client(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.plain)
     }
 
-    /// A client that speaks HTTP/2 over TLS 1.3.
+    /// Returns a client for HTTP/2 over TLS 1.3.
     pub(crate) fn h2_client(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.h2)
     }

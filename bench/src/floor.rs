@@ -1,9 +1,8 @@
-//! The floor: a server that speaks just enough tus and does nothing but
-//! receive, and one that also writes directly.
+//! The baselines: a server with just enough tus that discards the bytes, and one that also writes them
+//! directly.
 //!
-//! One thread per connection, plain `recv` into a large buffer, through TLS if there is a certificate. It
-//! checks nothing and remembers nothing, so no real server can be faster on the same machine by more than
-//! chance.
+//! One thread per connection, plain `recv` into a large buffer, through TLS if there is a certificate. They
+//! check nothing and keep no state, so no real server can be faster on the same machine by more than chance.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -23,16 +22,16 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::wire;
 
-/// What is received before it is thrown away or written.
+/// The amount that is received before it is discarded or written.
 const BUFFER: usize = 1 << 20;
 
-/// Direct writes need memory and lengths in multiples of this; no disk asks for more.
+/// Direct writes need addresses and lengths that are multiples of this; no disk requires more.
 const ALIGNMENT: usize = 4096;
 
-/// Writes under way at once.
+/// Concurrent writes.
 const IN_FLIGHT: usize = 3;
 
-/// Listens until it is killed. Without a folder it throws the bytes away.
+/// Listens until the process is killed. Without a folder it discards the bytes.
 pub(crate) fn serve(port: u16, folder: Option<PathBuf>, tls: Option<Arc<ServerConfig>>) -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context("could not listen")?;
     let folder = folder.map(Arc::new);
@@ -41,7 +40,7 @@ pub(crate) fn serve(port: u16, folder: Option<PathBuf>, tls: Option<Arc<ServerCo
         let (socket, folder, created) = (socket?, folder.clone(), Arc::clone(&created));
         socket.set_nodelay(true)?;
         let tls = tls.clone();
-        // A connection that breaks is an ordinary ending.
+        // A broken connection is an ordinary end.
         thread::spawn(move || match tls.map(ServerConnection::new) {
             None => Connection { socket, pending: Vec::new(), folder, created }.serve().ok(),
             Some(session) => {
@@ -53,7 +52,7 @@ pub(crate) fn serve(port: u16, folder: Option<PathBuf>, tls: Option<Arc<ServerCo
     Ok(())
 }
 
-/// What a server needs to speak TLS with this certificate.
+/// Returns the settings of a TLS server with this certificate.
 pub(crate) fn tls(certificate: &Path, key: &Path) -> anyhow::Result<Arc<ServerConfig>> {
     let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
@@ -142,7 +141,8 @@ impl<S: Read + Write> Connection<S> {
         Ok(())
     }
 
-    /// Receives into a few buffers in turn, while threads write the full ones; then makes the file durable.
+    /// Receives into a few buffers in rotation, while threads write the full ones; then makes the file
+    /// durable.
     fn store(&mut self, path: &Path, offset: u64, size: u64) -> anyhow::Result<()> {
         let file = Arc::new(File::from(rustix::fs::open(path, OFlags::WRONLY | OFlags::DIRECT, Mode::empty())?));
         let (full_in, full_out) = mpsc::channel::<(Aligned, usize, u64)>();
@@ -192,7 +192,8 @@ impl<S: Read + Write> Connection<S> {
     }
 }
 
-/// A tail is padded to the alignment; what follows it is written later or was never promised.
+/// Writes a buffer. A tail is padded to the alignment; the bytes after it are written later, or were never
+/// acknowledged.
 fn write_all(
     file: &File,
     full: &Mutex<mpsc::Receiver<(Aligned, usize, u64)>>,
@@ -208,7 +209,7 @@ fn write_all(
     }
 }
 
-/// A buffer that starts where direct writes want it.
+/// A buffer with the alignment that direct writes need.
 struct Aligned {
     memory: Vec<u8>,
     start: usize,

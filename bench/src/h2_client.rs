@@ -16,16 +16,17 @@ use crate::payload::Payload;
 use crate::tus;
 use crate::tus::Target;
 
-/// Handed over at a time; HTTP/2 cuts it into frames of the size the server allows.
+/// The bytes passed to the library at a time; HTTP/2 splits them into frames of the size that the server
+/// permits.
 const PIECE: usize = 1 << 20;
 
-/// Handed over and not yet on the wire.
+/// The bytes passed to the library and not sent yet.
 const BUFFER: usize = 4 << 20;
 
-/// No server is this slow; one that takes nothing more is.
+/// A timeout: no working server is this slow.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Creates an upload, sends it in one PATCH, and gives its rate in MB/s.
+/// Creates an upload, sends it in one PATCH, and returns its rate in MB/s.
 pub(crate) fn upload(
     target: &Target,
     tls: Arc<rustls::ClientConfig>,
@@ -50,7 +51,7 @@ async fn connect(target: &Target, tls: Arc<rustls::ClientConfig>) -> anyhow::Res
     let stream = TlsConnector::from(tls).connect(name, socket).await.context("could not agree on TLS")?;
     ensure!(stream.get_ref().1.alpn_protocol() == Some(b"h2"), "the server does not speak HTTP/2");
     let (requests, connection) = h2::client::Builder::new().max_send_buffer_size(BUFFER).handshake(stream).await?;
-    // It ends with the server; what went wrong shows in the requests.
+    // The task ends with the server; errors show up in the requests.
     tokio::spawn(async move { connection.await.ok() });
     Ok(requests.ready().await?)
 }
@@ -77,7 +78,7 @@ async fn append(
         .body(())?;
     let (answer, mut body) = requests.send_request(request, false)?;
     let sent = send(&mut body, payload, size).await;
-    // A server that refuses says why, which matters more than that the stream broke.
+    // A rejection contains its reason, which matters more than the broken stream.
     let answer: Response<_> = match (answer.await, sent) {
         (Ok(answer), _) => answer,
         (Err(_), Err(error)) => return Err(error),
@@ -94,7 +95,7 @@ async fn send(body: &mut h2::SendStream<bytes::Bytes>, payload: &Payload, size: 
     while sent < size {
         let wanted = PIECE.min(usize::try_from(size - sent).unwrap_or(PIECE));
         body.reserve_capacity(wanted);
-        // What was granted before and not used is not told again.
+        // Capacity that was granted earlier and not used is not reported again.
         if body.capacity() == 0 {
             poll_fn(|context| body.poll_capacity(context)).await.context("the server ended the request")??;
         }

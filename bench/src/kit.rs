@@ -1,4 +1,4 @@
-//! Where the servers are, which versions they have, and how each is started. A new server is added here.
+//! The paths and versions of the servers, and the way each is started. A new server is added here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -13,13 +13,13 @@ use anyhow::Context;
 use crate::server::{Hook, Place, Setup};
 use crate::subject::Subject;
 
-/// Signs nothing of value; a receiver of the benchmark does not look at it.
+/// The secret signs nothing of value; the receiver of the benchmark does not verify signatures.
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDC2FVsBQIhrs=";
 
 #[derive(Debug)]
 pub(crate) struct Kit {
     longshore: PathBuf,
-    /// An earlier build to compare with, if one was given.
+    /// An earlier build for comparison, if one was given.
     before: Option<PathBuf>,
     peers: PathBuf,
     node_script: PathBuf,
@@ -27,14 +27,14 @@ pub(crate) struct Kit {
     scratch: PathBuf,
     /// Configuration keys of this build of Longshore.
     keys: BTreeSet<String>,
-    /// Of the earlier build.
+    /// Configuration keys of the earlier build.
     keys_before: BTreeSet<String>,
     started: AtomicU32,
 }
 
 impl Kit {
-    /// `root` is the repository, `peers` what `bench/run` installed,
-    /// `scratch` a folder on the disk to measure.
+    /// Finds the servers. `root` is the repository, `peers` the folder with the servers that `bench/run`
+    /// installed, `scratch` a folder on the disk to measure.
     pub(crate) fn find(root: &Path, longshore: &Path, peers: &Path, scratch: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(scratch).with_context(|| format!("could not create {}", scratch.display()))?;
         Ok(Self {
@@ -50,7 +50,7 @@ impl Kit {
         })
     }
 
-    /// The same, with an earlier build that is measured in turn with this one.
+    /// Adds an earlier build that is measured alternately with this one.
     pub(crate) fn beside(self, before: Option<PathBuf>) -> anyhow::Result<Self> {
         let keys_before = before.as_deref().map(known_keys).transpose()?.unwrap_or_default();
         Ok(Self { before, keys_before, ..self })
@@ -64,12 +64,12 @@ impl Kit {
         &self.scratch
     }
 
-    /// Whether this build of Longshore has a configuration key, such as `storage.durability`.
+    /// Reports whether this build of Longshore has a configuration key, such as `storage.durability`.
     pub(crate) fn knows(&self, key: &str) -> bool {
         self.keys.contains(key)
     }
 
-    /// Why a subject cannot be measured here.
+    /// Returns the reason why a subject cannot be measured here.
     pub(crate) fn lacks(&self, subject: Subject) -> Option<String> {
         let missing = |path: PathBuf| (!path.exists()).then(|| format!("{} is not there", path.display()));
         match subject {
@@ -126,7 +126,7 @@ impl Kit {
         Ok(folder)
     }
 
-    /// How a server is started, with paths and ports that mean something to a reader elsewhere.
+    /// Returns the command line of a server, with generic paths and ports.
     pub(crate) fn describe(&self, subject: Subject, command: &Command, place: &Place<'_>) -> String {
         let mut words: Vec<String> = vec![self.short(command.get_program())];
         words.extend(command.get_args().map(|word| self.short(word)));
@@ -165,7 +165,7 @@ impl Kit {
         }
     }
 
-    /// What the configuration file of a Longshore says; the report shows it.
+    /// Returns the configuration file of a Longshore, which the report shows.
     fn longshore_settings(&self, place: &Place<'_>, durability: &str, keys: &BTreeSet<String>) -> String {
         let mut text = String::new();
         if keys.contains("read_listen") && place.setup.tls.is_none() {
@@ -240,7 +240,7 @@ impl Kit {
     fn rustus(&self, place: &Place<'_>) -> Command {
         let mut command = Command::new(self.peers.join("bin/rustus"));
         command.args(["--host", "127.0.0.1", "--port", &place.port.to_string(), "--log-level", "ERROR"]);
-        // It takes a whole request into memory, and at most 256 KiB unless told otherwise.
+        // Rustus reads a whole request into memory, by default at most 256 KiB.
         command.args(["--max-body-size", &(8_u64 << 30).to_string()]);
         command.arg("--data-dir").arg(place.folder).arg("--info-dir").arg(place.folder);
         command
@@ -272,7 +272,7 @@ fn webhook_settings(setup: &Setup) -> String {
     text
 }
 
-/// What tusd calls an event of Longshore's.
+/// Returns tusd's name of an event of Longshore's.
 fn tusd_event(event: &str) -> &str {
     match event {
         "upload.created" => "post-create",
@@ -281,7 +281,7 @@ fn tusd_event(event: &str) -> &str {
     }
 }
 
-/// Keys of the default configuration, with their section.
+/// Returns the keys of the default configuration, with their section.
 fn known_keys(longshore: &Path) -> anyhow::Result<BTreeSet<String>> {
     let output = Command::new(longshore)
         .args(["config", "--defaults"])
@@ -299,7 +299,7 @@ fn known_keys(longshore: &Path) -> anyhow::Result<BTreeSet<String>> {
     Ok(keys)
 }
 
-/// What a program prints when it is asked, or that it is unknown.
+/// Returns the output of a program for this argument, or `unknown`.
 fn said(program: &Path, question: &str) -> String {
     let output = Command::new(program).arg(question).output();
     output.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -313,12 +313,13 @@ fn durability(subject: Subject) -> Option<&'static str> {
     }
 }
 
-/// `.toml` of `longshore-3.toml`; nothing where there is none.
+/// Returns `.toml` of `longshore-3.toml`, or an empty string if there is no ending.
 fn ending(name: &str) -> String {
     name.rsplit_once('.').map_or(String::new(), |(_, ending)| format!(".{ending}"))
 }
 
-/// The server's own ports and those of its receivers differ from run to run and say nothing.
+/// Removes the server's own ports and those of its receivers, which differ from run to run and carry no
+/// information.
 fn without_ports(text: &str, ports: &[u16]) -> String {
     let mut text = text.to_owned();
     for port in ports {

@@ -1,4 +1,4 @@
-//! Runs servers in turn and keeps what was seen.
+//! Runs servers alternately and keeps their results.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -18,14 +18,14 @@ pub(crate) struct Lab {
     pub(crate) plan: Plan,
     pub(crate) payload: Payload,
     pub(crate) machine: Machine,
-    /// Who was asked for on the command line.
+    /// The subjects that the command line selects.
     pub(crate) chosen: Vec<Subject>,
     pub(crate) rounds: u32,
-    /// Open files this process and its servers may have.
+    /// The number of files that this process and its servers may have open.
     pub(crate) files_allowed: u64,
 }
 
-/// What one scenario has seen so far.
+/// The results of one scenario so far.
 #[derive(Debug)]
 pub(crate) struct Notebook {
     number: u8,
@@ -40,7 +40,7 @@ impl Notebook {
         Self { number, rounds: 0, commands: BTreeMap::new(), notes: Vec::new(), samples: Vec::new() }
     }
 
-    /// Keeps a remark for the report, once.
+    /// Records a remark for the report, once.
     pub(crate) fn note(&mut self, text: impl Into<String>) {
         let text = text.into();
         if !self.notes.contains(&text) {
@@ -81,7 +81,8 @@ impl Notebook {
 }
 
 impl Lab {
-    /// Those of `wanted` that were chosen and can be measured here; the others leave a note.
+    /// Returns the subjects of `wanted` that are selected and can be measured here; each of the others leaves
+    /// a note.
     pub(crate) fn present(&self, wanted: &[Subject], book: &mut Notebook) -> Vec<Subject> {
         let mut present = Vec::new();
         for &subject in wanted.iter().filter(|subject| self.chosen.contains(subject)) {
@@ -93,15 +94,15 @@ impl Lab {
         present
     }
 
-    /// Starts the server and notes how.
+    /// Starts the server and records its command line.
     pub(crate) fn start(&self, subject: Subject, setup: &Setup, book: &mut Notebook) -> anyhow::Result<Running> {
         let server = Running::start(&self.kit, subject, setup)?;
         book.saw(&server);
         Ok(server)
     }
 
-    /// Calls `run` for every subject in every round. Each round begins with another subject, so that nobody
-    /// always has the disk as somebody else left it.
+    /// Calls `run` for every subject in every round. Each round begins with another subject, so that no
+    /// subject always gets the disk in the state that the same predecessor left.
     pub(crate) fn take_turns(
         &self,
         wanted: &[Subject],
@@ -124,7 +125,7 @@ impl Lab {
     }
 }
 
-/// Bytes per second since a moment, in units of 10^6.
+/// Returns the rate since a moment, in units of 10^6 bytes per second.
 pub(crate) fn mb_per_second(bytes: u64, since: Instant) -> f64 {
     bytes as f64 / 1e6 / since.elapsed().as_secs_f64()
 }

@@ -1,4 +1,4 @@
-//! The machine the numbers were taken on.
+//! The machine on which the numbers were measured.
 
 use std::fs;
 use std::fs::File;
@@ -17,9 +17,9 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) memory_gib: f64,
     pub(crate) kernel: String,
-    /// Of the folder the servers write to.
+    /// The file system of the folder that the servers write to.
     pub(crate) file_system: String,
-    /// How long the disk takes to make 4 KiB durable.
+    /// The time that the disk takes to make 4 KiB durable.
     pub(crate) fsync_ms: f64,
 }
 
@@ -39,7 +39,8 @@ impl Machine {
     }
 }
 
-/// Servers on a memory file system would show nothing, so the name is part of the report.
+/// Returns the file system of a folder. It is part of the report, because numbers from a memory file system
+/// are meaningless.
 fn file_system(folder: &Path) -> anyhow::Result<String> {
     let mounts = fs::read_to_string("/proc/mounts")?;
     let holding = mounts.lines().filter_map(|line| {
@@ -47,7 +48,7 @@ fn file_system(folder: &Path) -> anyhow::Result<String> {
         let (at, kind) = (words.next()?, words.next()?);
         folder.starts_with(at).then(|| (at.len(), kind.to_owned()))
     });
-    // The last of equals is the one mounted on top.
+    // Of two equal mount points the last one is on top.
     holding.max_by_key(|(length, _)| *length).map(|(_, kind)| kind).context("the folder is on no file system")
 }
 

@@ -1,10 +1,10 @@
-//! The benchmark suite: `bench run` measures, `bench report` writes what
-//! was measured down. `bench/run` calls both.
+//! The benchmark suite: `bench run` measures, `bench report` writes the report. `bench/run` calls both.
 //!
-//! - `scenario` drives servers and gives numbers; it judges nothing.
-//! - `report` judges numbers and draws them; it measures nothing. Between the two stands results.json.
+//! - `scenario` drives servers and returns numbers; it does not evaluate them.
+//! - `report` evaluates and plots numbers; it measures nothing. The interface between the two is
+//!   results.json.
 //! - `kit` knows every server: add one there.
-//! - `floor` is a server that does next to nothing, to show what the generator and the disk can do.
+//! - `floor` is a server that does almost nothing, to show the limits of the generator and the disk.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -111,7 +111,8 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
         eprintln!("=== {} {}", scenario.number, scenario.title);
         let mut book = Notebook::new(scenario.number);
         (scenario.run)(&lab, &mut book).with_context(|| format!("scenario {} broke off", scenario.number))?;
-        // Read again each time: a scenario takes minutes, and another run may have written meanwhile.
+        // The file is read again each time: a scenario takes minutes, and another run may have written
+        // meanwhile.
         let mut results = Results::load(&file)?;
         results.scenarios.insert(scenario.number, book.close(&lab));
         results.save(&file)?;
@@ -146,7 +147,7 @@ fn scenarios(matches: &ArgMatches) -> anyhow::Result<Vec<&'static scenario::Scen
         .collect()
 }
 
-/// The bare loops always run: without them the other numbers have no ground to stand on.
+/// Returns the selected subjects. The baselines always run, because the other numbers are compared with them.
 fn subjects(matches: &ArgMatches) -> anyhow::Result<Vec<Subject>> {
     let Some(wanted) = matches.get_many::<String>("servers") else { return Ok(Subject::ALL.to_vec()) };
     let mut chosen = vec![Subject::Sink, Subject::Bare, Subject::LongshoreBefore];

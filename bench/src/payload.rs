@@ -1,7 +1,7 @@
-//! The bytes that are uploaded: random, prepared once, and sent again and again.
+//! The bytes that are uploaded: random, prepared once, and sent repeatedly.
 //!
-//! Plain connections send them with `sendfile` from a memory file, so the generator copies nothing;
-//! encrypted ones read the same bytes from memory.
+//! Plain connections send them with `sendfile` from a memory file, so the generator copies nothing; encrypted
+//! ones read the same bytes from memory.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,10 +10,10 @@ use std::os::fd::OwnedFd;
 use anyhow::Context;
 use bytes::Bytes;
 
-/// Large enough to fall out of the processor's caches.
+/// Larger than the processor's caches.
 const SIZE: usize = 64 << 20;
 
-/// How much is handed to the kernel at a time.
+/// The bytes passed to the kernel at a time.
 const PIECE: usize = 4 << 20;
 
 #[derive(Debug)]
@@ -34,12 +34,12 @@ impl Payload {
         Ok(Self { file: file.into(), bytes: bytes.into() })
     }
 
-    /// The first bytes, for small bodies.
+    /// Returns the first bytes, for small bodies.
     pub(crate) fn head(&self, size: usize) -> &[u8] {
         &self.bytes[..size]
     }
 
-    /// A piece of at most `limit` bytes, the one that follows `sent` bytes.
+    /// Returns at most `limit` bytes, those that follow `sent` bytes.
     pub(crate) fn piece(&self, sent: u64, limit: usize) -> Bytes {
         let at = place(sent);
         self.bytes.slice(at..at + limit.min(SIZE - at))
@@ -61,7 +61,7 @@ impl Payload {
         Ok(())
     }
 
-    /// Sends `count` bytes through anything that writes.
+    /// Sends `count` bytes through any writer.
     pub(crate) fn send_copy(&self, out: &mut dyn Write, count: u64) -> std::io::Result<()> {
         let mut sent = 0;
         while sent < count {
@@ -74,7 +74,7 @@ impl Payload {
     }
 }
 
-/// Where in the prepared bytes the next one lies after `sent`.
+/// Returns the position of the next prepared byte after `sent` bytes.
 fn place(sent: u64) -> usize {
     usize::try_from(sent % SIZE as u64).expect("it is less than SIZE")
 }

@@ -1,5 +1,4 @@
-//! How much is uploaded, and for how long. The sizes of the report,
-//! and small ones that show whether it works.
+//! The sizes and durations of the scenarios: those of the report, and small ones for a functional check.
 
 use std::time::Duration;
 
@@ -11,46 +10,47 @@ pub(crate) struct Plan {
     pub(crate) quick: bool,
     /// One big upload (1, 2, 8, 10, 11).
     pub(crate) big: u64,
-    /// Each of eight at once (3, 6).
+    /// The size of each of eight concurrent uploads (3, 6).
     pub(crate) each_of_eight: u64,
-    /// How long small uploads are created (4).
+    /// The duration of the creation of small uploads (4).
     pub(crate) storm: Duration,
-    /// How many uploads trickle, and for how long (5).
+    /// The number of trickling uploads, and their duration (5).
     pub(crate) trickling: usize,
     pub(crate) trickle: Duration,
-    /// How long a question is asked again and again (6, 7).
+    /// The duration for which a request is repeated (6, 7).
     pub(crate) asking: Duration,
     pub(crate) asking_loaded: Duration,
-    /// The bystander's files, of 64 KiB each, and what is uploaded meanwhile in uploads of `big` (7).
+    /// The number of the bystander's files, of 64 KiB each, and the amount that is uploaded meanwhile in
+    /// uploads of `big` (7).
     pub(crate) bystander_files: usize,
     pub(crate) bystander_load: u64,
     /// The memory of the small machine (7).
     pub(crate) small_machine: u64,
-    /// Sent before the first cut, and before each one after it (9).
+    /// Bytes sent before the first cut, and before each later one (9).
     pub(crate) first_cut: u64,
     pub(crate) next_cuts: u64,
     pub(crate) cuts: u32,
-    /// The most time one kind of cut may take in all (9).
+    /// The maximum total time of one kind of cut (9).
     pub(crate) cutting: Duration,
-    /// One upload through the slow line (11).
+    /// The size of one upload over the slow line (11).
     pub(crate) far: u64,
     /// Upload records in the database (12).
     pub(crate) records: [u64; 3],
     pub(crate) questions: u32,
-    /// How long uploads fill the queue of messages, how long they go on, and how long messages are counted
-    /// afterwards (14).
+    /// The time for which uploads fill the queue of messages, the time for which they then continue, and the
+    /// time for which messages are counted afterwards (14).
     pub(crate) filling: Duration,
     pub(crate) sustained: Duration,
     pub(crate) draining: Duration,
-    /// How long events and PATCHes come at a pace (14).
+    /// The time for which events and PATCHes occur at a fixed rate (14).
     pub(crate) paced: Duration,
     /// Deliveries that cannot be sent (14).
     pub(crate) overdue: u64,
-    /// Uploads that tell their progress, and for how long (14).
+    /// The number of uploads that report their progress, and their duration (14).
     pub(crate) progressing: usize,
     pub(crate) progress: Duration,
-    /// How long uploads are told of, how long nobody hears it, and how
-    /// long is waited for what is missing (14).
+    /// The time for which uploads cause messages, the time for which the receiver is down, and the time to
+    /// wait for missing messages (14).
     pub(crate) telling: Duration,
     pub(crate) outage: Duration,
     pub(crate) patience: Duration,
@@ -119,7 +119,7 @@ impl Plan {
             progress: Duration::from_secs(12),
             telling: Duration::from_secs(8),
             outage: Duration::from_secs(4),
-            // What a killed server had on its way is held for it for a minute.
+            // The messages that a killed server was sending stay leased to it for a minute.
             patience: Duration::from_secs(75),
         }
     }

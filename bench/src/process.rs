@@ -1,36 +1,37 @@
-//! What the operating system says of a process and its children: processor time, memory, reads from disk.
+//! Statistics of the operating system about a process and its children: processor time, memory, reads from
+//! disk.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
 
-/// The niceness of threads that stand for clients and receivers on other machines: they are not to wait for
-/// the processor.
+/// The niceness of threads that act as clients and receivers on other machines, and must not wait for the
+/// processor.
 pub(crate) const URGENT: i32 = -10;
 
-/// Processor seconds used so far, by the process, its threads and its children.
+/// Returns the processor seconds used so far by the process, its threads and its children.
 pub(crate) fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     let mut ticks = 0;
     for pid in family(pid) {
-        // A child may end between the listing and the look.
+        // A child may end after it was listed.
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         ticks += stat_ticks(&stat).context("could not read the processor time of a server")?;
     }
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// Resident memory now, in bytes.
+/// Returns the current resident memory, in bytes.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
     status_sum(pid, "VmRSS:")
 }
 
-/// The most resident memory since `forget_peak`, in bytes.
+/// Returns the most resident memory since `forget_peak`, in bytes.
 pub(crate) fn peak(pid: u32) -> anyhow::Result<u64> {
     status_sum(pid, "VmHWM:")
 }
 
-/// Starts the measurement of the peak anew.
+/// Restarts the measurement of the peak.
 pub(crate) fn forget_peak(pid: u32) -> anyhow::Result<()> {
     for pid in family(pid) {
         fs::write(format!("/proc/{pid}/clear_refs"), "5").context("could not reset the peak of a server's memory")?;
@@ -38,7 +39,7 @@ pub(crate) fn forget_peak(pid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes the process and its children made the disk read.
+/// Returns the bytes that the process and its children read from the disk.
 pub(crate) fn disk_reads(pid: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for pid in family(pid) {
@@ -48,20 +49,20 @@ pub(crate) fn disk_reads(pid: u32) -> anyhow::Result<u64> {
     Ok(sum)
 }
 
-/// Kilobytes in a line of /proc/meminfo, in bytes.
+/// Returns the values of these lines of /proc/meminfo, converted from kilobytes to bytes.
 pub(crate) fn meminfo(names: &[&str]) -> anyhow::Result<Vec<u64>> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let one = |name: &&str| Ok(field(&text, name).with_context(|| format!("no {name} in /proc/meminfo"))? * 1024);
     names.iter().map(one).collect()
 }
 
-/// Empties the page cache. Only root may.
+/// Empties the page cache. Only root may do that.
 pub(crate) fn drop_caches() -> anyhow::Result<()> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("could not drop the page cache (only root may)")
 }
 
-/// Raises this process's limit of open files, and so that of every server it starts.
+/// Raises this process's limit of open files, and thereby that of every server it starts.
 pub(crate) fn allow_files(wanted: u64) -> anyhow::Result<u64> {
     use rustix::process::Resource::Nofile;
     use rustix::process::Rlimit;
@@ -74,12 +75,12 @@ pub(crate) fn allow_files(wanted: u64) -> anyhow::Result<u64> {
     Ok(had.maximum.unwrap_or(wanted))
 }
 
-/// Sets the priority of the calling thread; on Linux a thread has its own. Raising needs rights.
+/// Sets the priority of the calling thread; on Linux each thread has one. Raising it needs privileges.
 pub(crate) fn nice(niceness: i32) -> bool {
     rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness).is_ok()
 }
 
-/// The process and everything below it.
+/// Returns the process and all its descendants.
 fn family(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut next = 0;
@@ -94,7 +95,8 @@ fn family(pid: u32) -> Vec<u32> {
     found
 }
 
-/// User and system time, with that of children which have ended. The name before them may hold anything.
+/// Returns user and system time, including that of ended children. The name before these fields may contain
+/// any character.
 fn stat_ticks(stat: &str) -> Option<u64> {
     let fields: Vec<&str> = stat[stat.rfind(')')? + 2..].split(' ').collect();
     fields.get(11..15)?.iter().map(|ticks| ticks.parse::<u64>().ok()).sum()

@@ -1,8 +1,7 @@
-//! Somebody who is told: takes Longshore's webhooks and tusd's hooks, and notes what came when.
+//! The receiver of Longshore's webhooks and tusd's hooks. It records which message arrived when.
 //!
-//! It answers at once, answers late, or is gone, as it is told to. One thread serves all
-//! connections and keeps them alive. What it keeps is bounded: a small note of each
-//! message, up to a number of them, and no body.
+//! A scenario makes it answer at once, answer late, or disappear. One thread serves all connections and keeps
+//! them open. Its memory is bounded: a small note of each message, up to a maximum number, and no body.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,31 +17,31 @@ use tokio::sync::watch;
 
 use crate::{process, wire};
 
-/// Messages beyond this are counted and not noted.
+/// Messages beyond this number are counted and not recorded.
 const MOST_NOTES: usize = 4_000_000;
 
 const MAX_HEAD: usize = 64 << 10;
 const MAX_BODY: usize = 256 << 10;
 
-/// How many connections may wait to be taken.
+/// The number of connections that may wait to be accepted.
 const BACKLOG: u32 = 1_024;
 
-/// How often a waiting scenario looks.
+/// The interval at which a waiting scenario polls.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// tusd wants JSON; Longshore is content with any success.
+/// tusd requires JSON; Longshore accepts any success.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Mood {
     Well,
-    /// Answers only after this.
+    /// Answers only after this time.
     Slow(Duration),
-    /// Connections end and new ones are refused.
+    /// Connections end and new ones are rejected.
     Dead,
 }
 
-/// What a message is about.
+/// The event that a message is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum News {
     Created,
@@ -57,11 +56,12 @@ pub(crate) struct Arrival {
     pub(crate) news: News,
     /// The upload's identifier, see [`upload_number`].
     pub(crate) upload: Option<u128>,
-    /// How long ago the message says its event happened. The clock is the same, and tells it in milliseconds.
+    /// The time since the event, according to the message. Both use the same clock, and the message has
+    /// milliseconds.
     pub(crate) age: Option<Duration>,
 }
 
-/// Ends when dropped, and its connections with it.
+/// A running receiver. It ends when dropped, with its connections.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     pub(crate) address: SocketAddr,
@@ -97,13 +97,13 @@ impl Receiver {
         self.mood.send_replace(mood);
     }
 
-    /// How many messages came so far.
+    /// Returns the number of messages so far.
     pub(crate) fn count(&self) -> usize {
         let log = self.log();
         log.arrivals.len() + log.beyond
     }
 
-    /// Waits until `count` messages came or the moment has passed; says whether they came.
+    /// Waits until `count` messages have arrived or the moment has passed. Reports whether they have arrived.
     pub(crate) fn wait_for(&self, count: usize, until: Instant) -> bool {
         loop {
             if self.count() >= count {
@@ -116,7 +116,7 @@ impl Receiver {
         }
     }
 
-    /// What came so far, in the order it came.
+    /// Returns the messages so far, in the order of their arrival.
     pub(crate) fn arrivals(&self) -> anyhow::Result<Vec<Arrival>> {
         let log = self.log();
         ensure!(log.beyond == 0, "more than {MOST_NOTES} messages came");
@@ -128,9 +128,9 @@ impl Receiver {
     }
 }
 
-/// The receiver's side of it.
+/// The task's side of the receiver.
 struct Door {
-    /// Never listens. It keeps the port for this receiver while nobody listens.
+    /// Never listens. It reserves the port while the receiver is not listening.
     _place: TcpSocket,
     address: SocketAddr,
     mood: watch::Receiver<Mood>,
@@ -151,7 +151,7 @@ impl Door {
                     socket = open.accept() => {
                         let (mood, log) = (self.mood.clone(), Arc::clone(&self.log));
                         let (socket, _) = socket.context("could not take a connection")?;
-                        // A sender that hangs up is an ordinary ending.
+                        // A sender that disconnects is an ordinary end.
                         tokio::spawn(async move { answer_all(socket, mood, &log).await.ok() });
                         continue;
                     }
@@ -201,11 +201,11 @@ async fn answer_all(mut socket: TcpStream, mut mood: watch::Receiver<Mood>, log:
 }
 
 async fn dies(mood: &mut watch::Receiver<Mood>) {
-    // An error means that the receiver is dropped, which is the same to a connection.
+    // An error means that the receiver was dropped, which has the same effect on a connection.
     drop(mood.wait_for(|mood| *mood == Mood::Dead).await);
 }
 
-/// Reads a whole message; gives the sizes of its head and its body.
+/// Reads a whole message. Returns the sizes of its head and its body.
 async fn next_message(socket: &mut TcpStream, pending: &mut Vec<u8>) -> anyhow::Result<Option<(usize, usize)>> {
     let mut sizes = None;
     loop {
@@ -229,7 +229,7 @@ async fn next_message(socket: &mut TcpStream, pending: &mut Vec<u8>) -> anyhow::
     }
 }
 
-/// What is read of a message, of either sender.
+/// The fields that are read from a message, of either sender.
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(rename = "type", alias = "Type")]
@@ -284,12 +284,14 @@ fn upload(message: &Message<'_>) -> Option<u128> {
     upload_number(own.or(message.event.as_ref().map(|event| event.upload.id))?)
 }
 
-/// An identifier as a number: those of both servers are 128 bits in hexadecimal digits, one with hyphens.
+/// Returns an identifier as a number: those of both servers are 128 bits in hexadecimal digits, one with
+/// hyphens.
 pub(crate) fn upload_number(id: &str) -> Option<u128> {
     u128::from_str_radix(&id.replace('-', ""), 16).ok()
 }
 
-/// Nothing where the text is no instant. An instant rounded up into the future happened just now.
+/// Returns the age of a timestamp, or `None` if the text is not one. A timestamp that was rounded up into the
+/// future has the age zero.
 fn age(timestamp: &str, now: jiff::Timestamp) -> Option<Duration> {
     let happened: jiff::Timestamp = timestamp.parse().ok()?;
     Some(Duration::try_from(now.duration_since(happened)).unwrap_or_default())

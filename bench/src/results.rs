@@ -1,4 +1,4 @@
-//! What was measured, as it is kept in results.json. Numbers only; the report judges them.
+//! The measured values, as stored in results.json. It holds numbers only; the report evaluates them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,25 +10,25 @@ use serde::{Deserialize, Serialize};
 use crate::machine::Machine;
 use crate::subject::Subject;
 
-/// Everything measured so far; a scenario measured again replaces its old numbers.
+/// All measurements so far; a scenario that is measured again replaces its old numbers.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) scenarios: BTreeMap<u8, Measured>,
 }
 
-/// One scenario, measured in one go.
+/// One scenario, measured in one run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Measured {
-    /// When it ended, UTC.
+    /// The time of its end, in UTC.
     pub(crate) at: String,
     pub(crate) rounds: u32,
-    /// Small sizes: shows that it works, not how fast it is.
+    /// Set for small sizes, which check that the scenario works and not how fast it is.
     pub(crate) quick: bool,
     pub(crate) machine: Machine,
     pub(crate) versions: BTreeMap<Subject, String>,
-    /// How each server was started.
+    /// The command line of each server.
     pub(crate) commands: BTreeMap<Subject, String>,
-    /// What a reader must know that the numbers do not say.
+    /// Remarks that a reader needs in order to understand the numbers.
     pub(crate) notes: Vec<String>,
     pub(crate) samples: Vec<Sample>,
 }
@@ -37,56 +37,56 @@ pub(crate) struct Measured {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Sample {
     pub(crate) subject: Subject,
-    /// Which form of the scenario, such as the size of a chunk. Empty where there is one only.
+    /// The variant of the scenario, such as the size of a chunk. Empty if there is only one.
     pub(crate) variant: String,
     pub(crate) round: u32,
     pub(crate) values: Values,
-    /// Why there are no values.
+    /// The reason why there are no values.
     pub(crate) failure: Option<String>,
 }
 
 pub(crate) type Values = BTreeMap<Metric, f64>;
 
-/// What a number counts. Its unit is part of its name.
+/// The kinds of numbers. Each name contains the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Metric {
-    /// Bytes over the time from the first byte sent to the answer, in units of 10^6 bytes.
+    /// Bytes over the time from the first byte sent to the response, in units of 10^6 bytes.
     MbPerSecond,
-    /// The same, with the time in which the system brought the rest to the disk after the answer.
+    /// The same, including the time in which the system wrote the rest to the disk after the response.
     MbPerSecondSynced,
     /// Processor time of the server, per 10^9 bytes.
     CpuSecondsPerGb,
     UploadsPerSecond,
     CpuMsPerUpload,
-    /// Slowest upload's time over that of the fastest, of uploads that ran together.
+    /// The time of the slowest of several concurrent uploads, divided by that of the fastest.
     SpreadRatio,
     P50Ms,
     P95Ms,
     P99Ms,
     P999Ms,
-    /// The 99th percentile just before, with nothing else going on.
+    /// The 99th percentile immediately before, without other load.
     QuietP99Ms,
-    /// How many requests the percentiles are of.
+    /// The number of requests that the percentiles cover.
     Requests,
-    /// Connections that nobody cut and nobody answered.
+    /// Connections that were neither cut nor answered.
     Alive,
-    /// Connections there were.
+    /// The number of connections.
     Connections,
-    /// Resident memory above the idle server's, per connection.
+    /// Resident memory above that of the idle server, per connection.
     KibPerUpload,
     IdleMib,
-    /// Processor time of the server, per time that passed.
+    /// Processor time of the server, per elapsed time.
     CpuPercent,
     /// Share of bytes served without reading the disk.
     HitPercent,
-    /// What the server under load took in meanwhile, in units of 10^6 bytes per second.
+    /// The rate at which the server under load received bytes meanwhile, in units of 10^6 bytes per second.
     LoadMbPerSecond,
-    /// What the page cache grew by.
+    /// The growth of the page cache.
     CacheGrownMib,
-    /// How much of the stored files lies in the page cache.
+    /// The amount of the stored files that is in the page cache.
     ResidentMib,
-    /// From the request after a cut to the answer that tells the committed offset.
+    /// From the request after a cut to the response with the committed offset.
     OffsetP50Ms,
     OffsetP99Ms,
     /// From the same request to the acceptance of the next 4 KiB.
@@ -94,7 +94,7 @@ pub(crate) enum Metric {
     AcceptedP99Ms,
     /// Bytes sent before the cut that the server did not keep.
     LostMib,
-    /// Requests that were refused before one was accepted, per cut.
+    /// Requests that were rejected before one was accepted, per cut.
     Refusals,
     /// From the last byte sent to the arrival of the message.
     MessageMs,
@@ -103,24 +103,24 @@ pub(crate) enum Metric {
     DeliveriesPerSecond,
     /// Processor time of the server, per 1,000 messages.
     CpuSecondsPerThousand,
-    /// Messages that were still to be sent when the uploads ended.
+    /// Messages that were still pending when the uploads ended.
     Backlog,
     RequestsPerSecond,
-    /// Progress events written to the database: the most in any five seconds, over five.
+    /// Progress events written to the database: the most in any five seconds, divided by five.
     RowsPerSecond,
-    /// Messages that had to come, those that came, those that did not, and what came more than once.
+    /// Expected messages, messages that arrived, missing ones, and duplicates.
     Expected,
     Arrived,
     Lost,
     Duplicates,
     /// From sending a request to the arrival of its message.
     DelayMs,
-    /// The most resident memory there was.
+    /// The maximum of resident memory.
     PeakMib,
 }
 
 impl Metric {
-    /// As a column of a table.
+    /// Returns the heading of its column in a table.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::MbPerSecond => "MB/s",
@@ -166,7 +166,7 @@ impl Metric {
         }
     }
 
-    /// Whether more of it is better; nothing where neither is.
+    /// Reports whether more of it is better; `None` if neither is.
     pub(crate) fn more_is_better(self) -> Option<bool> {
         match self {
             Self::MbPerSecond
@@ -189,7 +189,7 @@ impl Metric {
 }
 
 impl Results {
-    /// What is in the file; nothing, if there is none.
+    /// Returns the content of the file, or an empty value if there is no file.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
         if !path.exists() {
             return Ok(Self::default());

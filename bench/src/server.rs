@@ -1,4 +1,4 @@
-//! Starts a server on loopback with an empty folder of its own, watches it, and leaves nothing behind.
+//! Starts a server on loopback with its own empty folder, monitors it, and leaves nothing behind.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -18,36 +18,36 @@ use crate::tus::{Client, Target};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A receiver, and what it is told; tusd takes one.
+/// A receiver, and its events; tusd supports one receiver.
 #[derive(Debug, Clone)]
 pub(crate) struct Hook {
     pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
-    /// As Longshore calls them.
+    /// By Longshore's names.
     pub(crate) events: &'static [&'static str],
 }
 
-/// How a scenario wants its server.
+/// The setup of the server in a scenario.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Setup {
     pub(crate) tls: Option<Arc<Certificate>>,
-    /// Who is told of what.
+    /// The receivers, each with its events.
     pub(crate) hooks: Vec<Hook>,
-    /// When Longshore tries again, instead of its own waits.
+    /// Longshore's retry schedule, instead of the default.
     pub(crate) retry_schedule: Option<&'static [&'static str]>,
-    /// How often tusd tries to reach its hook, instead of three times.
+    /// The number of tusd's attempts to reach its hook, instead of three.
     pub(crate) tusd_tries: Option<u32>,
     /// A SHA-256 of every upload; only Longshore computes one.
     pub(crate) sha256: bool,
-    /// This many uploads at once are expected; a server that has limits gets limits above it.
+    /// The expected number of concurrent uploads; a server with limits gets limits above it.
     pub(crate) uploads_at_once: Option<usize>,
-    /// Use this folder and keep it, instead of an empty one.
+    /// A folder to use and keep, instead of an empty one.
     pub(crate) data: Option<PathBuf>,
-    /// A control group to put the server in, by its `cgroup.procs`.
+    /// The `cgroup.procs` of a control group to put the server in.
     pub(crate) group: Option<PathBuf>,
 }
 
-/// Where the server is to listen and write; what its command line is made from.
+/// The addresses and folders of a server, from which its command line is built.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
     pub(crate) setup: &'a Setup,
@@ -56,16 +56,16 @@ pub(crate) struct Place<'a> {
     pub(crate) folder: &'a Path,
 }
 
-/// A running server. Dropped, it is killed and its folder removed.
+/// A running server. When dropped, it is killed and its folder is removed.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) subject: Subject,
     pub(crate) target: Target,
-    /// Where reading is answered; the same as `target` where there is no second listener.
+    /// The address for reads; the same as `target` if there is no second listener.
     pub(crate) read_address: SocketAddr,
     pub(crate) folder: PathBuf,
     pub(crate) command: String,
-    /// From the start of the process until it listened.
+    /// The time from the start of the process until it listened.
     pub(crate) start_up: Duration,
     /// Resident memory before the first request.
     pub(crate) idle: u64,
@@ -110,7 +110,7 @@ impl Running {
         }
         running.wait_until_ready(&log_path)?;
         running.start_up = began.elapsed();
-        // Threads and tables that a server sets up on its own are part of the idle one.
+        // Threads and tables that a server creates after its start belong to the idle server.
         thread::sleep(Duration::from_millis(300));
         running.idle = process::resident(running.pid())?;
         Ok(running)
@@ -124,7 +124,7 @@ impl Running {
         Client::new(&self.target)
     }
 
-    /// A client of the listener that answers questions.
+    /// Returns a client of the listener for reads.
     pub(crate) fn reader(&self) -> Client {
         Client::new(&Target { address: self.read_address, ..self.target.clone() })
     }
@@ -142,7 +142,7 @@ impl Running {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let ready = match self.subject {
-                // It says so itself, which is also what its start-up is measured by.
+                // Longshore prints when it listens, which also gives its start-up time.
                 subject if subject.is_longshore() => {
                     fs::read_to_string(log).unwrap_or_default().contains("listening on http")
                 }
@@ -164,8 +164,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Neither can fail in a way that matters: the process has ended, or
-        // the folder is looked at by the next run.
+        // A failure of either does not matter: the process has ended, or the next run handles the folder.
         self.child.kill().ok();
         self.child.wait().ok();
         if !self.keep {
@@ -175,7 +174,7 @@ impl Drop for Running {
     }
 }
 
-/// Two ports that were free a moment ago.
+/// Returns two ports that were free a moment ago.
 fn free_ports() -> anyhow::Result<[u16; 2]> {
     let one = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

@@ -1,8 +1,8 @@
-//! Medians and percentiles of what was measured.
+//! Medians and percentiles of measurements.
 
 use std::time::Duration;
 
-/// The smallest, the middle and the largest of some numbers.
+/// The minimum, the median and the maximum of some numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -11,7 +11,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Nothing when there are no numbers.
+    /// Returns `None` if there are no numbers.
     pub(crate) fn of(numbers: &[f64]) -> Option<Self> {
         let mut sorted = numbers.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -43,8 +43,8 @@ impl Times {
         self.0.len()
     }
 
-    /// In milliseconds, the time that `per_mille` of a thousand requests
-    /// did not exceed. Zero when there was none.
+    /// Returns, in milliseconds, the time that `per_mille` of a thousand requests did not exceed, or zero
+    /// without requests.
     pub(crate) fn quantile_ms(&mut self, per_mille: usize) -> f64 {
         self.0.sort_unstable();
         let rank = (self.0.len() * per_mille).div_ceil(1000).max(1);

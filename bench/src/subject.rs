@@ -1,22 +1,22 @@
-//! Who is measured.
+//! The subjects of the measurements.
 
 use serde::{Deserialize, Serialize};
 
-/// A server under measurement, or a bare loop that shows the floor.
+/// A server under measurement, or a baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Subject {
     Longshore,
     /// Longshore with `storage.durability = "relaxed"`.
     LongshoreRelaxed,
-    /// An earlier build of Longshore, strict: what a change has made slower or faster.
+    /// An earlier build of Longshore, strict: shows the effect of a change on speed.
     LongshoreBefore,
     Tusd,
     TusNode,
     Rustus,
-    /// Throws the bytes away: what the generator can do at most.
+    /// Discards the bytes: the maximum of the generator.
     Sink,
-    /// Receives and writes directly, nothing else: what this machine can do at most.
+    /// Receives and writes directly, nothing else: the maximum of this machine.
     Bare,
 }
 
@@ -32,7 +32,7 @@ impl Subject {
         Self::Bare,
     ];
 
-    /// As on the command line and in files.
+    /// Returns the name on the command line and in files.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Longshore => "longshore",
@@ -46,7 +46,7 @@ impl Subject {
         }
     }
 
-    /// As readers see it.
+    /// Returns the name in the report.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Longshore => "Longshore",

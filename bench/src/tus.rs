@@ -1,4 +1,5 @@
-//! A tus 1.0 client: create, append, ask. It connects again when a server does not keep connections.
+//! A tus 1.0 client: it creates, appends and requests offsets. It reconnects if a server does not keep
+//! connections open.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use anyhow::{Context, ensure};
 use crate::payload::Payload;
 use crate::wire::{Answer, Wire};
 
-/// Where a server takes uploads, and how.
+/// The address of a server's uploads, and how to connect to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
@@ -27,7 +28,7 @@ impl Client {
         Self { target: target.clone(), wire: None }
     }
 
-    /// The connection; opened now, if there is none.
+    /// Returns the connection; opens one if there is none.
     pub(crate) fn wire(&mut self) -> anyhow::Result<&mut Wire> {
         if self.wire.is_none() {
             let wire = match &self.target.tls {
@@ -39,19 +40,19 @@ impl Client {
         Ok(self.wire.as_mut().expect("it was opened above"))
     }
 
-    /// Gives the connection away; the next request opens another.
+    /// Hands over the connection; the next request opens another one.
     pub(crate) fn detach(&mut self) -> Option<Wire> {
         self.wire.take()
     }
 
-    /// Creates an upload and gives its path.
+    /// Creates an upload and returns its path.
     pub(crate) fn create(&mut self, length: u64) -> anyhow::Result<String> {
         let head = creation_head(&self.target, length, 0);
         let answer = self.exchange("POST", head.as_bytes(), |_| Ok(()))?.expect(&[201])?;
         location(&answer)
     }
 
-    /// Creates an upload together with all its bytes and gives its path.
+    /// Creates an upload with all its bytes and returns its path.
     pub(crate) fn create_whole(&mut self, payload: &Payload, size: usize) -> anyhow::Result<String> {
         let mut request = creation_head(&self.target, size as u64, size as u64).into_bytes();
         request.extend_from_slice(payload.head(size));
@@ -59,7 +60,7 @@ impl Client {
         location(&answer)
     }
 
-    /// Appends `count` bytes at `offset` and gives the offset after them.
+    /// Appends `count` bytes at `offset` and returns the offset after them.
     pub(crate) fn append(&mut self, path: &str, offset: u64, payload: &Payload, count: u64) -> anyhow::Result<u64> {
         let head = append_head(path, offset, count);
         let answer = self.exchange("PATCH", head.as_bytes(), |wire| wire.send_payload(payload, count))?;
@@ -68,7 +69,7 @@ impl Client {
         Ok(after)
     }
 
-    /// The head of an append and its first bytes; the answer is not waited for.
+    /// Sends the head of an append and its first bytes, without waiting for the response.
     pub(crate) fn begin(&mut self, path: &str, offset: u64, announced: u64) -> anyhow::Result<&mut Wire> {
         let head = append_head(path, offset, announced);
         let wire = self.wire()?;
@@ -76,18 +77,18 @@ impl Client {
         Ok(wire)
     }
 
-    /// Asks how far an upload is, in tus.
+    /// Requests the offset of an upload, in tus.
     pub(crate) fn offset(&mut self, path: &str) -> anyhow::Result<u64> {
         self.ask("HEAD", path)?.expect(&[200, 204])?.number("upload-offset")
     }
 
-    /// A request without a body.
+    /// Sends a request without a body.
     pub(crate) fn ask(&mut self, method: &str, path: &str) -> anyhow::Result<Answer> {
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\n\r\n");
         self.exchange(method, head.as_bytes(), |_| Ok(()))
     }
 
-    /// Sends a small append without judging the answer, as a reconnecting client does.
+    /// Sends a small append without checking the response, as a reconnecting client does.
     pub(crate) fn try_append(&mut self, path: &str, offset: u64, bytes: &[u8]) -> anyhow::Result<Answer> {
         let head = append_head(path, offset, bytes.len() as u64);
         self.exchange("PATCH", head.as_bytes(), |wire| wire.send(bytes))
@@ -100,8 +101,8 @@ impl Client {
         body: impl FnOnce(&mut Wire) -> std::io::Result<()>,
     ) -> anyhow::Result<Answer> {
         let wire = self.wire()?;
-        // A server that refuses may stop reading before it answers; what it
-        // says matters more than the broken pipe.
+        // A server that rejects a request may stop reading before it responds; its response matters more than
+        // the broken pipe.
         let sent = wire.send(head).and_then(|()| body(wire));
         let answer = wire.answer(method);
         let broken = match &answer {
@@ -119,11 +120,11 @@ impl Client {
     }
 }
 
-/// The head that creates an upload of `length` and carries the first `body` bytes of it.
+/// Returns the head that creates an upload of `length` and announces the first `body` bytes of it.
 pub(crate) fn creation_head(target: &Target, length: u64, body: u64) -> String {
     let kind = if body > 0 { "Content-Type: application/offset+octet-stream\r\n" } else { "" };
     let files = target.files;
-    // "ZXZlbi5iaW4=" says even.bin, so that servers which keep metadata have some to keep.
+    // "ZXZlbi5iaW4=" is even.bin; servers that store metadata get some to store.
     format!(
         "POST {files} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Length: {length}\r\n\
          Upload-Metadata: filename ZXZlbi5iaW4=\r\nContent-Length: {body}\r\n{kind}\r\n"
@@ -137,7 +138,7 @@ pub(crate) fn append_head(path: &str, offset: u64, count: u64) -> String {
     )
 }
 
-/// The path in `Location`, whether it is a path or a whole URL.
+/// Returns the path in `Location`, whether that is a path or a whole URL.
 fn location(answer: &Answer) -> anyhow::Result<String> {
     let location = answer.header("location").context("no Location in the answer")?;
     Ok(path_of(location).to_owned())

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as a client, no more of it than the scenarios need, and as cheap as can be.
+//! An HTTP/1.1 client with the features that the scenarios need, as cheap as possible.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,13 +9,13 @@ use anyhow::{Context, bail, ensure};
 
 use crate::payload::Payload;
 
-/// Nothing a scenario asks for takes longer, short of a server that hangs.
+/// A timeout: no request of a scenario takes longer, unless the server hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The largest answer that is read.
+/// The largest head of a response that is read.
 const MAX_HEAD: usize = 64 << 10;
 
-/// What carries the bytes.
+/// The connection that carries the bytes.
 enum Carrier {
     Plain(TcpStream),
     Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
@@ -24,11 +24,11 @@ enum Carrier {
 /// One connection.
 pub(crate) struct Wire {
     carrier: Carrier,
-    /// Read, but not yet looked at.
+    /// Received, but not parsed yet.
     pending: Vec<u8>,
 }
 
-/// What a server said.
+/// A response of a server.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -41,7 +41,7 @@ impl Answer {
         header(&self.head, name)
     }
 
-    /// The number in a header, or what is wrong.
+    /// Returns the number in a header, or an error.
     pub(crate) fn number(&self, name: &str) -> anyhow::Result<u64> {
         let text = self.header(name).with_context(|| format!("no {name} in the answer: {}", self.brief()))?;
         text.parse().with_context(|| format!("{name} is not a number: {text}"))
@@ -52,7 +52,7 @@ impl Answer {
         Ok(self)
     }
 
-    /// Whether another request may follow on this connection.
+    /// Reports whether another request may follow on this connection.
     pub(crate) fn keeps(&self) -> bool {
         !self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
@@ -77,7 +77,7 @@ impl Wire {
         Ok(Self { carrier, pending: Vec::new() })
     }
 
-    /// The socket below, to break it or to send on it without waiting.
+    /// Returns the underlying socket, to break it or to send on it without waiting.
     pub(crate) fn socket(&self) -> &TcpStream {
         match &self.carrier {
             Carrier::Plain(socket) => socket,
@@ -189,7 +189,7 @@ fn open(to: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(socket)
 }
 
-/// The value of a header in a head.
+/// Returns the value of a header in a head.
 pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().skip(1).find_map(|line| {
         let (key, value) = line.split_once(':')?;

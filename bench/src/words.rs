@@ -1,6 +1,6 @@
-//! How numbers look in text.
+//! Formats of numbers in text.
 
-/// Three figures that mean something, and no more; of a count, all.
+/// Formats a number with three significant digits; a count with all of its digits.
 pub(crate) fn figure(value: f64) -> String {
     let digits = match value.abs() {
         _ if value.fract() == 0.0 => 0,

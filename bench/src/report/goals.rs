@@ -1,4 +1,4 @@
-//! The goals, and whether the numbers meet them. Medians are compared with medians.
+//! The goals, and an evaluation of the numbers against them. Medians are compared with medians.
 
 use crate::report::numbers::Numbers;
 use crate::results::Metric;
@@ -10,7 +10,7 @@ use crate::words::figure;
 pub(crate) struct Verdict {
     pub(crate) goal: String,
     pub(crate) measured: String,
-    /// Nothing, where a number is missing.
+    /// `None` if a number is missing.
     pub(crate) met: Option<bool>,
 }
 
@@ -197,7 +197,7 @@ fn beside_a_queue(numbers: Numbers<'_>) -> Verdict {
     }
 }
 
-/// Milliseconds are what the messages tell the time in, so one more of them is no difference.
+/// Compares two delays. Messages have timestamps in milliseconds, so a difference of one is none.
 fn is_as_soon(beside_ms: f64, alone_ms: f64) -> bool {
     beside_ms <= alone_ms * 1.1 || beside_ms - alone_ms <= 1.0
 }
@@ -214,7 +214,7 @@ fn patching(numbers: Numbers<'_>) -> Verdict {
     }
 }
 
-/// An upload tells its progress every five seconds at most.
+/// Evaluates progress events: an upload reports its progress every five seconds at most.
 fn progress(numbers: Numbers<'_>) -> Verdict {
     let own = |metric| numbers.median(Longshore, webhooks::PROGRESS, metric);
     let both = own(Metric::RowsPerSecond).zip(own(Metric::Connections));
@@ -232,7 +232,7 @@ fn progress(numbers: Numbers<'_>) -> Verdict {
     }
 }
 
-/// Whether the load generator had something left when it drove the fastest server.
+/// Evaluates whether the load generator had reserves when it drove the fastest server.
 fn generator(numbers: Numbers<'_>, metric: Metric) -> Verdict {
     let servers = numbers.subjects("").into_iter().filter(|subject| subject.is_peer() || subject.is_longshore());
     let fastest = servers.filter_map(|server| numbers.median(server, "", metric)).max_by(f64::total_cmp);
@@ -240,7 +240,7 @@ fn generator(numbers: Numbers<'_>, metric: Metric) -> Verdict {
     at_least("the generator: the sink takes at least 1.2 × the fastest server".to_owned(), sink, fastest, 1.2)
 }
 
-/// At least `times` the fastest peer.
+/// Evaluates whether a subject is at least `times` as fast as the fastest peer.
 fn faster(numbers: Numbers<'_>, subject: Subject, variant: &str, metric: Metric, times: f64) -> Verdict {
     let peer = numbers.best_peer(variant, metric);
     let durability = if subject == LongshoreRelaxed { "relaxed" } else { "strict" };

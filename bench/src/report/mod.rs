@@ -1,4 +1,4 @@
-//! Writes down what was measured: tables, plots, and whether the goals are met. It measures nothing itself.
+//! Writes the report: tables, plots, and whether the goals are met. It measures nothing itself.
 
 use std::fs;
 use std::path::Path;

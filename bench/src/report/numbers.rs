@@ -1,4 +1,4 @@
-//! Samples of one scenario, summed up by who and which form.
+//! The samples of one scenario, summarized by subject and variant.
 
 use crate::results::{Measured, Metric};
 use crate::stats::Spread;
@@ -8,12 +8,12 @@ use crate::subject::Subject;
 pub(crate) struct Numbers<'a>(pub(crate) &'a Measured);
 
 impl<'a> Numbers<'a> {
-    /// The forms of the scenario, in the order they were measured.
+    /// Returns the variants of the scenario, in the order in which they were measured.
     pub(crate) fn variants(self) -> Vec<&'a str> {
         distinct(self.0.samples.iter().map(|sample| sample.variant.as_str()))
     }
 
-    /// Who was measured in this form, in the order of `Subject::ALL`.
+    /// Returns the subjects that were measured in this variant, in the order of `Subject::ALL`.
     pub(crate) fn subjects(self, variant: &str) -> Vec<Subject> {
         let was = |subject: &Subject| {
             self.0.samples.iter().any(|sample| sample.subject == *subject && sample.variant == variant)
@@ -21,7 +21,7 @@ impl<'a> Numbers<'a> {
         Subject::ALL.into_iter().filter(was).collect()
     }
 
-    /// What was counted in this form.
+    /// Returns the metrics of this variant.
     pub(crate) fn metrics(self, variant: &str) -> Vec<Metric> {
         let of_it = self.0.samples.iter().filter(|sample| sample.variant == variant);
         let mut metrics: Vec<Metric> = of_it.flat_map(|sample| sample.values.keys().copied()).collect();
@@ -40,7 +40,7 @@ impl<'a> Numbers<'a> {
         Some(self.spread(subject, variant, metric)?.median)
     }
 
-    /// The peer with the best median, and that median.
+    /// Returns the peer with the best median, and that median.
     pub(crate) fn best_peer(self, variant: &str, metric: Metric) -> Option<(Subject, f64)> {
         let peers = Subject::ALL.into_iter().filter(|subject| subject.is_peer());
         let medians = peers.filter_map(|peer| Some((peer, self.median(peer, variant, metric)?)));
@@ -48,7 +48,7 @@ impl<'a> Numbers<'a> {
         if metric.more_is_better() == Some(true) { medians.max_by(order) } else { medians.min_by(order) }
     }
 
-    /// Runs that gave no numbers, and why; each reason once.
+    /// Returns the failed runs with their reasons; each reason once.
     pub(crate) fn failures(self) -> Vec<(Subject, &'a str, &'a str)> {
         distinct(
             self.0
@@ -59,7 +59,7 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// Each once, in the order of their first appearance.
+/// Returns each item once, in the order of first appearance.
 fn distinct<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen = Vec::new();
     for one in all {

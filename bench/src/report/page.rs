@@ -1,4 +1,4 @@
-//! docs/benchmarks.md.
+//! The page docs/benchmarks.md.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -31,7 +31,7 @@ const PREFACE: &str = "# Benchmarks\n\n\
 
 const QUICK: &str = "**This was a quick run with small sizes and one round. It only shows that everything works.**\n\n";
 
-/// The page as Markdown.
+/// Returns the page as Markdown.
 pub(crate) fn page(results: &Results) -> String {
     let mut page = PREFACE.to_owned();
     if results.scenarios.values().any(|measured| measured.quick) {
@@ -48,7 +48,7 @@ pub(crate) fn page(results: &Results) -> String {
     page
 }
 
-/// File names and what is in them.
+/// Returns the file names and contents of the plots.
 pub(crate) fn plots(results: &Results) -> Vec<(String, String)> {
     let mut plots = Vec::new();
     for scenario in &scenario::ALL {
@@ -63,7 +63,8 @@ pub(crate) fn plots(results: &Results) -> Vec<(String, String)> {
     plots
 }
 
-/// What a scenario is about: these are drawn and compared; the other numbers are in the table.
+/// Returns the main metrics of a scenario, which are plotted and compared; the other numbers are in the
+/// table.
 fn primary(scenario: u8) -> &'static [Metric] {
     match scenario {
         1 | 13 => &[Metric::MbPerSecond, Metric::CpuSecondsPerGb],
@@ -113,7 +114,8 @@ fn word(verdict: &Verdict) -> &'static str {
     }
 }
 
-/// Scenarios may have been measured on different days; machines and versions that are the same are told once.
+/// Returns the machines. Scenarios may have been measured on different days; equal machines and versions are
+/// listed once.
 fn machines(results: &Results) -> String {
     let mut told: Vec<(String, Vec<String>)> = Vec::new();
     for (number, measured) in &results.scenarios {
@@ -178,7 +180,7 @@ fn section(scenario: &Scenario, measured: &Measured) -> String {
     out
 }
 
-/// One table for all forms that have the same numbers, so that no row is mostly empty.
+/// Returns one table for all variants that have the same numbers, so that no row is mostly empty.
 fn tables(scenario: u8, numbers: Numbers<'_>) -> String {
     let mut groups: Vec<(Vec<Metric>, Vec<&str>)> = Vec::new();
     for variant in numbers.variants() {
@@ -220,7 +222,7 @@ fn table(scenario: u8, numbers: Numbers<'_>, metrics: &[Metric], variants: &[&st
     out + "\n"
 }
 
-/// Whether anybody can be compared with Longshore; nothing is a multiple of zero.
+/// Reports whether any other subject can be compared with Longshore; no number is a multiple of zero.
 fn is_compared(numbers: Numbers<'_>, variants: &[&str], metric: Metric) -> bool {
     let others = |variant: &&str| {
         numbers
@@ -250,7 +252,8 @@ fn ratio(numbers: Numbers<'_>, subject: Subject, variant: &str, metric: Metric) 
     }
 }
 
-/// The same server may be started differently in some scenarios; each way is told once.
+/// Returns the command lines. The same server may be started differently in some scenarios; each command line
+/// is listed once.
 fn commands(results: &Results) -> String {
     let mut ways: BTreeMap<Subject, Vec<(String, Vec<String>)>> = BTreeMap::new();
     for (number, measured) in &results.scenarios {

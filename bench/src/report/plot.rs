@@ -1,7 +1,7 @@
-//! Bar plots, written as SVG by hand: nothing to install, and a diff shows what changed.
+//! Bar plots, as handwritten SVG: there is nothing to install, and a diff shows the changes.
 //!
-//! Colours are those of Okabe and Ito, which people with any kind of colour vision can tell apart; every bar
-//! is labelled as well. A thin line shows the range from the smallest to the largest round.
+//! The colors are those of Okabe and Ito, which people with any kind of color vision can distinguish; every
+//! bar is labeled as well. A thin line shows the range from the smallest to the largest round.
 
 use std::fmt::Write;
 
@@ -20,13 +20,13 @@ const BAR: f64 = 20.0;
 const GAP: f64 = 6.0;
 const GROUP: f64 = 26.0;
 
-/// Bars that belong together.
+/// A group of bars.
 struct Group {
     heading: String,
     bars: Vec<(String, Subject, Spread)>,
 }
 
-/// Nothing, when nobody has this number.
+/// Returns a plot, or `None` if no subject has this number.
 pub(crate) fn bars(title: &str, numbers: Numbers<'_>, metric: Metric) -> Option<String> {
     let mut groups: Vec<Group> = Vec::new();
     for variant in numbers.variants() {

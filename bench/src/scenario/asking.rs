@@ -1,8 +1,8 @@
-//! Asks at a fixed pace and notes how late each answer is.
+//! Sends requests at a fixed rate and records the delay of each response.
 //!
-//! The pace does not wait for answers: a question is due when it is due, and its time counts from then.
-//! Otherwise a server that stalls would be asked less, and its stall would count once instead of for
-//! everybody who would have asked.
+//! The rate does not wait for responses: each request has a scheduled time, and its delay counts from then.
+//! Otherwise a stalled server would get fewer requests, and its stall would count once instead of for every
+//! request that would have been sent.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,7 +18,8 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    /// Asks on connections made by `connect` until `stop` is set. `ask` is given the number of the question.
+    /// Sends requests on connections made by `connect` until `stop` is set. `ask` receives the number of the
+    /// request.
     pub(crate) fn ask<C>(
         self,
         stop: &AtomicBool,
@@ -30,7 +31,7 @@ impl Pace {
             let mut connection = connect(number);
             let mut times = Times::default();
             let began = Instant::now();
-            // Connections take turns instead of all asking at the same instant.
+            // The connections are staggered, so that they do not all send at the same instant.
             let shift = self.gap() / u32::try_from(self.connections).unwrap_or(1) * u32::try_from(number).unwrap_or(0);
             let mut asked = 0;
             while !stop.load(Ordering::Relaxed) {
@@ -53,7 +54,7 @@ impl Pace {
         })
     }
 
-    /// The same for a fixed time.
+    /// Does the same for a fixed time.
     pub(crate) fn ask_for<C>(
         self,
         how_long: Duration,

@@ -1,4 +1,5 @@
-//! Scenario 7: what uploads do to nginx, which serves small files out of the page cache of the same machine.
+//! Scenario 7: the effect of uploads on nginx, which serves small files from the page cache of the same
+//! machine.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ const PACE: Pace = Pace { connections: 4, per_second: 100 };
 
 const MOST_ROUNDS: u32 = 2;
 
-/// Free space below which finished uploads make room for the next.
+/// The free space below which finished uploads are removed before the next one.
 const LITTLE: u64 = 6 << 30;
 
 pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
@@ -82,7 +83,7 @@ fn measure(
     group: Option<&SmallMachine>,
     book: &mut Notebook,
 ) -> anyhow::Result<Values> {
-    // So that the files' pages belong to the group of whoever reads them next.
+    // Afterwards the files' pages belong to the control group of the next reader.
     process::drop_caches().ok();
     let members = group.map(SmallMachine::members);
     let nginx = Nginx::start(site, members.as_deref())?;
@@ -118,8 +119,8 @@ fn under_load(lab: &Lab, site: &Site, nginx: &Nginx, server: &Running) -> anyhow
     })
 }
 
-/// Finished uploads stay, as they would, and with them what they hold of the
-/// page cache; unless the disk is too small.
+/// Finished uploads stay, as on a real server, and with them their part of the page cache, unless the disk is
+/// too small.
 fn upload_all(lab: &Lab, server: &Running) -> anyhow::Result<f64> {
     let began = Instant::now();
     let mut sent = 0;
@@ -151,8 +152,8 @@ impl Site {
         Ok(Self { folder, files: lab.plan.bystander_files as u64 })
     }
 
-    /// Each question is for another file; a step that shares no factor
-    /// with a power of two visits all of them.
+    /// Requests a file. Each request is for another file; a step without a common factor with a power of two
+    /// visits all of them.
     fn ask(&self, client: &mut Client, number: u64) -> anyhow::Result<()> {
         let path = format!("/{}", number.wrapping_mul(7_919) % self.files);
         let answer = client.ask("GET", &path)?.expect(&[200])?;
@@ -161,7 +162,7 @@ impl Site {
     }
 }
 
-/// Killed when dropped.
+/// A running nginx. It is killed when dropped.
 struct Nginx {
     child: Child,
     address: SocketAddr,
@@ -181,7 +182,7 @@ impl Nginx {
         );
         let path = site.folder.join("nginx.conf");
         fs::write(&path, config)?;
-        // A shell joins the group before it becomes nginx, so that the workers are in it too.
+        // A shell joins the group before it becomes nginx, so that the workers are in the group too.
         let mut command = Command::new("sh");
         command.args(["-c", "[ -z \"$1\" ] || echo $$ > \"$1\"; exec nginx -p \"$2\" -c \"$3\"", "sh"]);
         command.arg(members.unwrap_or(Path::new(""))).arg(&site.folder).arg(&path);
@@ -203,7 +204,7 @@ impl Nginx {
         Client::new(&Target { address: self.address, files: "/", tls: None })
     }
 
-    /// Every file twice, so that the kernel knows them as in use.
+    /// Reads every file twice, so that the kernel marks its pages as active.
     fn warm(&self, site: &Site) -> anyhow::Result<()> {
         let mut client = self.client();
         (0..2 * site.files).try_for_each(|number| site.ask(&mut client, number))
@@ -212,7 +213,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Told to end, it ends its workers; killed, it would leave them behind.
+        // On SIGTERM nginx ends its workers; on SIGKILL it would leave them behind.
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)
             .ok();
         self.child.wait().ok();

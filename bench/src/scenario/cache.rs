@@ -1,4 +1,4 @@
-//! Scenario 8: what one upload leaves in the page cache.
+//! Scenario 8: the part of one upload that stays in the page cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,8 @@ fn cached() -> anyhow::Result<u64> {
     Ok((fields[0] + fields[1]).saturating_sub(fields[2]))
 }
 
-/// Bytes of a folder's files that lie in the page cache. Nothing, where the tool that tells is missing.
+/// Returns the bytes of a folder's files that are in the page cache, or `None` if the tool for that is
+/// missing.
 fn resident(folder: &Path) -> anyhow::Result<Option<u64>> {
     let files = files(folder)?;
     let Ok(output) = Command::new("fincore").args(["--bytes", "--noheadings", "--output", "RES"]).args(&files).output()

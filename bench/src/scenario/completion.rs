@@ -1,4 +1,4 @@
-//! Scenario 10: from the last byte of an upload to the arrival of the message that it is complete.
+//! Scenario 10: the time from the last byte of an upload to the arrival of the message that it is complete.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ fn measure(lab: &Lab, subject: Subject, book: &mut Notebook) -> anyhow::Result<V
     Ok(Values::from([(Metric::MessageMs, arrived.saturating_duration_since(sent).as_secs_f64() * 1000.0)]))
 }
 
-/// Gives the moment at which the kernel had taken the last byte.
+/// Uploads, and returns the moment at which the kernel had accepted the last byte.
 fn upload(lab: &Lab, server: &Running) -> anyhow::Result<Instant> {
     let size = lab.plan.big;
     let mut client = server.client();

@@ -21,11 +21,11 @@ pub(crate) const GOOGLE: &str = "Google, one PUT";
 const CONNECTIONS: usize = 8;
 const RANGE: u64 = 16 << 20;
 
-/// A creation, if the data does not create the upload itself, and the request that carries the data.
+/// A creation, if the data does not create the upload itself, and the request with the data.
 struct Form {
     name: &'static str,
     creation: &'static str,
-    /// What marks the request with the data, and its method.
+    /// The method of the request with the data; its headers follow.
     method: &'static str,
     marks: &'static str,
 }
@@ -96,7 +96,7 @@ fn measure(
     ]))
 }
 
-/// Gives the moment the data began to be sent.
+/// Uploads in one request, and returns the moment at which the first byte of data was sent.
 fn in_one(lab: &Lab, server: &Running, form: &Form) -> anyhow::Result<Instant> {
     let size = lab.plan.big;
     let fill = |text: &str| text.replace("{size}", &size.to_string()).replace("{last}", &(size - 1).to_string());
@@ -136,7 +136,7 @@ fn in_ranges(lab: &Lab, server: &Running) -> anyhow::Result<Instant> {
     Ok(began)
 }
 
-/// Every eighth range. Says whether an answer told that all are there.
+/// Sends every eighth range. Reports whether a response said that all bytes are there.
 fn send_lane(lab: &Lab, server: &Running, path: &str, lane: usize) -> anyhow::Result<bool> {
     let size = lab.plan.big;
     let mut client = server.client();

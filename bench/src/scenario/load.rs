@@ -1,4 +1,4 @@
-//! Several uploads at once, each on a thread and a connection of its own.
+//! Several concurrent uploads, each on its own thread and connection.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -10,14 +10,14 @@ use crate::payload::Payload;
 use crate::process;
 use crate::server::Running;
 
-/// How the load generator's threads are lowered where something else is measured meanwhile. Clients would be
-/// on other machines, so they must not win processor time from the server that answers.
+/// The niceness of the load generator's threads while something else is measured. Real clients would be on
+/// other machines, so these must not take processor time from the server that answers.
 pub(crate) const BACKGROUND: i32 = 10;
 
-/// Above this, a file is an upload of a load.
+/// A larger file is an upload of a load.
 const LARGE: u64 = 16 << 20;
 
-/// Uploads `count` times `size` bytes at once, each in one request. Gives the time each took.
+/// Uploads `count` times `size` bytes concurrently, each in one request. Returns the duration of each.
 pub(crate) fn at_once(
     server: &Running,
     payload: &Payload,
@@ -44,15 +44,15 @@ pub(crate) fn at_once(
     })
 }
 
-/// Cuts large finished files below a folder to nothing, so that a scenario can go on on a small disk. The
-/// server's records stay; nobody reads those files any more.
+/// Truncates large finished files below a folder, so that a scenario can continue on a small disk. The
+/// server's records stay; these files are not read any more.
 pub(crate) fn cut_large_files(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(meta) = entry.metadata() else { continue };
         if meta.is_dir() {
             cut_large_files(&entry.path());
         } else if meta.len() > LARGE && !entry.file_name().to_string_lossy().contains(".db") {
-            // What cannot be cut is only in the way of the next upload, which will say so.
+            // A file that cannot be truncated only takes space from the next upload, which will report it.
             OpenOptions::new().write(true).truncate(true).open(entry.path()).ok();
         }
     }

@@ -1,4 +1,4 @@
-//! The scenarios. Each drives servers and gives numbers; none judges them.
+//! The scenarios. Each drives servers and returns numbers; none evaluates them.
 
 use crate::lab::{Lab, Notebook};
 
@@ -23,7 +23,7 @@ pub(crate) mod webhooks;
 pub(crate) struct Scenario {
     pub(crate) number: u8,
     pub(crate) title: &'static str,
-    /// What is done, for a reader of the report.
+    /// A description of the scenario for a reader of the report.
     pub(crate) what: &'static str,
     pub(crate) run: fn(&Lab, &mut Notebook) -> anyhow::Result<()>,
 }

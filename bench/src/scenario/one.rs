@@ -36,7 +36,7 @@ pub(crate) fn in_chunks(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Uploads `plan.big` bytes in chunks and sees what it takes.
+/// Uploads `plan.big` bytes in chunks and measures it.
 fn upload(lab: &Lab, server: &Running, chunk: u64) -> anyhow::Result<Values> {
     let size = lab.plan.big;
     let mut client = server.client();

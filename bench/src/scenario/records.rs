@@ -1,4 +1,4 @@
-//! Scenario 12: whether answers stay as quick when the database is large.
+//! Scenario 12: response times with a large database.
 
 use std::fs;
 use std::path::Path;
@@ -45,7 +45,7 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The name of what is measured, and back.
+/// Returns the name of a variant; `parts` is the inverse.
 pub(crate) fn variant(count: &str, question: &str) -> String {
     format!("{count} records, {question}")
 }
@@ -67,7 +67,7 @@ fn ask_all(lab: &Lab, count: u64, folder: &Path, book: &mut Notebook) -> anyhow:
     make_originals(&server)?;
     server.stop_gently()?;
     let ids = seed(count, folder)?;
-    // Left out where it is not allowed; the note says so.
+    // Skipped if it is not permitted; the note says so.
     process::drop_caches().ok();
     let server = lab.start(Subject::Longshore, &setup, book)?;
     let label = words::figure(count as f64);
@@ -83,12 +83,12 @@ fn ask_all(lab: &Lab, count: u64, folder: &Path, book: &mut Notebook) -> anyhow:
     Ok(())
 }
 
-/// One upload of each kind that is copied, in this order: completed, deleted, begun.
+/// Creates one upload of each kind that is copied, in this order: completed, deleted, begun.
 fn make_originals(server: &Running) -> anyhow::Result<()> {
     let mut client = server.client();
     let mut paths = Vec::new();
     for body in ["hello", "hello", ""] {
-        // "YmVuY2gtdXNlcg==" says bench-user, which every copy replaces by a user of its own.
+        // "YmVuY2gtdXNlcg==" is bench-user, which every copy replaces with a different user.
         let metadata = "Upload-Metadata: filename ZXZlbi5iaW4=,user YmVuY2gtdXNlcg==";
         let head = tus::creation_head(&server.target, 5, body.len() as u64)
             .replace("Upload-Metadata: filename ZXZlbi5iaW4=", metadata);
@@ -102,7 +102,7 @@ fn make_originals(server: &Running) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Gives the ids to ask for.
+/// Fills the database, and returns the ids to request.
 fn seed(count: u64, folder: &Path) -> anyhow::Result<Vec<String>> {
     let ids = folder.with_extension("ids");
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! A line that is far away: a TCP relay that holds every byte for a while in both directions.
+//! A distant line: a TCP relay that delays every byte in both directions.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -7,28 +7,28 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Read at a time.
+/// The bytes read at a time.
 const PIECE: usize = 256 << 10;
 
-/// Pieces that wait for a receiver that takes none.
+/// The number of pieces that may wait for a receiver that accepts none.
 const WAITING: usize = 2048;
 
-/// How the line behaves.
+/// The properties of the line.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Line {
-    /// One way.
+    /// The delay in one direction.
     pub(crate) delay: Duration,
-    /// The most bytes under way: sent, and their acknowledgement not yet back.
+    /// The most bytes in flight: sent, and not acknowledged yet.
     pub(crate) window: u64,
 }
 
-/// Relays connections for as long as the process runs, and gives the address to connect to.
+/// Relays connections as long as the process runs, and returns the address to connect to.
 pub(crate) fn start(to: SocketAddr, line: Line) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
     thread::spawn(move || {
         for near in listener.incoming() {
-            // Whoever connected sees a broken line, as with any other.
+            // The client sees a broken line, as with any other.
             let (Ok(near), Ok(far)) = (near, TcpStream::connect(to)) else { continue };
             connect(&near, &far, line).ok();
         }
@@ -65,7 +65,7 @@ fn read(mut from: TcpStream, line: Line, send: &mpsc::SyncSender<(Instant, Vec<u
     }
 }
 
-/// Forgets what has been acknowledged by now, and waits while too much has not.
+/// Removes acknowledged bytes, and waits while too many are not acknowledged.
 fn wait_for_window(under_way: &mut VecDeque<(Instant, u64)>, total: &mut u64, window: u64) {
     while let Some(&(acknowledged, count)) = under_way.front() {
         let wait = acknowledged.saturating_duration_since(Instant::now());
@@ -111,7 +111,7 @@ mod tests {
         drop(far);
         assert_eq!(received.len(), 3 << 20);
         assert_eq!(sender.join().unwrap(), b"ok");
-        // Three windows, so at least two waits for an acknowledgement, and the way back.
+        // Three windows, so at least two waits for an acknowledgment, and the way back.
         assert!(began.elapsed() >= Duration::from_millis(2 * 40 + 40));
     }
 }

@@ -1,4 +1,4 @@
-//! Scenario 9: how soon an upload goes on after its connection was cut.
+//! Scenario 9: the time until an upload resumes after its connection was cut.
 
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
@@ -17,16 +17,16 @@ const SUBJECTS: [Subject; 4] = [Subject::Longshore, Subject::Tusd, Subject::TusN
 
 const MOST_ROUNDS: u32 = 1;
 
-/// What is sent after a cut; once it is accepted, the upload goes on.
+/// The bytes sent after a cut; the upload has resumed when they are accepted.
 const FIRST: usize = 4 << 10;
 
-/// How long a client waits after a refusal before it asks again.
+/// The wait of a client between a rejection and its next attempt.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// One cut may not take longer, or the server counts as unable.
+/// The maximum time of one cut; a server that exceeds it counts as unable to resume.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many cuts are made even of a server that is slow to take over.
+/// The number of cuts for a server that resumes slowly.
 const FEWEST: u32 = 3;
 
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +63,7 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was seen of all cuts of one kind.
+/// The measurements of all cuts of one kind.
 #[derive(Default)]
 struct Seen {
     told: Times,
@@ -99,7 +99,7 @@ fn measure(lab: &Lab, server: &Running, cut: Cut) -> anyhow::Result<Values> {
     ]))
 }
 
-/// Announces the whole rest, sends `count` bytes of it, and leaves it there.
+/// Announces all of the rest, sends `count` bytes of it, and stops.
 fn send_and_stop(lab: &Lab, server: &Running, path: &str, at: u64, count: u64) -> anyhow::Result<Wire> {
     let mut client = server.client();
     let wire = client.begin(path, at, lab.plan.big - at)?;
@@ -107,18 +107,18 @@ fn send_and_stop(lab: &Lab, server: &Running, path: &str, at: u64, count: u64) -
     client.detach().context("the connection is gone before the cut")
 }
 
-/// Gives the connection back if it is to stay open.
+/// Ends a connection. Returns it if it is to stay open.
 fn end(wire: Wire, cut: Cut) -> anyhow::Result<Option<Wire>> {
     match cut {
         Cut::Closed => wire.socket().shutdown(Shutdown::Both)?,
-        // Without lingering, closing throws away what was not delivered and resets.
+        // Without lingering, closing discards undelivered bytes and resets the connection.
         Cut::Reset => rustix::net::sockopt::set_socket_linger(wire.socket(), Some(Duration::ZERO))?,
         Cut::Silent => return Ok(Some(wire)),
     }
     Ok(None)
 }
 
-/// Comes back on a new connection, and gives the offset from which to go on.
+/// Reconnects, and returns the offset to resume from.
 fn resume(lab: &Lab, server: &Running, path: &str, sent: u64, seen: &mut Seen) -> anyhow::Result<u64> {
     let mut client = server.client();
     client.wire()?;
@@ -144,7 +144,7 @@ fn resume(lab: &Lab, server: &Running, path: &str, sent: u64, seen: &mut Seen) -
     }
 }
 
-/// The offset; nothing if the server does not tell it now.
+/// Requests the offset. Returns `None` if the server does not report it now.
 fn ask(client: &mut Client, path: &str) -> anyhow::Result<Option<u64>> {
     let Ok(answer) = client.ask("HEAD", path) else { return Ok(None) };
     if matches!(answer.status, 200 | 204) { answer.number("upload-offset").map(Some) } else { Ok(None) }

@@ -1,12 +1,12 @@
-//! A control group that leaves a server and its neighbour as much memory as a
-//! small machine has, page cache included.
+//! A control group that limits a server and its neighbor to the memory of a small machine, page cache
+//! included.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// Removed when dropped; whoever was in it must have ended by then.
+/// Removed when dropped; its processes must have ended by then.
 #[derive(Debug)]
 pub(crate) struct SmallMachine(PathBuf);
 
@@ -27,7 +27,7 @@ impl SmallMachine {
         Ok(group)
     }
 
-    /// Where to write the number of a process that is to be in it.
+    /// Returns the file to which the id of a process in the group is written.
     pub(crate) fn members(&self) -> PathBuf {
         self.0.join("cgroup.procs")
     }
@@ -35,7 +35,7 @@ impl SmallMachine {
 
 impl Drop for SmallMachine {
     fn drop(&mut self) {
-        // An empty group that stays behind does no harm.
+        // An empty group that is left behind does no harm.
         fs::remove_dir(&self.0).ok();
     }
 }

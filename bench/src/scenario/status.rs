@@ -1,4 +1,4 @@
-//! Scenario 6: how long an answer takes, idle and while others upload at full speed.
+//! Scenario 6: response times, without load and while others upload at full speed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,7 +17,7 @@ const SUBJECTS: [Subject; 4] = [Subject::Longshore, Subject::Tusd, Subject::TusN
 
 const PACE: Pace = Pace { connections: 2, per_second: 200 };
 
-/// Almost a minute for each server in each round, and each gives thousands of times.
+/// Each round takes almost a minute per server, and yields thousands of times.
 const MOST_ROUNDS: u32 = 2;
 
 pub(crate) const IDLE: &str = "idle";
@@ -51,13 +51,14 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is asked: a method and a path.
+/// A request: a method and a path.
 struct Question {
     method: &'static str,
     path: String,
 }
 
-/// One for each connection, about an upload of its own: the peers lock an upload even to tell its offset.
+/// Returns one request for each connection, each about a different upload: the peers lock an upload even to
+/// report its offset.
 fn questions(lab: &Lab, server: &Running) -> anyhow::Result<Vec<Question>> {
     (0..PACE.connections).map(|_| question(lab, server)).collect()
 }
@@ -79,7 +80,7 @@ fn idle(lab: &Lab, server: &Running, questions: &[Question]) -> anyhow::Result<V
     Ok(quantiles(&mut times))
 }
 
-/// Uploads run in a loop until the time is up; the questions stop when the last loop has ended.
+/// Uploads run in a loop until the time is up; the requests stop when the last loop has ended.
 fn loaded(lab: &Lab, server: &Running, questions: &[Question]) -> anyhow::Result<Values> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -103,7 +104,7 @@ fn upload_in_a_loop(lab: &Lab, server: &Running) -> anyhow::Result<f64> {
         let size = lab.plan.each_of_eight;
         load::at_once(server, &lab.payload, eight::UPLOADS, size, load::BACKGROUND)?;
         sent += size * eight::UPLOADS as u64;
-        // The records stay; the disk is not to fill.
+        // The records stay; the disk must not fill up.
         load::cut_large_files(&server.folder);
     }
     Ok(mb_per_second(sent, began))

@@ -48,7 +48,7 @@ fn measure(lab: &Lab, server: &Running) -> anyhow::Result<Values> {
     ]))
 }
 
-/// Sends the request, which creates an upload of `size` with its bytes, again and again on all connections.
+/// Repeats the request, which creates an upload of `size` with its bytes, on all connections.
 pub(super) fn run_for(server: &Running, request: Vec<u8>, size: usize, how_long: Duration) -> anyhow::Result<Times> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(storm(server, request.into(), size, how_long))
@@ -85,7 +85,7 @@ async fn storm(server: &Running, request: Bytes, size: usize, how_long: Duration
     Ok(all)
 }
 
-/// One upload; says whether the connection may be used again.
+/// Sends one upload. Reports whether the connection may be used again.
 async fn upload(socket: &mut TcpStream, request: &[u8], size: usize) -> anyhow::Result<bool> {
     let head = exchange(socket, request).await?;
     ensure!(head.starts_with("HTTP/1.1 201"), "unexpected answer: {}", head.lines().next().unwrap_or_default());
@@ -94,7 +94,7 @@ async fn upload(socket: &mut TcpStream, request: &[u8], size: usize) -> anyhow::
     Ok(!wire::header(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close")))
 }
 
-/// Sends a request and gives the head of the answer. All of these servers answer with a head alone.
+/// Sends a request and returns the head of the response. All of these servers respond with a head alone.
 pub(super) async fn exchange(socket: &mut TcpStream, request: &[u8]) -> anyhow::Result<String> {
     socket.write_all(request).await.context("could not send a request")?;
     let mut head = Vec::with_capacity(2048);

@@ -16,21 +16,21 @@ use crate::{h2_client, process};
 pub(crate) const H1: &str = "TLS, HTTP/1.1";
 pub(crate) const H2: &str = "TLS, HTTP/2";
 
-/// Through the far line, HTTP/1.1 and HTTP/2: without a limit, and with a usual TCP window.
+/// Over the distant line, HTTP/1.1 and HTTP/2: without a limit, and with a usual TCP window.
 pub(crate) const FAR: [(&str, &str); 2] =
     [("50 ms, HTTP/1.1", "50 ms, HTTP/2"), ("50 ms, 6 MiB, HTTP/1.1", "50 ms, 6 MiB, HTTP/2")];
 
 const DELAY: Duration = Duration::from_millis(25);
 
-/// More than any of these servers takes in 50 ms; and what Linux allows a connection by default (`tcp_rmem`).
+/// More than any of these servers accepts in 50 ms; and the Linux default for one connection (`tcp_rmem`).
 const WINDOWS: [u64; 2] = [1 << 30, 6 << 20];
 
 const SUBJECTS: [Subject; 3] = [Subject::Longshore, Subject::Tusd, Subject::TusNode];
 
-/// What generator, TLS and disk leave to any server. They speak HTTP/1.1 only.
+/// The baselines, limited only by generator, TLS and disk. They support HTTP/1.1 only.
 const FLOORS: [Subject; 2] = [Subject::Sink, Subject::Bare];
 
-/// Those that can do the far line in a reasonable time.
+/// The subjects that finish on the distant line in a reasonable time.
 const FAR_SUBJECTS: [Subject; 2] = [Subject::Longshore, Subject::Tusd];
 
 const MOST_FAR_ROUNDS: u32 = 2;
@@ -76,7 +76,7 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How the bytes get there.
+/// A way to transfer the bytes.
 struct Form {
     h2: bool,
     through: Option<Line>,

@@ -1,4 +1,4 @@
-//! Scenario 5: ten thousand uploads that send 1 KiB a second each, driven by one thread.
+//! Scenario 5: ten thousand uploads that send 1 KiB per second each, driven by one thread.
 
 use std::io::{ErrorKind, Read, Write};
 use std::thread;
@@ -15,20 +15,20 @@ use crate::wire::Wire;
 
 const SUBJECTS: [Subject; 4] = [Subject::Longshore, Subject::Tusd, Subject::TusNode, Subject::Rustus];
 
-/// What each connection sends every second.
+/// The bytes that each connection sends every second.
 const DRIP: usize = 1 << 10;
 
-/// What each upload says it will be; more than it will send.
+/// The declared length of each upload; more than it will send.
 const ANNOUNCED: u64 = 1 << 20;
 
-/// It takes more than a minute for each server, and the numbers hardly differ between rounds.
+/// Each round takes more than a minute per server, and the numbers hardly differ between rounds.
 const MOST_ROUNDS: u32 = 1;
 
-/// Open files beside those of the uploads: those of the threads, the database, and for direct writes.
+/// Open files besides those of the uploads: those of the threads, the database, and of direct writes.
 const OTHER_FILES: u64 = 2_000;
 
 pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
-    // A server has a socket and a file open for each upload.
+    // A server needs a socket and an open file for each upload.
     let possible = usize::try_from(lab.files_allowed.saturating_sub(OTHER_FILES) / 2)?;
     let uploads = lab.plan.trickling.min(possible);
     if uploads < lab.plan.trickling {
@@ -49,8 +49,8 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
 
 fn measure(lab: &Lab, server: &Running, uploads: usize) -> anyhow::Result<Values> {
     process::forget_peak(server.pid())?;
-    // All are created before any is begun: a connection that has to wait for its first byte might be cut for
-    // its silence.
+    // All uploads are created before any of them begins: a connection that waits long for its first byte
+    // might be cut as idle.
     let mut creator = server.client();
     let paths = (0..uploads).map(|_| creator.create(ANNOUNCED)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut drips = Vec::with_capacity(uploads);
@@ -86,7 +86,7 @@ fn measure(lab: &Lab, server: &Running, uploads: usize) -> anyhow::Result<Values
     ]))
 }
 
-/// One drop on every connection, spread evenly over the second that begins at `due`.
+/// Sends one drop on every connection, spread evenly over the second that begins at `due`.
 fn let_drip(drips: &mut [Drip], drop: &[u8], due: Instant) {
     const STEPS: u32 = 50;
     let group = drips.len().div_ceil(STEPS as usize);
@@ -111,14 +111,15 @@ impl Drip {
             return;
         }
         match self.wire.socket().write(bytes) {
-            // A server that takes nothing for now is slow, not gone; the rest of the drop counts for nothing.
+            // A server that accepts nothing for now is slow, not gone; the rest of the drop does not count.
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => self.alive = false,
         }
     }
 
-    /// Anything to read is an answer or an end, and both come too early.
+    /// Checks for an early end: anything to read is a response or the end of the connection, and both are too
+    /// early.
     fn look(&mut self) {
         let mut byte = [0];
         let silent = matches!(self.wire.socket().read(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock);

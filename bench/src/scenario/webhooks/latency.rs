@@ -1,4 +1,4 @@
-//! How soon a message arrives, alone and beside an endpoint with a long queue that cannot be sent.
+//! The delay of a message, alone and beside an endpoint with a long queue that cannot be sent.
 
 use std::path::Path;
 use std::process::Command;
@@ -24,11 +24,11 @@ const EVENTS_PER_SECOND: usize = 200;
 const CONNECTIONS: usize = 2;
 const MOST_ROUNDS: u32 = 3;
 
-/// The endpoint that nobody answers for. It asks for what does not happen here, so all it has is its queue.
+/// An unreachable endpoint. It subscribes to events that do not occur here, so all it has is its queue.
 const DEAD: &str = "dead";
 const NOTHING_HERE: &[&str] = &["upload.expired"];
 
-/// Until the server has looked at the queue it finds.
+/// The time until the server has scanned the queue that it finds.
 const SETTLING: Duration = Duration::from_secs(3);
 
 pub(super) fn run(lab: &Lab, book: &mut Notebook) {

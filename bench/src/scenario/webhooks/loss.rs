@@ -1,5 +1,5 @@
-//! What arrives when the receiver is slow or dead, or the server dies;
-//! Longshore's webhooks beside tusd's hooks.
+//! Messages that arrive when the receiver is slow or dead, or when the server dies: Longshore's webhooks
+//! compared with tusd's hooks.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,19 +28,19 @@ pub(crate) const KILLED: &str = "server killed";
 const SUBJECTS: [Subject; 2] = [Subject::Longshore, Subject::Tusd];
 const EVENTS: &[&str] = &["upload.created", "upload.completed"];
 
-/// With the waits of the default, which grow to minutes, a receiver that was away would be tried again too
-/// late to be seen here.
+/// The default waits grow to minutes, so a receiver that returns would be retried too late to be measured
+/// here.
 const SCHEDULE: &[&str] = &["1s", "2s", "4s", "8s", "15s", "15s", "15s", "30s", "30s"];
 
 const DELAY: Duration = Duration::from_secs(2);
-/// From one upload to the next.
+/// The interval between two uploads.
 const PACE: Duration = Duration::from_millis(100);
 const SIZE: u64 = 64 << 10;
 
-/// Connections the uploads are spread over.
+/// The number of connections that share the uploads.
 const CONNECTIONS: u32 = 8;
 
-/// Where nothing breaks, how long something could still come twice.
+/// The time to wait for duplicates when nothing fails.
 const TWICE: Duration = Duration::from_secs(3);
 
 const MOST_ROUNDS: u32 = 1;
@@ -50,7 +50,7 @@ enum Trouble {
     None,
     Slow,
     Dead,
-    /// The same, and tusd is told to try so often that it uses all the time it has for a hook.
+    /// The same, with enough retries that tusd uses all the time it has for a hook.
     DeadPatient,
     Killed,
 }
@@ -83,7 +83,7 @@ pub(super) fn run(lab: &Lab, book: &mut Notebook) {
     let every = |trouble| subjects.iter().map(move |subject| (trouble, *subject));
     let concerned = |(trouble, subject): &(Trouble, Subject)| trouble.concerns(*subject);
     let cases: Vec<_> = Trouble::APART.into_iter().flat_map(every).filter(concerned).collect();
-    // They mostly wait, so they can wait together.
+    // The runs mostly wait, so they can run concurrently.
     let outcomes: Vec<_> = thread::scope(|scope| {
         let begin = |&(trouble, subject)| scope.spawn(move || in_a_folder(lab, subject, trouble, None));
         let threads: Vec<_> = cases.iter().map(begin).collect();
@@ -151,7 +151,7 @@ fn measure(
     match trouble {
         Trouble::Killed => {
             upload(lab, &server, &sent, Duration::ZERO)?;
-            // Dropping kills at once; the folder stays because it is ours.
+            // Dropping kills at once; the folder stays because this function owns it.
             drop(server);
             server = Running::start(&lab.kit, subject, &setup)?;
         }
@@ -161,19 +161,19 @@ fn measure(
     let until = Instant::now() + lab.plan.patience;
     let sent = sent.0.into_inner().expect("nobody panics with what was sent");
     let complete = receiver.wait_for(sent.len(), until);
-    // Where something broke, all of the time is waited: what comes twice may come late.
+    // After a failure the whole time is used: duplicates may arrive late.
     let enough = if complete && (lab.plan.quick || trouble == Trouble::None) { Instant::now() + TWICE } else { until };
     thread::sleep(enough.saturating_duration_since(Instant::now()));
     drop(server);
     tally(&sent, &receiver)
 }
 
-/// When the request was sent that is to cause a message.
+/// The time at which the request that causes a message was sent.
 #[derive(Default)]
 struct Sent(Mutex<HashMap<(u128, News), Instant>>);
 
 impl Sent {
-    /// One upload in two requests. What is not answered with success is not expected to be told.
+    /// Sends one upload in two requests. A request without success is not expected to cause a message.
     fn upload(&self, lab: &Lab, client: &mut Client) -> anyhow::Result<()> {
         let began = Instant::now();
         let path = client.create(SIZE)?;
@@ -191,7 +191,7 @@ impl Sent {
     }
 }
 
-/// All uploads, each begun as soon as this long has passed since the one before it was due.
+/// Sends all uploads, each `gap` after the scheduled time of the one before.
 fn upload(lab: &Lab, server: &Running, sent: &Sent, gap: Duration) -> anyhow::Result<()> {
     let began = Instant::now();
     let one = |connection: u32| {

@@ -1,5 +1,4 @@
-//! Scenario 14: webhooks. How many a second, how soon, what they cost
-//! uploads, and what gets lost when things break.
+//! Scenario 14: webhooks. Their rate, their delay, their cost for uploads, and losses in failures.
 
 use std::time::{Duration, Instant};
 
@@ -21,13 +20,13 @@ pub(crate) use patching::{TOLD, UNTOLD};
 pub(crate) use progress::PROGRESS;
 pub(crate) use sustained::{DRAINING, UPLOADING};
 
-/// Every event there is of an upload, progress included.
+/// Every event of uploads, progress included.
 const EVERYTHING: &[&str] = &["upload.*"];
 
-/// An upload that is there for its events.
+/// The size of an upload that exists only for its events.
 const SMALL: usize = 4 << 10;
 
-/// A healthy receiver has heard everything long before.
+/// A timeout: a healthy receiver has everything long before.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
@@ -43,12 +42,12 @@ fn endpoint(receiver: &Receiver) -> Hook {
     Hook { name: "bench", address: receiver.address, events: EVERYTHING }
 }
 
-/// Uploads once and gives how many messages that makes. Afterwards all connections are there.
+/// Uploads once and returns the number of messages. Afterwards all connections are open.
 fn messages_of_one(lab: &Lab, server: &Running, receiver: &Receiver) -> anyhow::Result<usize> {
     let before = receiver.count();
     server.client().create_whole(&lab.payload, SMALL)?;
     let until = Instant::now() + PATIENCE;
-    // An upload's messages come in order, and this is the last.
+    // The messages of an upload arrive in order, and this is the last.
     while !receiver.arrivals()?.iter().skip(before).any(|arrival| arrival.news == News::Completed) {
         ensure!(receiver.wait_for(receiver.count() + 1, until), "no message came that the upload is complete");
     }

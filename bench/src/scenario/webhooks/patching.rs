@@ -1,4 +1,4 @@
-//! What an endpoint that hears everything costs those who upload.
+//! The cost for uploads of an endpoint that receives every event.
 
 use anyhow::Context;
 
@@ -16,13 +16,13 @@ pub(crate) const TOLD: &str = "PATCH, one endpoint";
 
 const PACE: Pace = Pace { connections: 8, per_second: 25 };
 
-/// Uploads that are patched in turn; a multiple of the connections, so that each upload stays on one.
+/// Uploads that are patched in rotation; a multiple of the connections, so that each upload stays on one.
 const UPLOADS: u64 = 80;
 
 const PIECE: u64 = 64 << 10;
 
-/// An upload is complete after this many, and the next takes its place: at this pace after ten
-/// seconds, which lets it tell its progress.
+/// An upload is complete after this many pieces, and the next takes its place: at this rate after ten
+/// seconds, long enough for it to report progress.
 const PIECES: u64 = 25;
 
 const MOST_ROUNDS: u32 = 3;
@@ -71,7 +71,7 @@ fn measure(lab: &Lab, subject: Subject, told: bool, book: &mut Notebook) -> anyh
     ]))
 }
 
-/// Those that follow each other in every slot.
+/// The uploads that follow each other in every slot.
 struct Uploads(Vec<Vec<Planned>>);
 
 struct Planned {
@@ -87,7 +87,8 @@ fn create_all(server: &Running, turns: u64) -> anyhow::Result<Uploads> {
         let mut planned = Vec::new();
         let mut from = 0;
         while from < turns {
-            // The first is shorter, each by another length: not all are to be complete at the same time.
+            // The first one is shorter, by a different length in each slot, so that they do not all complete
+            // at the same time.
             let pieces = if from == 0 { 1 + slot % PIECES } else { PIECES };
             planned.push(Planned { path: client.create(pieces * PIECE)?, from });
             from += pieces;
@@ -98,7 +99,7 @@ fn create_all(server: &Running, turns: u64) -> anyhow::Result<Uploads> {
 }
 
 impl Uploads {
-    /// Where the piece of this turn belongs.
+    /// Returns the upload and the offset of the piece of this turn.
     fn place(&self, slot: usize, turn: u64) -> anyhow::Result<(&str, u64)> {
         let planned = self.0[slot].iter().rev().find(|planned| planned.from <= turn);
         let planned = planned.with_context(|| format!("no upload is planned for turn {turn}"))?;

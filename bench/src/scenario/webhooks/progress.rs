@@ -1,4 +1,4 @@
-//! How many progress events come of many uploads that get many small PATCHes.
+//! The number of progress events of many uploads that receive many small PATCHes.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,11 +22,11 @@ use crate::{process, tus, wire};
 
 pub(crate) const PROGRESS: &str = "progress";
 
-/// Three of these are more than one percent of an upload, which is what progress must be.
+/// Three of these are more than one percent of an upload, the minimum for a progress event.
 const PIECE: usize = 4 << 10;
 const LENGTH: u64 = 1 << 20;
 
-/// A client sends its next PATCH this long after the last, or later, when that is answered.
+/// A client sends its next PATCH this long after the last one, or later if the response takes longer.
 const GAP: Duration = Duration::from_millis(50);
 
 const MOST_ROUNDS: u32 = 1;
@@ -102,7 +102,7 @@ struct Clients {
 }
 
 impl Clients {
-    /// Gives how many PATCHes were answered.
+    /// Runs the client, and returns the number of answered PATCHes.
     async fn run(self, address: SocketAddr, count: usize) -> anyhow::Result<u64> {
         let all = Arc::new(self);
         let mut tasks = JoinSet::new();

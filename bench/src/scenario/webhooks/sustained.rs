@@ -1,4 +1,4 @@
-//! How many messages a second go out, while uploads go on and after.
+//! The number of messages per second, during uploads and after them.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ pub(crate) const DRAINING: &str = "sustained, queue drains";
 
 const MOST_ROUNDS: u32 = 3;
 
-/// A rate over less time than this says nothing.
+/// A rate over a shorter time is meaningless.
 const SHORTEST: f64 = 0.5;
 
 pub(super) fn run(lab: &Lab, book: &mut Notebook) {
