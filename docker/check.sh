@@ -107,7 +107,7 @@ check_bare() {
 
 check_health() {
     for _ in $(seq 50); do
-        # The address stands for all interfaces; the health check connects to loopback.
+        # 0.0.0.0 stands for all interfaces; the health check connects to loopback.
         if (inside "${environment[@]/0.0.0.0:0/0.0.0.0:$port}" -- health) >"$work/health" 2>&1; then
             echo "health: $(cat "$work/health") at port $port"
             return 0
@@ -174,7 +174,7 @@ check_stop() {
     rm "$work/log"
 }
 
-# FILE: whether the checker accepts this compose file. Its folder stands for docker/.
+# FILE: reports whether the checker accepts this compose file. Its folder acts as docker/.
 compose_accepts() {
     case $checker in
         'docker compose') docker compose -f "$1" config -q ;;
@@ -201,7 +201,7 @@ check_compose() {
     compose_accepts "$here/compose.yaml" || fail "compose.yaml is not valid"
     mkdir "$work/docker"
     echo 0123456789abcdef >"$work/docker/token"
-    # A commented setting begins with # and a letter or two spaces, a comment for people with # and one space.
+    # A commented-out setting begins with # and a letter or two spaces, an explanation with # and one space.
     sed -E '/^services:/,$ s/^( *)#(  +|[a-z])/\1\2/' "$here/compose.yaml" >"$work/docker/compose.yaml"
     grep -q '^ *LONGSHORE_AUTH_TOKEN_FILE:' "$work/docker/compose.yaml" || fail "compose.yaml has no commented token"
     compose_accepts "$work/docker/compose.yaml" || fail "compose.yaml is not valid with its commented token in use"

@@ -1,4 +1,4 @@
-// HAProxy and nginx in front of the server, set up as their operators would for large uploads.
+// HAProxy and nginx in front of the server, configured for large uploads as an operator would do it.
 
 import { spawn } from 'node:child_process';
 import { createServer } from 'node:net';

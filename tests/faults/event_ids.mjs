@@ -1,4 +1,5 @@
-// Ids of events as the server seals them (crates/keyring/src/cursor.rs), made with its own key. Clients cannot.
+// Ids of events as the server seals them (crates/keyring/src/cursor.rs), made with its own key. Clients cannot make
+// them.
 
 import { createHmac } from 'node:crypto';
 import { readFile } from 'node:fs/promises';

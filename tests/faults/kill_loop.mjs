@@ -1,11 +1,10 @@
-// Kills the server at random moments while random small uploads run, and proves that nothing it promised is lost.
-//
+// Kills the server at random moments during random small uploads, and proves that nothing it acknowledged is lost.
 //     node tests/faults/kill_loop.mjs [--rounds 25] [--seed N] [--uploads 8]
 //
-// A round is one `kill -9` (now and then of a server that has not finished starting) and one restart. All the while:
-// no acknowledged offset is taken back, and the stored bytes below it are those that were sent. In the end: every
-// upload is completed, terminated or expired as its client wanted, downloads are right, the events of every upload
-// are gapless and in order, each has reached both receivers, and no file is left that no living upload owns.
+// A round is one `kill -9` (sometimes of a server that has not finished starting) and one restart. During all rounds no
+// acknowledged offset falls, and the stored bytes below it are those that were sent. At the end every upload is
+// completed, terminated or expired as its client wanted, downloads are right, the events of every upload are gapless
+// and in order, each has reached both receivers, and no file is left that no existing upload owns.
 
 import assert from 'node:assert/strict';
 import { open, readdir } from 'node:fs/promises';
@@ -151,7 +150,7 @@ async function joinParts(number, bytes, metadata) {
   world.known.set(url.split('/').pop(), { wanted: 'completed' });
 }
 
-// The killing.
+// The kills.
 
 let stories = 0;
 let failure;
@@ -191,11 +190,11 @@ for (let round = 1; round <= ROUNDS && !failure; round += 1) {
 while (living.size && !failure) await Promise.race(living);
 if (failure) await giveUp(failure);
 
-// The reckoning.
+// The final checks.
 
 try {
   const settled = (upload) => ['completed', 'terminated', 'expired', 'failed'].includes(upload.stage);
-  console.log(`  waiting up to ${EXPIRY_S} s for what was abandoned to expire`);
+  console.log(`  waiting up to ${EXPIRY_S} s for abandoned uploads to expire`);
   const uploads = await until(
     'every upload to settle',
     async () => {
@@ -216,7 +215,7 @@ try {
   const stages = Object.entries(groupBy(uploads, 'stage'));
   console.log(`  killed ${ROUNDS} times, and ${earlyKills} times while starting; ${JSON.stringify(world.counts)}`);
   console.log(`  uploads: ${stages.map(([stage, these]) => `${these.length} ${stage}`).join(', ')}`);
-  console.log(`  events: ${told.events} gapless, ${told.arrived} arrivals verified, ${told.again} of them repeats`);
+  console.log(`  events: ${told.events} gapless, ${told.arrived} arrivals verified, ${told.again} of them duplicates`);
 } catch (error) {
   await giveUp(error);
 }
@@ -235,8 +234,8 @@ async function assertUploads(uploads) {
   const found = new Map(uploads.map((upload) => [upload.id, upload]));
   for (const id of world.known.keys()) assert.ok(found.has(id), `${id} was acknowledged and is gone`);
   for (const upload of uploads) {
-    // An upload whose creation was never answered is unknown to its client: it may have expired, or be complete, or
-    // have failed as a concatenation that was cut short and asked for again.
+    // A client does not know an upload whose creation was never answered: it may have expired, be complete, or have
+    // failed as a concatenation that was interrupted and requested again.
     const wanted = world.known.get(upload.id)?.wanted;
     if (wanted) assert.equal(upload.stage, wanted, `${upload.id} (${JSON.stringify(upload)})`);
     else if (upload.stage === 'failed') assert.equal(upload.error.code, 'concatenation-failed', upload.id);
@@ -309,7 +308,7 @@ async function assertNoLeftovers(uploads) {
 
 async function giveUp(error) {
   console.error(error);
-  console.error(`kill loop: FAILED; again with --seed ${SEED}; the server's log and data are kept in ${server.folder}`);
+  console.error(`kill loop: FAILED; repeat with --seed ${SEED}; the server's log and data are kept in ${server.folder}`);
   await server.kill();
   process.exit(1);
 }

@@ -1,12 +1,11 @@
 // One large file in ranges of 16 MiB, eight at a time and in any order, while connections are cut and the server is
 // killed.
-//
 //     node tests/faults/parallel_ranges.mjs [--size 2GiB] [--kills 3] [--seed N] [--keep]
 //
 // Each connection takes a range from a shuffled list. Some ranges carry a checksum, some are cut in the middle, some
-// are sent twice at once. When the server is killed (`kill -9`), everything under way breaks. A client that remembers
-// nothing but the URL asks what is missing and goes on. Then: nothing that was acknowledged was ever missing again,
-// and the download is the source.
+// are sent twice at once. When the server is killed (`kill -9`), everything in progress breaks. A client that knows
+// only the URL requests the missing ranges and resumes. The test asserts that nothing acknowledged was ever missing
+// again, and that the download is the source.
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
@@ -122,7 +121,7 @@ async function askMissing(url) {
   assert.ok([200, 202].includes(code), JSON.stringify(json));
   const ranges = [];
   for (const [first, last] of json.missing ?? []) {
-    // Cut where the next multiple of the size is, so that borders stay aligned.
+    // Cuts at multiples of the size, so that boundaries stay aligned.
     for (let at = first; at <= last; ) {
       const end = Math.min(last, Math.floor(at / RANGE) * RANGE + RANGE - 1);
       ranges.push([at, end]);

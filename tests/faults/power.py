@@ -2,17 +2,18 @@
 
     python3 tests/faults/power.py [--cuts 20] [--seed N] [--seconds 8]
 
-The server keeps its data on an ext4 whose disk records every write and flush. Clients upload in every dialect, watch the
-stream of events and receive webhooks; with each thing the server tells them, they note how far the recording was. Then the
-disk is built again as a power loss at a random point would have left it: a random half of the writes since the last flush
-is missing. A server is started on that disk, and must know everything that was told before the cut: offsets and ranges
-with the right bytes, whole files, ends, and every event that a stream or a webhook has told.
+The server keeps its data on an ext4 whose disk records every write and flush. Clients upload in every dialect, follow
+the stream of events and receive webhooks; with each acknowledgment of the server they note the length of the recording.
+Then the disk is rebuilt in the state that a power loss at a random point would leave: a random half of the writes since
+the last flush is missing. A server is started on that disk, and must know everything that was acknowledged before the
+cut: offsets and ranges with the right bytes, whole files, ends, and every event that a stream or a webhook delivered.
 
-A second recording is of a server with `storage.durability = "relaxed"`. It may lose the last commits, but must start, and
-what it has must be consistent. Judged like the first it must be found guilty: a test that cannot fail proves nothing.
+A second recording is of a server with `storage.durability = "relaxed"`. It may lose the last commits, but must start,
+and the rest must be consistent. The check of the first recording must find losses in it: a test that cannot fail proves
+nothing.
 
-Needs root, loop devices, nbdkit with its Python plugin, nbdfuse and fusermount3; without them it says so and passes.
-LONGSHORE_BIN is the executable.
+Needs root, loop devices, nbdkit with its Python plugin, nbdfuse and fusermount3; if one is missing, the script says so
+and passes. LONGSHORE_BIN is the executable.
 
     --without-syncs   preloads a library in which syncing files does nothing: the run must fail
 """
@@ -62,7 +63,7 @@ secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 events = ["*"]
 """
 
-# What a lying disk controller does to every file of one process.
+# The effect of a disk controller that lies, for every file of one process.
 NO_SYNCS = """
 int fsync(int fd) { return 0; }
 int fdatasync(int fd) { return 0; }
@@ -90,9 +91,9 @@ def main():
     if losses:
         sys.exit(f"power: {len(losses)} losses under strict")
     if options.without_syncs:
-        sys.exit("power: nothing was lost although nothing was synced; is the executable linked dynamically?")
+        sys.exit("power: nothing was lost although nothing was synced; is the executable statically linked?")
     if not run("relaxed", options, max(3, options.cuts // 4)):
-        sys.exit("power: a relaxed server has lost nothing in a power loss; the test is blind")
+        sys.exit("power: a relaxed server has lost nothing in a power loss; the test detects nothing")
 
 
 def what_is_missing():
@@ -127,7 +128,7 @@ def run(durability, options, cuts):
             start = told.position()
             work(server, told, random.Random(options.seed), options.seconds)
             end = told.position()
-            # No orderly end: what the last commits leave open is open when the power goes.
+            # Not stopped gracefully: whatever the last commits leave open is open when the power fails.
             server.kill()
     receiver.is_listening = False
     journal = Journal(folder)
@@ -155,7 +156,7 @@ def run(durability, options, cuts):
 
 
 class Told:
-    """What the server has told anybody, each with the end of the recording at that time."""
+    """Everything that the server has acknowledged or reported, each with the end of the recording at that time."""
 
     def __init__(self, journal):
         self.journal, self.lock = journal, threading.Lock()
@@ -188,15 +189,15 @@ class Upload:
         self.id, self.source, self.is_partial, self.told = id, source, is_partial, []
 
     def before(self, cut):
-        """What was told before the recording was as long as `cut`."""
+        """Returns what was acknowledged before the recording had the length `cut`."""
         return [(what, value) for position, what, value in self.told if position <= cut]
 
 
-# The work.
+# The workload.
 
 
 def work(server, told, dice, seconds):
-    """Uploads in every dialect at once until the time is over."""
+    """Runs uploads in every dialect concurrently until the time is over."""
     until = time.monotonic() + seconds
     stop = threading.Event()
     watching = threading.Thread(target=watch, args=(server, told, stop), daemon=True)
@@ -261,18 +262,19 @@ class Client:
         return response.status, response.headers, content
 
     def source(self):
-        # Small ones and such that take several checkpoints; paced, so that the disk does not fill.
+        # Small uploads and uploads with several checkpoints; paced, so that the disk does not fill.
         time.sleep(self.dice.uniform(0, 0.1))
         return self.dice.randbytes(self.dice.choice([7, 5_000, 70_000, 300_000, 1_000_000]))
 
     def cut_up(self, source):
-        """Places of chunks, as (start, end)."""
+        """Returns the bounds of chunks, as (start, end)."""
         inner = [self.dice.randrange(len(source)) for _ in range(self.dice.randrange(4))]
         places = sorted({0, *inner, len(source)})
         return list(zip(places, places[1:]))
 
     def downloads(self, upload):
-        """Whether the download is the source. One of a file that has lost bytes is gone, or breaks off."""
+        """Returns whether the download is the source. The download of a file that has lost bytes is gone, or breaks
+        off."""
         try:
             status, _, content = self.ask("GET", f"/files/{upload.id}", expected=(200, 410, 500))
         except (http.client.HTTPException, ConnectionError):
@@ -284,7 +286,7 @@ class Client:
         return self.told.upload(id_of(headers["Location"]), source, is_partial)
 
     def whole(self, upload):
-        """All bytes were acknowledged. Some files are downloaded, some deleted."""
+        """Handles an upload whose bytes were all acknowledged. Some files are downloaded, some deleted."""
         self.told.note(upload, "offset", len(upload.source))
         if upload.is_partial:
             return
@@ -297,7 +299,7 @@ class Client:
             self.told.note(upload, "terminated", True)
 
     def may_look(self, upload):
-        """Asks how far an upload is, as others do."""
+        """Sometimes requests the offset of an upload, as other readers do."""
         if self.dice.random() < 0.3:
             status = json.loads(self.ask("GET", f"/api/v1/uploads/{upload.id}")[2])
             self.told.note(upload, "offset", status["offset"])
@@ -428,7 +430,7 @@ def concatenation(client):
 
 
 class Receiver:
-    """Takes webhooks and notes what they tell."""
+    """Receives webhooks and records their events."""
 
     def __init__(self, told):
         receiver = self
@@ -449,7 +451,7 @@ class Receiver:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
-        # Connections of a server that was killed.
+        # Ignores broken connections of a killed server.
         self.server.handle_error = lambda *_: None
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -459,11 +461,11 @@ class Receiver:
         self.server.server_close()
 
 
-# The judgement.
+# The evaluation.
 
 
 def judge(server, mounted, told, cut):
-    """What of the things told before the cut the server does not know, as sentences."""
+    """Returns everything acknowledged before the cut that the server has lost, as sentences."""
     losses = []
     client = Client(server.port, told, random.Random(0))
     for upload in list(told.uploads.values()):
@@ -560,7 +562,7 @@ class Server:
 
 
 class RecordedDisk:
-    """An ext4 on a disk that writes down all that reaches it."""
+    """An ext4 on a disk that records every request."""
 
     def __init__(self, folder):
         self.folder, self.mounted = folder, os.path.join(folder, "mounted")
@@ -591,13 +593,13 @@ class RecordedDisk:
             call("umount", self.mounted)
         if self.device:
             call("losetup", "-d", self.device)
-        # The loop device lets go of its file a moment later.
+        # The loop device releases its file a moment later.
         wait_for(lambda: subprocess.run(["fusermount3", "-u", f"{self.folder}/nbd"], capture_output=True).returncode == 0)
         self.recorder.wait(timeout=30)
 
 
 class MountedImage:
-    """The disk as the power loss has left it."""
+    """The disk in the state after the power loss."""
 
     def __init__(self, folder):
         self.image, self.mounted = f"{folder}/crash.img", f"{folder}/mounted"
@@ -611,7 +613,7 @@ class MountedImage:
 
 
 class Journal:
-    """The recording, and the disk rebuilt from it up to the last flush before a cut. Cuts only go forwards."""
+    """The recording, and the disk rebuilt from it up to the last flush before a cut. Cuts can only move forward."""
 
     def __init__(self, folder):
         self.folder, self.entries, self.ends = folder, [], []
@@ -625,22 +627,22 @@ class Journal:
         os.rename(f"{folder}/base.img", f"{folder}/flushed.img")
 
     def index(self, position):
-        """How many entries were complete when the recording was so long."""
+        """Returns the number of entries that were complete when the recording had this length."""
         return bisect.bisect_right(self.ends, position)
 
     def end(self, cut):
-        """How long the recording was before the entry `cut`."""
+        """Returns the length of the recording before the entry `cut`."""
         return self.ends[cut - 1] if cut else 0
 
     def choose(self, first, last, dice):
-        """Anywhere, or just before a flush, when most is at stake."""
+        """Chooses a cut at any entry, or immediately before a flush, when most data is at risk."""
         cut = dice.randrange(first, last)
         if dice.random() < 0.5:
             return cut
         return next((at for at in range(cut, last) if self.entries[at][0] == b"F"), cut)
 
     def build(self, cut, dice):
-        """Writes crash.img: everything up to the last flush before `cut`, and a random half of what came after."""
+        """Writes crash.img: everything up to the last flush before `cut`, and a random half of the later writes."""
         flushes = (at for at in range(cut - 1, self.applied - 1, -1) if self.entries[at][0] == b"F")
         flushed = next(flushes, self.applied)
         with open(f"{self.folder}/flushed.img", "r+b") as disk:

@@ -1,9 +1,9 @@
-"""An nbdkit plugin: a disk image, and a journal of every write and flush in the order they came.
+"""An nbdkit plugin: a disk image, and a journal of every write and flush in the order of their arrival.
 
     nbdkit python power_recorder.py image=FILE journal=FILE
 
-A record is `<cQQ`: `W` or `F`, the place, the length; the bytes of a write follow. Requests are served one at a time, so
-a flush covers exactly the writes before it.
+A record is `<cQQ`: `W` or `F`, the position, the length; the bytes of a write follow. Requests are served one at a
+time, so a flush covers exactly the writes before it.
 """
 
 import os

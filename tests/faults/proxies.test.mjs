@@ -1,5 +1,5 @@
-// Every configuration printed in docs/proxies.md, run as printed but for addresses: it carries uploads, its health checks
-// pass, and it opens nothing that is closed. A block that no test knows how to run fails.
+// Every configuration printed in docs/proxies.md, run as printed except for addresses: it carries uploads, its health
+// checks pass, and it exposes nothing that is closed. A block without a test fails.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -20,7 +20,7 @@ const TOKEN = 'correct-horse-battery-staple';
 const PATH = `${process.env.PATH}:/usr/sbin`;
 const ENDPOINT = JSON.stringify({ id: 'spy', url: 'https://attacker.example/', events: ['*'] });
 
-// What stands around a printed block, and how the program is called. `marks` says whether requests show the proxy.
+// The configuration around a printed block, and the command that runs it. `marks` is set when requests show the proxy.
 const nginx = (inner, folder, modules = '') => `
 ${modules}
 daemon off;
@@ -198,7 +198,7 @@ describe('docs/proxies.md', () => {
       }
       assert.equal((await read(port, 'GET', '/healthz', { Host: HOST })).status, 200);
       assert.match(await readFile(server.logFile, 'utf8'), /WARN.*auth\.hosts/);
-      // Without a mark, only public_url says that there is a proxy; the test above has it.
+      // Without a mark, only public_url shows that there is a proxy; the test above covers that.
       if (!marks) return;
       for (const Host of ['localhost', '127.0.0.1', '[::1]', 'localhost:80@evil.example']) {
         for (const [method, path] of [['POST', 'endpoints'], ['POST', 'pause'], ['GET', 'deliveries']]) {

@@ -1,5 +1,5 @@
-// One upload through raw HTTP by a client that never trusts the server: it remembers every offset it was told and
-// fails when one is taken back, when an offset counts bytes it has not sent, or when the stored bytes differ.
+// One upload through raw HTTP by a client that never trusts the server: it records every reported offset, and fails
+// when one falls, when an offset counts bytes that were not sent, or when the stored bytes differ.
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
@@ -63,7 +63,7 @@ export class RawUpload {
       try {
         const { status } = await this.#ask('DELETE', this.url, {});
         if (await this.#isToWait(status)) continue;
-        // An earlier DELETE may have worked with its answer lost.
+        // An earlier DELETE may have succeeded with its response lost.
         assert.ok([204, 404, 410].includes(status), `DELETE answered ${status}`);
         return;
       } catch (error) {

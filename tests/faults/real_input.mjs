@@ -1,12 +1,12 @@
-// A real video, uploaded by tus-js-client over a slow line, while the server is killed again and again.
-//
+// A real video, uploaded by tus-js-client over a slow line, while the server is killed repeatedly.
 //     node tests/faults/real_input.mjs [--size 48MiB] [--seconds N] [--kills 4] [--keep]
 //
-// The video is made by ffmpeg, is an MP4 and plays. The client, in a process of its own, sends it through a proxy that
-// makes it last. The server is killed (`kill -9`) along the way and once more in the moment of completion, and starts
-// again on the same port each time. The webhook receiver is down at the beginning, answers 500 for a while later, and
-// is down at the end. Then: the client has resumed by itself, the offset that the status told has never gone backwards,
-// the download is the source and plays, and each webhook has arrived, verified and in order.
+// The video is made by ffmpeg, is an MP4 and can be played. The client, in a separate process, sends it through a proxy
+// that slows it down. The server is killed (`kill -9`) along the way and once more at the moment of completion, and
+// each time starts again on the same port. The webhook receiver is down at the beginning, later answers 500 for a
+// while, and is down at the end. The test asserts that the client has resumed without help, that the offset in the
+// status has never fallen, that the download is the source and can be played, and that each webhook has arrived,
+// verified and in order.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -165,7 +165,7 @@ try {
   const uploadStarted = Date.now();
   const watch = new Watch(server, id);
 
-  // Kills spread over the file; the receiver comes back while the server is dead, and falls ill in the middle.
+  // The kills are spread over the file; the receiver returns while the server is dead, and fails in the middle.
   for (let kill = 1; kill <= KILLS; kill += 1) {
     await watch.reaches((source.size * kill) / (KILLS + 1));
     const ill = kill === Math.ceil(KILLS / 2) + 1;

@@ -1,5 +1,5 @@
-// Webhook receivers that are odd, broken or hostile, each at the other end of a real connection: what becomes of a
-// delivery, what is on record of it, and that nobody else notices.
+// Webhook receivers that are unusual, broken or hostile, each at the other end of a real connection: the outcome of a
+// delivery, its record, and that nothing else is affected.
 
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
@@ -175,7 +175,7 @@ describe('answers', () => {
       const delivery = await told(name);
       assert.equal(delivery.attempts[0].status, 429);
       const rest = (Date.parse(delivery.next_attempt_at) - Date.parse(delivery.attempts[0].started_at)) / 1000;
-      // The attempt takes a moment of its own.
+      // The attempt itself takes a moment.
       assert.ok(rest >= seconds - 0.1 && rest < seconds + 5, `${name}: ${rest} s, not ${seconds} s`);
       assert.equal(receivers[name].requests.length, 1, name);
     }
@@ -205,7 +205,7 @@ const WHY = { 'for-another': /not valid for name/, expired: /Expired/, 'by-a-str
 
 describe('connections', () => {
   test('to a receiver that accepts none time out', async (t) => {
-    // A backlog of one that nobody empties: node always accepts, so this takes python. It fills its own backlog.
+    // A backlog of one that is never accepted from: node always accepts, so this uses Python. It fills its own backlog.
     const script = `
 import socket, sys
 listener = socket.socket()
@@ -261,7 +261,7 @@ sys.stdin.read()`;
     urls['tls-that-never-comes'] = gibberish.url.replace('http:', 'https:');
     urls['plain-to-tls'] = urls.right.replace('https:', 'http:');
 
-    // What the machine trusts, as an operator with an authority of the house would say it.
+    // The certificates that the machine trusts, as an operator with a private CA would configure them.
     process.env.SSL_CERT_FILE = authority.certificate;
     t.after(() => delete process.env.SSL_CERT_FILE);
     const { told } = await serve(t, urls);

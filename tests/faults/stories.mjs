@@ -1,4 +1,4 @@
-// What the events of one upload must say, taken together.
+// Rules for all events of one upload together.
 
 import assert from 'node:assert/strict';
 

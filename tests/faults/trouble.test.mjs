@@ -1,4 +1,5 @@
-// Trouble that operators meet: full disks, wrong folders, silent clients, orderly stops, balancers, bad receivers.
+// Failures that operators meet: full disks, wrong folders, silent clients, graceful stops, load balancers, bad
+// receivers.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -48,7 +49,7 @@ function openPatch(server, path, length, some) {
 
 describe('the disk', () => {
   test('is full: 507, the offset stands, and the upload goes on once there is room', { skip: !isRoot && 'needs root to mount' }, async (t) => {
-    // 16 MiB of it are the database's reserve.
+    // 16 MiB of it are for the database's reserve.
     const dataDir = await scratchFolder('small-disk');
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=40m', 'tmpfs', dataDir]);
     t.after(async () => {

@@ -1,12 +1,11 @@
-// Kills the server between every two steps that an event takes from the change it tells of to the record that it was
-// heard, and proves that none is lost, changed or out of order, and that none comes twice without reason.
-//
+// Kills the server between every two steps of an event, from the change that it reports to the record of its delivery,
+// and proves that no event is lost, changed or out of order, and that none is duplicated without a reason.
 //     node tests/faults/webhook_kills.mjs [--rounds 5] [--only answered,arrived] [--at-once 3] [--seed N]
 //
-// Each kind of kill has a server and receivers of its own. A round: some uploads, a `kill -9` at that moment, a restart,
-// and everything is delivered. Then, of every upload whose client was told that it is there: all events have reached
-// every endpoint, under one id and with the same bytes each time; sequences have no gap; first arrivals are in order;
-// and only what was under way at a kill has come twice.
+// Each kind of kill has its own server and receivers. A round consists of some uploads, a `kill -9` at that moment, a
+// restart, and the delivery of everything. Then, for every upload whose creation was acknowledged: all events have
+// reached every endpoint, with one id and the same bytes each time; sequences have no gap; first arrivals are in order;
+// and only deliveries that were in progress at a kill have arrived twice.
 
 import assert from 'node:assert/strict';
 import { parseArgs } from 'node:util';
@@ -256,7 +255,7 @@ class Trial {
     await this.server.kill();
     this.#behaveWell();
     await down?.();
-    // What had arrived by then is noted before anything new can come.
+    // The deliveries that have arrived are recorded before any new one can arrive.
     await Promise.all(Object.values(this.receivers).map((receiver) => receiver.left()));
     kill.over = Date.now();
     await this.server.restart();
@@ -426,5 +425,5 @@ await Promise.all(Array.from({ length: Number(options['at-once']) }, async () =>
   }
 }));
 console.table(results);
-console.log(failures ? `webhook kills: FAILED; again with --seed ${seed}` : 'webhook kills: passed');
+console.log(failures ? `webhook kills: FAILED; repeat with --seed ${seed}` : 'webhook kills: passed');
 process.exit(failures ? 1 : 0);

@@ -1,13 +1,14 @@
-// Real uploads for as long as is asked, told to nine healthy receivers and one that never answers. The hanging one must
-// not be felt by the others: nothing lost, nothing twice, and news within a second (webhooks E2). It has no breaker, so it
-// is asked all the time, with all the attempts it may have at once, and each of them hangs until it is given up.
-//
+// Real uploads for a given time, with nine healthy webhook receivers and one that never answers. The hanging one must
+// not affect the others: nothing lost, nothing duplicated, and each event delivered within a second (webhooks E2). It
+// has no breaker, so it is called all the time, with all the concurrent attempts it may have, and each of them hangs
+// until it times out.
 //     node tests/faults/webhook_soak.mjs [--minutes 1] [--durability relaxed]
 //
-// Uploads make 200 events a second in all. Metadata chooses who hears what: each healthy endpoint gets 20 of them a
-// second, the hanging one 100. At the end it prints what came and how late; latency is from the time in the event, which
-// is that of its commit, to the arrival at the receiver. Beside it stands what the disk itself took for one small write,
-// because no commit is faster than that; `--durability relaxed` leaves the disk out of it.
+// Uploads cause 200 events per second in total. Metadata selects the endpoints of each upload: each healthy endpoint
+// gets 20 events per second, the hanging one 100. At the end the script prints the arrivals and their latency, which is
+// the time from the event's timestamp, that of its commit, to its arrival at the receiver. For comparison it prints the
+// time that the disk alone took for one small write, because no commit is faster than that; `--durability relaxed`
+// takes the disk out of the measurement.
 
 import assert from 'node:assert/strict';
 import { open, readFile } from 'node:fs/promises';
@@ -200,7 +201,7 @@ async function load() {
       sent.skipped += 1;
       await Promise.race(living);
     }
-    // Ten groups, the last of which no healthy endpoint hears; every second upload is for the hanging one, too.
+    // Ten groups; no healthy endpoint receives the last one, and the hanging endpoint also gets every second upload.
     const group = number % (HEALTHY + 1);
     const isSlow = Math.floor(number / (HEALTHY + 1)) % 2 === 0;
     const one = upload(server.port, { group: String(group), slow: isSlow ? 'yes' : 'no' })
@@ -257,11 +258,11 @@ async function report(sent, disk, lag) {
   assert.equal(missing, 0, 'events were lost');
   assert.equal(repeats, 0, 'events came twice');
   const { total, has_more: hasMore } = shown.backlog;
-  // Of each state the server counts up to 100,000.
+  // The server counts up to 100,000 of each state.
   const isKept = hasMore ? total >= 100_000 && total <= forHanging : total === forHanging;
   assert.ok(isKept, `what the hanging one has not heard is kept for it: ${total} of ${forHanging}`);
   assert.equal(dead, 0);
-  // It may be asked a little less than could be: a first attempt waits for an upload, and the end cuts some off.
+  // It may be called a little less than possible: a first attempt waits for an upload, and the end cuts some off.
   const rounds = Math.floor((sent.seconds * 1000) / HANGING_MS);
   assert.ok(hanging.arrivals >= (rounds * HANGING_AT_ONCE) / 2, `the hanging one was asked only ${hanging.arrivals} times`);
   const isDiskSlow = options.durability === 'strict' && percentile(disk.times, 0.99) > SLOW_DISK_MS;

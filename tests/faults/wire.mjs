@@ -1,4 +1,4 @@
-// HTTP/1.1 by hand, one request a connection, so that it is exactly known which answer arrived and which did not.
+// HTTP/1.1 by hand, one request per connection, so that it is exactly known which response arrived and which did not.
 
 import { connect } from 'node:net';
 import { sleep } from '../clients/harness/until.mjs';
@@ -58,7 +58,7 @@ export async function request(port, method, path, headers, { body = [], between 
     }
     return await answer;
   } finally {
-    // After our own FIN the socket stays open until the server has closed its side, as a client's would.
+    // After this client's FIN the socket stays open until the server has closed its side, as a normal client's would.
     if (socket.writableEnded && !socket.destroyed) setTimeout(() => socket.destroy(), 200).unref();
     else socket.destroy();
   }

@@ -1,6 +1,6 @@
-"""Changes the boxes of MP4 files and the elements of Matroska files by hand, as no writer would, or as a liar would.
+"""Changes the boxes of MP4 files and the elements of Matroska files by hand, as no writer would, or with false values.
 
-What is known of the file stays true: whatever its headers are made to say, it has the same samples.
+The known facts of the file stay true: whatever its headers claim, it has the same samples.
 """
 
 import struct
@@ -15,7 +15,7 @@ class Box:
         self.kind, self.body, self.children = kind, body, children
 
     def all(self, kind):
-        """Boxes of a kind anywhere below."""
+        """Yields the boxes of a kind at any depth."""
         for child in self.children or []:
             if child.kind == kind:
                 yield child
@@ -48,7 +48,7 @@ def put(box, at, form, *values):
 
 
 def said(kind, at, value):
-    """Has every box of a kind say a number, in its short form."""
+    """Returns a change that sets a number, in its short form, in every box of a kind."""
 
     def change(top, _):
         for box in top.all(kind):
@@ -85,7 +85,7 @@ def without(kind):
 
 
 def padded(top, dice):
-    """Boxes of no meaning at every level."""
+    """Inserts meaningless boxes at every level."""
 
     def pad(box):
         if box.children is None or box.kind == b"file":
@@ -100,7 +100,7 @@ def padded(top, dice):
 
 
 def behind_media(kind):
-    """At the end of the file, where nothing moves."""
+    """Returns a change that appends a box of this kind at the end of the file, where it shifts nothing."""
 
     def change(top, _):
         top.children.append(Box(kind, bytes(64)))
@@ -127,7 +127,7 @@ def branded(brand):
 
 
 def shuffled(top, dice):
-    """Boxes in another order, where order means nothing."""
+    """Shuffles boxes whose order has no meaning."""
     for kind in (b"trak", b"mdia", b"stbl"):
         for box in top.all(kind):
             dice.shuffle(box.children)
@@ -164,6 +164,6 @@ def changed_mp4(data, name, dice):
 
 
 def shorter_matroska(data):
-    """The Duration of a file with an index, set to a millisecond."""
+    """Sets the Duration of a file with an index to one millisecond."""
     at = data.index(b"\x44\x89\x88")
     return data[: at + 3] + struct.pack(">d", 1.0) + data[at + 11 :]

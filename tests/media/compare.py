@@ -1,11 +1,12 @@
-"""Has the server look into generated media files, and compares its facts with ffprobe.
+"""Lets the server examine generated media files, and compares its facts with ffprobe.
 
     python3 tests/media/compare.py [--seconds 100] [--seed N] [--only NAME]
 
-Files of every container and codec that docs/media.md names are made (make.py), and MP4 and Matroska files are changed by
-hand (change.py). Each is uploaded, and the facts in its status must be what ffprobe finds, or what is known of it: type,
-size as shown, duration, frame rate, channels, sample rate and codecs. The order is that of the seed, and the run ends when
-its time is up; --seconds 0 makes them all. A file whose facts are wrong is kept in target/test-data/media, and named.
+Files of every container and codec that docs/media.md names are generated (make.py), and MP4 and Matroska files are
+changed by hand (change.py). Each is uploaded, and the facts in its status must be those that ffprobe finds, or those
+that are known of the file: type, displayed size, duration, frame rate, channels, sample rate and codecs. The seed
+determines the order, and the run ends when its time is up; --seconds 0 generates all files. A file whose facts are
+wrong is kept in target/test-data/media, and named.
 
 LONGSHORE_BIN is the executable.
 """
@@ -34,7 +35,7 @@ TYPES = {
     "avif": "image/avif", "heic": "image/heic",
 }  # fmt: skip
 
-# How names of codecs begin that ffprobe calls otherwise.
+# Prefixes of the codec names that ffprobe calls differently.
 CODECS = {
     "h264": ["avc1", "avc3"], "hevc": ["hvc1", "hev1"], "av1": ["av01"], "vp8": ["vp8", "vp08"], "vp9": ["vp9", "vp09"],
     "mpeg4": ["mp4v", "mpeg4", "ms/vfw"], "mpeg2video": ["mp4v", "mpeg2", "m2v1", "xdv"], "mpeg1video": ["mp4v", "mpeg1"],
@@ -44,7 +45,7 @@ CODECS = {
     "speex": ["speex"], "adpcm_ms": ["adpcm", "ms"], "pcm_alaw": ["alaw", "ms/acm"],
 }  # fmt: skip
 
-# Fewer than this prove nothing.
+# Fewer files than this prove nothing.
 FEWEST = 25
 
 
@@ -60,7 +61,7 @@ def fraction(text):
 
 
 def expected(path):
-    """What ffprobe says, in the words of the facts."""
+    """Returns the facts according to ffprobe, with the server's names."""
     found = probed(path)
     if found is None:
         return {}
@@ -88,7 +89,7 @@ def track(stream):
 
 
 def differences(name, facts, wanted, content_type):
-    """What is wrong, in sentences. A fact that is wanted to be None must not be there."""
+    """Returns the wrong facts, as sentences. A fact that is wanted as None must be absent."""
     if facts is None or facts.get("content_type") != content_type:
         yield f"content_type: {facts and facts.get('content_type')}, not {content_type}"
         return
@@ -101,7 +102,7 @@ def differences(name, facts, wanted, content_type):
         elif field not in facts:
             yield f"{field}: unknown, not {value}"
         elif field == "duration_ms":
-            # Where sound begins before zero, and its last packet ends, is told in several ways.
+            # If the sound begins before zero, programs differ on the end of its last packet.
             if abs(facts[field] - value) > max(130, value / 50):
                 yield f"{field}: {facts[field]}, not {value}"
         elif field in ("width", "height"):
@@ -158,7 +159,7 @@ class Run:
         try:
             case.make(path)
         except subprocess.CalledProcessError as error:
-            # Not every pair can be put together by what is installed here.
+            # The installed tools cannot combine every pair.
             self.unmade.append(f"{case.name}: {error.stderr.decode(errors='replace').strip().splitlines()[-1:]}")
             return
         kind = path.suffix[1:]
@@ -181,7 +182,7 @@ class Run:
         path.unlink()
 
     def changes(self, path, wanted, content_type):
-        """Some changes to a file that is what it is, whatever is changed."""
+        """Tests some changes to a file that do not change its facts."""
         names = list(change.MP4)
         for name in names if self.ends == float("inf") else self.dice.sample(names, 3):
             if time.monotonic() > self.ends:
@@ -197,7 +198,7 @@ class Run:
                 has_video = any(own["kind"] == "video" for own in wanted["tracks"])
                 now_type = "video/mp4" if has_video else "audio/mp4"
             elif name in change.TURNING:
-                # What the change adds to the turn there was already, ffprobe knows.
+                # ffprobe knows the combined effect of the change and the rotation that the file already had.
                 now = {**wanted, **{field: value for field, value in expected(changed).items() if field in ("width", "height")}}
             elif name == "no-edits":
                 now = {**wanted, **{field: value for field, value in expected(changed).items() if field == "duration_ms"}}
@@ -205,7 +206,7 @@ class Run:
             changed.unlink()
 
     def shortened(self, path, wanted):
-        """An index knows when a duration is too short: it names the last second."""
+        """Tests that an index reveals a duration that is too short: it names the last second."""
         data = change.shorter_matroska(path.read_bytes())
         changed = path.with_name(f"shortened-{path.name}")
         changed.write_bytes(data)
@@ -213,7 +214,7 @@ class Run:
         duration_ms = self.facts(changed).get("duration_ms")
         if not duration_ms or duration_ms < wanted["duration_ms"] / 2:
             self.wrong.append(changed.name)
-            print(f"WRONG {changed.name}: it lasts {duration_ms}, and its index goes to {wanted['duration_ms']}")
+            print(f"WRONG {changed.name}: its duration is {duration_ms}, and its index ends at {wanted['duration_ms']}")
         changed.unlink()
 
     def all(self):
@@ -223,12 +224,12 @@ class Run:
         self.dice.shuffle(cases)
         for done, case in enumerate(cases):
             if time.monotonic() > self.ends:
-                print(f"time is up after {done} of {len(cases)} files; --seconds 0 makes them all")
+                print(f"time is up after {done} of {len(cases)} files; --seconds 0 generates all of them")
                 break
             self.case(case)
-        print(f"{self.compared} files compared, {len(self.wrong)} wrong, {len(self.unmade)} that cannot be made here")
+        print(f"{self.compared} files compared, {len(self.wrong)} wrong, {len(self.unmade)} not possible here")
         for unmade in self.unmade:
-            print("  not made:", unmade)
+            print("  not generated:", unmade)
 
 
 def main():

@@ -1,7 +1,8 @@
-"""Makes media files of every container and codec that docs/media.md names, with ffmpeg, mkvtoolnix, libheif and libavif.
+"""Generates media files of every container and codec that docs/media.md names, with ffmpeg, mkvtoolnix, libheif and
+libavif.
 
-Each stream is encoded once; after that files are put together without encoding anything, which takes a tenth of a second.
-A case is a name, a way to make its file, and what is known better than ffprobe does.
+Each stream is encoded once; after that, files are combined without encoding, which takes a tenth of a second. A case is
+a name, a function that makes its file, and the facts that are known better than ffprobe finds them.
 """
 
 import pathlib
@@ -81,7 +82,7 @@ MP4_FLAGS = {
 }
 
 
-# What streams are kept in until they are put together; some cannot be in all.
+# The formats in which streams are stored until they are combined; not every format can hold every codec.
 KEPT_IN = {"hevc": "mp4", "alac": "m4a", "eac3": "eac3"}
 
 
@@ -89,7 +90,7 @@ KEPT_IN = {"hevc": "mp4", "alac": "m4a", "eac3": "eac3"}
 class Case:
     name: str
     make: Callable[[pathlib.Path], None]
-    # Facts that are known: they are demanded, whatever ffprobe says. Nothing means that it is to be unknown.
+    # Known facts: they are required, whatever ffprobe finds. None means that the fact has to be unknown.
     known: dict = field(default_factory=dict)
 
 
@@ -102,7 +103,7 @@ def ffmpeg(*arguments):
 
 
 class Streams:
-    """Encoded streams, each made when it is first asked for."""
+    """Encoded streams, each made at its first use."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -154,7 +155,7 @@ def films(streams):
 
 
 def pixels(streams):
-    """Sizes that are not the stored ones."""
+    """Yields cases whose displayed size is not the stored one."""
     for container in ("mp4", "mov", "mkv"):
         for shape in ("4/3", "8/9", "16/11"):
             yield Case(f"shape-{shape.replace('/', '-')}.{container}", shaped(streams, shape))
@@ -195,7 +196,7 @@ def merged(streams, options):
 
 
 def unsized(make_sized):
-    """mkvmerge always writes how large it is to be shown; without that, what is not cut off is shown."""
+    """Removes the display size, which mkvmerge always writes; then the size after cropping is displayed."""
 
     def make(path):
         make_sized(path)

@@ -1,4 +1,4 @@
-// The browser of the tests.
+// The browser that the tests drive.
 
 import { execFileSync } from 'node:child_process';
 import { chromium } from 'playwright-core';

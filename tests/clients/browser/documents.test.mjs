@@ -1,4 +1,5 @@
-// The page of docs/browsers.md in headless Chromium: bundled and used as it says, from another origin than the server's.
+// The page of docs/browsers.md in headless Chromium: bundled and used as it describes, from another origin than the
+// server's.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';

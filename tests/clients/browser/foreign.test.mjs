@@ -1,5 +1,6 @@
-// A page of another origin, and one whose name was made to mean this machine, against a server as a laptop runs it: without
-// a token. They try all that a browser lets pages try. Nothing is read, stored or deleted.
+// A page of another origin, and one whose host name was made to resolve to this machine, against a server with a
+// laptop's configuration: without a token. They try everything that a browser permits pages to try. Nothing is read,
+// stored or deleted.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -133,7 +134,7 @@ describe('a page elsewhere, and a server without a token', () => {
     await isUntouched();
   });
 
-  // The attempts would succeed if they were let: from a page of this machine they do.
+  // The attempts would succeed if they were permitted: from a page of this machine they do.
   test('is told apart from a page of this machine', async (t) => {
     const own = await Server.start({ name: 'own', t });
     const created = await fetch(`${own.url}/files`, { method: 'POST', headers: { 'Content-Type': 'text/plain' }, body: SECRET });

@@ -1,4 +1,4 @@
-// The page: Uppy with its tus plugin, and an EventSource on the upload it made. The test reads `window.seen`.
+// The page: Uppy with its tus plugin, and an EventSource on the upload that it created. The test reads `window.seen`.
 
 import Uppy from '@uppy/core';
 import Tus from '@uppy/tus';

@@ -1,5 +1,5 @@
-// The page of docs/status.md in headless Chromium: it follows an upload to its end and what a backend reports after that;
-// with a read token where the server has a token.
+// The page of docs/status.md in headless Chromium: it follows an upload to its end and the later reports of a backend,
+// with a read token if the server has a token.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';

@@ -119,7 +119,7 @@ describe('Uppy in Chromium, from another origin', () => {
     await sentMoreThan(before + 2 * MIB);
     await page.evaluate(() => window.uppy.pauseAll());
     const { url } = await seen();
-    // What was under way when it paused is still taken in.
+    // Bytes that were in flight at the pause are still received.
     let offset = 0;
     await until('the offset comes to rest', async () => {
       const before = offset;

@@ -1,4 +1,4 @@
-// What an application asks of the server: status, lists, deliveries, events, downloads.
+// The requests of an application to the server: status, lists, deliveries, events, downloads.
 
 import assert from 'node:assert/strict';
 import { Readable } from 'node:stream';

@@ -1,4 +1,4 @@
-// Test data and what is computed from it.
+// Test data, and values computed from it.
 
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';

@@ -1,4 +1,4 @@
-// Samples of the documents: taken out of the page as a reader would copy them, and run.
+// Samples of the documents: extracted from a page as a reader would copy them, and run.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';

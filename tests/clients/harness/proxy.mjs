@@ -1,4 +1,4 @@
-// A TCP proxy that is a bad network: slow, stalled, or cut after so many bytes, politely (FIN) or not (RST).
+// A TCP proxy that acts as a bad network: slow, stalled, or cut after a number of bytes, with FIN or with RST.
 
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
@@ -77,7 +77,7 @@ export class Proxy {
     const pair = { client, server };
     this.#pairs.add(pair);
     for (const socket of [client, server]) {
-      // An error on one side is passed on as a reset of the other, as a real network would.
+      // An error on one side becomes a reset on the other, as on a real network.
       socket.on('error', () => this.#cut(pair, 'rst'));
       socket.on('close', () => client.destroyed && server.destroyed && this.#pairs.delete(pair));
     }
@@ -134,7 +134,7 @@ export class Proxy {
   #cut({ client, server }, how) {
     for (const socket of [client, server]) {
       if (socket.destroyed) continue;
-      // A socket that is being shut down cannot be reset any more: node would spin at exit, waiting for it to close.
+      // A socket that is shutting down can no longer be reset: node would spin at exit, waiting for it to close.
       if (how === 'rst' && !socket.writableEnded) socket.resetAndDestroy();
       else if (how === 'rst') socket.destroy();
       else socket.destroySoon();

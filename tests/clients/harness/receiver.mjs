@@ -1,5 +1,5 @@
-// A webhook receiver that verifies what it gets with the Standard Webhooks library, judges it by the published schemas,
-// remembers it, and can be told to be down, to hang, or to answer badly.
+// A webhook receiver that verifies requests with the Standard Webhooks library, validates them against the published
+// schemas, and records them. It can be made to go down, to hang, or to answer with errors.
 
 import { once } from 'node:events';
 import { createServer } from 'node:http';
@@ -129,8 +129,8 @@ export class Receiver {
       }
       const wrong = schemas.errors(event);
       if (wrong) {
-        // Whoever waits for this event waits in vain, and should be told why.
-        console.error(`a body is not as its schema says: ${wrong}\n${body}`);
+        // A test that waits for this event waits in vain, and should show the reason.
+        console.error(`a body does not conform to its schema: ${wrong}\n${body}`);
         throw new Error(wrong);
       }
     } catch (error) {

@@ -1,4 +1,5 @@
-// Bodies judged by the schemas that are published, or that a server serves, with a validator that others wrote (ajv).
+// Validates bodies against the schemas that are published, or that a server serves, with an independent validator
+// (ajv).
 
 import assert from 'node:assert/strict';
 import { readFile, readdir } from 'node:fs/promises';

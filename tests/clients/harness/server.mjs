@@ -1,7 +1,7 @@
-// The server under test: the real executable, on a port of its own, with a data folder of its own.
+// The server under test: the real executable, on its own port, with its own data folder.
 //
-// It is driven as an operator would: flags, a configuration file, signals. `kill` is `kill -9`; `restart` brings it
-// back on the same port and the same data.
+// It is driven as an operator would drive it: flags, a configuration file, signals. `kill` is `kill -9`; `restart`
+// starts it again on the same port and the same data.
 
 import { spawn } from 'node:child_process';
 import { closeSync, openSync, writeSync } from 'node:fs';

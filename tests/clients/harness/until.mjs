@@ -1,4 +1,4 @@
-// Waiting: a probe that is asked again until it answers, or a deadline that says what was awaited.
+// Waiting: repeats a probe until it returns a value, or fails at a deadline and names what was awaited.
 
 import { setTimeout as sleep } from 'node:timers/promises';
 

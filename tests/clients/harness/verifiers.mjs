@@ -1,5 +1,5 @@
-// What receivers verify webhooks with: libraries that others wrote, and for ed25519, which those do not know, node's own
-// cryptography. A verifier is a function of the body as text and the headers; it gives the event or throws.
+// Verifiers of webhooks: independent libraries, and node's own cryptography for ed25519, which those libraries do not
+// support. A verifier is a function of the body as text and the headers; it returns the event or throws.
 
 import { createPublicKey, verify } from 'node:crypto';
 import { Webhook as StandardWebhook } from 'standardwebhooks';
@@ -8,7 +8,7 @@ import { Webhook as SvixWebhook } from 'svix';
 /** By package: makes a verifier of a secret, `whsec_…`. */
 export const HMAC = {
   standardwebhooks: (secret) => (body, headers) => new StandardWebhook(secret).verify(body, headers),
-  // It gives nothing; it throws if need be.
+  // The library returns nothing; it throws if the verification fails.
   svix: (secret) => (body, headers) => {
     new SvixWebhook(secret).verify(body, headers);
     return JSON.parse(body);

@@ -45,7 +45,7 @@ public final class HttpClientUploads {
             byte[] chunk = Arrays.copyOfRange(content, at, at + CHUNK);
             send(patch(upload, at, BodyPublishers.ofByteArray(chunk)), 204);
         }
-        // Of unknown size, and empty: it learns only now that nothing is left.
+        // Of unknown size, and empty: the client learns only now that nothing is left.
         send(patch(upload, content.length, BodyPublishers.fromPublisher(BodyPublishers.noBody())), 204);
         byte[] stored = send(HttpRequest.newBuilder(upload).GET(), 200).body();
         if (!Arrays.equals(stored, content)) {

@@ -40,7 +40,7 @@ public final class TusJavaClient {
         uploader.setChunkSize(16 * 1024);
         uploader.setRequestPayloadSize(PAYLOAD);
         while (uploader.uploadChunk() > -1) {
-            // Until there is nothing more to read.
+            // Until the input has ended.
         }
         uploader.finish();
         byte[] stored = uploader.getUploadURL().openStream().readAllBytes();

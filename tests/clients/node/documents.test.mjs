@@ -1,4 +1,4 @@
-// The samples of the README and of docs/, run as they are pasted. Only addresses are those of the test.
+// The samples of the README and of docs/, run as they are pasted. Only the addresses are replaced.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';

@@ -1,5 +1,6 @@
-// tus-js-client and an application that is asked before uploads are created, finished and deleted: its no is a failure,
-// and while it cannot be asked the client waits by itself. So is the no of the server's own policy.
+// tus-js-client and an application with hooks before uploads are created, finished and deleted: a rejection is a
+// failure, and while the application is unavailable the client retries on its own. The server's content policy rejects
+// in the same way.
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -91,7 +92,7 @@ for (const protocol of ['tus-v1', 'ietf-draft-03', 'ietf-draft-05']) {
       assert.deepEqual(answers.slice(0, 4), ['POST 503', 'POST 503', 'POST 503', 'POST 201']);
     });
 
-    // With the delays it has by default, against a server with its defaults.
+    // With its default delays, against a server with its defaults.
     test('waits by itself until the application can be asked before completion', async (t) => {
       const { application, server } = await start(t, 'outage-finish', ['pre_finish']);
       application.behave(() => (application.requests.length < 2 ? 500 : 204));
@@ -112,8 +113,8 @@ for (const protocol of ['tus-v1', 'ietf-draft-03', 'ietf-draft-05']) {
   });
 }
 
-// Longer than HEAD waits. In the drafts of the IETF only 5xx says that trouble may pass, and after that this client starts
-// over; so this is for tus alone.
+// Longer than HEAD waits. In the IETF drafts only 5xx marks a temporary failure, and after that this client starts
+// over; so this test is for tus alone.
 test('tus-js-client waits by itself through a longer outage', async (t) => {
   const limits = { takeover_timeout: '100ms', sweep_every: '300ms' };
   const { application, server } = await start(t, 'long-outage', ['pre_finish'], { limits });
@@ -153,7 +154,7 @@ describe('tus-js-client that is not let go of an upload', () => {
     const { server } = await keeping(t);
     let upload;
     const aborted = new Promise((stopped) => {
-      // Where it stands after the first part.
+      // The upload is aborted after its first part.
       const onChunkComplete = () => stopped(upload.abort(true).then(() => 'deleted', (error) => error));
       const begun = startUpload(bytes, { endpoint: server.endpoint, chunkSize: 300_000, onChunkComplete });
       upload = begun.upload;

@@ -1,4 +1,4 @@
-// tus-js-client when the server turns it away for a while: it goes on with its upload, and never begins another.
+// tus-js-client when the server sheds its requests for a while: it resumes its upload, and never begins another.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';

@@ -1,4 +1,5 @@
-// tus-js-client against the real server: every way it can send a file, and every way it can be interrupted.
+// tus-js-client against the real server: every way in which it can send a file, and every way in which it can be
+// interrupted.
 
 import assert from 'node:assert/strict';
 import { createReadStream } from 'node:fs';

@@ -1,5 +1,5 @@
-// tus-js-client speaking the IETF drafts, against the real server. It names interop numbers 5 and 6, and asks for nothing
-// that needs interim responses; Node hands those to whoever listens.
+// tus-js-client with the IETF drafts, against the real server. It uses interop versions 5 and 6, and needs no interim
+// responses; Node emits those as events.
 
 import assert from 'node:assert/strict';
 import { createReadStream } from 'node:fs';
@@ -84,7 +84,8 @@ for (const [protocol, number] of [
       await assertComplete(url, digestOf(Buffer.alloc(0)));
     });
 
-    // One that ends where a chunk does is never finished by this client in Node: it waits for bytes and sends nothing.
+    // In Node this client never finishes a stream that ends at the end of a chunk: it waits for bytes and sends
+    // nothing.
     test('sends a stream whose length it learns at the end', async () => {
       const pieces = Array.from({ length: 64 }, (_, i) =>
         bytes.subarray((i * bytes.length) / 64, ((i + 1) * bytes.length) / 64),

@@ -1,9 +1,8 @@
-// One upload by tus-js-client in a process of its own, to be killed and started again by a test.
-//
+// One upload by tus-js-client in a separate process, which a test can kill and start again.
 //     node upload.mjs '{"endpoint": "http://…/files", "file": "…", "storage": "…", "options": {…}}'
 //
-// With "storage", a file, the upload's URL is kept there, and an upload found in it is resumed. Tells what happens on
-// standard output, one JSON object a line: {event: "url" | "answer" | "retry" | "success" | "error", …}.
+// With "storage", a file, the upload's URL is stored there, and an upload found in it is resumed. Progress is printed
+// to standard output, one JSON object per line: {event: "url" | "answer" | "retry" | "success" | "error", …}.
 
 import { createReadStream } from 'node:fs';
 import { FileUrlStorage, Upload } from 'tus-js-client';

@@ -1,5 +1,5 @@
-// Webhooks as receivers see them: verified by the libraries of npm, and by node's own cryptography where those cannot;
-// bodies judged by the schemas that the server serves.
+// Webhooks as receivers see them: verified by the libraries of npm, and by node's own cryptography where those lack
+// support; bodies are validated against the schemas that the server serves.
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
@@ -186,7 +186,7 @@ describe('bodies', () => {
       media: { allowed_types: ['application/octet-stream', 'text/plain', 'image/gif'] },
       webhooks: { ...webhooks, endpoints: [] },
     };
-    // One is of the configuration, the other is made through the API.
+    // One is defined in the configuration, the other is created through the API.
     const receiver = await Receiver.start({ t, verify: (body) => JSON.parse(body) });
     const full = { receiver, endpoint: { id: 'full', secret: receiver.secret } };
     config.webhooks.endpoints.push(receiver.endpoint({ name: 'full', events: ['*'] }));
@@ -198,7 +198,8 @@ describe('bodies', () => {
     await newsOfSending(server, t);
     await Promise.all([full, thin].map(({ endpoint }) => administered(server, 'POST', `/endpoints/${endpoint.id}/test`)));
 
-    // Questions of hooks go elsewhere, and only a failure that lasts for half an hour or more makes the other.
+    // The requests of hooks go elsewhere, and the other event occurs only after a failure that lasts for half an hour
+    // or more.
     const unheard = (type) => type.startsWith('hook.') || type === 'endpoint.failing';
     const expected = schemas.types.filter((type) => !unheard(type)).sort();
     for (const { receiver, endpoint } of [full, thin]) {
@@ -309,11 +310,11 @@ async function everyEndOfAnUpload(server, receiver) {
   assert.ok((await patch(broken, 0, bytes.subarray(0, 5))).status >= 400);
   const forgotten = await create(server, 5);
   await patch(forgotten, 0, bytes.subarray(0, 2));
-  // In JSON each of these takes six bytes, which is more than an event may have.
+  // In JSON each of these bytes takes six, so together they exceed the limit of an event.
   const large = Buffer.alloc(5500, 1).toString('base64');
   const talkative = await create(server, 5, { 'Upload-Metadata': `large ${large}` });
   await patch(talkative, 0, bytes.subarray(0, 5));
-  // What the bytes are is told; and refused, where they are not what the server is for.
+  // The detected content type is reported, and content that the server is not for is rejected.
   const [gif, png] = [GIF, PNG].map((start) => Buffer.concat([start, Buffer.alloc(100)]));
   const [liked, disliked] = [await create(server, gif.length), await create(server, png.length)];
   await patch(liked, 0, gif);

@@ -24,7 +24,7 @@ TUS = {"Tus-Resumable": "1.0.0"}
 
 
 def until(what, probe, timeout=15):
-    """Asks `probe` until it gives something true, and returns that."""
+    """Calls `probe` repeatedly until it returns something true, and returns that."""
     deadline = time.monotonic() + timeout
     while not (answer := probe()):
         if time.monotonic() > deadline:
@@ -58,7 +58,7 @@ _CASTAGNOLI = [_castagnoli(byte) for byte in range(256)]
 
 
 class Server:
-    """The real executable, on a port and with a data folder of its own."""
+    """The real executable, on its own port and with its own data folder."""
 
     def __init__(self, name, config=""):
         SCRATCH.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}/files/"
 
     def start(self):
-        # LONGSHORE_BIN and its like are ours; the server would read every LONGSHORE_* as a setting.
+        # LONGSHORE_BIN and similar variables belong to the tests; the server would read every LONGSHORE_* as a setting.
         env = {name: value for name, value in os.environ.items() if not name.startswith("LONGSHORE_")}
         command = [BINARY, "serve", "--listen", f"127.0.0.1:{self.port}"]
         command += ["--data-dir", self.folder / "data", "--config", self.config]
@@ -95,7 +95,7 @@ class Server:
         shutil.rmtree(self.folder)
 
     def request(self, method, path, headers=None, body=None):
-        """One request with exactly these headers, tus version included; gives `(status, headers, body)`."""
+        """Sends one request with exactly these headers, tus version included; returns `(status, headers, body)`."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request(method, path, body=body, headers=TUS if headers is None else headers)
@@ -114,7 +114,7 @@ class Server:
 
 
 class Receiver:
-    """Hears webhooks and verifies each with the Standard Webhooks library of PyPI."""
+    """Receives webhooks, and verifies each with the Standard Webhooks library of PyPI."""
 
     def __init__(self):
         self.secret = "whsec_" + base64.b64encode(os.urandom(32)).decode()

@@ -1,4 +1,4 @@
-"""A TCP proxy that is a bad network: it cuts a connection after so many bytes, politely (FIN) or not (RST)."""
+"""A TCP proxy that acts as a bad network: it cuts a connection after a number of bytes, with FIN or with RST."""
 
 import contextlib
 import socket
@@ -23,7 +23,7 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def cut_after(self, count, how):
-        """Cuts the connection that carries the `count`-th byte to the server from now."""
+        """Cuts the connection that carries the `count`-th byte from now to the server."""
         with self._lock:
             self.cuts.append((self.sent + count, how))
             self.cuts.sort()
@@ -74,7 +74,7 @@ class Proxy:
         for side in (source, target):
             if how == "rst":
                 side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            # A socket is only closed once the thread that reads from it is told to stop.
+            # A socket is closed only when the thread that reads from it stops.
             with contextlib.suppress(OSError):
                 side.shutdown(socket.SHUT_RD if how == "rst" else socket.SHUT_RDWR)
             side.close()

@@ -1,4 +1,4 @@
-"""Sends a file by tuspy, up to an offset, in a process of its own: resume.py ENDPOINT FILE STORAGE [STOP_AT]."""
+"""Sends a file with tuspy, up to an offset, in a separate process: resume.py ENDPOINT FILE STORAGE [STOP_AT]."""
 
 import sys
 

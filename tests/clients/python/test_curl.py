@@ -1,4 +1,4 @@
-"""curl against the real server: whole files, forms, and going on after a break."""
+"""curl against the real server: whole files, forms, and resuming after an interruption."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class Curl(unittest.TestCase):
         cls.server.dispose()
 
     def curl(self, *arguments, check=True, stdin=None):
-        """Runs curl; gives the answer's status, header fields and body."""
+        """Runs curl; returns the status, the headers and the body of the response."""
         command = ["curl", "-sS", "-i", *map(str, arguments)]
         ran = subprocess.run(command, capture_output=True, check=False, input=stdin, timeout=120)
         if check:
@@ -105,7 +105,7 @@ class Curl(unittest.TestCase):
         self.assertEqual(status, 201)
         url = urllib.parse.urljoin(self.base, fields["location"])
         status, _, _ = self.curl("-X", "PUT", "-H", f"Content-Range: bytes 0-999999/{len(DATA)}", "--data-binary", "@-", url, stdin=DATA[:1_000_000])
-        # Not aligned, and so refused; the next is.
+        # Not aligned, and therefore rejected; the next request is aligned.
         self.assertEqual(status, 400)
         status, _, _ = self.curl("-X", "PUT", "-H", f"Content-Range: bytes 4096-8191/{len(DATA)}", "--data-binary", "@-", url, stdin=DATA[4096:8192])
         self.assertEqual(status, 202)

@@ -1,4 +1,4 @@
-"""go-tus, a client of tus for Go."""
+"""go-tus, a tus client for Go."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ class Go(unittest.TestCase):
         self.server.dispose()
 
     def test_go_tus_resumes_files_of_every_size(self):
-        # The toolchain that is there has to do, also where it would fetch a newer one.
+        # The installed toolchain has to be enough, even if Go would download a newer one.
         environment = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
         ran = subprocess.run(
             ["go", "run", ".", self.server.endpoint],

@@ -22,16 +22,16 @@ from proxy import Proxy
 
 MIB = 1 << 20
 CHUNK = 256 * 1024
-# More than google-cloud-storage sends in one request (8 MiB), and no whole number of chunks.
+# More than google-cloud-storage sends in one request (8 MiB), and not a whole number of chunks.
 LARGE = noise(9 * MIB + 12_345, 7)
-# Just enough for some chunks; an exact multiple is the odd case for streams of unknown length.
+# A few chunks; an exact multiple is the special case for streams of unknown length.
 EXACT = LARGE[: 4 * CHUNK]
 ODD = LARGE[: 3 * CHUNK + 77]
 CHECKSUMS = (None, "md5", "crc32c", "auto")
 
 
 class Endless(io.RawIOBase):
-    """A stream that can say neither its size nor go back."""
+    """A stream that neither knows its size nor can seek."""
 
     def __init__(self, data):
         self._inner = io.BytesIO(data)
@@ -65,7 +65,7 @@ class WithServer(unittest.TestCase):
         return self.server.get_json("/api/v1/uploads?limit=1")["uploads"][0]
 
     def assert_stored(self, told, data, name="video.mp4"):
-        """The newest upload is `data`, and the object told of it says so."""
+        """Asserts that the newest upload is `data`, and that the returned object describes it."""
         self.assertEqual(told["size"], str(len(data)))
         self.assertEqual(told["md5Hash"], base64.b64encode(hashlib.md5(data).digest()).decode())
         self.assertEqual(told["crc32c"], base64.b64encode(google_crc32c.Checksum(data).digest()).decode())
@@ -119,7 +119,7 @@ class ResumableMedia(WithServer):
             for at in (500, CHUNK // 3, CHUNK - 1, CHUNK + 1, 2 * CHUNK + 999):
                 with self.subTest(how=how, at=at), requests.Session() as transport:
                     upload = self.begin(ODD, transport, checksum="crc32c")
-                    # Its own retries would send the chunk again; here the client asks first.
+                    # Its own retries would send the chunk again; here the client requests the offset first.
                     upload._retry_strategy = RetryStrategy(max_retries=0)
                     self.proxy.cut_after(at, how)
                     cuts = answer = 0
@@ -161,7 +161,7 @@ class ResumableMedia(WithServer):
             with self.subTest(checksum=checksum), requests.Session() as transport:
                 upload = self.begin(ODD, transport, checksum=checksum)
                 upload.transmit_next_chunk(transport)
-                # As if a byte had been changed after the client has seen it.
+                # This simulates a byte that changed after the client had read it.
                 upload._checksum_object.update(b"!")
                 with self.assertRaises(Exception):
                     self.finish(upload, transport)
@@ -256,7 +256,7 @@ class CloudStorage(WithServer):
 
 
 class ApiClient(WithServer):
-    """google-api-python-client, with an API of our own that uploads as Google's do."""
+    """google-api-python-client, with an API of the test that accepts uploads as Google's APIs do."""
 
     config = '[limits]\nidle_timeout = "1s"\n'
 
@@ -305,8 +305,9 @@ class ApiClient(WithServer):
             try:
                 _, answer = request.next_chunk()
             except (OSError, HttpError) as error:
-                # It asks where it is before it sends more. When a connection was closed, its HTTP library sends the
-                # chunk again by itself, although it has read it to its end: of that the server gets to see only silence.
+                # The client requests the offset before it sends more. When a connection was closed, its HTTP library
+                # repeats the chunk without being asked, although it has read it to its end: the server then sees only
+                # silence.
                 self.assertTrue(cuts and getattr(error, "status_code", 503) == 503, error)
         return answer
 

@@ -1,4 +1,4 @@
-"""tuspy, Google's library and curl, and an application that is asked before uploads are created and finished."""
+"""tuspy, Google's library and curl, and an application with hooks before uploads are created and finished."""
 
 import io
 import json
@@ -20,7 +20,7 @@ REFUSAL = (200, {"reject": {"status": 422, "message": "not a video"}})
 
 
 class Application(Receiver):
-    """Verifies what it is asked, as receivers do, and answers what it is told to."""
+    """Verifies the requests of hooks, as receivers do, and sends the configured answers."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ class Asked(unittest.TestCase):
         self.addCleanup(self.server.dispose)
 
     def begin_choosy(self):
-        """A server that takes nothing but films."""
+        """Starts a server that accepts only films."""
         self.server = Server("choosy", '[media]\nallowed_types = ["video/*"]\n')
         self.addCleanup(self.server.dispose)
 
@@ -151,7 +151,7 @@ class Google(Asked):
 
 
 class Curl(Asked):
-    """Whole files, sent in every way that curl has."""
+    """Whole files, sent in every way that curl supports."""
 
     WAYS = {
         "PUT": lambda file, url: ["-T", file, f"{url}/a.mp4"],
@@ -169,7 +169,7 @@ class Curl(Asked):
         self.assertEqual(ran.returncode, 0, ran.stderr)
         body, told = ran.stdout.rsplit(b"\n", 1)
         self.assertEqual((int(told), json.loads(body)["type"]), (status, f"urn:longshore:problem:{code}"))
-        # What scripts look at.
+        # The exit code that scripts check.
         ran = subprocess.run([*command, "--fail"], capture_output=True, check=False, input=DATA, timeout=60)
         self.assertEqual(ran.returncode, 22, ran.stderr)
 

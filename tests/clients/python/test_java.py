@@ -1,4 +1,4 @@
-"""Clients of the JVM: the one of the JDK, and tus-java-client."""
+"""Clients on the JVM: that of the JDK, and tus-java-client."""
 
 import pathlib
 import shutil

@@ -1,4 +1,4 @@
-"""`/metrics`, read by the parsers of prometheus_client and, where it is installed, judged by promtool."""
+"""`/metrics`, parsed by prometheus_client and, if it is installed, checked by promtool."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as text
 from harness import Receiver, Server
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-# What Prometheus 3 sends.
+# The Accept header of Prometheus 3.
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
@@ -51,7 +51,7 @@ class Metrics(unittest.TestCase):
                 self.assertTrue(family.documentation, family.name)
                 self.assertNotEqual(family.type, "unknown", family.name)
             found = {(sample.name, frozenset(sample.labels.items())) for family in families for sample in family.samples}
-            # What the first scrape has changed itself.
+            # The series that the first scrape itself changed.
             samples[kind] = {(name, labels) for name, labels in found if name != "longshore_http_requests_total"}
         self.assertEqual(*samples.values())
 

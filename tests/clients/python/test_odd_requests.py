@@ -1,4 +1,4 @@
-"""Requests no good client sends: each is answered with a clear error, and the server is well afterwards."""
+"""Invalid requests: each is answered with a clear error, and the server stays healthy."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ class OddRequests(unittest.TestCase):
         return int(told["Upload-Offset"])
 
     def assert_problem(self, answer, status):
-        """RFC 9457, and what every tus answer owes."""
+        """Checks RFC 9457, and the headers that every tus response must have."""
         got, headers, body = answer
         self.assertEqual(got, status, body)
         self.assertEqual(headers["Tus-Resumable"], "1.0.0")
@@ -52,7 +52,7 @@ class OddRequests(unittest.TestCase):
             with self.subTest(length=length):
                 headers = {**TUS, "Upload-Length": length.encode()}
                 answer = self.server.request("POST", "/files", headers)
-                # 2^63 is a number, only too large a one.
+                # 2^63 is a valid number, but too large.
                 self.assertIn(answer[0], (400, 413))
                 self.assert_problem(answer, answer[0])
 

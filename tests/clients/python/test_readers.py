@@ -1,4 +1,4 @@
-"""Programs that read parts of complete uploads: DuckDB, fsspec, wget and curl. Each asks HEAD for the size first."""
+"""Programs that read parts of complete uploads: DuckDB, fsspec, wget and curl. Each sends a HEAD for the size first."""
 
 import hashlib
 import shutil
@@ -21,7 +21,7 @@ class Readers(unittest.TestCase):
         cls.server = Server("readers")
         cls.proxy = Proxy(cls.server.port)
         cls.file = cls.server.folder / "source.parquet"
-        # Digests, which do not get smaller; and in many groups, so that a reader needs only one.
+        # Digests, because they do not compress; and in many groups, so that a reader needs only one.
         rows = "SELECT range AS i, md5(range::text) AS digest FROM range(100_000)"
         duckdb.sql(f"COPY ({rows}) TO '{cls.file}' (FORMAT parquet, ROW_GROUP_SIZE 5_000)")
         cls.data = cls.file.read_bytes()
@@ -34,7 +34,7 @@ class Readers(unittest.TestCase):
 
     @classmethod
     def stored(cls):
-        """The file, uploaded in every protocol."""
+        """The file, uploaded in every dialect."""
         size = str(len(cls.data))
         for name, path, headers in (
             ("tus", "/files", {"Tus-Resumable": "1.0.0", "Upload-Length": size, **OCTETS}),

@@ -1,4 +1,4 @@
-"""Other clients of tus in Python: aiotus, which does not resolve a relative Location, tus.py and resumable-upload."""
+"""Other tus clients in Python: aiotus, which does not resolve a relative Location, tus.py and resumable-upload."""
 
 import asyncio
 import unittest

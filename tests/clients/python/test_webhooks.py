@@ -1,4 +1,4 @@
-"""Webhooks verified by the libraries of PyPI, and by `cryptography` where those know no ed25519."""
+"""Webhooks verified by the libraries of PyPI, and by `cryptography` where those do not support ed25519."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from harness import Server, id_of, noise, until
 DATA = noise(50_000, 8)
 UPLOADED = ["created", "receiving", "received", "verified", "stored", "completed"]
 
-# Receivers of these tests are on loopback, where the API lets them be only when told so.
+# Receivers of these tests are on loopback, which the API permits only with this setting.
 CONFIG = '[webhooks]\nallow_networks = ["127.0.0.0/8"]\n'
 
 LIBRARIES = {
@@ -30,7 +30,7 @@ LIBRARIES = {
 
 
 def hmac(library, secret):
-    """A verifier of `v1` by a library: a function of headers and body that says whether it accepts."""
+    """Returns a verifier of `v1` by a library: a function of headers and body that reports whether it accepts."""
     make, refusal = LIBRARIES[library]
     webhook = make(secret)
 
@@ -45,7 +45,7 @@ def hmac(library, secret):
 
 
 def ed25519(public_key):
-    """A verifier of `v1a`: the same, of a public key."""
+    """Returns a verifier of `v1a`: the same, for a public key."""
     prefix, encoded = public_key.split("_", 1)
     assert prefix == "whpk", public_key
     key = Ed25519PublicKey.from_public_bytes(base64.b64decode(encoded, validate=True))
@@ -69,7 +69,7 @@ def ed25519(public_key):
 
 
 class Ear:
-    """Keeps every request as it came, `(headers, body)`, and accepts it."""
+    """Records every request unchanged, `(headers, body)`, and accepts it."""
 
     def __init__(self):
         self.requests = []
@@ -116,7 +116,7 @@ class Webhooks(unittest.TestCase):
             return json.load(answer)
 
     def listening(self, name, **terms):
-        """An endpoint of this name, and what hears it."""
+        """Creates an endpoint of this name, with a receiver."""
         ear = Ear()
         self.addCleanup(ear.dispose)
         return ear, self.administer("/endpoints", id=name, url=ear.url, **terms)
