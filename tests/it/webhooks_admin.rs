@@ -600,7 +600,8 @@ async fn an_endpoint_cannot_have_a_name_of_the_server() {
 async fn a_listener_prints_what_it_hears() {
     let listener = Program::start(&["webhooks", "listen", "--listen", "127.0.0.1:0"]);
     let told = printed(&listener, "Ctrl-C").await;
-    let block = told.split_once("\n\n").and_then(|(_, rest)| rest.split_once("\n\nCtrl-C")).expect("a block to copy").0;
+    let block =
+        told.split_once("\n\n").and_then(|(_, rest)| rest.split_once("\n\nPress Ctrl-C")).expect("a block to copy").0;
     let (_folder, server) = server_with(block);
     let path = server.client().await.create(1).await;
     let heard = printed(&listener, "upload.created").await;
