@@ -259,8 +259,8 @@ impl RoutePath {
         }
         let allowed = if is_read { "GET, HEAD, OPTIONS" } else { "OPTIONS" };
         let detail = format!(
-            "this listener serves only reads and supports only {allowed}; send uploads and changes to the main \
-             listener (listen)"
+            "this listener serves only reads and supports {allowed} at this path; send uploads and changes to the \
+             main listener (listen)"
         );
         Some(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "read-only", detail).with(header::ALLOW, allowed))
     }
