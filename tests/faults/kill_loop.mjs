@@ -92,7 +92,7 @@ async function storedFiles() {
 async function compareStoredBytes(id, bytes, offset) {
   if (offset === 0) return;
   const file = (await storedFiles()).find((stored) => stored.id === id);
-  if (!file) return; // Being moved to its final place; the download at the end compares it.
+  if (!file) return; // The file is being moved to its final place; the download at the end compares it.
   let handle;
   try {
     handle = await open(file.path);

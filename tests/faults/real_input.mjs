@@ -102,7 +102,7 @@ class Watch {
         if (this.stages.at(-1) !== told.stage) this.stages.push(told.stage);
       } catch (error) {
         if (error instanceof assert.AssertionError) throw error;
-        this.unanswered += 1; // The server is dead just now.
+        this.unanswered += 1; // The server is dead at the moment.
       }
       await sleep(25);
     }

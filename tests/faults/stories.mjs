@@ -15,7 +15,7 @@ const AFTER = {
   'upload.verified': ['upload.received'],
   'upload.stored': ['upload.verified'],
   'upload.completed': ['upload.stored'],
-  'upload.failed': ['upload.created'], // A concatenation cut short; nothing else fails here.
+  'upload.failed': ['upload.created'], // A concatenation that was interrupted; nothing else fails here.
   'upload.expired': ['upload.created', 'upload.receiving', 'upload.stalled', 'upload.resumed', 'upload.received'],
   'upload.terminated': Object.freeze([...ONCE.slice(0, 5), 'upload.stalled', 'upload.resumed', 'upload.completed']),
 };

@@ -110,7 +110,7 @@ const MOMENTS = {
         if (dice.chance(0.5)) await trial.uploads();
         else trial.beginUploads();
         for (const one of dice.chance(0.5) ? [change, rotation] : [rotation, change]) {
-          one.does().then((answer) => (one.answer = answer), () => {}); // A lost answer says nothing.
+          one.does().then((answer) => (one.answer = answer), () => {}); // A lost response proves nothing.
         }
         await sleep(dice.between(0, 150));
       },

@@ -180,7 +180,7 @@ async function soak() {
     timeout: 60_000,
     every: 250,
   }).catch((error) => console.error(String(error)));
-  await sleep(1000); // What comes twice has a moment to do so.
+  await sleep(1000); // Time for duplicates to arrive.
   await report(sent, disk, lag);
 }
 

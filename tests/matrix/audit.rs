@@ -189,7 +189,7 @@ impl Audit {
         })
     }
 
-    /// Checks that everything that a client was told of an upload still holds.
+    /// Checks that every answer to a client about an upload still holds.
     fn check_told(&self, known: &Known) -> Option<(Promised, String)> {
         let name = known.name;
         let Some(row) = self.before.get(&known.id) else {

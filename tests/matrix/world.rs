@@ -82,7 +82,7 @@ enum Phase {
     Proof,
 }
 
-/// How a life ended.
+/// The end of a life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     /// Another life begins.

@@ -139,7 +139,7 @@ describe('Uppy in Chromium, from another origin', () => {
     await choose();
     await sentMoreThan(before + 2 * MIB);
     await context.setOffline(true);
-    proxy.cutAll('rst'); // Playwright's switch stops new requests only; a network that is gone takes the old one along.
+    proxy.cutAll('rst'); // Playwright's switch stops new requests only; a lost network also cuts the current one.
     await sleep(1500);
     const { url, done } = await seen();
     assert.equal(done, undefined);

@@ -117,7 +117,7 @@ export class Receiver {
     try {
       for await (const chunk of request) chunks.push(chunk);
     } catch {
-      return; // The sender went away; it will send again.
+      return; // The sender has disconnected; it will send again.
     }
     const body = Buffer.concat(chunks).toString('utf8');
     let event;

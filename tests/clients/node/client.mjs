@@ -30,7 +30,7 @@ export function startUpload(source, options) {
     await upload.abort();
     throw error;
   });
-  done.catch(() => {}); // Whoever awaits `done` sees the error; a test that gives up on the upload need not.
+  done.catch(() => {}); // A test that awaits `done` sees the error; a test that abandons the upload does not need it.
   return { upload, done };
 }
 

@@ -240,7 +240,7 @@ describe('tus-js-client', () => {
     proxy.rate = 8 * MIB;
     const stale = startUpload(bytes, { endpoint: proxy.endpoint });
     await until('some bytes to pass', () => proxy.sent > MIB);
-    proxy.stall(); // As when a phone changes networks: nobody tells the server.
+    proxy.stall(); // As when a phone changes networks: the server gets no notice.
     const uploadUrl = `${server.endpoint}/${idOf(stale.upload.url)}`;
     const started = Date.now();
     await uploadAll(bytes, { uploadUrl, retryDelays: null });
