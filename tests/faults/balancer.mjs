@@ -67,7 +67,7 @@ async function freePort() {
   return port;
 }
 
-/** Starts the program in front of `server`; it ends with the test `t`. Gives its port. */
+/** Starts the program in front of `server`; it ends with the test `t`. Returns its port. */
 export async function startBalancer(name, server, t) {
   const { args, config } = PROGRAMS[name];
   const port = await freePort();

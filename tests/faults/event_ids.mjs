@@ -7,7 +7,7 @@ import { join } from 'node:path';
 
 const hmac = (key, text) => createHmac('sha256', key).update(text).digest();
 
-/** The id of the event of an upload with this sequence, in the stream of that upload. */
+/** Returns the id of the event of an upload with this sequence, in the stream of that upload. */
 export async function eventId(dataFolder, uploadId, sequence) {
   const lines = (await readFile(join(dataFolder, 'longshore.key'), 'utf8')).split('\n');
   const [, key] = lines.find((line) => line && !line.startsWith('#')).split(':');

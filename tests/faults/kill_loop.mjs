@@ -31,7 +31,7 @@ const ROUNDS = Number(options.rounds);
 const UPLOADS_AT_ONCE = Number(options.uploads);
 const SEED = Number(options.seed);
 
-/** Longer than any upload here rests while its client still wants it. */
+/** Longer than any upload here is idle while its client still wants it. */
 const EXPIRY_S = 30;
 
 const UUID_LENGTH = 36;
@@ -61,9 +61,9 @@ const world = {
   server,
   random: random(SEED),
   counts: { acknowledgements: 0, resumed: 0, lost: 0, conflicts: 0, unavailable: 0, compared: 0 },
-  /** Every upload whose URL a client has learned: id to what became of it. */
+  /** Every upload whose URL a client has learned: its outcome by id. */
   known: new Map(),
-  /** The bytes of every story, by the number in the metadata: also for uploads whose URL got lost on its way. */
+  /** The bytes of every story, by the number in the metadata: also for uploads whose URL was lost on its way. */
   bytes: new Map(),
   born(upload) {
     this.known.set(upload.id, upload);
@@ -71,7 +71,10 @@ const world = {
   check: compareStoredBytes,
 };
 
-/** All files below the data folder that hold uploads' bytes, as `{folder, id, path}`. Their names begin with the id. */
+/**
+ * Returns all files below the data folder that hold bytes of uploads, as `{folder, id, path}`. Their names begin with
+ * the id.
+ */
 async function storedFiles() {
   const found = [];
   for (const folder of ['incoming', 'files']) {
@@ -88,7 +91,7 @@ async function storedFiles() {
   return found;
 }
 
-/** Whether the file of an upload begins with the first `offset` of `bytes`. */
+/** Checks that the file of an upload begins with the first `offset` of `bytes`. */
 async function compareStoredBytes(id, bytes, offset) {
   if (offset === 0) return;
   const file = (await storedFiles()).find((stored) => stored.id === id);
@@ -111,7 +114,7 @@ async function compareStoredBytes(id, bytes, offset) {
   }
 }
 
-/** One upload from creation to the end its client wants. `number` ties it to what is found on the server later. */
+/** Runs one upload from creation to the end that its client wants. `number` identifies it later on the server. */
 async function liveAStory(number) {
   const { random: dice } = world;
   const bytes = noise(dice.chance(0.1) ? dice.between(0, 3) : dice.between(1, 600_000), number);
@@ -229,7 +232,7 @@ function groupBy(items, field) {
   return groups;
 }
 
-/** Every upload ended as its client wanted, and completed ones hold what was sent. */
+/** Asserts that every upload ended as its client wanted, and that completed ones contain the bytes that were sent. */
 async function assertUploads(uploads) {
   const found = new Map(uploads.map((upload) => [upload.id, upload]));
   for (const id of world.known.keys()) assert.ok(found.has(id), `${id} was acknowledged and is gone`);
@@ -252,7 +255,9 @@ async function assertUploads(uploads) {
   }
 }
 
-/** Every upload's events tell one legal story without a gap, and all of them reached both receivers. */
+/**
+ * Asserts that every upload's events form one valid story without a gap, and that all of them reached both receivers.
+ */
 async function assertEvents(uploads) {
   const undelivered = (delivery) => !['succeeded', 'superseded'].includes(delivery.state);
   const all = await until(
@@ -295,7 +300,7 @@ async function assertEvents(uploads) {
   return told;
 }
 
-/** Each completed upload has its one file, and there is no other. */
+/** Asserts that each completed upload has its only file, and that there is no other file. */
 async function assertNoLeftovers(uploads) {
   const owners = new Set(uploads.filter(({ stage }) => stage === 'completed').map(({ id }) => id));
   const files = await storedFiles();

@@ -50,7 +50,7 @@ function shuffled(list) {
 const started = Date.now();
 const say = (text) => console.log(`${((Date.now() - started) / 1000).toFixed(1).padStart(7)} s  ${text}`);
 
-/** A file whose every block is different. */
+/** Makes a file whose blocks all differ. */
 async function makeSource(folder) {
   const path = join(folder, 'source');
   const file = await open(path, 'w');
@@ -65,7 +65,7 @@ async function makeSource(folder) {
 
 class Broken extends Error {}
 
-/** One request; `Broken` if the connection breaks or the server asks to come back later. */
+/** Sends one request. Rejects with `Broken` if the connection breaks or the server asks the client to retry later. */
 function send(method, url, { headers = {}, body, cutAfter } = {}) {
   return new Promise((fulfil, reject) => {
     const sent = request(url, { method, headers: { ...headers, 'content-length': body?.length ?? 0 }, agent: false });
@@ -115,7 +115,10 @@ async function sendRange(url, source, [first, last]) {
   return [first, last];
 }
 
-/** What is missing, as the server tells one that knows only the URL, in ranges of at most 16 MiB. */
+/**
+ * Returns the missing bytes, as the server reports them to a client that knows only the URL, in ranges of at most 16
+ * MiB.
+ */
 async function askMissing(url) {
   const { status: code, json } = await send('PUT', url, { headers: { 'content-range': 'bytes */*' } });
   assert.ok([200, 202].includes(code), JSON.stringify(json));

@@ -68,7 +68,7 @@ const RECIPES = {
   caddyfile: { program: 'caddy', marks: true, whole: (text) => `{\nadmin off\n}\n${text}`, call: (file) => ['run', '--adapter', 'caddyfile', '--config', file] },
 };
 
-/** Sends a request with exactly these headers and reads the whole answer. */
+/** Sends a request with exactly these headers and reads the whole response. */
 async function read(port, method, path, headers, body = '') {
   const sent = request({ host: '127.0.0.1', port, method, path, headers: { ...headers, 'Content-Length': body.length }, agent: false });
   sent.end(body);
@@ -77,14 +77,14 @@ async function read(port, method, path, headers, body = '') {
   return { status: answer.statusCode, headers: answer.headers, body: Buffer.concat(pieces) };
 }
 
-/** A folder that goes with the test. */
+/** Makes a folder that is removed with the test. */
 async function folderOf(name, t) {
   const folder = await scratchFolder(name);
   t.after(() => rm(folder, { recursive: true }));
   return folder;
 }
 
-/** Starts a recipe in front of a server; gives its port. */
+/** Starts a recipe in front of a server; returns its port. */
 async function startProxy({ language, text }, server, t) {
   const { program, whole, call, narrow } = RECIPES[language];
   const probe = createServer().listen(0, '127.0.0.1');
@@ -116,7 +116,7 @@ async function startProxy({ language, text }, server, t) {
   return port;
 }
 
-/** The server as the page says it has to be set up. */
+/** Starts the server with the settings that the page requires. */
 async function asOnThePage(t) {
   const folder = await folderOf('token', t);
   await writeFile(join(folder, 'token'), TOKEN);

@@ -6,18 +6,18 @@ import { createHash } from 'node:crypto';
 import { Lost, request } from './wire.mjs';
 import { sleep } from '../clients/harness/until.mjs';
 
-/** How an upload is sent. */
+/** The ways to send an upload. */
 export const KINDS = ['plain', 'with-data', 'deferred', 'checksummed'];
 
-/** So many wrong offsets in a row are more than a stale connection explains. */
+/** More wrong offsets in a row than a stale connection can cause. */
 const MAX_CONFLICTS = 50;
 
-/** For so long a server may ask its clients to come back later. */
+/** The longest time for which a server may ask its clients to retry later. */
 const PATIENCE_MS = 10_000;
 
 export class RawUpload {
   url;
-  /** The highest offset an answer has told. */
+  /** The highest offset that a response has reported. */
   acknowledged = 0;
   /** The end of the bytes that may have reached the server. */
   #sent = 0;
@@ -25,8 +25,8 @@ export class RawUpload {
   #refusedSince;
 
   /**
-   * `world` has `server`, `random` and `counts`, and `check(id, bytes, offset)` that compares what is stored.
-   * `metadata` and `concat` go into the creation.
+   * `world` has `server`, `random` and `counts`, and `check(id, bytes, offset)`, which compares the stored bytes.
+   * `metadata` and `concat` are sent with the creation.
    */
   constructor(world, bytes, { kind = 'plain', metadata = {}, concat } = {}) {
     Object.assign(this, { world, bytes, kind, metadata, concat });
@@ -118,7 +118,7 @@ export class RawUpload {
     assert.equal(this.acknowledged, start + count, 'a PATCH that succeeded stored all it carried');
   }
 
-  /** A stale connection of ours was still being read when we asked for the offset. */
+  /** Handles a wrong offset: a stale connection of this client was still being read when it requested the offset. */
   async #conflict() {
     this.world.counts.conflicts += 1;
     this.#conflicts += 1;
@@ -149,7 +149,7 @@ export class RawUpload {
     }
   }
 
-  /** Whether the server says to come back later, and if so, waits. */
+  /** Waits if the server asks to retry later, and returns whether it did. */
   async #isToWait(status) {
     if (status !== 503) {
       this.#refusedSince = undefined;
@@ -171,7 +171,7 @@ export class RawUpload {
     this.world.counts.acknowledgements += 1;
   }
 
-  /** Sends the body in pieces of random size at a random pace, and now and then cuts its own connection. */
+  /** Sends the body in pieces of random size at a random rate, and sometimes cuts its own connection. */
   #ask(method, path, headers, body = Buffer.alloc(0)) {
     const { random, server } = this.world;
     const pieces = [];
@@ -191,7 +191,7 @@ export class RawUpload {
   }
 }
 
-/** Joins `parts`, which have all their bytes; returns the path of the final upload. */
+/** Concatenates `parts`, which have all their bytes; returns the path of the final upload. */
 export async function concatenate(world, parts, metadata) {
   const headers = {
     'Upload-Concat': `final;${parts.map((part) => part.url).join(' ')}`,

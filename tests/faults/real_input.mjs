@@ -35,7 +35,7 @@ const { values: options } = parseArgs({
   },
 });
 const SIZE = bytesOf(options.size);
-/** How long the line takes for the whole file, breaks not counted. */
+/** The time that the line takes for the whole file, without interruptions. */
 const SECONDS = Number(options.seconds ?? 12 + SIZE / 2 ** 26);
 const KILLS = Number(options.kills);
 const run = promisify(execFile);
@@ -63,7 +63,10 @@ async function makeVideo(folder, size) {
   return video;
 }
 
-/** What a player makes of a file. Decodes the first and the last seconds, and fails on any error in them. */
+/**
+ * Returns the properties that a player finds in a file. Decodes the first and the last seconds, and fails on any error
+ * in them.
+ */
 async function play(file) {
   const { stdout } = await run('ffprobe', ['-v', 'error', '-of', 'json', '-show_format', '-show_streams', file]);
   const { format, streams } = JSON.parse(stdout);
@@ -78,7 +81,7 @@ async function play(file) {
   };
 }
 
-/** Asks for the status all along. Remembers every offset told, and when one is smaller than one before it. */
+/** Requests the status all the time. Records every reported offset, and when one is smaller than an earlier one. */
 class Watch {
   answers = 0;
   unanswered = 0;

@@ -22,7 +22,7 @@ const MIB = 1 << 20;
 const bytes = noise(10_000, 11);
 const WAITS = { timeout: '2s', connect_timeout: '1s', lease: '8s', retry_schedule: ['1s', '1s', '60s'], retry_jitter_percent: 0 };
 
-/** Reads whole requests off raw connections and has `answer(socket, request, count)` do as it likes. */
+/** Reads whole requests from raw connections and calls `answer(socket, request, count)` for each. */
 async function rawReceiver(t, answer) {
   const receiver = { requests: [], connections: 0 };
   const sockets = new Set();
@@ -52,7 +52,7 @@ async function rawReceiver(t, answer) {
   return receiver;
 }
 
-/** Where the first request in `text` ends; 0 if not all of it is there. */
+/** Returns the end of the first request in `text`, or 0 if it is incomplete. */
 function endOfRequest(text) {
   const head = text.indexOf('\r\n\r\n');
   if (head < 0) return 0;
@@ -60,7 +60,10 @@ function endOfRequest(text) {
   return text.length >= head + 4 + length ? head + 4 + length : 0;
 }
 
-/** A server that tells each of these addresses, and a good receiver, of one upload; `told(name)` is the delivery there. */
+/**
+ * Starts a server that notifies each of these addresses, and a good receiver, of one upload; `told(name)` is the
+ * delivery to one of them.
+ */
 async function serve(t, urls, { events = ['upload.completed'] } = {}) {
   const good = await Receiver.start({ t });
   const endpoints = Object.entries(urls).map(([name, url]) => ({ name, url, secret: newSecret(), events }));
@@ -74,7 +77,7 @@ async function serve(t, urls, { events = ['upload.completed'] } = {}) {
 }
 
 describe('answers', () => {
-  /** By name: what is answered, and what must be on record of the first attempt. */
+  /** By name: the reply, and the required record of the first attempt. */
   const ODD = {
     'http-1-0': [(socket) => socket.end('HTTP/1.0 200 OK\r\n\r\nthanks'), { status: 200, body: 'thanks' }],
     'http-1-0-with-length': [(socket) => socket.end('HTTP/1.0 204 No Content\r\nContent-Length: 0\r\n\r\n'), { status: 204 }],
@@ -200,7 +203,7 @@ describe('answers', () => {
   });
 });
 
-/** What is noted of a certificate that will not do. */
+/** The recorded reasons for rejected certificates. */
 const WHY = { 'for-another': /not valid for name/, expired: /Expired/, 'by-a-stranger': /UnknownIssuer/, 'by-itself': /invalid peer certificate/ };
 
 describe('connections', () => {
@@ -293,7 +296,7 @@ function drip(socket, text, everyMs) {
   }, everyMs);
 }
 
-/** The same again and again, until the other side has had enough. */
+/** Sends the same text repeatedly, until the other side ends the connection. */
 function repeat(socket, text, everyMs, first = '') {
   socket.write(first);
   const timer = setInterval(() => {
@@ -314,7 +317,7 @@ function makeAuthority(folder, name) {
   return { certificate, key };
 }
 
-/** A certificate that ends `days` from now; with -1 it has ended already. */
+/** Makes a certificate that ends `days` from now; with -1 it has ended already. */
 function makeCertificate(folder, name, authority, names, days = 2) {
   const [certificate, key, asked, extensions] = ['pem', 'key', 'csr', 'ext'].map((end) => join(folder, `${name}.${end}`));
   openssl('req', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', `/CN=${name}`, '-keyout', key, '-out', asked);

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 const ENDINGS = ['upload.completed', 'upload.failed', 'upload.expired', 'upload.terminated'];
 const ONCE = ['upload.created', 'upload.receiving', 'upload.received', 'upload.verified', 'upload.stored', ...ENDINGS];
 
-/** What each event may directly follow, progress left out. */
+/** The events that each event may directly follow, progress excluded. */
 const AFTER = {
   'upload.created': [],
   'upload.receiving': ['upload.created'],
@@ -20,7 +20,7 @@ const AFTER = {
   'upload.terminated': Object.freeze([...ONCE.slice(0, 5), 'upload.stalled', 'upload.resumed', 'upload.completed']),
 };
 
-/** `log` is every delivery of one upload to an endpoint that hears everything, by sequence. */
+/** Asserts the rules. `log` is every delivery of one upload to an endpoint that receives every event, by sequence. */
 export function assertStory(upload, log) {
   const types = log.map(({ type }) => type);
   const say = `${upload.id} (${upload.stage}): ${types.join(' ')}`;
@@ -37,9 +37,9 @@ export function assertStory(upload, log) {
 }
 
 /**
- * Every delivery in `log` is among the receiver's `arrivals`, unless later news made it pointless, and first arrivals
- * are in order of sequence. An event may overtake an earlier one only when that had its turn and was not accepted then.
- * Says how often that happened.
+ * Asserts that every delivery in `log` is among the receiver's `arrivals`, unless a later event superseded it, and that
+ * first arrivals are in order of sequence. An event may arrive before an earlier one only if the earlier one had its
+ * first attempt before and was not accepted then. Returns how often that happened.
  */
 export function assertEventsArrived(log, arrivals, uploadId) {
   const arrived = new Map(arrivals.map((arrival, place) => [arrival.id, place]));

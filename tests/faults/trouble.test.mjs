@@ -31,7 +31,7 @@ async function create(server, length) {
   return new URL(answer.headers.location, server.url).pathname;
 }
 
-/** Starts a PATCH that promises `length` bytes, sends `some`, and stays open. Resolves to the answer's text. */
+/** Starts a PATCH that announces `length` bytes, sends `some`, and stays open. Resolves to the text of the response. */
 function openPatch(server, path, length, some) {
   const socket = connect(server.port, '127.0.0.1');
   let text = '';
@@ -230,7 +230,7 @@ describe('an early answer while the body still arrives', () => {
   }
 });
 
-/** As a simple client does: sends all it has, and only then looks for an answer. */
+/** Acts like a simple client: sends everything, and only then reads the response. */
 function sendThenRead(port, path, headers, pieces) {
   return new Promise((done, failed) => {
     const socket = connect(port, '127.0.0.1');

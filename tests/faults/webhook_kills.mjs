@@ -21,30 +21,31 @@ import { Lost, request } from './wire.mjs';
 const TYPES = ['created', 'receiving', 'received', 'verified', 'stored', 'completed'].map((stage) => `upload.${stage}`);
 const UPLOADS_PER_ROUND = 4;
 
-/** Metadata near the limit, so that there is a middle of the request to die in. */
+/** Metadata near the limit, so that the server can die in the middle of the request. */
 const METADATA_BYTES = 5800;
 
 /**
- * What was answered so long before a kill must have been recorded by then. Disks that are busy with others take seconds
- * for one commit; that nothing comes again from before the round is what a fast one is held to.
+ * A response that was sent this long before a kill must have been recorded by then. A disk that is busy with other work
+ * takes seconds for one commit; on a fast disk, no delivery of an earlier round may be repeated.
  */
 const RECORDED_WITHIN_MS = 15_000;
 
-/** How many deliveries of a replay are queued in a second, and of how many uploads at least. */
+/** The number of deliveries of a replay that are queued per second, and the minimum number of its uploads. */
 const REPLAY_RATE = 40;
 const UPLOADS_TO_REPLAY = 12;
 
 const PATIENCE = { timeout: 60_000, every: 50 };
 
 /**
- * The moments. Each makes, for one round of a trial, `before`, which does something worth a kill and resolves when it is
- * time for it; and if need be `down`, called while the server is down, and `up`, once it is back.
+ * The moments of the kills. For one round of a trial, each returns `before`, which creates the situation for a kill and
+ * resolves at the right time, and if needed `down`, called while the server is down, and `up`, called when it runs
+ * again.
  */
 const MOMENTS = {
-  /** The client has its answer: the change is committed, nobody may have claimed its events yet. */
+  /** The client has its response: the change is committed, and possibly no sender has claimed its events yet. */
   answered: (trial) => ({ before: () => trial.uploads() }),
 
-  /** The whole request has arrived, and no byte of an answer was sent. */
+  /** The whole request has arrived, and no byte of a response was sent. */
   arrived: (trial) => ({ before: () => trial.atRequest(() => {}) }),
 
   /** A part of the request has arrived; the rest never does. */
@@ -59,12 +60,12 @@ const MOMENTS = {
     },
   }),
 
-  /** The receiver has got no further than the first line of its answer. */
+  /** The receiver has sent only the first line of its response. */
   'status-line': (trial) => ({
     before: () => trial.atRequest((_entry, response) => response.socket.write('HTTP/1.1 200 OK\r\n')),
   }),
 
-  /** The whole answer was sent; perhaps it was read, perhaps what came of it is recorded. */
+  /** The whole response was sent; it may have been read, and its result may have been recorded. */
   responded: (trial) => ({
     async before() {
       await trial.atRequest((entry, response) => trial.accept(entry, response));
@@ -72,7 +73,7 @@ const MOMENTS = {
     },
   }),
 
-  /** An attempt has failed and the next is to come. */
+  /** An attempt has failed and the next one is planned. */
   'backing-off'(trial) {
     const { server, receivers } = trial;
     let waiting;
@@ -95,7 +96,7 @@ const MOMENTS = {
     };
   },
 
-  /** An endpoint is being given a new secret, another address, other headers. */
+  /** An endpoint is getting a new secret, another address, other headers. */
   changing(trial) {
     const { server, receivers, dice, round } = trial;
     const secret = newSecret();
@@ -136,7 +137,7 @@ const MOMENTS = {
     };
   },
 
-  /** A replay has sent a part of what it is to send. */
+  /** A replay has sent some of its deliveries. */
   replaying(trial) {
     const { server, dice } = trial;
     const name = `late-${trial.round}`;
@@ -169,7 +170,7 @@ const MOMENTS = {
     };
   },
 
-  /** The server was asked to stop and has not ended yet. */
+  /** The server was signaled to stop and has not ended yet. */
   stopping: (trial) => ({
     async before() {
       for (const receiver of Object.values(trial.receivers)) {
@@ -184,23 +185,26 @@ const MOMENTS = {
   }),
 };
 
-/** One kind of kill, again and again. */
+/** One kind of kill, repeated. */
 class Trial {
   receivers = {};
   secrets = [];
-  /** Ids of the uploads whose client was told that all their bytes are there. */
+  /** Ids of the uploads whose client has a response that all their bytes are stored. */
   acknowledged = [];
   round = 0;
   counts = { rounds: 0, uploads: 0, unanswered: 0, events: 0, arrivals: 0, repeats: 0 };
-  /** All uploads there are, as the server lists them. */
+  /** All uploads, as the server lists them. */
   #uploads = [];
-  /** What clients are asking for just now. */
+  /** The requests of clients that are in progress. */
   #asked = [];
-  /** From when a kill began until the server was about to start again. */
+  /** The periods from the beginning of a kill until the server was about to start again. */
   #kills = [];
-  /** By endpoint, how many requests had come when all was delivered for the last time, and how many were looked at. */
+  /**
+   * By endpoint: the number of requests that had arrived when everything was last delivered, and the number that were
+   * checked.
+   */
   #settled = {};
-  /** By event, its body. */
+  /** The body of each event. */
   #bodies = new Map();
 
   constructor(moment, seed) {
@@ -230,7 +234,7 @@ class Trial {
     return this.counts;
   }
 
-  /** The first endpoint is of the configuration and behind a proxy; the second was made through the API. */
+  /** The first endpoint is in the configuration and behind a proxy; the second one was created through the API. */
   async #prepare() {
     const [first, second] = [await Receiver.start(), await Receiver.start()];
     this.receivers = { first, second };
@@ -279,7 +283,10 @@ class Trial {
     response.writeHead(200).end();
   }
 
-  /** Begins uploads, and resolves when one of their many requests has come to the first receiver, and had this done. */
+  /**
+   * Begins uploads, and resolves when one of their many requests has arrived at the first receiver, and `act` was
+   * called with it.
+   */
   async atRequest(act) {
     let left = this.dice.between(1, UPLOADS_PER_ROUND * TYPES.length);
     const came = new Promise((done) => {
@@ -294,7 +301,7 @@ class Trial {
     await came;
   }
 
-  /** Lets clients send, all at once, and does not wait for them. */
+  /** Lets clients send concurrently, without waiting for them. */
   beginUploads() {
     for (let i = 0; i < UPLOADS_PER_ROUND; i += 1) this.#asked.push(this.upload());
   }
@@ -304,7 +311,7 @@ class Trial {
     await Promise.all(this.#asked.splice(0));
   }
 
-  /** One small upload in one request; `{id}` if its client was told that all is there. */
+  /** Sends one small upload in one request; returns `{id}` if its client has a response that all bytes are stored. */
   async upload() {
     const bytes = noise(this.dice.between(1, 5000), this.counts.uploads);
     this.counts.uploads += 1;
@@ -328,7 +335,7 @@ class Trial {
     return {};
   }
 
-  /** Waits until no upload is on its way to completion and all that there is to tell is told. */
+  /** Waits until no upload is completing and every event is delivered. */
   async settle() {
     this.#uploads = await until('every upload to be at rest', async () => {
       const found = await list(this.server, 'limit=500');
@@ -349,7 +356,7 @@ class Trial {
     }
   }
 
-  /** What must hold at an endpoint when all is delivered. */
+  /** Checks an endpoint after everything is delivered. */
   check(name) {
     const receiver = this.receivers[name];
     assert.deepEqual(receiver.refused, [], `what ${name} hears is verified`);
@@ -375,7 +382,7 @@ class Trial {
     this.#checkRepeats(name, receiver);
   }
 
-  /** What was accepted comes again only when the server died before it can have noted that. */
+  /** Checks that an accepted delivery is repeated only if the server died before it can have recorded the response. */
   #checkRepeats(name, receiver) {
     const settled = this.#settled[name] ?? 0;
     const last = new Map();

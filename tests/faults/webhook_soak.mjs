@@ -31,25 +31,27 @@ const EVENTS_PER_UPLOAD = 6;
 const EVENTS_PER_SECOND = 200;
 const EVERY_MS = (1000 * EVENTS_PER_UPLOAD) / EVENTS_PER_SECOND;
 
-/** So many uploads may be on their way at once; when the server is slower than that, the load says so instead of growing. */
+/**
+ * The maximum of concurrent uploads; when the server is slower than that, the script reports it instead of adding load.
+ */
 const MOST_AT_ONCE = 64;
 
-/** What the 99th percentile must stay below. It is not judged where the disk alone takes so long for one write. */
+/** The limit of the 99th percentile. It is not checked if the disk alone takes that long for one write. */
 const LIMIT_MS = 1000;
 const SLOW_DISK_MS = 250;
 
-/** How the hanging one is asked: so many attempts at once, and so long for each. */
+/** The load of the hanging receiver: the number of concurrent attempts, and the duration of each. */
 const HANGING_AT_ONCE = 10;
 const HANGING_MS = 15_000;
 
-/** What is left of memory's growth when it has settled. */
+/** The permitted growth of memory after it has settled. */
 const GROWTH_LIMIT_BYTES = 96 << 20;
 const SAMPLE_EVERY_MS = 1000;
 
 const body = Buffer.from('a small upload, as small as they come');
 const agent = new Agent({ keepAlive: true, maxSockets: MOST_AT_ONCE });
 
-/** Creates an upload with all its bytes, in one request on a kept connection; gives its id. */
+/** Creates an upload with all its bytes, in one request on a kept connection; returns its id. */
 function upload(port, metadata) {
   const encoded = Object.entries(metadata).map(([name, value]) => `${name} ${Buffer.from(value).toString('base64')}`);
   const headers = {
@@ -70,7 +72,7 @@ function upload(port, metadata) {
   });
 }
 
-/** What each receiver has heard, kept small: a soak hears hundreds of thousands. */
+/** The events that each receiver has received, in compact form: a soak test delivers hundreds of thousands. */
 class Ear {
   latencies = [];
   /** By upload, one bit for each sequence. */
@@ -99,7 +101,7 @@ class Ear {
     this.heard.set(uploadId, before | bit);
   }
 
-  /** How many events of these uploads have not come. */
+  /** Returns the number of events of these uploads that have not arrived. */
   missing(uploads) {
     const all = (2 << EVENTS_PER_UPLOAD) - 2;
     return uploads.reduce((sum, id) => sum + bits(all & ~(this.heard.get(id) ?? 0)), 0);
@@ -121,7 +123,7 @@ async function memoryOf(pid) {
   return Number(found[1]) * 1024;
 }
 
-/** Asks the disk, a few times a second, for what each commit asks of it: one block, made durable. */
+/** Makes the same demand on the disk as each commit, a few times per second: one block, made durable. */
 class Disk {
   times = [];
   #stopped = false;
@@ -184,7 +186,7 @@ async function soak() {
   await report(sent, disk, lag);
 }
 
-/** Sends uploads at an even pace until time is up; gives what was sent, and the server's memory over time. */
+/** Sends uploads at an even rate until time is up; returns the uploads, and the server's memory over time. */
 async function load() {
   const sent = { count: 0, refused: 0, skipped: 0, byGroup: Array.from({ length: HEALTHY + 1 }, () => []), slow: [], memory: [] };
   const living = new Set();

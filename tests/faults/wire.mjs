@@ -3,16 +3,16 @@
 import { connect } from 'node:net';
 import { sleep } from '../clients/harness/until.mjs';
 
-/** The connection ended before the answer did. What the server made of the request is unknown. */
+/** The connection ended before the response did. The effect of the request on the server is unknown. */
 export class Lost extends Error {}
 
-/** How long a server that is being restarted may refuse connections. */
+/** The time for which a restarting server may refuse connections. */
 const PATIENCE_MS = 60_000;
 
-/** How long an answer may take. */
+/** The time limit of a response. */
 const ANSWER_LIMIT_MS = 30_000;
 
-/** Connects, waiting for the server to come back when it is down. */
+/** Connects; if the server is down, waits until it runs again. */
 async function open(port) {
   for (const deadline = Date.now() + PATIENCE_MS; ; ) {
     try {
@@ -29,7 +29,7 @@ async function open(port) {
 }
 
 /**
- * Sends a request and returns `{status, headers}`; fails with `Lost` when the connection ends first. `body` is a list
+ * Sends a request and returns `{status, headers}`; rejects with `Lost` when the connection ends first. `body` is a list
  * of pieces; before each, `between(sentBytes)` is awaited and may return 'fin' or 'rst' to end the connection there.
  */
 export async function request(port, method, path, headers, { body = [], between = () => {} } = {}) {

@@ -19,7 +19,7 @@ function findChromium() {
   return execFileSync('sh', ['-c', names.map((name) => `command -v ${name}`).join(' || ')], { encoding: 'utf8' }).trim();
 }
 
-/** Starts headless Chromium, with flags of its own besides those that every test needs. */
+/** Starts headless Chromium, with additional flags besides those that every test needs. */
 export function launchChromium(...flags) {
   return chromium.launch({ executablePath: findChromium(), args: [...FLAGS, ...flags] });
 }

@@ -19,7 +19,7 @@ import { launchChromium } from './chromium.mjs';
 const PACKAGES = fileURLToPath(new URL('../../node_modules', import.meta.url));
 const bytes = noise(300_000, 11);
 
-/** Bundles the page for this server and serves it; gives its address. */
+/** Bundles the page for this server and serves it; returns its address. */
 async function site(t, server) {
   const folder = await scratchFolder('browsers-page');
   await symlink(PACKAGES, join(folder, 'node_modules'));

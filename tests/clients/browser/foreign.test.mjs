@@ -13,7 +13,7 @@ import { launchChromium } from './chromium.mjs';
 
 const SECRET = 'what the visitor keeps on this machine';
 
-/** Runs in the page. Gives what each attempt came to: 'read …' if the page could see an answer. */
+/** Runs in the page. Returns the result of each attempt: 'read …' if the page could see a response. */
 async function attempt(server, upload) {
   const tus = { 'Tus-Resumable': '1.0.0' };
   const form = new FormData();

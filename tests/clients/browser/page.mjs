@@ -28,7 +28,7 @@ document.querySelector('#file').addEventListener('change', ({ target }) => {
   for (const file of target.files) uppy.addFile({ name: file.name, type: file.type, data: file });
 });
 
-/** Follows the upload as an application's page would, by the server's events. */
+/** Follows the upload through the server's events, as an application's page would. */
 function watch(url) {
   seen.url = url;
   const { origin, pathname } = new URL(url);

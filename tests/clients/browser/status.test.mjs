@@ -16,7 +16,7 @@ import { launchChromium } from './chromium.mjs';
 const TOKEN = 'the-token-of-the-backend';
 const bytes = noise(100_000, 3);
 
-/** The application: its page, and behind it the address where a page gets a read token. */
+/** The application: its page, and the address at which a page gets a read token. */
 async function application(t, server, html) {
   const http = createServer(async ({ method, url }, response) => {
     const [, id] = /^\/uploads\/([-0-9a-f]+)\/read-token$/.exec(url) ?? [];

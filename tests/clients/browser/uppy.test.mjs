@@ -21,7 +21,7 @@ const HERE = new URL('./', import.meta.url);
 const bytes = noise(5 * MIB + 3, 7);
 const source = digestOf(bytes);
 
-/** Serves the page from a port of its own, which makes it a page of another origin. */
+/** Serves the page from a separate port, which makes it a page of another origin. */
 async function servePage() {
   const { outputFiles } = await build({
     entryPoints: [fileURLToPath(new URL('page.mjs', HERE))],

@@ -7,14 +7,15 @@ import { sleep } from './until.mjs';
 
 export const TUS = { 'Tus-Resumable': '1.0.0' };
 
-/** The id at the end of an upload's URL. */
+/** Returns the id at the end of an upload's URL. */
 export function idOf(uploadUrl) {
   return new URL(uploadUrl).pathname.split('/').pop();
 }
 
 /**
- * `fetch` for questions, which may be asked again: when a kept connection turns out to have been closed meanwhile, as a
- * server may do with idle ones, it asks once more on another (RFC 9112, 9.3.1), after a moment to notice what closed.
+ * `fetch` for requests that may be repeated: if a kept connection turns out to be closed, as a server may do with idle
+ * ones, the request is sent once more on another connection (RFC 9112, 9.3.1), after a moment in which closed
+ * connections are noticed.
  */
 async function ask(url, options) {
   try {
@@ -37,7 +38,7 @@ export function status(server, id) {
   return json(`${server.url}/api/v1/uploads/${id}`);
 }
 
-/** All pages of a list, joined. */
+/** Returns all pages of a list, joined. */
 async function pages(url, field) {
   const all = [];
   for (let cursor = ''; ; ) {
@@ -58,7 +59,7 @@ export function deliveries(server, query = '') {
   return pages(`${server.url}/api/v1/webhooks/deliveries?${query}`, 'deliveries');
 }
 
-/** Asks the administration of webhooks: `{status, headers, body}`, whatever the answer is. */
+/** Sends a request to the administration of webhooks. Returns `{status, headers, body}`, whatever the response is. */
 export async function administer(server, method, path, body, headers = {}) {
   const response = await fetch(`${server.url}/api/v1/webhooks${path}`, {
     method,
@@ -69,14 +70,14 @@ export async function administer(server, method, path, body, headers = {}) {
   return { status: response.status, headers: response.headers, body: text ? JSON.parse(text) : undefined };
 }
 
-/** The body of an answer that must be a success. */
+/** Returns the body of a response that must be a success. */
 export async function administered(server, method, path, body) {
   const answer = await administer(server, method, path, body);
   assert.ok(answer.status < 300, `${method} ${path} answered ${answer.status}: ${JSON.stringify(answer.body)}`);
   return answer.body;
 }
 
-/** `{status, offset, length, headers}` as tus HEAD tells them. */
+/** Returns `{status, offset, length, headers}` from a tus HEAD. */
 export async function head(uploadUrl) {
   const response = await ask(uploadUrl, { method: 'HEAD', headers: TUS });
   const number = (name) => (response.headers.has(name) ? Number(response.headers.get(name)) : undefined);
@@ -88,14 +89,14 @@ export async function head(uploadUrl) {
   };
 }
 
-/** Downloads and digests: `{size, crc32c, sha256}`. */
+/** Downloads, and returns the size and digests: `{size, crc32c, sha256}`. */
 export async function download(uploadUrl) {
   const response = await ask(uploadUrl);
   assert.equal(response.status, 200, `GET ${uploadUrl}`);
   return digestOfStream(Readable.fromWeb(response.body));
 }
 
-/** Server-sent events of `url` as they come: `{id, event, data}`, with the data parsed. */
+/** Yields the server-sent events of `url` as they arrive: `{id, event, data}`, with the data parsed. */
 export async function* events(url, { lastEventId, signal } = {}) {
   const headers = { Accept: 'text/event-stream' };
   if (lastEventId !== undefined) headers['Last-Event-ID'] = lastEventId;
@@ -125,8 +126,8 @@ function parseEvent(fields) {
 }
 
 /**
- * What must hold for a finished upload, however it was sent: HEAD tells offset = length, the status says completed with
- * the right CRC-32C, and the download is the source.
+ * Asserts the properties of a finished upload, however it was sent: HEAD reports offset = length, the status is
+ * completed with the right CRC-32C, and the download is the source.
  */
 export async function assertStored(server, uploadUrl, source) {
   const url = `${server.endpoint}/${idOf(uploadUrl)}`;

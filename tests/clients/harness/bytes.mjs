@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 
-/** `size` bytes that look random and are the same for the same seed (xorshift32, four bytes a step). */
+/** Returns `size` bytes that look random and are the same for the same seed (xorshift32, four bytes per step). */
 export function noise(size, seed = 1) {
   const words = new Uint32Array(Math.ceil(size / 4));
   let state = (seed * 2654435761 + 1) >>> 0 || 1;
@@ -16,7 +16,7 @@ export function noise(size, seed = 1) {
   return Buffer.from(words.buffer, 0, size);
 }
 
-/** Random numbers that repeat with their seed (mulberry32), so that a failed run can be run again. */
+/** Returns random numbers that repeat with their seed (mulberry32), so that a failed run can be repeated. */
 export function random(seed) {
   let state = seed >>> 0;
   const unit = () => {
@@ -27,7 +27,7 @@ export function random(seed) {
   };
   return {
     unit,
-    /** A whole number from `low` to `high`, both possible. */
+    /** Returns a whole number from `low` to `high`, inclusive. */
     between: (low, high) => low + Math.floor(unit() * (high - low + 1)),
     chance: (probability) => unit() < probability,
     pick: (list) => list[Math.floor(unit() * list.length)],
@@ -55,7 +55,7 @@ export class Digester {
     return this;
   }
 
-  /** `{size, crc32c, sha256}`, digests in lower-case hexadecimal. */
+  /** Returns `{size, crc32c, sha256}`, digests in lower-case hexadecimal. */
   finish() {
     const crc32c = ((this.#crc ^ 0xffffffff) >>> 0).toString(16).padStart(8, '0');
     return { size: this.size, crc32c, sha256: this.#sha256.digest('hex') };

@@ -12,7 +12,7 @@ import { until, within } from './until.mjs';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** The one block of a page in a language that holds this text. */
+/** Returns the only block of a page in this language that contains this text. */
 export function sample(page, language, holding) {
   const text = readFileSync(join(ROOT, page), 'utf8');
   const blocks = [...text.matchAll(/^```(\S*)\n(.*?)^```$/gms)].map(([, kind, body]) => ({ kind, body }));
@@ -21,7 +21,7 @@ export function sample(page, language, holding) {
   return found[0].body;
 }
 
-/** A sample with the addresses of a test in place of those of the document; each must be there. */
+/** Returns a sample with the addresses of a test instead of those of the document; each of the latter must occur. */
 export function readdressed(text, addresses) {
   return Object.entries(addresses).reduce((changed, [told, real]) => {
     if (!changed.includes(told)) throw new Error(`the sample does not have ${told}`);
@@ -29,7 +29,7 @@ export function readdressed(text, addresses) {
   }, text);
 }
 
-/** A port that nobody listens on now. */
+/** Returns a port without a listener. */
 export async function freePort() {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -39,7 +39,7 @@ export async function freePort() {
   return port;
 }
 
-/** A program in a folder of its own, with the packages of the tests. */
+/** A program in its own folder, with the packages of the tests. */
 export class Program {
   output = '';
 
@@ -72,12 +72,12 @@ export class Program {
     return this.output.split('\n').filter((line) => line);
   }
 
-  /** Waits until it has printed this. */
+  /** Waits until it has printed this text. */
   prints(pattern) {
     return until(`${pattern} to be printed, not ${this.output}`, () => pattern.exec(this.output));
   }
 
-  /** Waits for its end, and gives its exit status. */
+  /** Waits for its end, and returns its exit status. */
   ends() {
     return within(60_000, 'the sample to end', this.ended);
   }

@@ -8,14 +8,14 @@ export class Proxy {
   #listener;
   #pairs = new Set();
   #cuts = [];
-  /** Bytes passed on to the server since the start. */
+  /** Bytes forwarded to the server since the start. */
   sent = 0;
-  /** Bytes passed back to clients since the start. */
+  /** Bytes forwarded to clients since the start. */
   received = 0;
   connections = 0;
-  /** Bytes a second towards the server, over all connections; 0 is unlimited. */
+  /** Bytes per second towards the server, over all connections; 0 is unlimited. */
   rate = 0;
-  /** Milliseconds that each chunk waits. */
+  /** The delay of each chunk, in milliseconds. */
   latency = 0;
   #stalled;
 
@@ -39,8 +39,8 @@ export class Proxy {
   }
 
   /**
-   * Cuts the connection that carries the `bytes`-th byte from now, `how` being 'fin' or 'rst', or with 'stall' lets
-   * nothing through after it. Resolves when done.
+   * Cuts the connection that carries the `bytes`-th byte from now, with `how` 'fin' or 'rst'; with 'stall' it forwards
+   * nothing after that byte. Resolves when done.
    */
   cutAfter(bytes, how, direction = 'up') {
     const count = direction === 'up' ? this.sent : this.received;
@@ -52,7 +52,7 @@ export class Proxy {
     for (const pair of [...this.#pairs]) this.#cut(pair, how);
   }
 
-  /** Lets nothing through, with connections left open, until `flow`. */
+  /** Forwards nothing, with connections left open, until `flow`. */
   stall() {
     if (this.#stalled) return;
     let release;

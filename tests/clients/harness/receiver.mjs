@@ -20,15 +20,18 @@ export class Receiver {
   #verify;
   /**
    * Every verified request: `{id, type, uploadId, sequence, at, attempt, status, headers, body, event}`, in order of
-   * arrival. `status` is 0 until it is answered.
+   * arrival. `status` is 0 until the response is sent.
    */
   requests = [];
-  /** What could not be verified, or is not as its schema says (webhooks P4), with the reason. */
+  /** Requests that failed verification, or do not conform to their schema (webhooks P4), with the reason. */
   refused = [];
   path = '/hook';
   port = 0;
 
-  /** `verify` is a verifier to use instead of the library. With a node:test context `t`, it ends with the test. */
+  /**
+   * Starts a receiver. `verify` is a verifier to use instead of the library. With a node:test context `t`, it ends with
+   * the test.
+   */
   static async start({ secret = newSecret(), verify, t } = {}) {
     const receiver = new Receiver();
     receiver.secret = secret;
@@ -42,17 +45,19 @@ export class Receiver {
     return `http://127.0.0.1:${this.port}${this.path}`;
   }
 
-  /** The endpoint as the server's configuration file has it. */
+  /** Returns the endpoint in the form of the server's configuration file. */
   endpoint({ name = 'test', events } = {}) {
     return { name, url: this.url, secret: this.secret, events };
   }
 
-  /** What to answer: a status, 'hang', or a function of the delivery (its `event`, and the raw request and answer). */
+  /**
+   * Sets the reply: a status, 'hang', or a function of the delivery (its `event`, and the raw request and response).
+   */
   behave(how) {
     this.#behave = typeof how === 'function' ? how : () => how;
   }
 
-  /** From now on, what one of these verifiers accepts is accepted. */
+  /** From now on accepts requests that one of these verifiers accepts. */
   verifyWith(...verifiers) {
     this.#verify = anyOf(verifiers);
   }
@@ -61,7 +66,7 @@ export class Receiver {
     return this.#http !== undefined;
   }
 
-  /** Listens again on the port it had before. */
+  /** Listens again on its previous port. */
   async up() {
     if (this.isUp) return;
     const http = createServer((request, response) => this.#receive(request, response));
@@ -71,7 +76,7 @@ export class Receiver {
     this.port = http.address().port;
   }
 
-  /** Waits until nobody is connected: whatever was sent by then has been noted. */
+  /** Waits until no client is connected: everything sent by then has been recorded. */
   async left() {
     const count = () => new Promise((done) => this.#http.getConnections((_error, open) => done(open)));
     await until('everyone to have left the receiver', async () => (await count()) === 0);
@@ -88,7 +93,7 @@ export class Receiver {
     await closed;
   }
 
-  /** What was answered with a 2xx, each event once, in order of first arrival. */
+  /** Returns the events that were answered with a 2xx, each once, in order of first arrival. */
   accepted(uploadId) {
     const seen = new Set();
     return this.requests.filter((request) => {

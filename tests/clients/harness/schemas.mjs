@@ -9,19 +9,19 @@ import addFormats from 'ajv-formats';
 const PUBLISHED = new URL('../../../docs/events/', import.meta.url);
 const ENDING = '.schema.json';
 
-/** Schemas by type, with all that they refer to. */
+/** Schemas by type, with all schemas that they refer to. */
 export class Schemas {
   #ajv = addFormats(new Ajv2020({ allErrors: true, strict: true, strictTypes: false, strictRequired: false }));
   #urls;
 
-  /** Those of docs/events. */
+  /** Returns the schemas of docs/events. */
   static async published() {
     const names = (await readdir(PUBLISHED)).filter((name) => name.endsWith(ENDING) && name !== `event${ENDING}`);
     const urls = Object.fromEntries(names.map((name) => [name.slice(0, -ENDING.length), new URL(name, PUBLISHED).href]));
     return this.#gathered(urls, async (url) => JSON.parse(await readFile(new URL(url), 'utf8')));
   }
 
-  /** Those that a server serves. */
+  /** Returns the schemas that a server serves. */
   static async of(server) {
     const list = `${server.url}/api/v1/webhooks/schemas`;
     const { schemas: listed } = await fetchJson(list);
@@ -48,7 +48,7 @@ export class Schemas {
     return Object.keys(this.#urls);
   }
 
-  /** What is wrong with an event, by the schema of its type; nothing if all is well. */
+  /** Returns the errors of an event, by the schema of its type; nothing if it is valid. */
   errors(event) {
     const url = this.#urls[event.type];
     if (!url) return `there is no schema for ${event.type}`;
@@ -68,7 +68,7 @@ async function fetchJson(url) {
   return response.json();
 }
 
-/** Every `$ref` to another schema, however deep. */
+/** Returns every `$ref` to another schema, at any depth. */
 function references(schema) {
   if (typeof schema !== 'object' || schema === null) return [];
   const own = typeof schema.$ref === 'string' && !schema.$ref.startsWith('#') ? [schema.$ref.split('#')[0]] : [];

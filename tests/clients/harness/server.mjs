@@ -16,10 +16,10 @@ const TARGET = resolve(ROOT, process.env.CARGO_TARGET_DIR ?? 'target');
 const BINARY = resolve(ROOT, process.env.LONGSHORE_BIN ?? join(TARGET, 'release', 'longshore'));
 const SCRATCH = join(ROOT, 'target', 'test-data');
 
-/** How long a start may take; a debug build that recovers many uploads on a busy machine is slow. */
+/** The time limit of a start; a debug build that recovers many uploads on a busy machine is slow. */
 const START_LIMIT_MS = 90_000;
 
-/** A new empty folder for one test, below `target/`, so on a real disk and ignored by git. */
+/** Makes a new empty folder for one test, below `target/`, and therefore on a real disk and ignored by git. */
 export async function scratchFolder(name) {
   await mkdir(SCRATCH, { recursive: true });
   return mkdtemp(join(SCRATCH, `${name}-`));
@@ -41,8 +41,8 @@ export class Server {
   }
 
   /**
-   * Starts a server. `config` is the configuration file as an object: sections hold values, lists of objects become
-   * `[[section.name]]`. With a node:test context `t`, it ends with the test.
+   * Starts a server. `config` is the configuration file as an object: sections contain values, and lists of objects
+   * become `[[section.name]]`. With a node:test context `t`, it ends with the test.
    */
   static async start({ name = 'server', config = {}, dataDir, t } = {}) {
     const server = await Server.prepare({ name, config, dataDir, t });
@@ -50,7 +50,7 @@ export class Server {
     return server;
   }
 
-  /** Everything but the start. */
+  /** Prepares everything except the start. */
   static async prepare({ name = 'server', config = {}, dataDir, t } = {}) {
     const folder = await scratchFolder(name);
     const configFile = join(folder, 'longshore.toml');
@@ -76,7 +76,7 @@ export class Server {
     return this.#child?.pid;
   }
 
-  /** Starts the program and does not wait for it. */
+  /** Starts the program without waiting for it. */
   launch() {
     if (this.running) throw new Error('the server is running already');
     const child = spawn(
@@ -98,7 +98,7 @@ export class Server {
     return child;
   }
 
-  /** Starts the program on the port it had before and waits until it listens. */
+  /** Starts the program on its previous port and waits until it listens. */
   async restart() {
     const child = this.launch();
     const exit = this.#exit;
@@ -119,17 +119,17 @@ export class Server {
     return this.#end('SIGKILL');
   }
 
-  /** `SIGTERM`; returns how the process ended: `{code, signal}`. */
+  /** Sends `SIGTERM`; returns the end of the process: `{code, signal}`. */
   stop() {
     return this.#end('SIGTERM');
   }
 
-  /** Sends a signal and does not wait. */
+  /** Sends a signal without waiting. */
   signal(name) {
     this.#child?.kill(name);
   }
 
-  /** How the process ends, once it does. */
+  /** Resolves to the end of the process. */
   ended() {
     return this.#exit;
   }
@@ -141,7 +141,7 @@ export class Server {
     return within(60_000, `the server to end after ${signal}; see ${this.logFile}`, exit);
   }
 
-  /** Ends the process. Its folder goes too, unless LONGSHORE_KEEP is set. */
+  /** Ends the process. Its folder is removed too, unless LONGSHORE_KEEP is set. */
   async dispose() {
     await this.kill();
     if (this.#log) closeSync(this.#log);
@@ -155,7 +155,7 @@ function describe({ error, signal, code }) {
   return error?.message ?? signal ?? `exit status ${code}`;
 }
 
-/** LONGSHORE_BIN and its like are ours; the server would read every LONGSHORE_* as a setting. */
+/** LONGSHORE_BIN and similar variables belong to the tests; the server would read every LONGSHORE_* as a setting. */
 function withoutSettings(env) {
   return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LONGSHORE_')));
 }

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 export { sleep };
 
-/** Asks `probe` until it gives something truthy, and returns that. */
+/** Calls `probe` repeatedly until it returns something truthy, and returns that. */
 export async function until(what, probe, { timeout = 15_000, every = 40 } = {}) {
   const deadline = Date.now() + timeout;
   let lastError;
@@ -23,7 +23,7 @@ export async function until(what, probe, { timeout = 15_000, every = 40 } = {}) 
   }
 }
 
-/** Gives up on `promise` after `timeout` ms. */
+/** Rejects if `promise` does not settle within `timeout` ms. */
 export async function within(timeout, what, promise) {
   const timer = new AbortController();
   const late = sleep(timeout, undefined, { signal: timer.signal, ref: false }).then(() => {

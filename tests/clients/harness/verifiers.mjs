@@ -5,7 +5,7 @@ import { createPublicKey, verify } from 'node:crypto';
 import { Webhook as StandardWebhook } from 'standardwebhooks';
 import { Webhook as SvixWebhook } from 'svix';
 
-/** By package: makes a verifier of a secret, `whsec_…`. */
+/** By package: a function that makes a verifier for a secret, `whsec_…`. */
 export const HMAC = {
   standardwebhooks: (secret) => (body, headers) => new StandardWebhook(secret).verify(body, headers),
   // The library returns nothing; it throws if the verification fails.
@@ -15,10 +15,10 @@ export const HMAC = {
   },
 };
 
-/** As the libraries have it. */
+/** The tolerance of the libraries. */
 const TOLERANCE_S = 300;
 
-/** A verifier of `v1a`, of a public key: `whpk_` and its 32 bytes in base64. */
+/** Returns a verifier of `v1a` for a public key: `whpk_` and its 32 bytes in base64. */
 export function ed25519(publicKey) {
   const raw = Buffer.from(publicKey.replace(/^whpk_/, ''), 'base64');
   if (!publicKey.startsWith('whpk_') || raw.length !== 32) throw new Error(`not a public key: ${publicKey}`);
@@ -37,7 +37,9 @@ export function ed25519(publicKey) {
   };
 }
 
-/** Accepts what one of several accepts, as a receiver does whose secret is being replaced. */
+/**
+ * Returns a verifier that accepts what one of several accepts, as a receiver does while its secret is being replaced.
+ */
 export function anyOf(verifiers) {
   return (body, headers) => {
     const errors = [];

@@ -8,13 +8,13 @@ import { until, within } from '../harness/until.mjs';
 
 const SCRIPT = fileURLToPath(new URL('./upload.mjs', import.meta.url));
 
-/** Retries often and soon: these tests cut connections on purpose. */
+/** Frequent, early retries: these tests cut connections on purpose. */
 const IMPATIENT = [0, ...Array(100).fill(100)];
 
-/** How long one upload may take, with all its retries. */
+/** The time limit of one upload, with all its retries. */
 const LIMIT_MS = 60_000;
 
-/** Starts an upload. Gives the client's object and `done`, which becomes the upload's URL or fails. */
+/** Starts an upload. Returns the client's object, and `done`, which resolves to the upload's URL or rejects. */
 export function startUpload(source, options) {
   let upload;
   const ended = new Promise((onDone, onError) => {
@@ -38,11 +38,14 @@ export function uploadAll(source, options) {
   return startUpload(source, options).done;
 }
 
-/** tus-js-client in a process of its own: what it tells, and ways to end it. */
+/** tus-js-client in a separate process: its output, and ways to end it. */
 export class UploadProcess {
   told = [];
 
-  /** `task` is what upload.mjs takes. With a node:test context `t`, the process ends with the test. */
+  /**
+   * Starts the process. `task` is the argument of upload.mjs. With a node:test context `t`, the process ends with the
+   * test.
+   */
   constructor(task, { t } = {}) {
     this.child = spawn(process.execPath, [SCRIPT, JSON.stringify(task)], { stdio: ['ignore', 'pipe', 'inherit'] });
     this.exit = new Promise((done) => this.child.once('close', (code, signal) => done({ code, signal })));
@@ -58,7 +61,7 @@ export class UploadProcess {
     return this.all('url')[0]?.url ?? this.all('success')[0]?.url;
   }
 
-  /** Waits until the client knows where its upload is. */
+  /** Waits until the client knows the URL of its upload. */
   async urlKnown() {
     return until('the client to have an upload URL', () => this.url);
   }
@@ -68,7 +71,7 @@ export class UploadProcess {
     return this.exit;
   }
 
-  /** Waits for the client to end by itself, and for its success. */
+  /** Waits for the client to exit without help, and for its success. */
   async success() {
     const exit = await within(LIMIT_MS, 'the client process to end', this.exit);
     const [success] = this.all('success');

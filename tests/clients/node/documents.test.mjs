@@ -20,7 +20,7 @@ const PYTHON = join(ROOT, 'target/test-venv/bin/python');
 const UPLOADED = ['created', 'receiving', 'received', 'verified', 'stored', 'completed'].map((stage) => `upload.${stage}`);
 const bytes = noise(300_000, 9);
 
-/** `longshore webhooks test`, as an operator types it. */
+/** Runs `longshore webhooks test`, as an operator would. */
 async function testEndpoint(server, name) {
   const { stdout } = await promisify(execFile)(BINARY, ['webhooks', 'test', name, '--server', server.url]);
   return stdout;

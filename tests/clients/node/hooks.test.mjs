@@ -13,10 +13,10 @@ import { startUpload, uploadAll } from './client.mjs';
 const bytes = noise(700_001);
 const source = digestOf(bytes);
 
-/** Begins as MP3 does, and does not say how long it is. */
+/** Begins like an MP3 file, and contains no duration. */
 const song = Buffer.concat([Buffer.from('ID3\x04\0\0\0\0\0\0', 'latin1'), bytes]);
 
-/** An answer of the application in JSON. */
+/** Returns an answer of the application in JSON. */
 function saying(answer) {
   return (_entry, _request, response) => {
     response.writeHead(200, { 'Content-Type': 'application/json' }).end(JSON.stringify(answer));
@@ -25,7 +25,7 @@ function saying(answer) {
 
 const refusing = (message) => saying({ reject: { status: 422, message } });
 
-/** An application and a server that asks it. `hooks` are further settings. */
+/** Starts an application, and a server that calls its hooks. `hooks` are further settings. */
 async function start(t, name, hooks, more = {}) {
   const application = await Receiver.start({ t });
   const urls = Object.fromEntries(hooks.map((hook) => [hook, application.url]));
@@ -35,7 +35,7 @@ async function start(t, name, hooks, more = {}) {
 
 for (const protocol of ['tus-v1', 'ietf-draft-03', 'ietf-draft-05']) {
   describe(`tus-js-client with ${protocol} and an application that is asked`, () => {
-    /** Uploads, and notes what was sent and answered. */
+    /** Uploads, and records requests and responses. */
     function upload(server, options = {}, file = bytes) {
       const answers = [];
       const done = uploadAll(file, {

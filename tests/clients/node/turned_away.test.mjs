@@ -52,7 +52,7 @@ describe('tus-js-client, turned away', () => {
   });
 });
 
-/** An upload of `bytes` of which the first half is there. */
+/** Creates an upload of `bytes` of which the first half is stored. */
 async function createHalf(server) {
   const tus = { 'Tus-Resumable': '1.0.0', Connection: 'close' };
   const created = await fetch(server.endpoint, {
@@ -67,7 +67,7 @@ async function createHalf(server) {
   return url;
 }
 
-/** Connections that take every place there is left; each has been answered, and stays. */
+/** Opens connections that take all remaining slots; each has been answered, and stays open. */
 async function fill(server) {
   const crowd = [];
   for (;;) {
@@ -80,7 +80,9 @@ async function fill(server) {
   }
 }
 
-/** A way to the server that lets ten bytes a second of the first PATCH through, and everything else at once. */
+/**
+ * Returns a path to the server that lets ten bytes per second of the first PATCH through, and everything else at once.
+ */
 async function slowAtFirst(server, t) {
   const way = { ended: false };
   let found = false;

@@ -17,14 +17,14 @@ const PATCH = { ...TUS, 'Content-Type': 'application/offset+octet-stream' };
 const LIBRARIES = Object.keys(HMAC);
 const UPLOADED = ['created', 'receiving', 'received', 'verified', 'stored', 'completed'].map((stage) => `upload.${stage}`);
 
-/** How these begin. */
+/** The first bytes of these formats. */
 const GIF = Buffer.from('GIF89a');
 const PNG = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
 
-/** Receivers of these tests are on loopback, where the API lets them be only when told so. */
+/** Receivers of these tests are on loopback, which the API permits only with this setting. */
 const webhooks = { allow_networks: ['127.0.0.0/8'], progress_every: '1s', progress_min_size: '1B', retry_schedule: ['1s'], retry_jitter_percent: 0 };
 
-/** An endpoint made through the API for a receiver that accepts whatever it is sent; and what is sent to it. */
+/** Creates an endpoint through the API for a receiver that accepts everything; also returns the received requests. */
 async function listening(server, t, terms = {}) {
   const receiver = await Receiver.start({ t, verify: (body) => JSON.parse(body) });
   const endpoint = await administered(server, 'POST', '/endpoints', { url: receiver.url, ...terms });
@@ -37,7 +37,7 @@ async function uploadHeardBy(server, receiver) {
   return receiver.accepted(id);
 }
 
-/** Whatever was signed must have been signed for: no byte of it can be another. */
+/** Asserts that the verifier accepts the signed message and rejects every change of it. */
 function assertTamperProof(verify, { body, headers }, what) {
   assert.deepEqual(verify(body, headers), JSON.parse(body), what);
   const refuses = (changedBody, changed, how) => {
@@ -57,7 +57,7 @@ function assertTamperProof(verify, { body, headers }, what) {
   refuses(body, { 'webhook-signature': headers['webhook-signature'].replaceAll(/,./g, (two) => (two === ',A' ? ',B' : ',A')) }, 'another signature');
 }
 
-/** All orders of a short list. */
+/** Returns all orders of a short list. */
 function orders(list) {
   if (list.length < 2) return [list];
   return list.flatMap((first, i) => orders(list.toSpliced(i, 1)).map((rest) => [first, ...rest]));
@@ -273,7 +273,10 @@ function patch(url, offset, body) {
   return fetch(url, { method: 'PATCH', headers: { ...PATCH, 'Upload-Offset': String(offset) }, body });
 }
 
-/** Sends a byte now and then until progress is told, which is once a second and while nothing newer overtakes it. */
+/**
+ * Sends a byte from time to time until progress is delivered, which happens once per second and only while no newer
+ * event supersedes it.
+ */
 async function tellProgress(server, url, receiver) {
   await until('progress to be told', async () => {
     const { offset } = await head(url);
@@ -282,7 +285,10 @@ async function tellProgress(server, url, receiver) {
   }, { every: 300 });
 }
 
-/** One upload that stalls, resumes, completes, is processed by a backend and deleted; others that fail, expire or lose their file. */
+/**
+ * One upload that stalls, resumes, completes, is processed by a backend and deleted; others that fail, expire or lose
+ * their file.
+ */
 async function everyEndOfAnUpload(server, receiver) {
   const name = `${Buffer.from('Übung.bin').toString('base64')}`;
   const long = await create(server, 100, { 'Upload-Metadata': `filename ${name},raw ${Buffer.from([255, 0]).toString('base64')},empty` });
@@ -333,7 +339,7 @@ async function everyEndOfAnUpload(server, receiver) {
   assert.equal(event.data.truncated, true);
 }
 
-/** A delivery that is given up, and an endpoint that is gone. */
+/** A delivery that fails, and an endpoint that is gone. */
 async function newsOfSending(server, t) {
   const hopeless = await listening(server, t, { id: 'hopeless', events: ['upload.created'], retry_schedule_ms: [1000] });
   hopeless.receiver.behave(500);
