@@ -72,34 +72,37 @@ fn serve_floor(matches: &ArgMatches, folder: Option<PathBuf>) -> anyhow::Result<
 }
 
 fn command() -> Command {
-    let out = Arg::new("out").long("out").value_name("DIR").default_value("docs").help("Where benchmarks.md goes");
+    let out = Arg::new("out").long("out").value_name("DIR").default_value("docs").help("The folder for benchmarks.md");
     let text = |name: &'static str, help: &'static str| Arg::new(name).long(name).value_name("PATH").help(help);
     let floor = |name: &'static str, about: &'static str| {
         let port = Arg::new("port").long("port").value_parser(clap::value_parser!(u16)).required(true);
         let folder = text("dir", "The folder to write to").default_value(".");
         let key = text("key", "Its private key").requires("certificate");
-        let certificate = text("certificate", "Speak TLS 1.3 with this certificate").requires("key");
+        let certificate = text("certificate", "Serve TLS 1.3 with this certificate").requires("key");
         Command::new(name).about(about).args([port, folder, certificate, key])
     };
     let run = Command::new("run")
-        .about("Measure, and keep the numbers in OUT/benchmarks/results.json")
+        .about("Measure, and store the numbers in OUT/benchmarks/results.json")
         .arg(out.clone())
         .arg(Arg::new("only").long("only").value_name("LIST").value_delimiter(',').help("Scenarios, such as 1,2,6"))
-        .arg(Arg::new("servers").long("servers").value_name("LIST").value_delimiter(',').help("Who is measured"))
+        .arg(Arg::new("servers").long("servers").value_name("LIST").value_delimiter(',').help("The servers to measure"))
         .arg(Arg::new("rounds").long("rounds").value_parser(clap::value_parser!(u32).range(1..)).default_value("5"))
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("Small sizes and one round"))
         .arg(text("root", "The repository").default_value("."))
         .arg(text("longshore", "The server").default_value("target/release/longshore"))
-        .arg(text("before", "An earlier build of the server, measured in turn with this one"))
-        .arg(text("peers", "Where bench/run installed the peers").default_value("target/bench-peers"))
-        .arg(text("scratch", "Where servers write; on the disk to be measured").default_value("target/bench-data"));
+        .arg(text("before", "An earlier build of the server, measured alternately with this one"))
+        .arg(text("peers", "The folder with the peers that bench/run installed").default_value("target/bench-peers"))
+        .arg(
+            text("scratch", "The folder that servers write to, on the disk to measure")
+                .default_value("target/bench-data"),
+        );
     Command::new("bench")
         .about("Measures Longshore side by side with other upload servers")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(run)
         .subcommand(Command::new("report").about("Write benchmarks.md and its plots from results.json").arg(out))
-        .subcommand(floor("sink", "A server that throws uploads away"))
+        .subcommand(floor("sink", "A server that discards uploads"))
         .subcommand(floor("bare", "A server that receives and writes directly, nothing else"))
 }
 
@@ -110,7 +113,7 @@ fn run(matches: &ArgMatches) -> anyhow::Result<()> {
     for scenario in chosen {
         eprintln!("=== {} {}", scenario.number, scenario.title);
         let mut book = Notebook::new(scenario.number);
-        (scenario.run)(&lab, &mut book).with_context(|| format!("scenario {} broke off", scenario.number))?;
+        (scenario.run)(&lab, &mut book).with_context(|| format!("scenario {} failed", scenario.number))?;
         // The file is read again each time: a scenario takes minutes, and another run may have written
         // meanwhile.
         let mut results = Results::load(&file)?;

@@ -87,7 +87,7 @@ impl Receiver {
         thread::spawn(move || {
             process::nice(process::URGENT);
             if let Err(error) = runtime.block_on(door.serve(listener)) {
-                eprintln!("  the receiver gave up: {error:#}");
+                eprintln!("  the receiver failed: {error:#}");
             }
         });
         Ok(Self { address, mood, log })

@@ -195,7 +195,7 @@ impl Results {
             return Ok(Self::default());
         }
         let text = fs::read_to_string(path).with_context(|| format!("could not read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("could not understand {}", path.display()))
+        serde_json::from_str(&text).with_context(|| format!("could not parse {}", path.display()))
     }
 
     pub(crate) fn save(&self, path: &Path) -> anyhow::Result<()> {

@@ -202,8 +202,8 @@ pub(crate) fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 }
 
 fn status(head: &str) -> anyhow::Result<u16> {
-    let word = head.split(' ').nth(1).with_context(|| format!("not an answer: {head}"))?;
-    word.parse().with_context(|| format!("not a status: {word}"))
+    let word = head.split(' ').nth(1).with_context(|| format!("not an HTTP response: {head}"))?;
+    word.parse().with_context(|| format!("not a status code: {word}"))
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ impl Audit {
             }
             DeletedBy::Client => false,
         };
-        let how = format!("the file of {name} was removed by {}, and there was no reason for that", removal.by.name());
+        let how = format!("the file of {name} was removed by {} without a reason", removal.by.name());
         (!has_reason).then_some((Promised::EndsHaveAReason, how))
     }
 
@@ -164,7 +164,7 @@ impl Audit {
         }
         let known = known?;
         if let Some(joined) = &known.joined {
-            let how = format!("{name} is not what was put together");
+            let how = format!("{name} is not the concatenation of its parts");
             return (reach > 0 && joined[..] != bytes[..]).then_some((Promised::BytesAreThoseSent, how));
         }
         if matches!(row.record().role, Role::Final { .. }) {
@@ -182,7 +182,7 @@ impl Audit {
             let ours = bytes[place];
             let theirs = known.file.bytes(Content::File)[place];
             let how = format!(
-                "{name} has a byte {ours:#04x} at {place} that nobody sent there (the file has {theirs:#04x}, and may be there: {:?})",
+                "{name} has a byte {ours:#04x} at {place} that no client sent there (the file has {theirs:#04x}; possible contents: {:?})",
                 known.may[place]
             );
             Some((Promised::BytesAreThoseSent, how))
@@ -193,18 +193,18 @@ impl Audit {
     fn check_told(&self, known: &Known) -> Option<(Promised, String)> {
         let name = known.name;
         let Some(row) = self.before.get(&known.id) else {
-            return Some((Promised::NothingAcknowledgedIsLost, format!("{name} was created, and is not there")));
+            return Some((Promised::NothingAcknowledgedIsLost, format!("{name} was created, and does not exist")));
         };
         if matches!(row.stage(), Stage::Ended(_)) {
             return None;
         }
         if known.was_complete && row.stage() != Stage::Completed {
-            let how = format!("{name} was told to be complete, and is {}", row.stage().name());
+            let how = format!("{name} was reported as complete, and is {}", row.stage().name());
             return Some((Promised::CompleteIsComplete, how));
         }
         let received = &row.record().received;
         let lost = known.acked().pairs().iter().find(|(start, end)| !covers(received.pairs(), *start, *end))?;
-        let how = format!("{name} was told to have {} to {}, and has {:?}", lost.0, lost.1, received.pairs());
+        let how = format!("{name} was reported to have {} to {}, and has {:?}", lost.0, lost.1, received.pairs());
         Some((Promised::NothingAcknowledgedIsLost, how))
     }
 
@@ -221,14 +221,14 @@ impl Audit {
             }
             match (row.owns_bytes(), row.record().bytes) {
                 (false, Kept::Kept) => {
-                    model.breaks(Promised::NothingLeaks, format!("{name} is over, and its bytes are still kept"));
+                    model.breaks(Promised::NothingLeaks, format!("{name} has ended, and its bytes are still stored"));
                 }
                 (false, Kept::Removed) => {}
                 (true, _) => owned.push(key_of(row.id())),
             }
         }
         for key in self.blobs.keys().iter().filter(|key| !owned.contains(key)) {
-            model.breaks(Promised::NothingLeaks, format!("the blob {key} is nobody's"));
+            model.breaks(Promised::NothingLeaks, format!("the blob {key} belongs to no upload"));
         }
     }
 }
@@ -278,7 +278,7 @@ fn check_end(
     let why = match how {
         Ended::Terminated => {
             let was_asked_for = known.is_none_or(|known| known.cancelled || known.deleted);
-            (!was_asked_for).then(|| format!("{name} was terminated, and nobody has asked for that"))
+            (!was_asked_for).then(|| format!("{name} was terminated without a request"))
         }
         Ended::Expired => check_expiry(before?, row, name),
         Ended::Failed => check_failure(row, known, name),
@@ -293,7 +293,7 @@ fn check_expiry(before: &Upload, row: &Upload, name: &str) -> Option<String> {
     }
     let at: Timestamp = row.record().timeline.last().map(|(_, at)| *at)?;
     let due = before.record().expires_at?;
-    (at < due).then(|| format!("{name} has expired at {at}, and was to live until {due}"))
+    (at < due).then(|| format!("{name} has expired at {at}, but its expiry is {due}"))
 }
 
 fn check_failure(row: &Upload, known: Option<&Known>, name: &str) -> Option<String> {
@@ -305,7 +305,7 @@ fn check_failure(row: &Upload, known: Option<&Known>, name: &str) -> Option<Stri
         "concatenation-failed" => is_final,
         _ => false,
     };
-    (!has_reason).then(|| format!("{name} has failed with {code:?}, and nobody has given a reason for that"))
+    (!has_reason).then(|| format!("{name} has failed with {code:?} without a reason"))
 }
 
 /// Returns the key of an upload's bytes.

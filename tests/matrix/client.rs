@@ -289,7 +289,7 @@ impl Request {
             } else if !all_there {
                 let pairs = upload.record().received.pairs();
                 let how = format!(
-                    "{request} brought {start} to {end} of {name} and was answered with success; there is {pairs:?}"
+                    "{request} sent {start} to {end} of {name} and was answered with success; stored is {pairs:?}"
                 );
                 bench.model.breaks(Promised::NothingAcknowledgedIsLost, how);
             }

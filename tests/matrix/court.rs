@@ -64,7 +64,7 @@ impl Court {
         if stage != Some(Stage::Ended(Ended::Terminated)) {
             bench
                 .model
-                .breaks(Promised::NothingAcknowledgedIsLost, format!("{name} was told to be gone, and is {stage:?}"));
+                .breaks(Promised::NothingAcknowledgedIsLost, format!("{name} was reported as gone, and is {stage:?}"));
         }
     }
 
@@ -73,7 +73,7 @@ impl Court {
         let bench = &mut *self.bench();
         let row = bench.model.get(name).map(|known| known.id).and_then(|id| bench.audit.row(id));
         if row.is_none_or(|row| row.owns_bytes()) {
-            let how = format!("an operator was told that {name} is deleted, and it is not");
+            let how = format!("{name} was reported to an operator as deleted, and is not");
             bench.model.breaks(Promised::NothingAcknowledgedIsLost, how);
         }
     }

@@ -14,7 +14,7 @@ pub fn difference(record: &Record, log: &[LoggedEvent]) -> Option<String> {
         return Some(format!("the sequence of its events has gaps: {sequences:?}"));
     }
     let bodies: Result<Vec<Value>, _> = log.iter().map(|event| serde_json::from_slice(&event.body)).collect();
-    let Ok(bodies) = bodies else { return Some("an event is no JSON".to_owned()) };
+    let Ok(bodies) = bodies else { return Some("an event is not JSON".to_owned()) };
     let (Some(by_log), by_row) = (told_by_log(&bodies), told_by_row(record)) else {
         return Some("it has no event".to_owned());
     };

@@ -41,7 +41,7 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 
 fn number_in(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, and should be a number")))
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, but must be a number")))
 }
 
 /// Runs a script. If it breaks a promise, returns a description: the smallest script that breaks the same
@@ -145,7 +145,7 @@ fn generated_mixtures_keep_what_is_promised() {
     });
     let report = matrix.report.into_inner().expect("no worker has panicked");
     let failures = matrix.failures.into_inner().expect("no worker has panicked");
-    report::say(&format!("generated mixtures from number {first}: {}\n{report}", report.line(matrix.began.elapsed())));
+    report::say(&format!("generated scripts from number {first}: {}\n{report}", report.line(matrix.began.elapsed())));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert!(report.runs < ENOUGH || report.never().is_empty(), "these have never happened: {:?}", report.never());
 }

@@ -143,7 +143,7 @@ impl Model {
         let offset = upload.offset().get();
         let ended = matches!(upload.stage(), Stage::Ended(_));
         if offset < floor && !ended {
-            let how = format!("{name} was told to stand at {offset}, and at {floor} before");
+            let how = format!("{name} was reported at offset {offset}, after {floor} before");
             self.broken.push(Broken { promise: Promised::OffsetsNeverFall, how });
             return;
         }

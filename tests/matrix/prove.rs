@@ -36,7 +36,7 @@ fn check_swept(clients: &Clients) {
             bench.model.breaks(Promised::FullUploadsAreFinished, how);
         }
         if row.is_settling() {
-            let how = format!("{name} is {} for ever", row.stage().name());
+            let how = format!("{name} is {} forever", row.stage().name());
             bench.model.breaks(Promised::FullUploadsAreFinished, how);
         }
     }
@@ -153,7 +153,7 @@ async fn check_download(clients: &Clients, row: &Upload) -> Result<(), String> {
         .download(&Principal::server(), id)
         .await
         .map_err(|error| format!("{id} cannot be downloaded: {error}"))?;
-    let found = found.ok_or_else(|| format!("{id} is complete, and there is nothing to download"))?;
+    let found = found.ok_or_else(|| format!("{id} is complete, and cannot be found for a download"))?;
     let stream = found.read(0..size).await.map_err(|error| format!("{id} cannot be read: {error}"))?;
     let chunks: Vec<_> = futures::StreamExt::collect(stream).await;
     let mut bytes = Vec::new();
@@ -162,5 +162,5 @@ async fn check_download(clients: &Clients, row: &Upload) -> Result<(), String> {
     }
     let stored = clients.court.bench().audit.durable(id).map(|(_, stored)| stored);
     let is_right = stored.is_some_and(|stored| stored[..] == bytes[..]) && bytes.len() as u64 == size;
-    if is_right { Ok(()) } else { Err(format!("the download of {id} is not what is stored")) }
+    if is_right { Ok(()) } else { Err(format!("the download of {id} differs from the stored bytes")) }
 }

@@ -43,7 +43,7 @@ impl Report {
     pub fn line(&self, took: Duration) -> String {
         let faults: u64 = self.happened.values().sum();
         let a_second = self.runs as f64 / took.as_secs_f64().max(0.001);
-        format!("{} runs ({a_second:.0} a second), {} calls, {faults} faults", self.runs, self.calls)
+        format!("{} runs ({a_second:.0} per second), {} calls, {faults} faults", self.runs, self.calls)
     }
 }
 
@@ -68,7 +68,7 @@ impl fmt::Display for Report {
 /// Describes a failed run, so that it can be read and repeated.
 pub fn failure(what: &str, script: &Script, broken: &[Broken]) -> String {
     let broken: Vec<String> = broken.iter().map(|broken| format!("  {broken}\n")).collect();
-    format!("{what} breaks what is promised:\n{}with this script (seed {}):\n{script}", broken.concat(), script.seed)
+    format!("{what} breaks a promise:\n{}with this script (seed {}):\n{script}", broken.concat(), script.seed)
 }
 
 /// Prints at once, even if the test runner captures the output of tests.

@@ -237,11 +237,11 @@ impl World<'_> {
         }
         let load = engine.load();
         let leak = match (load.leases, self.faults.open_writers()) {
-            (leases, _) if leases > 0 => format!("{leases} leases are held for ever"),
-            (_, writers) if writers > 0 => format!("{writers} writers are open for ever"),
-            _ if load.tasks > 1 => format!("{} tasks run for ever", load.tasks - 1),
+            (leases, _) if leases > 0 => format!("{leases} leases are held forever"),
+            (_, writers) if writers > 0 => format!("{writers} writers are open forever"),
+            _ if load.tasks > 1 => format!("{} tasks run forever", load.tasks - 1),
             _ if load.free_buffer_bytes != free_buffer_bytes => {
-                format!("{} bytes of buffers are held for ever", free_buffer_bytes - load.free_buffer_bytes)
+                format!("{} bytes of buffers are held forever", free_buffer_bytes - load.free_buffer_bytes)
             }
             _ => return None,
         };

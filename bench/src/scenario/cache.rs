@@ -61,7 +61,7 @@ fn resident(folder: &Path) -> anyhow::Result<Option<u64>> {
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let sizes: Result<Vec<u64>, _> = text.split_whitespace().map(str::parse).collect();
-    Ok(Some(sizes.context("could not understand fincore")?.iter().sum()))
+    Ok(Some(sizes.context("could not parse the output of fincore")?.iter().sum()))
 }
 
 fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {

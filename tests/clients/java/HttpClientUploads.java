@@ -8,7 +8,7 @@ import java.util.Arrays;
 import java.util.Random;
 
 /**
- * The client of the JDK, which asks every plain server for HTTP/2 (Upgrade: h2c) and reuses its connection at once.
+ * The client of the JDK, which offers HTTP/2 (Upgrade: h2c) to every plain server and reuses its connection at once.
  *
  * Usage: java HttpClientUploads.java URL-OF-FILES ROUNDS
  */

@@ -8,8 +8,8 @@ import java.util.Arrays;
 import java.util.Random;
 
 /**
- * tus-java-client, which opens one request more than it needs for files whose size is a multiple of its payload's, and
- * for files of no bytes.
+ * tus-java-client, which sends one request more than necessary for files whose size is a multiple of its payload size,
+ * and for empty files.
  *
  * Usage: java -cp 'JARS/*' TusJavaClient.java URL-OF-FILES
  */

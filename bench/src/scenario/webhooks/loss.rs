@@ -178,7 +178,7 @@ impl Sent {
         let began = Instant::now();
         let path = client.create(SIZE)?;
         let id = path.rsplit('/').next().unwrap_or_default();
-        let upload = receiver::upload_number(id).with_context(|| format!("no identifier to recognise: {path}"))?;
+        let upload = receiver::upload_number(id).with_context(|| format!("no upload identifier in {path}"))?;
         self.note(upload, News::Created, began);
         let began = Instant::now();
         client.append(&path, 0, &lab.payload, SIZE)?;
