@@ -33,7 +33,7 @@ const ALL: u32 = 100_000;
 pub struct Audit {
     records: Arc<MemoryState>,
     blobs: MemoryStore,
-    /// How long files of completed uploads are kept; `None` means forever.
+    /// The retention of the files of completed uploads; `None` means forever.
     keeps_files: Option<Duration>,
     before: BTreeMap<UploadId, Upload>,
 }

@@ -26,7 +26,7 @@ pub async fn prove(clients: &Clients) {
     }
 }
 
-/// Checks that after a start and a sweep the server has no unfinished work of its own.
+/// Checks that a start and a sweep leave no work of the server unfinished.
 fn check_swept(clients: &Clients) {
     let bench = &mut *clients.court.bench();
     for row in bench.audit.rows() {

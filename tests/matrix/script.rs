@@ -35,7 +35,7 @@ pub struct Tuning {
     pub max_ranges: u32,
     pub max_replaced_bytes: u64,
     pub progress: bool,
-    /// How long files of completed uploads are kept; `None` means forever.
+    /// The retention of the files of completed uploads; `None` means forever.
     pub keeps_files_ms: Option<u64>,
     /// Set when calls take time.
     pub slow: bool,

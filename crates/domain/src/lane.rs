@@ -195,7 +195,7 @@ impl EndpointAvailability {
         self.takes_claims() && self.resumed_at < begun_before
     }
 
-    /// Reports whether the endpoint has been stopped for so long that the age of its backlog counts.
+    /// Reports whether the endpoint stopped long enough ago for the age of its backlog to count.
     pub fn is_stopped_since(&self, begun_before: Timestamp) -> bool {
         !(self.is_present && self.is_enabled) && self.resumed_at < begun_before
     }

@@ -1,8 +1,8 @@
 //! A bound on the size of the write-ahead log.
 //!
 //! SQLite moves the pages of the log into the database continuously, but restarts the log only when no reader
-//! uses it. If reads overlap for so long that the log exceeds its bound, they are held back while the log is
-//! reset.
+//! uses it. If overlapping reads keep the log in use until it exceeds its bound, new reads wait while the log
+//! is reset.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -44,9 +44,6 @@ const PHRASES: &[(&[&str], &str)] = &[
 /// Beginnings of a doc comment that name no subject. It begins with what the item does or is.
 const OPENINGS: &[&str] = &["What ", "Whether ", "How many ", "How much ", "How long ", "Whoever "];
 
-/// Set when doc comments are checked, too.
-const COMMENTS: bool = false;
-
 /// A passage of text that people read, and the line where it begins.
 #[derive(Debug, PartialEq, Eq)]
 struct Passage {
@@ -75,17 +72,23 @@ fn messages_and_help_speak_in_the_terms_of_the_trade() {
         let text = fs::read_to_string(&file).unwrap();
         let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         judge(&file, &literals(text), &mut wrong);
-        if COMMENTS {
-            let comments = comment_blocks(text, &["///", "//!"]);
-            judge(&file, &comments, &mut wrong);
-            let opening = |comment: &&Passage| OPENINGS.iter().any(|opening| comment.text.starts_with(opening));
-            let headless = comments.iter().filter(opening);
-            wrong.extend(headless.map(|comment| {
-                let Passage { line, text } = comment;
-                let beginning: String = text.chars().take(40).collect();
-                format!("{}:{line}: \"{beginning}…\": begin with what it does or is", relative(&file))
-            }));
-        }
+    }
+    assert!(wrong.is_empty(), "{} phrases:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn comments_speak_in_the_terms_of_the_trade() {
+    let mut wrong = Vec::new();
+    let sources = ["src", "crates", "storage", "tests", "bench", "fuzz"];
+    for file in sources.iter().flat_map(|folder| files(&root().join(folder), "rs")) {
+        let text = fs::read_to_string(&file).unwrap();
+        judge(&file, &comment_blocks(&text, &["///", "//!", "//"]), &mut wrong);
+        let docs = comment_blocks(&text, &["///", "//!"]);
+        let headless = docs.iter().filter(|doc| OPENINGS.iter().any(|opening| doc.text.starts_with(opening)));
+        wrong.extend(headless.map(|Passage { line, text }| {
+            let beginning: String = text.chars().take(40).collect();
+            format!("{}:{line}: \"{beginning}…\": begin with what it does or is", relative(&file))
+        }));
     }
     assert!(wrong.is_empty(), "{} phrases:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -277,7 +280,7 @@ fn code_and_samples_are_not_prose() {
 }
 
 #[test]
-fn literals_are_told_from_everything_else() {
+fn literals_are_found_among_code_and_comments() {
     let source = r##"
         let a = "one \
                  two"; // "no"
