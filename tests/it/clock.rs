@@ -31,7 +31,7 @@ async fn expires_at(life: &Life, id: UploadId) -> Timestamp {
     found.upload.record().expires_at.unwrap()
 }
 
-/// Reports whether the dialects, the status and a termination all answer that an upload is gone.
+/// Reports whether an upload is gone for the dialects, after checking that the status agrees.
 async fn is_gone(life: &Life, id: UploadId) -> bool {
     let inspected = life.engine.inspect(&Principal::server(), id).await.unwrap().gone.is_some();
     let status = life.engine.status(&Principal::server(), id).await.unwrap();

@@ -218,7 +218,8 @@ async fn a_client_is_told_to_send_only_when_its_turn_has_come() {
     }
 }
 
-/// Sends a file as the first bytes of an upload with curl, and returns the responses that curl reports.
+/// Sends a file as the first bytes of an upload with curl, and returns curl's log of the exchange. Returns
+/// `None`, with the reason printed, if curl does not start.
 async fn curl(app: &TestApp, path: &str, offset: &str, file: &str) -> Option<String> {
     let mut command = Command::new("curl");
     command.args(["-sSv", "-X", "PATCH", "--data-binary", file, "--expect100-timeout", "30"]);

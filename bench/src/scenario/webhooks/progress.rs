@@ -102,7 +102,7 @@ struct Clients {
 }
 
 impl Clients {
-    /// Runs the client, and returns the number of answered PATCHes.
+    /// Runs the clients, and returns the number of answered PATCHes.
     async fn run(self, address: SocketAddr, count: usize) -> anyhow::Result<u64> {
         let all = Arc::new(self);
         let mut tasks = JoinSet::new();
