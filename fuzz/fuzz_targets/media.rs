@@ -40,7 +40,10 @@ fuzz_target!(|file: &[u8]| {
             assert!((1..=MOST_TRACKS).contains(&media.tracks.len()), "{facts:?}");
             for track in &media.tracks {
                 assert!(!track.codec.is_empty() && track.codec.len() <= MOST_CODEC_BYTES, "{track:?}");
-                assert!(![track.width, track.height, track.channels, track.sample_rate_hz].contains(&Some(0)), "{track:?}");
+                assert!(
+                    ![track.width, track.height, track.channels, track.sample_rate_hz].contains(&Some(0)),
+                    "{track:?}"
+                );
             }
         }
         Some(Content::Image(image)) => {

@@ -31,5 +31,5 @@ fn no_such_upload() -> Problem {
 
 /// Returns the problem for a request whose body stopped arriving.
 pub(super) fn cut(_: BodyCut, request: &HttpRequest) -> Problem {
-    problem(EngineError::Unavailable(Unavailable::Idle), request)
+    problem(EngineError::Unavailable(Unavailable::IncompleteBody), request)
 }

@@ -23,7 +23,7 @@ use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, 
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
 
 fn shared_world() -> World {
-    World::on(Medium::MemoryDatabase(MemoryStore::new()))
+    World::on(Medium::Memory(MemoryStore::new()))
 }
 
 fn source() -> Vec<u8> {
@@ -76,7 +76,7 @@ async fn a_start_beside_a_running_node_takes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_lost_an_upload_adds_nothing_and_cuts_nothing() {
-    for medium in [Medium::MemoryDatabase(MemoryStore::new()), Medium::sealing()] {
+    for medium in [Medium::Memory(MemoryStore::new()), Medium::sealing()] {
         let world = World::on(medium);
         let first = world.live().await;
         let source = source();
@@ -239,7 +239,7 @@ async fn a_node_tells_how_far_the_writer_of_another_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_node_writes_is_not_the_inventorys_to_mark() {
     let store = MemoryStore::new();
-    let world = World::on(Medium::MemoryDatabase(store.clone()));
+    let world = World::on(Medium::Memory(store.clone()));
     let first = world.live().await;
     // Older ones, which follow it in the list.
     for _ in 0..2 {

@@ -206,7 +206,7 @@ async fn an_upload_in_any_order_is_refused_where_the_store_cannot_take_it() {
     ] {
         let mut abilities = memory::ABILITIES;
         missing(&mut abilities);
-        let world = World::on(Medium::MemoryDatabase(MemoryStore::with_abilities(abilities)));
+        let world = World::on(Medium::Memory(MemoryStore::with_abilities(abilities)));
         let life = world.live().await;
         let refused = life.engine.create(any_order(10)).await;
         assert!(matches!(refused, Err(EngineError::Rejected(Rejection::InOrderOnly))), "{abilities:?}: {refused:?}");
@@ -218,7 +218,7 @@ async fn an_upload_in_any_order_is_refused_where_the_store_cannot_take_it() {
 async fn ranges_begin_at_parts_where_the_store_has_some() {
     let part = usize::try_from(PART_BYTES).unwrap();
     let abilities = Abilities { part_bytes: PART_BYTES, ..memory::ABILITIES };
-    let world = World::on(Medium::MemoryDatabase(MemoryStore::with_abilities(abilities)));
+    let world = World::on(Medium::Memory(MemoryStore::with_abilities(abilities)));
     // The configured alignment is not a multiple of a part.
     let life = world.live_with(|settings| settings.ranges.alignment_bytes = 1000).await;
     assert_eq!(life.engine.settings().ranges.alignment_bytes, PART_BYTES);

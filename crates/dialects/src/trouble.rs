@@ -22,7 +22,7 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Reje
                 Unavailable::Superseded => "superseded",
                 Unavailable::Held => "held",
                 Unavailable::Settling => "settling",
-                Unavailable::Idle => "incomplete-body",
+                Unavailable::IncompleteBody => "incomplete-body",
                 Unavailable::Undecided => "application-unavailable",
                 Unavailable::DatabaseGone => "database-gone",
             };
@@ -51,5 +51,5 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Reje
 
 /// Returns the error of an append or a query whose body stopped before its end.
 pub(crate) fn broken_off() -> EngineError {
-    EngineError::Unavailable(Unavailable::Idle)
+    EngineError::Unavailable(Unavailable::IncompleteBody)
 }

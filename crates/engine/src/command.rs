@@ -213,8 +213,8 @@ pub enum Unavailable {
     Settling,
     #[error("the application has not decided about this request; retry later")]
     Undecided,
-    #[error("the client sent no data for too long")]
-    Idle,
+    #[error("the body of the request ended early, or stopped arriving")]
+    IncompleteBody,
     #[error(
         "the database files were removed or replaced; requests that need them fail until the operator has restored \
          them"

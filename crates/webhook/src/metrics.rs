@@ -90,7 +90,11 @@ impl WebhookMetrics {
         self.show_queue(&Backlog::default());
         self.show_endpoints(["enabled", "open", "paused", "disabled"].map(|state| (state, 0)));
         registry.register("webhook_attempts", "Delivery attempts, by outcome", self.attempts.clone());
-        registry.register("webhook_deliveries_settled", "Settled delivery claims, by verdict", self.settled.clone());
+        registry.register(
+            "webhook_deliveries_settled",
+            "Settled delivery claims, by disposition",
+            self.settled.clone(),
+        );
         registry.register_with_unit(
             "webhook_attempt_duration",
             "Duration of delivery attempts, in seconds",

@@ -133,9 +133,10 @@ fn hint_on(api: &Api, job: &Replay) -> Result<Option<String>, Failure> {
     let backlog = api.get::<Endpoint>(&format!("/endpoints/{endpoint}"))?.read.backlog;
     let next = backlog.oldest_due.map(|at| format!(", the next at {at}")).unwrap_or_default();
     let count = backlog.total;
+    let deliveries = if count == 1 { "delivery is" } else { "deliveries are" };
     Ok((count > 0).then(|| {
         format!(
-            "{count} deliveries are waiting{next}; to send them now: longshore webhooks replay --endpoint {endpoint} --what \
+            "{count} {deliveries} waiting{next}; to send them now: longshore webhooks replay --endpoint {endpoint} --what \
              pending"
         )
     }))

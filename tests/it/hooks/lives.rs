@@ -141,7 +141,7 @@ async fn without_a_verdict_the_upload_waits_and_nothing_else_does() {
 /// Its commit would delay the one of the verdict, and the hook would be called twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_at_another_node_waits_for_the_verdict() {
-    let world = World::on(Medium::MemoryDatabase(storage::memory::MemoryStore::new()));
+    let world = World::on(Medium::Memory(storage::memory::MemoryStore::new()));
     let application = Application::saying(Some(yes()));
     let life = live(&world, &application).await;
     let id = life.create(5).await;

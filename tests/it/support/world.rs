@@ -58,14 +58,14 @@ pub const PART_BYTES: u64 = 16 << 10;
 #[derive(Debug, Clone)]
 pub enum Medium {
     /// In memory. At the end of a life it forgets all bytes that were not made durable.
-    MemoryDatabase(MemoryStore),
+    Memory(MemoryStore),
     /// Files. Bytes that were written but not made durable are still there in the next life.
     Disk,
 }
 
 impl Medium {
     pub fn both() -> [Self; 2] {
-        [Self::MemoryDatabase(MemoryStore::new()), Self::Disk]
+        [Self::Memory(MemoryStore::new()), Self::Disk]
     }
 
     /// Returns these two, and a [sealing](Self::sealing) one.
@@ -76,7 +76,7 @@ impl Medium {
 
     /// Returns one that accepts bytes only in order, and reads no blob before it is sealed.
     pub fn sealing() -> Self {
-        Self::MemoryDatabase(MemoryStore::like_an_object_store(PART_BYTES))
+        Self::Memory(MemoryStore::like_an_object_store(PART_BYTES))
     }
 }
 
@@ -188,7 +188,7 @@ impl World {
         change(&mut settings);
         let faults = Faults::new();
         let blobs: Arc<dyn BlobStore> = match &self.medium {
-            Medium::MemoryDatabase(store) => Arc::new(Faulty::new(store.clone(), faults.clone())),
+            Medium::Memory(store) => Arc::new(Faulty::new(store.clone(), faults.clone())),
             Medium::Disk => Arc::new(Faulty::new(self.disk().await, faults.clone())),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -267,7 +267,7 @@ impl Life {
     /// Returns the keys of everything that is stored in memory.
     pub fn stored_keys(&self) -> Vec<storage::BlobKey> {
         match &self.medium {
-            Medium::MemoryDatabase(store) => store.keys(),
+            Medium::Memory(store) => store.keys(),
             Medium::Disk => panic!("there are files"),
         }
     }
@@ -353,7 +353,7 @@ impl Drop for Life {
         let records = Arc::clone(&self.records);
         let closing = tokio::runtime::Builder::new_current_thread().build().unwrap();
         std::thread::spawn(move || closing.block_on(records.close())).join().unwrap();
-        if let Medium::MemoryDatabase(store) = &self.medium {
+        if let Medium::Memory(store) = &self.medium {
             store.crash();
         }
     }

@@ -145,7 +145,7 @@ async fn create(request: &HttpRequest, payload: Payload, shared: &UploadContext)
                 caller: caller(request, shared),
             };
             let joining = body::while_awaited(request, shared.engine.concatenate(command));
-            let gone = EngineError::Unavailable(Unavailable::Idle);
+            let gone = EngineError::Unavailable(Unavailable::IncompleteBody);
             let upload = joining.await.unwrap_or(Err(gone)).map_err(reject)?;
             return Ok(reply::created(&upload, &shared.location(request, upload.id())));
         }
