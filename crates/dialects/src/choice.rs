@@ -10,7 +10,7 @@ use crate::dialect::{Certainty, DialectHandler, Head, TargetKind};
 /// The dialect that answers a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialectChoice {
-    /// The capabilities of the server, in all dialects together.
+    /// The capabilities of the server, in all dialects.
     Options,
     /// The dialect at this index of the list.
     Dialect(usize),

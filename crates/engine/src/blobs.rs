@@ -174,7 +174,7 @@ impl Inner {
     }
 }
 
-/// Why the blobs of an upload were not joined.
+/// The reason why the blobs of an upload were not joined.
 pub(super) enum GenerationsNotJoined {
     Blobs(Box<Upload>, storage::Error),
     Record(EngineError),

@@ -5,9 +5,9 @@
 //! passes through [`Bookings::note`], so the booking ends with the upload, however that ends. After a start,
 //! bookings are counted again.
 //!
-//! An upload yields to bookings that are older than itself. So of two that do not both fit, one completes,
-//! where each would otherwise fill half of the disk and stop. But bookings cost a client nothing, so they
-//! reserve only a share of the free space: within the rest, only bytes that arrive count.
+//! An upload yields to bookings that are older than its own. So of two uploads that do not both fit, one
+//! completes; otherwise each could fill half of the disk and stop. Bookings cost a client nothing, so all of
+//! them can reserve only a share of the free space; the rest is used by the bytes that arrive first.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};

@@ -135,15 +135,15 @@ impl WritePosition {
     }
 }
 
-/// When a request completes its upload.
+/// The condition under which a request completes its upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CompletesUpload {
     /// Once all bytes of the declared length have arrived.
     WhenFull,
     /// With its last byte, which also determines the length if none was declared.
     Here,
-    /// Never: another request follows, if only to declare the end. An upload that [completes when
-    /// full](domain::write_rules::Completion::WhenFull) does so nevertheless.
+    /// Never: another request follows, which may only declare the end. An upload that [completes when
+    /// full](domain::write_rules::Completion::WhenFull) still completes with its last byte.
     Later,
 }
 
@@ -160,7 +160,7 @@ pub enum Overflow {
 #[derive(Debug, Clone)]
 pub struct Inspection {
     pub upload: Upload,
-    /// Why the upload cannot be resumed, if it has ended or its time has passed.
+    /// The reason why the upload cannot be resumed, if it has ended or expired.
     pub gone: Option<Rejection>,
 }
 
@@ -173,7 +173,7 @@ pub enum BodyEnd {
     Cut,
 }
 
-/// Why a request failed.
+/// The reason why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// A rule forbids the request. The reason is for the client, which can act on it.
@@ -194,7 +194,7 @@ pub enum EngineError {
     },
 }
 
-/// Why a request cannot be processed now.
+/// The reason why a request cannot be processed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     #[error("the server is shutting down")]
@@ -245,12 +245,12 @@ impl EngineError {
         }
     }
 
-    /// Reports a change that was rejected because the record would contradict itself.
+    /// Creates the error for a change that was rejected because the record would contradict itself.
     pub(crate) fn inconsistent(source: InconsistentChange) -> Self {
         Self::Failed { operation: "keep the record of an upload consistent", source: Arc::new(source) }
     }
 
-    /// Reports values set by the application that an upload cannot have.
+    /// Creates the error for values set by the application that an upload cannot have.
     pub(crate) fn chosen_badly(source: impl Error + Send + Sync + 'static) -> Self {
         Self::Failed { operation: "create an upload with the values set by the application", source: Arc::new(source) }
     }

@@ -3,9 +3,12 @@
 //! A `Committer` is the part of a writer that holds the lease, the upload as committed, the blob it writes
 //! to, and the one checkpoint that may be under way. The `ledger` decides which bytes a checkpoint covers.
 //!
-//! Three rules hold. A failure here is `WriterBroken`: it ends the writer for every request that depends on
-//! it. An upload is sealed only if its record, with the bytes of that very commit, is full. And no other
-//! commit makes the record of an upload full that would complete with it: no task would be left to seal it.
+//! Three rules hold:
+//!
+//! - A failure here is `WriterBroken`: it ends the writer for every request that depends on it.
+//! - An upload is sealed only if its record is full, including the bytes of the commit that seals it.
+//! - If an upload completes when it is full, no other commit fills its record: no task would be left to seal
+//!   it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

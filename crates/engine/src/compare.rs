@@ -91,7 +91,7 @@ impl Inner {
 
     /// Returns the first offset, from `start` on, where the stored bytes of an upload differ from `bytes`.
     ///
-    /// Reads only as far as `bytes` reaches, a chunk at a time: it holds less memory than it is given.
+    /// Reads only as far as `bytes` reaches, one chunk at a time, so it holds less memory than `bytes` does.
     pub(super) async fn first_difference(
         &self,
         upload: &Upload,

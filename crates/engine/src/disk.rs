@@ -13,21 +13,21 @@ use crate::lock::lock;
 use crate::{Engine, EngineSettings, Inner};
 
 domain::named! {
-    /// The meaning of the free disk space.
+    /// The state of the disk, by its free space.
     #[derive(Default)]
     pub enum DiskState {
         #[default]
         Enough = "ok",
-        /// Little is left beside the reserve that uploads must leave free.
+        /// Little space is free in addition to the reserve that uploads must leave.
         Low = "low",
-        /// New uploads are rejected: less is free than uploads must leave free.
+        /// New uploads are rejected: less space is free than the reserve that uploads must leave.
         Full = "full",
     }
 }
 
 impl DiskState {
-    /// Returns the state at `free_bytes`. A better state is entered an eighth above the threshold where it
-    /// was left, so that a disk at the threshold does not change its state with every upload.
+    /// Returns the state at `free_bytes`. The state improves only when the free space exceeds its threshold by
+    /// an eighth, so that a disk near a threshold does not change its state with every upload.
     fn at(self, free_bytes: u64, Thresholds { full_below, low_below }: Thresholds) -> Self {
         let recovers_at = |threshold: u64| threshold.saturating_add(threshold / 8);
         let is_full = free_bytes < full_below || self == Self::Full && free_bytes < recovers_at(full_below);

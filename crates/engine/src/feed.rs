@@ -129,12 +129,12 @@ impl Feed {
         Ok(())
     }
 
-    /// Returns about how many bytes the feed takes at once, by the speed so far.
+    /// Returns roughly how many bytes the feed takes at once, based on the speed so far.
     pub fn wants_bytes(&self) -> usize {
         self.buffer_bytes.unwrap_or(FIRST_BUFFER_BYTES)
     }
 
-    /// Waits until [`Self::flush`] is due although more bytes may come.
+    /// Waits until [`Self::flush`] is due, even if more bytes may follow.
     pub async fn flush_due(&self) {
         match self.flush_at() {
             Some(at) => tokio::time::sleep_until(at).await,

@@ -1,8 +1,8 @@
 //! The written bytes of an upload: those that count, and those that are committed.
 //!
 //! The ledger decides what the next checkpoint covers; the [`Committer`] makes it durable and commits it.
-//! Bytes that count are in `there` as soon as they are written. The record alone decides whether the upload
-//! is complete, with the bytes of the very commit that seals it.
+//! Bytes that count are in `there` as soon as they are written. Only the record decides whether the upload is
+//! complete; it includes the bytes of the commit that seals the upload.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ pub(super) struct Ledger {
     pub(super) fresh: ReceivedRanges,
     /// Set when a change other than bytes is not covered by a checkpoint yet.
     pub(super) other_changes: bool,
-    /// The start of the time in which `fresh` grows without a commit under way.
+    /// The time since which `fresh` has grown without a commit under way.
     pub(super) gathering_since: Instant,
     /// Number of checkpoints begun, and number of those that are done.
     begun: u64,

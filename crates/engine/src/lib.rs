@@ -147,7 +147,8 @@ impl Engine {
         self
     }
 
-    /// Publishes progress as events from now on, while `wanted` is true: somebody subscribes to them.
+    /// Publishes progress as events from now on, while `wanted` is true, which means that an endpoint
+    /// subscribes to them.
     #[must_use]
     pub fn reporting_progress_while(mut self, wanted: Arc<AtomicBool>) -> Self {
         Arc::get_mut(&mut self.0).expect("an engine learns who listens before it is shared").progress_wanted = wanted;

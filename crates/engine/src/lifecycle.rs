@@ -34,7 +34,7 @@ impl Engine {
         creating.await.map_err(EngineError::task_died)?
     }
 
-    /// Returns the current state of an upload. A live writer is asked to commit the bytes it has, and
+    /// Returns the current state of an upload. A live writer first commits the bytes it has, and then
     /// continues.
     ///
     /// Waits while an upload has all its bytes but is not settled: no client may take it for complete before

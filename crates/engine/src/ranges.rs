@@ -121,7 +121,7 @@ impl ScatteredState {
         if kept + part.len() as u64 > limit {
             return Err(Rejection::TooMuchToReplace(limit).into());
         }
-        // Kept until the client has sent the rest. The pool is not waited for, because all such requests
+        // Kept until the client has sent the rest. This does not wait for the pool, because all such requests
         // might wait for each other.
         let memory =
             pool.try_keep(&part).ok_or(RequestFailure::Rejected(EngineError::Unavailable(Unavailable::Full)))?;

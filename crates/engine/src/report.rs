@@ -18,7 +18,7 @@ use domain::upload::{ReportOutcome, Upload};
 /// Attempts to commit a report that conflicts with another change. Under the lease, conflicts are rare.
 const TRIES: u32 = 5;
 
-/// Why a report was not recorded.
+/// The reason why a report was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     #[error(transparent)]
@@ -36,7 +36,7 @@ impl Engine {
         new: NewReport,
     ) -> Result<(Upload, ReportOutcome), ReportError> {
         self.0.check_running()?;
-        // Without waiting for a writer if the result is known already.
+        // If the result is known already, this does not wait for a writer.
         let scope = principal.scope();
         self.0.find(scope, id).await?.check_reportable(self.0.now())?;
         let engine = self.clone();

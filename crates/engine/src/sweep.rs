@@ -27,7 +27,8 @@ const PAGE: u32 = 1_000;
 /// Number of uploads per query.
 const BATCH: u32 = 200;
 
-/// The hook call for an upload without a verdict is repeated this soon: its client waits too.
+/// The time after which the hook call for an upload without a verdict is repeated. It is short because the
+/// client of the upload is waiting.
 const RETRY_HOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Number of outdated files that are removed before other work gets its turn.
@@ -220,7 +221,7 @@ impl Inner {
                 upload.stall(now);
                 self.commit(upload).await?;
             }
-            // By the time of the query, so that no upload is found again.
+            // Uses the time of the query, so that the next query does not find the upload again.
             SweepSelection::Overlong { now, .. } | SweepSelection::ChangedAfter { now } => {
                 let latest = self.expires_at(upload.record().created_at, now);
                 upload.renew(upload.record().expires_at.map_or(latest, |at| at.min(latest)), now);

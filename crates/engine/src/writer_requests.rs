@@ -56,7 +56,7 @@ impl WriterRequest {
     }
 }
 
-/// Why a request did not join the writer of its upload.
+/// The reason why a request did not join the writer of its upload.
 #[derive(Debug)]
 pub(super) enum NotJoined {
     /// The writer takes bytes in order, and has a request that sends them.

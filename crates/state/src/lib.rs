@@ -2,8 +2,8 @@
 //!
 //! One port for each noun, all implemented by one store. A commit writes an upload, its events and their
 //! deliveries atomically. It checks the version: a commit that read an older version fails with
-//! [`Error::Conflict`] and changes nothing. The store knows nothing of HTTP, of the engine or of the location
-//! of bytes; it keeps the storage's resume token as opaque bytes.
+//! [`Error::Conflict`] and changes nothing. The store knows nothing of HTTP, the engine or the location of the
+//! bytes; it keeps the storage's resume token as opaque bytes.
 
 use domain::endpoint::EndpointId;
 use domain::id::UploadId;

@@ -22,9 +22,9 @@ pub(super) struct DraftVersion {
     pub overflow: Overflow,
     /// True if there is a problem type for data after the end of an upload.
     pub names_completed: bool,
-    /// True if a client that has nothing to send, and indicates this only by lengths, has completed its
-    /// upload. tus-js-client, which uses these versions, does not send the field that it should for an empty
-    /// file, or, in a browser, for a stream that ends at the end of a chunk.
+    /// True if a request without bytes completes an upload when its lengths show that nothing is left to
+    /// send, even without the field that declares the end. tus-js-client, which uses these versions, omits
+    /// that field for an empty file and, in a browser, for a stream that ends at a chunk boundary.
     pub silence_ends: bool,
 }
 

@@ -120,7 +120,7 @@ impl FormReader {
                 FormState::Data => {
                     let (data, ends) = self.before_delimiter();
                     if !data.is_empty() {
-                        // A delimiter that was found is found again in the same place.
+                        // A delimiter after these bytes stays in `unread`, and the next call finds it again.
                         return Ok(Some(FormItem::Data(data)));
                     }
                     if !ends {

@@ -72,7 +72,7 @@ pub(super) async fn form(
     payload: Payload,
     shared: &UploadContext,
 ) -> Result<HttpResponse, Problem> {
-    // It would apply to the form with its boundaries, over which no digest is computed.
+    // `Content-Digest` would apply to the form with its boundaries, over which no digest is computed.
     if request.headers().contains_key(digests::CONTENT_DIGEST) {
         let of_form =
             BadField::new(digests::CONTENT_DIGEST, "is not supported for forms; send a Repr-Digest of the file");

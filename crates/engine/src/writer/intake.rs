@@ -14,7 +14,7 @@ use domain::rejection::Rejection;
 use domain::size::Offset;
 
 impl Writer {
-    /// Handles the next item of a request. In an upload in any order, a request that fails ends alone.
+    /// Handles the next item of a request. In an upload in any order, a failure ends only its own request.
     pub(super) async fn take(&mut self, index: usize, item: Option<FeedItem>) -> Result<(), RequestFailure> {
         let mut request = self.requests.swap_remove(index);
         let done = match item {
@@ -110,8 +110,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the upload with the last byte of a request. If it cannot end there, the bytes stay: they are a
-    /// correct beginning.
+    /// Ends the upload with the last byte of a request. If it cannot end there, the bytes are kept, because
+    /// they are a valid beginning of the upload.
     pub(super) fn end_here(&mut self, request: &mut JoinedRequest) {
         let taken = self.taken();
         let committer = &mut self.ledger.committer;

@@ -68,7 +68,7 @@ pub(super) struct Writer {
     parked_since: Option<Instant>,
 }
 
-/// Why a request cannot continue.
+/// The reason why a request cannot continue.
 #[derive(Debug)]
 pub(super) enum RequestFailure {
     /// The request is rejected. The other requests and the upload are unaffected.
@@ -99,7 +99,7 @@ enum WriterStep {
 }
 
 impl Writer {
-    /// Creates a writer for the holder of the lease of `upload`, which is as committed.
+    /// Creates a writer for the holder of the lease of `upload`, which is the committed record.
     pub(super) async fn open(
         inner: &Arc<Inner>,
         held: LeaseGuard<WriterRequest>,

@@ -12,7 +12,7 @@ use domain::stage::Stage;
 use domain::upload::Upload;
 use domain::write_rules::Completion;
 
-/// The first bytes are committed, and thereby reported, this soon.
+/// The time after which the first bytes are committed, and thereby reported.
 const FIRST_CHECKPOINT_AFTER: Duration = Duration::from_millis(100);
 
 /// After the offset of an upload in order was reported to a client, nothing more is committed for this long.
@@ -136,8 +136,8 @@ impl Inner {
     /// Returns how long the bytes of a live upload may gather before they are committed.
     fn checkpoint_after(&self, upload: &Upload) -> Duration {
         let every = self.settings.writer.checkpoint_every;
-        // Many slow uploads take turns: each could lose only little, and a sync for each would save only
-        // little.
+        // Many slow uploads commit less often. A crash costs each of them few bytes, so frequent syncs would
+        // save little.
         let crowd = self.leases.count() as f64 / f64::from(self.settings.writer.checkpoint_rate);
         if crowd > 1.0 {
             return every.mul_f64(crowd);

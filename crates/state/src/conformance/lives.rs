@@ -1,4 +1,4 @@
-//! Random lives of deliveries: a store treats them by the rules.
+//! Random lives of deliveries: every store must apply the same rules.
 //!
 //! The memory state uses [`domain::lane`] for every decision, so it is the oracle: for any sequence of
 //! operations on both, a store under test claims the same deliveries in the same order, and shows each of

@@ -6,7 +6,7 @@
 //! transaction.
 //!
 //! [`domain::lane`] defines the rules for deliveries. Lookups that a database makes by an index are scans
-//! here, so the number of deliveries is limited by memory and by the caller's patience.
+//! here, so many deliveries need much memory and time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

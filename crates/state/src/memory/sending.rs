@@ -12,7 +12,7 @@ use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 
-/// The note, or its beginning, of an attempt whose lease had passed to another claim.
+/// The beginning of the note of an attempt whose lease had passed to another claim.
 const LATE: &str = "late";
 
 impl Tables {
