@@ -294,10 +294,10 @@ impl RunningServer {
         }
     }
 
-    /// Stops in order: no new work is accepted, live uploads commit the bytes they have received, clients get
-    /// their responses, deliveries in flight end, and the database is closed. Takes at most the configured
-    /// time. A client that does not read its response can use up most of that time, but does not prevent the
-    /// other steps.
+    /// Shuts down gracefully: no new work is accepted, live uploads commit the bytes they have received,
+    /// clients get their responses, deliveries in flight end, and the database is closed. Takes at most the
+    /// configured time. A client that does not read its response can use up most of that time, but does not
+    /// prevent the other steps.
     pub async fn stop(self) -> StopOutcome {
         let deadline = Instant::now() + self.config.server.shutdown_timeout;
         let for_answers = self.config.server.shutdown_timeout.mul_f32(0.8);

@@ -26,7 +26,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-/// Serves until the first signal to stop, then stops in order. A second signal ends the process at once.
+/// Serves until the first signal to stop, then shuts down gracefully. A second signal ends the process at
+/// once.
 async fn serve_until_stopped(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::take().context("could not install the signal handlers")?;
     let running = tokio::select! {

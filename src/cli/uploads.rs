@@ -52,9 +52,7 @@ pub(super) fn command() -> Command {
         .subcommand(Command::new("show").about("Show the status of one upload").arg(id("ID of the upload")))
         .subcommand(
             Command::new("delete")
-                .about(
-                    "Delete uploads and their files; records of completed uploads are kept for retention.ended_uploads",
-                )
+                .about("Delete uploads and their files; their records are kept for retention.ended_uploads")
                 .arg(id("IDs of the uploads").num_args(1..)),
         )
 }

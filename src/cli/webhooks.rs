@@ -30,6 +30,9 @@ pub(super) const KEY_VARIABLE: &str = "LONGSHORE_ADMIN_KEY";
 /// Variable with the shared token of clients, used without a token file and without an admin key.
 pub(super) const TOKEN_VARIABLE: &str = "LONGSHORE_TOKEN";
 
+/// Order of a flag of all subcommands, which help lists after the flags of one.
+const LAST: usize = 100;
+
 const EXAMPLES: &str = "\
 Examples:
   longshore webhooks listen                      receive events here, verify and print them
@@ -61,8 +64,8 @@ pub(super) fn command() -> Command {
         .subcommand(listen::command())
 }
 
-pub(super) fn connection_flags() -> [Arg; 5] {
-    [
+pub(super) fn connection_flags() -> impl Iterator<Item = Arg> {
+    let connection = [
         flag("server", "URL", "URL of the server [default: LONGSHORE_SERVER, or http://127.0.0.1:8080]").global(true),
         flag("key-file", "FILE", "File with the admin key; or set LONGSHORE_ADMIN_KEY to the key")
             .value_parser(clap::value_parser!(PathBuf))
@@ -82,8 +85,9 @@ pub(super) fn connection_flags() -> [Arg; 5] {
         )
         .value_parser(clap::value_parser!(PathBuf))
         .global(true),
-        switch("json", "Print the JSON response of the server").global(true),
-    ]
+    ];
+    let json = switch("json", "Print the JSON response of the server").global(true).display_order(LAST);
+    connection.into_iter().map(|flag| flag.help_heading("Connection")).chain([json])
 }
 
 fn endpoints() -> Command {
@@ -96,14 +100,17 @@ fn endpoints() -> Command {
                 .about("Create an endpoint; its secret is shown only once")
                 .arg(Arg::new("url").required(true).value_name("URL").help("URL to which events are sent"))
                 .arg(flag("name", "NAME", "Name of the endpoint, which cannot be changed later [default: generated]"))
-                .args(term_flags()),
+                .args(term_flags(Defaults::Shown)),
         )
         .subcommand(
             Command::new("set")
-                .about("Change an endpoint; if --signing requires a new secret, it is generated and shown only once")
+                .about(
+                    "Change the given settings of an endpoint; if --signing requires a new key, it is generated and \
+                     shown only once",
+                )
                 .arg(name())
                 .arg(flag("url", "URL", "URL to which events are sent"))
-                .args(term_flags()),
+                .args(term_flags(Defaults::Omitted)),
         )
         .subcommand(Command::new("remove").about("Remove an endpoint and cancel its pending deliveries").arg(name()))
         .subcommand(
@@ -111,7 +118,7 @@ fn endpoints() -> Command {
         )
         .subcommand(
             Command::new("resume")
-                .about("Resume an endpoint; waiting deliveries are sent first")
+                .about("Resume an endpoint; its waiting deliveries are sent in order")
                 .arg(name())
                 .arg(switch("drop-waiting", "Cancel the waiting deliveries instead of sending them")),
         )
@@ -126,31 +133,49 @@ fn endpoints() -> Command {
         )
 }
 
+/// Whether help shows the defaults of settings. They apply to a new endpoint; a change keeps what it does not
+/// name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Defaults {
+    Shown,
+    Omitted,
+}
+
 /// Returns the flags for the settings of an endpoint.
-fn term_flags() -> Vec<Arg> {
+fn term_flags(defaults: Defaults) -> Vec<Arg> {
+    let or = |default: &str, flag: Arg| match (defaults, flag.get_help().map(ToString::to_string)) {
+        (Defaults::Shown, Some(help)) => flag.help(format!("{help} [default: {default}]")),
+        _ => flag,
+    };
     vec![
-        flag(
-            "events",
-            "A,B,...",
-            "Events to send: names, upload.* or * [default: all upload events except upload.progress]",
+        or(
+            "all upload events except upload.progress",
+            flag("events", "A,B,...", "Events to send: names, upload.* or *"),
         ),
         flag("description", "TEXT", "Description of the endpoint, for people"),
         flag("metadata", "KEY=VALUE", "Only events of uploads with this metadata; can be repeated")
             .action(ArgAction::Append),
-        flag("ordering", "ORDER", "Order of deliveries: per_upload, strict or none [default: per_upload]"),
-        flag("payload", "PAYLOAD", "Payload of deliveries: full or thin [default: full]"),
-        flag("signing", "KIND", "Signature: hmac, ed25519 or both [default: hmac]"),
-        count_flag("max-in-flight", "Maximum number of concurrent attempts"),
-        count_flag("max-per-second", "Maximum number of attempts started per second"),
-        duration_flag("timeout", "Time limit for an attempt, from 1s to 30s"),
-        flag("retry-schedule", "A,B,...", "Wait after each failed attempt, such as 5s,5m,1h"),
+        or("per_upload", flag("ordering", "ORDER", "Order of deliveries: per_upload, strict or none")),
+        or("full", flag("payload", "PAYLOAD", "Payload of deliveries: full or thin")),
+        or("hmac", flag("signing", "KIND", "Signature: hmac, ed25519 or both")),
+        or("webhooks.max_in_flight_per_endpoint", count_flag("max-in-flight", "Maximum number of concurrent attempts")),
+        or("no limit", count_flag("max-per-second", "Maximum number of attempts started per second")),
+        or("webhooks.timeout", duration_flag("timeout", "Time limit for an attempt, from 1s to 30s")),
+        or(
+            "webhooks.retry_schedule",
+            flag("retry-schedule", "A,B,...", "Wait after each failed attempt, such as 5s,5m,1h"),
+        ),
         flag("header", "NAME: VALUE", "Header to send with every delivery; can be repeated").action(ArgAction::Append),
-        flag(
-            "auto-disable",
-            "true|false",
-            "Disable the endpoint after webhooks.disable_after of uninterrupted failure",
+        or(
+            "true",
+            flag(
+                "auto-disable",
+                "true|false",
+                "Disable the endpoint after webhooks.disable_after of uninterrupted failure",
+            ),
         )
-        .value_parser(clap::value_parser!(bool)),
+        .value_parser(clap::value_parser!(bool))
+        .hide_possible_values(true),
         flag(
             "ca-file",
             "FILE",

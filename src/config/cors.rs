@@ -52,7 +52,7 @@ impl CorsConfig {
         let safe = !cors.allow_credentials || lists;
         from.require(safe, &["cors.allow_credentials", "cors.allow_origins"], |others| {
             format!(
-                "lets every web page act for its visitors together with {}; list the origins you trust",
+                "with {}, it lets every web page act for its visitors; list the origins you trust",
                 others.join(", ")
             )
         });

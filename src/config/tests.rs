@@ -483,8 +483,8 @@ fn values_that_do_not_fit_together_are_told_with_both_sources() {
     );
     assert_eq!(
         file_error("tls.certificate_file = \"a.pem\""),
-        "tls.certificate_file = \"a.pem\" (from longshore.toml, line 1): requires both files: \
-         tls.private_key_file = \"\" (default); set both, or leave both empty"
+        "tls.certificate_file = \"a.pem\" (from longshore.toml, line 1): set both files or neither; \
+         the other is tls.private_key_file = \"\" (default)"
     );
     assert_eq!(
         file_error("http2.memory = \"63MiB\""),
@@ -504,8 +504,9 @@ fn values_that_do_not_fit_together_are_told_with_both_sources() {
     );
     assert_eq!(
         file_error("cors.allow_credentials = true"),
-        "cors.allow_credentials = true (from longshore.toml, line 1): lets every web page act for its visitors \
-         together with cors.allow_origins = [\"auto\"] (default); list the origins you trust"
+        "cors.allow_credentials = true (from longshore.toml, line 1): with \
+         cors.allow_origins = [\"auto\"] (default), it lets every web page act for its visitors; list the origins \
+         you trust"
     );
 }
 

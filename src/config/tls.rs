@@ -23,7 +23,7 @@ impl TlsConfig {
         from.require(
             certificate.is_some() == private_key.is_some(),
             &["tls.certificate_file", "tls.private_key_file"],
-            |others| format!("requires both files: {}; set both, or leave both empty", others.join(", ")),
+            |others| format!("set both files or neither; the other is {}", others.join(", ")),
         );
         Self {
             files: certificate

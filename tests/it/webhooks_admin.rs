@@ -655,7 +655,7 @@ async fn the_command_line_manages_all_of_it() {
     let secret = made.lines().find_map(|line| line.strip_prefix("secret: ")).expect("the secret is shown");
     let (code, said, wrong) = run("test cli");
     assert_eq!(code, Some(1), "nobody listens there: {wrong}");
-    assert!(said.contains("result: refused in "), "{said}");
+    assert!(said.contains("result: failed (refused) after "), "{said}");
     assert!(wrong.starts_with("longshore: the test failed: there was no response (refused)"), "{wrong}");
 
     let receiver = Scripted::start(secret).await;

@@ -153,11 +153,11 @@ fn state(endpoint: &Endpoint) -> String {
 }
 
 fn result(attempt: &Attempt<'_>) -> String {
-    let result = match attempt.status {
-        Some(status) => status.to_string(),
-        None => maybe(attempt.error.as_deref()),
-    };
-    format!("{result} in {} ms", attempt.duration_ms)
+    match (attempt.status, &attempt.error) {
+        (Some(status), _) => format!("{status} in {} ms", attempt.duration_ms),
+        (None, Some(error)) => format!("failed ({}) after {} ms", escaped(error), attempt.duration_ms),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 /// Escapes a text for terminals.
@@ -207,8 +207,16 @@ fn inline(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => word(text),
-        Value::Array(items) => items.iter().map(inline).collect::<Vec<_>>().join(","),
+        Value::Array(items) => items.iter().map(item).collect::<Vec<_>>().join(","),
         other => other.to_string(),
+    }
+}
+
+/// Formats an item of a list. A list of two numbers is a range of bytes, from the first to the last.
+fn item(value: &Value) -> String {
+    match value.as_array().map(Vec::as_slice) {
+        Some([first, last]) if first.is_number() && last.is_number() => format!("{first}-{last}"),
+        _ => inline(value),
     }
 }
 
@@ -279,6 +287,12 @@ x        disabled (gone)  u            a,b +2    100000+  2026-11-21T22:31:30Z
     }
 
     #[test]
+    fn ranges_show_their_first_and_last_bytes() {
+        let status = json!({ "missing": [[0, 49], [60, 69]], "other": [] });
+        assert_eq!(one(&status, None), "missing: 0-49,60-69\nother: \n");
+    }
+
+    #[test]
     fn a_test_says_what_came_of_it() {
         let tested_with = |attempt: Value| {
             let delivery: Delivery<'_> = read(json!({ "endpoint": "app", "event_id": "evt_1", "attempts": [attempt] }));
@@ -289,7 +303,8 @@ x        disabled (gone)  u            a,b +2    100000+  2026-11-21T22:31:30Z
         let bad = json!({ "started_at": "t", "status": 500, "duration_ms": 3, "response_body": "away\n" });
         assert!(tested_with(bad.clone()).ends_with("response: away\\u000a\n"));
         assert_eq!(failure(&read(bad)), "the receiver returned 500");
-        let none = json!({ "status": null, "error": "refused", "note": "nobody listens" });
+        let none = json!({ "status": null, "error": "refused", "note": "nobody listens", "duration_ms": 3 });
+        assert!(tested_with(none.clone()).contains("result: failed (refused) after 3 ms\n"));
         assert_eq!(failure(&read(none)), "there was no response (refused): nobody listens");
     }
 
