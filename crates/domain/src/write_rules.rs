@@ -15,7 +15,7 @@ crate::named! {
     pub enum Completion {
         /// Automatically, once the whole length is present.
         WhenFull = "when-full",
-        /// When the client declares the upload complete.
+        /// As soon as the client declares the upload complete.
         WhenSaid = "when-said",
     }
 }

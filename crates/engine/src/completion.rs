@@ -54,8 +54,8 @@ impl Inner {
     }
 
     /// Advances an upload that has all its bytes until it is settled, or until a call to the application
-    /// returns no verdict. The caller holds its lease. An upload that is still open or already settled is returned
-    /// unchanged.
+    /// returns no verdict. The caller holds its lease. An upload that is still open or already settled is
+    /// returned unchanged.
     pub(super) async fn drive_to_completion(
         &self,
         mut upload: Upload,

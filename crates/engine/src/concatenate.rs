@@ -5,9 +5,9 @@
 //! and the parts stay. The same happens if the client goes away, or the server stops, while the bytes are
 //! joined.
 //!
-//! The number of bytes that one request can cause to be copied is bounded: each part may be listed once, so it
-//! is at most the number of bytes that clients have sent, and never more than `limits.max_upload_size`. While
-//! the bytes are copied, their disk space is booked like that of any other upload.
+//! The number of bytes that one request can cause to be copied is bounded. Each part may be listed once, so
+//! no more bytes are copied than clients have sent, and never more than `limits.max_upload_size`. While the
+//! bytes are copied, their disk space is booked like that of any other upload.
 
 use std::sync::Arc;
 

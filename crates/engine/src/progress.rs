@@ -15,7 +15,7 @@ pub(super) struct WriterProgress {
     accepted_bytes: AtomicU64,
     /// The offset committed by the writer; zero before its first commit.
     committed_bytes: AtomicU64,
-    /// When bytes last arrived, in milliseconds after `began`.
+    /// The time at which bytes last arrived, in milliseconds after `began`.
     accepted_at_ms: AtomicU64,
     bytes_per_second: AtomicU64,
     is_parked: AtomicBool,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 pub const BLOCK_BYTES: u64 = BLOCK as u64;
 const BLOCK: usize = 64 << 10;
 
-/// Why a reader stopped before the end.
+/// The reason why a reader stopped before the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ParseStop {
     /// These bytes must be fetched first.

@@ -23,7 +23,7 @@ use crate::lock::lock;
 use crate::{BlobKey, Capacity};
 use pool::BLOCK_BYTES;
 
-/// Why a data folder cannot be used, for the operator who has to fix it.
+/// The reason why a data folder cannot be used, for the operator who has to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("could not create the data folder {path}: create it manually, or choose another folder (data_dir)")]
