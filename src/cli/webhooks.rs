@@ -133,8 +133,8 @@ fn endpoints() -> Command {
         )
 }
 
-/// Whether help shows the defaults of settings. They apply to a new endpoint; a change keeps what it does not
-/// name.
+/// The display of the defaults of settings in the help. They apply to a new endpoint; a change keeps the
+/// settings that it does not name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Defaults {
     Shown,

@@ -703,7 +703,7 @@ fn an_endpoint_needs_only_a_url_and_a_secret() {
         assert_eq!(
             endpoint.terms.filter.wants(kind),
             kind.is_of_upload() && kind != EventKind::Progress,
-            "webhooks C1: progress is asked for"
+            "webhooks C1: progress is sent only on request"
         );
     }
 }

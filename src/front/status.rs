@@ -341,7 +341,7 @@ mod tests {
         for known in ["W/\"7-500\"", "\"7-500\"", "\"3-0\", W/\"7-500\""] {
             assert!(knows_more(known, 7, 499) && knows_more(known, 7, 0), "{known}");
             assert!(!knows_more(known, 7, 500) && !knows_more(known, 7, 501), "{known}");
-            assert!(!knows_more(known, 8, 0), "{known}: a commit is news");
+            assert!(!knows_more(known, 8, 0), "{known}: a commit is a change");
         }
         for known in ["*", "", "W/\"7-500-expired\"", "\"77-500\"", "\"7\"", "\"7-many\""] {
             assert!(!knows_more(known, 7, 0), "{known}");

@@ -57,7 +57,7 @@ async fn each_address_has_its_share_of_uploads() {
     assert_eq!(client.offset(&paths[2]).await, 0, "it brought nothing");
     let asked = app.client().await.tus("HEAD", &paths[0], &[NEAR], b"").await;
     assert_eq!(asked.status, 200, "asking is free");
-    assert_eq!(patched(&app, &paths[3], FAR).await.status, 204, "others have shares of their own");
+    assert_eq!(patched(&app, &paths[3], FAR).await.status, 204, "each address has a separate share");
     let loopback = [begin(&app, &paths[5], None).await, begin(&app, &paths[6], None).await];
     assert_eq!(
         patched(&app, &paths[7], ("X-Forwarded-For", "127.0.0.8")).await.status,

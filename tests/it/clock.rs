@@ -81,7 +81,7 @@ async fn an_upload_created_after_a_step_lives_exactly_as_long_as_it_says() {
         assert_eq!(expires_at(&life, id).await, before);
         world.pass(Duration::from_mins(2));
         assert!(is_gone(&life, id).await, "ahead: {ahead}");
-        assert!(life.engine.cancel(cancelling(id)).await.is_err(), "whoever asks gets the same answer");
+        assert!(life.engine.cancel(cancelling(id)).await.is_err(), "every caller gets the same answer");
         life.engine.start_sweeping();
         life.wait_for_stage(id, "expired").await;
     }

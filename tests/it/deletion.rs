@@ -200,7 +200,7 @@ async fn files_of_completed_uploads_go_when_they_were_kept_long_enough() {
     until("the files are gone", async || (app.stored_files().len() == 1).then_some(())).await;
     app.restart().await;
     let mut client = app.client().await;
-    assert_eq!(client.status(&unfinished).await["stage"], "receiving", "what is unfinished has a time of its own");
+    assert_eq!(client.status(&unfinished).await["stage"], "receiving", "unfinished uploads have a separate lifetime");
     assert_eq!(client.status(&paths[0]).await["removed_by"], "retention");
     let heard = receiver.deliveries();
     assert_eq!(heard.len(), 2, "once for each: {heard:?}");

@@ -250,7 +250,7 @@ async fn an_upload_of_unknown_length_that_fills_the_disk_keeps_what_was_committe
     wait_until_at_rest(app.address(), &path).await;
     let kept = app.client().await.offset(&path).await;
     assert!((MIB as u64..source.len() as u64).contains(&kept), "{kept}");
-    assert_eq!(the_file(app.data_dir()).metadata().unwrap().len(), kept, "what does not count takes no room");
+    assert_eq!(the_file(app.data_dir()).metadata().unwrap().len(), kept, "uncounted bytes take no disk space");
     fs::remove_file(ballast).unwrap();
     let (offset, length) = (kept.to_string(), source.len().to_string());
     let headers = [OCTETS, ("Upload-Offset", offset.as_str()), ("Upload-Length", &length)];

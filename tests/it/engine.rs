@@ -664,7 +664,7 @@ async fn a_death_while_an_upload_is_terminated_leaves_no_bytes() {
             assert_eq!(life.events(id).await, ["created", "receiving", "terminated"]);
             assert!(world.files().is_empty(), "{death:?}");
         } else {
-            assert_eq!(life.committed(id).await, 50_000, "what nobody was told of did not happen");
+            assert_eq!(life.committed(id).await, 50_000, "a deletion that was not reported did not happen");
             life.engine.cancel(cancelling(id)).await.unwrap();
             assert!(world.files().is_empty());
         }

@@ -207,7 +207,7 @@ fn is_refused(answer: &Answer, why: &str) {
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
         assert!(detail.contains("text/plain"), "{why}: {detail}");
     }
-    assert_eq!(answer.header("location"), None, "{why}: there is nothing to go on with");
+    assert_eq!(answer.header("location"), None, "{why}: there is nothing to resume");
 }
 
 /// Asserts that an upload is rejected permanently, for every request.
@@ -227,7 +227,7 @@ async fn stays_refused(app: &TestApp, path: &str) {
         let head = ietf::send(&mut client, "HEAD", path, &[ietf::version(number)], b"").await;
         is_refused(&head, "IETF HEAD");
         let (field, value) = ietf::end_in(number, false);
-        assert_ne!(head.header(&field.to_lowercase()), Some(value), "IETF {number}: not to be gone on with");
+        assert_ne!(head.header(&field.to_lowercase()), Some(value), "IETF {number}: cannot be resumed");
         let headers =
             [ietf::PARTIAL, ietf::version(number), ("Upload-Offset", at.as_str()), ietf::end_in(number, true)];
         is_refused(&ietf::send(&mut client, "PATCH", path, &headers, b"").await, "IETF PATCH");
@@ -437,7 +437,7 @@ async fn a_crash_during_the_look_loses_nothing_that_was_promised() {
         _ = life.append(id, 150_000, &bytes[150_000..]) => panic!("it was held"),
         () = hold.reached() => {}
     }
-    assert_eq!(life.find(id).await.stage().name(), "receiving", "nothing is told before it is known");
+    assert_eq!(life.find(id).await.stage().name(), "receiving", "nothing is reported before it is known");
     life.die();
     let life = world.live_with(looking).await;
     life.engine.recover().await;

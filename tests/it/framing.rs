@@ -166,7 +166,7 @@ async fn dribbles(mut client: Client) {
             let _ = ended.expect("the server ends it");
         }
     }
-    assert!(rest.is_empty(), "clients of tus would give up at a 408: {}", String::from_utf8_lossy(&rest));
+    assert!(rest.is_empty(), "tus clients would abandon the upload at a 408: {}", String::from_utf8_lossy(&rest));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,7 +183,7 @@ async fn the_second_head_of_a_connection_has_its_time_too() {
         clients.push(client);
     }
     let crowd = futures::future::join_all(clients.into_iter().map(dribbles));
-    let honest = until("there is room for others", async || {
+    let honest = until("connections are free for others", async || {
         let mut client = app.client().await;
         client.send_head("GET", "/healthz", &[]).await;
         client.raw_answer("GET").await.filter(|answer| answer.status == 200)

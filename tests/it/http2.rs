@@ -93,7 +93,7 @@ async fn an_upload_is_created_together_with_its_bytes() {
     let location = created.header("location").unwrap();
     assert!(
         location.starts_with(&format!("https://{}/files/", server.app.address())),
-        "it was asked for directly: {location}"
+        "the client connected directly: {location}"
     );
     is_whole(server.beside, &location[location.find("/files/").unwrap()..], b"hello world").await;
 

@@ -39,12 +39,12 @@ async fn a_client_that_reconnects_wins_over_its_own_half_open_connection() {
         let began = Instant::now();
         let told = client.offset(&path).await;
         client.begin_patch(&path, told, SIZE as u64 - told).await;
-        let head_and_takeover = until("the old append is told", async || old.raw_answer("PATCH").await).await;
+        let head_and_takeover = until("the old append is answered", async || old.raw_answer("PATCH").await).await;
         let took = began.elapsed();
         eprintln!("HEAD and takeover of a silent connection after {sent} bytes: {took:?}");
         assert!(took < AT_ONCE, "{took:?}");
         assert!(told <= sent as u64);
-        assert_eq!(head_and_takeover.status, 503, "the stale request is never told of success: {head_and_takeover:?}");
+        assert_eq!(head_and_takeover.status, 503, "the stale request never succeeds: {head_and_takeover:?}");
         client.send(&source[usize::try_from(told).unwrap()..]).await;
         assert_eq!(client.answer("PATCH").await.status, 204);
         is_whole(app.address(), &path, &source).await;

@@ -258,7 +258,7 @@ async fn a_newer_request_for_the_same_places_ends_the_older() {
     assert!(matches!(ended, Err(EngineError::Unavailable(Unavailable::Superseded))), "{ended:?}");
     let mut beside = beside;
     feed_all(&mut beside, &source[200 * KIB..]).await;
-    assert_eq!(beside.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed", "it was left alone");
+    assert_eq!(beside.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed", "it was not disturbed");
     is_complete(&life, id, &source).await;
 }
 

@@ -481,6 +481,6 @@ async fn the_health_check_knows_a_server_that_is_ready() {
     assert_eq!(run(&["health", "--listen", &address]).code, Some(0));
     program.signal("TERM");
     assert_eq!(program.ran().code, Some(0));
-    until("the health check says no", async || (run(&["health", "--listen", &address]).code == Some(1)).then_some(()))
+    until("the health check fails", async || (run(&["health", "--listen", &address]).code == Some(1)).then_some(()))
         .await;
 }

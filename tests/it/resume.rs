@@ -232,7 +232,7 @@ async fn a_checksummed_request_that_is_cut_leaves_no_trace() {
             let status = client.status(&path).await;
             assert_eq!((&status["stage"], &status["received"]), (&"created".into(), &0.into()), "{status}");
             let stored: u64 = app.stored_files().iter().map(|file| file.metadata().unwrap().len()).sum();
-            assert_eq!(stored % SIZE as u64, 0, "the bytes that came take no room");
+            assert_eq!(stored % SIZE as u64, 0, "uncounted bytes take no disk space");
             assert_eq!(client.tus("PATCH", &path, &headers, &source).await.status, 204);
             is_whole(app.address(), &path, &source).await;
         }

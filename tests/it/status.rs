@@ -335,7 +335,7 @@ async fn the_list_is_filtered() {
     }
     let page = list(&mut client, "").await;
     for (upload, path) in page["uploads"].as_array().unwrap().iter().zip(paths.iter().rev()) {
-        assert_eq!(*upload, status(&mut client, path).await, "a list tells of each what its status tells");
+        assert_eq!(*upload, status(&mut client, path).await, "a list has the same status of each upload");
     }
     assert_eq!(page["next"], Value::Null);
 }
@@ -681,7 +681,7 @@ async fn the_offset_never_goes_backwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stdout, reason = "how long it took is told and not judged")]
+#[expect(clippy::print_stdout, reason = "the duration is reported and not checked")]
 async fn ten_thousand_uploads_are_listed_page_by_page() {
     const COUNT: usize = 10_000;
     let mut app = TestApp::start().await;

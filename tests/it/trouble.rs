@@ -223,7 +223,7 @@ async fn a_disk_that_fills_up_in_the_middle_of_an_append_keeps_what_was_promised
     assert!((MIB as u64..12 * MIB as u64).contains(&committed), "{committed}");
     wait_until_at_rest(app.address(), &path).await;
     let stored: u64 = app.stored_files().iter().map(|file| file.metadata().unwrap().len()).sum();
-    assert_eq!(stored, committed, "bytes that count for nothing take no room");
+    assert_eq!(stored, committed, "uncounted bytes take no disk space");
 
     // The database was on the same disk. Once there is space, it is intact, and so is the upload.
     disk.remount("size=64m");

@@ -581,7 +581,7 @@ async fn the_delivery_log_is_filtered_and_paged() {
         let planned = attempts[0]["next_attempt_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         let made = attempts[1]["started_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         assert!(planned <= made, "webhooks L1: {attempts:#}");
-        assert_eq!(attempts[1]["next_attempt_at"], Value::Null, "it was given up");
+        assert_eq!(attempts[1]["next_attempt_at"], Value::Null, "it is not retried");
     }
     for (query, count) in [
         ("".to_owned(), 14),

@@ -109,7 +109,7 @@ impl Fault {
         match self {
             Self::Fails => "fails",
             Self::FailsLate => "fails after a while",
-            Self::IsFull => "finds no room",
+            Self::IsFull => "finds no space",
             Self::FailsWhenDone => "is done, but fails",
             Self::Hangs => "hangs",
             Self::Dies => "does not happen, for the process dies",

@@ -286,7 +286,7 @@ impl fmt::Display for Step {
             Self::Begin { request, upload, body } => write!(f, "{request} begins, for {upload}: {body}"),
             Self::Send { request, bytes } => write!(f, "{request} sends {bytes} bytes"),
             Self::End { request } => write!(f, "{request} ends its body"),
-            Self::Fall { request } => write!(f, "{request} falls silent and is given up"),
+            Self::Fall { request } => write!(f, "{request} falls silent and is abandoned"),
             Self::Vanish { request } => write!(f, "{request} vanishes"),
             Self::Inspect { upload } => write!(f, "HEAD {upload}"),
             Self::Cancel { upload } => write!(f, "DELETE {upload}"),

@@ -202,7 +202,7 @@ impl World<'_> {
         let instance = InstanceId::new(self.now, randomness());
         let node = Node::alone(instance, NodeName::new("matrix").expect("it is a name"), "1.0.0");
         let state = self.memory.open_by(clock);
-        state.join(&node, Membership::Alone, None).await.expect("memory has no faults of its own");
+        state.join(&node, Membership::Alone, None).await.expect("the state in memory does not fail");
         let nodes: Arc<dyn Leases> = Arc::clone(&state) as _;
         let deliveries: Arc<dyn Deliveries> = Arc::clone(&state) as _;
         let uploads = Arc::new(Records { inner: state, faults: self.faults.clone() });

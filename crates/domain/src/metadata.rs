@@ -151,7 +151,7 @@ mod tests {
         let several = [("type", "avatar"), ("objectName", "c.mp4"), ("mimeType", "image/png"), ("name", "b.mp4")];
         let pairs = several.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec())).to_vec();
         let several = Metadata::new(pairs).unwrap();
-        assert_eq!(several.content_type().as_deref(), Some("image/png"), "what is no type is passed over");
+        assert_eq!(several.content_type().as_deref(), Some("image/png"), "a value that is no media type is ignored");
         assert_eq!(several.file_name().as_deref(), Some("b.mp4"), "a name says more than a path");
     }
 

@@ -341,7 +341,7 @@ mod tests {
         let pieces = waiting(&mut intake);
         assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [FIRST_BUFFER_BYTES, 12]);
         assert_eq!(&pieces[1][..], b"and the rest");
-        assert!(intake.pieces.recv().await.is_none(), "a cut has no end of its own");
+        assert!(intake.pieces.recv().await.is_none(), "a cut sends no end");
     }
 
     #[tokio::test]

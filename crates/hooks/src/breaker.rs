@@ -152,6 +152,6 @@ mod tests {
         assert!(breaker.is_open(later));
         trying.complete(false, later);
         third.complete(true, later);
-        assert!(!breaker.is_open(later), "it works, whoever found out");
+        assert!(!breaker.is_open(later), "any success closes the breaker");
     }
 }

@@ -388,7 +388,7 @@ async fn a_start_may_use_what_is_kept_for_deleting() {
     let reserve = place.0.path().join("state.db-reserve");
     assert!(reserve.exists());
     assert!(matches!(store.writer.write(TakeAll).await, Err(Error::NoSpace { .. })));
-    assert!(!reserve.exists(), "it was given up");
+    assert!(!reserve.exists(), "the reserve was released");
     store.join(&leases::node(1), Membership::Others, None).await.unwrap();
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
 }

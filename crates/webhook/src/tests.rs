@@ -990,7 +990,7 @@ async fn an_endpoint_that_keeps_failing_is_spared() {
     }
     assert_eq!(work.metrics.breakers_opened.get(), 1);
     let waiting: Vec<_> = (0..20).map(|_| work.outbox.add_for("app")).collect();
-    let open_until = work.outbox.stored("app").health.open_until.expect("it is written down");
+    let open_until = work.outbox.stored("app").health.open_until.expect("it is stored");
     work.outbox.ring();
     assert!(waiting.iter().all(|id| work.outbox.row(*id).attempts.is_empty()));
 

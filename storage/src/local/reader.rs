@@ -146,7 +146,7 @@ mod tests {
         let pool = Pool::new(64 * MIB as u64);
         let (total, file) = (pool.free_bytes(), file());
         let mut reading = read(&file, &pool);
-        assert_eq!(total - pool.free_bytes(), 0, "nothing is read before it is asked for");
+        assert_eq!(total - pool.free_bytes(), 0, "nothing is read before it is requested");
         let first = reading.next().await.unwrap().unwrap();
         assert_eq!(first.len(), LARGE_BYTES);
         drop(first);

@@ -106,7 +106,7 @@ fn a_folder_that_cannot_be_used_is_refused_with_a_reason() {
     std::os::unix::fs::symlink("/proc", divided.join("files")).unwrap();
     assert!(matches!(open(&no_folder), Err(OpenError::NotAFolder { path }) if path == no_folder.join("incoming")));
     assert!(matches!(open(&divided), Err(OpenError::Divided { .. })));
-    assert_eq!(fs::read(&file).unwrap(), b"x", "what was there is left alone");
+    assert_eq!(fs::read(&file).unwrap(), b"x", "an existing file is not changed");
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn lost_bytes_are_never_replaced_by_a_hole() {
     assert!(error.source.to_string().contains("4999 bytes, but 5000 were durable"), "{}", error.source);
     assert_eq!(it.store.finish(&key(), EPOCH, Some(&token), 5000).await.unwrap_err().kind, ErrorKind::Incomplete);
     let read = it.store.read(&key(), 0..5000).await;
-    assert_eq!(read.err().map(|error| error.kind), Some(ErrorKind::Incomplete), "it is told before a byte is given");
+    assert_eq!(read.err().map(|error| error.kind), Some(ErrorKind::Incomplete), "the error comes before any byte");
 
     fs::remove_file(it.part()).unwrap();
     let error = it.store.open(&key(), EPOCH, Some(&token), None).await.unwrap_err();
@@ -361,7 +361,7 @@ async fn a_full_disk_loses_nothing_that_was_durable() {
         at += 1 << 20;
     };
     assert_eq!(error.kind, ErrorKind::NoSpace);
-    let token = promise.await.expect("what was written before there was no room is safe");
+    let token = promise.await.expect("bytes written before the disk was full are safe");
     assert_eq!(writer.write(at, bytes(0..1)).await.unwrap_err().kind, ErrorKind::NoSpace, "a failure stays");
     assert_eq!(writer.checkpoint(4 << 20).await.err().unwrap().kind, ErrorKind::NoSpace);
     writer.close().await;

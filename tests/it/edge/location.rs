@@ -77,7 +77,7 @@ async fn the_address_of_a_session_can_be_reached() {
     }
     let behind_a_proxy = [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-Proto", "https")];
     let location = told(&mut client, "localhost", START, &behind_a_proxy, "1.1").await;
-    assert!(location.starts_with("http://localhost/files/"), "whoever stands there has a port of its own: {location}");
+    assert!(location.starts_with("http://localhost/files/"), "a proxy there has a separate port: {location}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

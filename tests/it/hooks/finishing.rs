@@ -197,7 +197,7 @@ async fn a_deletion_that_comes_meanwhile_ends_nothing_before_the_answer() {
             assert_eq!(client.status(&path).await["stage"], "verified", "nothing has happened to it");
         }
         application.release();
-        assert_eq!(writing.answer("PATCH").await.status, 204, "its client is told of the success that it was");
+        assert_eq!(writing.answer("PATCH").await.status, 204, "its client gets the success");
         if too_early {
             assert_eq!(client.status(&path).await["stage"], "completed");
             client.send_head("DELETE", &path, &[TUS]).await;
@@ -294,7 +294,7 @@ async fn a_server_killed_while_it_asks_asks_again() {
     let asked = application.heard();
     assert_eq!(asked[0].id, asked[1].id, "the same decision");
     let kept = calls(&mut client, "").await;
-    assert_eq!(kept.len(), 1, "the first has no end that could be written down: {kept:?}");
+    assert_eq!(kept.len(), 1, "the first call has no end to record: {kept:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,7 +39,7 @@ async fn a_no_leaves_the_upload_as_it_is_and_a_yes_ends_it() {
         assert_eq!(answer.status, if dialect == "google" { 499 } else { 204 }, "{dialect}: {answer:?}");
         let asked = application.heard();
         let [.., first, second, third] = asked.as_slice() else { panic!("asked three times") };
-        assert_ne!(first.id, third.id, "each wish to end it is a decision of its own");
+        assert_ne!(first.id, third.id, "each request to end it gets a separate decision");
         assert_ne!(second.id, third.id);
         assert_eq!(third.kind(), "hook.pre_terminate");
         assert!(path.ends_with(data(third)["upload_id"].as_str().unwrap()));

@@ -128,7 +128,7 @@ async fn a_hook_that_fails_again_and_again_is_left_alone_for_a_while() {
     for _ in 0..10 {
         is_put_off(&try_to_create(&mut client).await, "ill");
     }
-    assert_eq!(application.heard().len(), 3, "then it was left alone");
+    assert_eq!(application.heard().len(), 3, "then the breaker was open");
     assert_eq!(calls(&mut client, "").await.len(), 3, "what was not asked is not on record");
     let metrics = String::from_utf8(client.get("/metrics").await.body).unwrap();
     for line in [

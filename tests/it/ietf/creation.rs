@@ -260,7 +260,7 @@ async fn the_time_left_is_told_anew_and_its_end_does_not_come_closer() {
     assert!((3590..=3600).contains(&second), "ietf 15: bytes put it off: {second}");
     assert_eq!(limit(&answer, "max-size"), limit(&created, "max-size"), "ietf 16");
     let done = append(&mut client, &upload, 3, true, b"lo wor").await;
-    assert_eq!(limit(&done, "max-age"), None, "a complete upload is not given up");
+    assert_eq!(limit(&done, "max-age"), None, "a complete upload does not expire");
 }
 
 #[tokio::test(flavor = "multi_thread")]

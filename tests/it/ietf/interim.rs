@@ -15,7 +15,7 @@ use crate::support::tls::{Certificate, connect};
 async fn send_until_told(client: &mut Client, chunk: &[u8]) -> (crate::support::client::Answer, usize) {
     let deadline = Instant::now() + Duration::from_secs(30);
     for sent in 1.. {
-        assert!(Instant::now() < deadline, "it is told in the end");
+        assert!(Instant::now() < deadline, "the offset is reported in the end");
         client.send_chunk(chunk).await;
         let told = tokio::time::timeout(Duration::from_millis(20), client.next_interim()).await;
         if let Ok(told) = told {

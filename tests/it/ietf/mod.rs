@@ -45,7 +45,7 @@ pub async fn create(client: &mut Client, headers: &[(&str, &str)], body: &[u8]) 
 /// Sends a request, and checks the properties that every response of this dialect must have.
 pub async fn send(client: &mut Client, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
     let answer = client.request(method, path, headers, body).await;
-    assert_eq!(answer.header("tus-resumable"), None, "dialects 4: only tus clients are told of tus: {answer:?}");
+    assert_eq!(answer.header("tus-resumable"), None, "dialects 4: only tus clients get fields of tus: {answer:?}");
     answer
 }
 

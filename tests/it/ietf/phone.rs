@@ -37,7 +37,7 @@ impl Phone<'_> {
 
     /// Requests the offset of its upload, and sends the rest.
     async fn resume(&self, cut: usize) -> Option<Answer> {
-        let upload = self.upload.as_ref().expect("it was told where");
+        let upload = self.upload.as_ref().expect("it has the URL");
         let mut client = self.app.client().await;
         let found = client.request("HEAD", upload, &[version(self.number)], b"").await;
         assert_eq!(found.status, 204, "ietf 40: {}", self.number);
@@ -67,7 +67,7 @@ impl Phone<'_> {
             return Some(client.answer(method).await);
         }
         let mut asking = self.app.client().await;
-        let upload = self.upload.as_ref().expect("it was told where");
+        let upload = self.upload.as_ref().expect("it has the URL");
         wait_for_status(&mut asking, upload, |status| status["received"] == end).await;
         if at.is_multiple_of(2) {
             client.rst()

@@ -44,7 +44,7 @@ impl Walk<'_> {
     async fn step(&mut self) {
         let mut client = self.app.client().await;
         let (at, complete) = offset(&mut client, &self.upload).await;
-        assert!(!complete, "seed {}: it ends only when it is told to", self.seed);
+        assert!(!complete, "seed {}: it ends only when the client declares the end", self.seed);
         let left = self.file.len() - at;
         let count = self.dice.below(left + 1);
         let said_at = match self.dice.below(6) {

@@ -177,7 +177,7 @@ async fn digests_of_the_whole_are_named_and_asked_for_in_header_fields_too() {
             put(&mut client, &path, "bytes 0-4/5", b"hello").await;
             let status = client.status(&path).await;
             assert_eq!(status["stage"], stage, "dialects 6: {status}");
-            assert!(status["digests"]["sha512"].is_string(), "dialects 6: it was asked for: {status}");
+            assert!(status["digests"]["sha512"].is_string(), "dialects 6: it was requested: {status}");
         }
         client.request("PUT", "/files/a", &headers, b"hello").await;
         let newest = crate::tus::known_uploads(&mut client).await[0].clone();

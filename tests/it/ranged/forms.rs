@@ -66,7 +66,7 @@ async fn a_form_may_come_in_any_pieces() {
         client.send_chunk(b"").await;
         let answer = client.answer("POST").await;
         assert_eq!(answer.status, 201, "{answer:?}");
-        assert_eq!(answer.json()["ignored_fields"], serde_json::json!(["late"]), "what came too late is told");
+        assert_eq!(answer.json()["ignored_fields"], serde_json::json!(["late"]), "fields after the file are reported");
         is_stored(&mut app.client().await, &path_of(&answer), &bytes).await;
     }
 }
@@ -135,7 +135,7 @@ async fn a_form_cut_by_the_network_keeps_what_arrived() {
     let status = asking.status(&upload).await;
     assert_eq!((&status["offset"], &status["length"]), (&40.into(), &serde_json::Value::Null));
     let answer = put(&mut asking, &upload, "bytes 40-99/100", &[b'x'; 60]).await;
-    assert_eq!(answer.status, 200, "it can be gone on with: {answer:?}");
+    assert_eq!(answer.status, 200, "it can be resumed: {answer:?}");
     is_stored(&mut asking, &upload, &[b'x'; 100]).await;
 }
 

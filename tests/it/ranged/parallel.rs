@@ -180,7 +180,7 @@ async fn many_connections_fill_one_file_while_some_of_them_break() {
         let at = |index: usize| usize::try_from(missing[index].as_u64().unwrap()).unwrap();
         let (first, last) = (at(0), at(1));
         let answer = put(&mut client, &path, &range(first, last - first + 1, total), &bytes[first..=last]).await;
-        assert!(matches!(answer.status, 200 | 202), "what is told as missing is taken: {answer:?}");
+        assert!(matches!(answer.status, 200 | 202), "reported gaps are accepted: {answer:?}");
     }
     is_stored(&mut client, &path, &bytes).await;
     let digest = format!("{:08x}", crc32c::crc32c(&bytes));
@@ -233,7 +233,7 @@ async fn pieces_without_end_are_refused_with_the_limit_named() {
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("limits.max_ranges") && detail.contains('5'), "{detail}");
     assert_eq!(send(4).await.status, 202, "what fills a gap is taken");
-    assert_eq!(send(11).await.status, 202, "and then there is room for one more");
+    assert_eq!(send(11).await.status, 202, "then another range is accepted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

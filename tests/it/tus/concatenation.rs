@@ -191,7 +191,7 @@ async fn many_parts_make_one() {
     assert_eq!(digests["crc32c"], format!("{:08x}", crc32c::crc32c(&whole)).as_str());
     let sha256 = <sha2::Sha256 as sha2::Digest>::digest(&whole);
     let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(digests["sha256"], hex.as_str(), "a digest that is asked for covers the whole");
+    assert_eq!(digests["sha256"], hex.as_str(), "a requested digest covers the whole");
     assert_eq!(digests["md5"], json!(null), "RFC 9530: weight 0 asks for none");
 }
 

@@ -139,7 +139,7 @@ async fn only_listed_origins_are_let_in_and_may_bring_credentials() {
         let asked = client.request("OPTIONS", "/files", &preflight, b"").await;
         let headed = client.tus("HEAD", "/files/nonsense", &[("Origin", origin)], b"").await;
         for answer in [asked, headed] {
-            assert_eq!(cors_headers(&answer), [""; 0], "tus 14: {origin:?} is told nothing");
+            assert_eq!(cors_headers(&answer), [""; 0], "tus 14: {origin:?} gets no CORS fields");
             assert_eq!(answer.header("vary"), Some("Origin"), "a cache must know that origins differ");
         }
     }

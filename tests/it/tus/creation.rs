@@ -158,7 +158,7 @@ async fn a_creation_with_too_many_bytes_keeps_nothing() {
     let mut client = app.client().await;
     let answer = client.tus("POST", "/files", &[("Upload-Length", "4"), OCTETS], b"hello").await;
     assert_eq!((answer.status, answer.problem().as_str()), (413, "beyond-length"), "tus 37");
-    assert_eq!(answer.header("location"), None, "tus 37: there is nothing to go on with");
+    assert_eq!(answer.header("location"), None, "tus 37: there is nothing to resume");
     let answer = client.tus("POST", "/files", &[("Upload-Length", "0"), OCTETS], b"hello").await;
     assert_eq!(answer.status, 413, "tus 37: nor behind nothing");
     assert_eq!(known_uploads(&mut client).await.len(), 0, "tus 37: not even an empty upload");
@@ -217,7 +217,7 @@ async fn a_creation_cut_in_its_body_keeps_what_arrived() {
         let status = wait_for_status(&mut asking, &upload, |status| status["bytes_per_second"].is_null()).await;
         assert_eq!((&status["offset"], &status["stage"]), (&40.into(), &"receiving".into()), "tus 39: reset {reset}");
         assert!(status["expires_at"].is_string(), "tus 39: it expires if nobody claims it");
-        assert_eq!(asking.patch(&upload, 40, &[b'y'; 60]).await.status, 204, "tus 39: and can be gone on with");
+        assert_eq!(asking.patch(&upload, 40, &[b'y'; 60]).await.status, 204, "tus 39: and can be resumed");
     }
 }
 

@@ -165,7 +165,7 @@ mod tests {
                 assert_eq!(kind, io::ErrorKind::TimedOut);
                 Some(began.elapsed().as_secs())
             }
-            () = read => unreachable!("it goes on for ever"),
+            () = read => unreachable!("the stream never ends"),
             () = tokio::time::sleep(Duration::from_secs(3_600)) => None,
         }
     }

@@ -150,9 +150,6 @@ mod tests {
         wire.write_all(&[7; 10]).await.unwrap();
         assert!(queue.wait_for_capacity().now_or_never().is_none());
         queue.is_idle();
-        assert!(
-            queue.wait_for_capacity().now_or_never().is_some(),
-            "what is gone without being written does not count for ever"
-        );
+        assert!(queue.wait_for_capacity().now_or_never().is_some(), "bytes that are dropped unwritten no longer count");
     }
 }

@@ -61,7 +61,7 @@ fn the_first_movie_counts_and_its_longest_track() {
     let silent = trak(tkhd(3, 0, 0, UPRIGHT), b"text", SECOND, 1, 1, boxed(b"text", [0; 8]));
     let track = trak(tkhd(3, 0, 0, UPRIGHT), b"soun", SECOND, 90_000, 9, sound(b"mp4a", 2, 8_000, vec![]));
     let hidden = nest(b"moov", [mvhd(SECOND, 1), silent.repeat(40), track]);
-    assert_eq!(duration(&[hidden]), Some(90_000), "behind more tracks than are told");
+    assert_eq!(duration(&[hidden]), Some(90_000), "after more tracks than are reported");
 }
 
 /// Builds a movie whose samples are in fragments; `own` samples of a tenth of a second are in the movie
@@ -145,7 +145,7 @@ fn samples_of_fragments_say_how_long_they_are_in_several_ways() {
     let far = numbers(b"tfhd", 0xb, [1, 0, 0, 7, 30]);
     assert_eq!(of(far, numbers(b"trun", 0, [4])), Some(120), "as the fragment says");
     let each = numbers(b"trun", 0xf05, [2, 0, 0, 40, 1, 2, 3, 60, 4, 5, 6]);
-    assert_eq!(of(plain(0), each), Some(100), "each by itself");
+    assert_eq!(of(plain(0), each), Some(100), "each sample states its duration");
     assert_eq!(of(plain(0), numbers(b"trun", 0x100, [2, 30, 30])), Some(60));
     assert_eq!(of(plain(0), numbers(b"trun", 0x100, [3, 30, 30])), None, "one is missing");
 }

@@ -237,7 +237,7 @@ pub async fn a_strict_endpoint_waits_for_every_event<P: StateFixture>(place: P) 
     let again = claim(&*store, "a", at(9)).await;
     assert_eq!(again.len(), 1);
     settle(&*store, vec![settlement(&again[0], AttemptOutcome::Timeout, Disposition::Dead)], at(9)).await;
-    assert_eq!(claimed(&*store, "a", at(10)).await, [2], "until it is given up");
+    assert_eq!(claimed(&*store, "a", at(10)).await, [2], "until it fails permanently");
 }
 
 pub async fn an_endpoint_can_do_without_order<P: StateFixture>(place: P) {

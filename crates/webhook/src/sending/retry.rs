@@ -171,7 +171,7 @@ mod tests {
         for (failures, outcome, asked, expected, why) in table {
             assert_eq!(plain(failures, outcome, Some(secs(asked))), Some(secs(expected)), "{why}");
         }
-        assert_eq!(plain(10, ERROR, Some(secs(1))), None, "a wish does not add an attempt");
+        assert_eq!(plain(10, ERROR, Some(secs(1))), None, "Retry-After does not add an attempt");
     }
 
     /// webhooks R4: also if all got the same status, or were given the same time.

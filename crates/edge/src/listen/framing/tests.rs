@@ -211,7 +211,7 @@ async fn what_is_held_is_handed_on_as_it_is_allowed() {
     let head = connection.read(56).await.unwrap();
     assert!(head.ends_with("\r\n\r\nx") || head.len() == 56, "{head}");
     let read_limit = connection.inflow.limit_reads();
-    assert_eq!(connection.read(4_096).now_or_never(), None, "nobody has room for it");
+    assert_eq!(connection.read(4_096).now_or_never(), None, "no memory is free for it");
     read_limit.allow(10);
     assert_eq!(connection.hears(4_096).await, "x".repeat(10));
     drop(read_limit);

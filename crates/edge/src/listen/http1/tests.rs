@@ -113,7 +113,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     client: impl Future<Output = ()>,
 ) -> Result<(), DispatchError> {
     let both = async { tokio::join!(serve(server, script), client) };
-    tokio::time::timeout(PATIENCE, both).await.expect("nobody waits for ever").0
+    tokio::time::timeout(PATIENCE, both).await.expect("no task waits forever").0
 }
 
 /// A client that reads a given number of bytes at a time.
