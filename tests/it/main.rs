@@ -33,6 +33,7 @@ mod metrics;
 mod missing;
 mod nodes;
 mod operations;
+mod peers;
 mod power;
 mod privacy;
 mod race;

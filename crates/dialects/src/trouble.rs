@@ -21,6 +21,7 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Reje
                 Unavailable::Busy | Unavailable::TooManyReaders | Unavailable::Full => "busy",
                 Unavailable::Superseded => "superseded",
                 Unavailable::Held => "held",
+                Unavailable::Fenced => "no-contact",
                 Unavailable::Settling => "settling",
                 Unavailable::IncompleteBody => "incomplete-body",
                 Unavailable::Undecided => "application-unavailable",

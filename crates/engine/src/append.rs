@@ -3,12 +3,15 @@
 
 use tokio::time::Instant;
 
-use crate::Engine;
 use crate::command::{Append, EngineError, Unavailable, WritePosition};
 use crate::feed::Feed;
+use crate::peers::YieldCondition;
 use crate::writer::Writer;
 use crate::writer_requests::NotJoined;
+use crate::{Engine, Inner};
+use domain::principal::TenantScope;
 use domain::rejection::Rejection;
+use domain::upload::Upload;
 use domain::write_rules::WriteOrder;
 
 impl Engine {
@@ -66,21 +69,45 @@ impl Engine {
             drop(held);
             return self.begin_comparing(&command).await;
         }
-        let found = match found.record().lease.is_of(inner.node) {
-            true => found,
-            false => {
-                // A request that would be rejected anyway takes over no lease. The exact end of the bytes is
-                // known only to the node that writes them, so a wrong offset is decided after the takeover.
-                match inner.admit(found.clone(), &command, &found.record().received, found.reach()) {
-                    Ok(_) | Err(Rejection::WrongOffset { .. }) => inner.own(found).await?,
-                    Err(rejection) => return Err(rejection.into()),
-                }
-            }
-        };
+        let found = inner.obtain_for(&command, found, deadline).await?;
         let admitted = inner.admit(found.clone(), &command, &found.record().received, found.reach())?;
         let mut writer = Writer::open(inner, held, found).await?;
         let feed = writer.add(&command, admitted).await?;
         self.spawn(writer.run());
         Ok(feed)
+    }
+}
+
+impl Inner {
+    /// Returns the upload once this node may write it. A request that would be rejected anyway takes over no
+    /// lease.
+    async fn obtain_for(&self, command: &Append, mut found: Upload, deadline: Instant) -> Result<Upload, EngineError> {
+        while !found.record().lease.is_of(self.node) {
+            let goes_anywhere = matches!(command.position, WritePosition::Anywhere(_));
+            let (at, rejection) = match self.admit(found.clone(), command, &found.record().received, found.reach()) {
+                Ok(_) if command.position.offset() <= found.offset() => (found.offset(), None),
+                Ok(_) => (command.position.offset(), None),
+                // The node that writes the bytes may have committed more of them by now.
+                Err(rejection @ Rejection::WrongOffset { .. }) => (command.position.offset(), Some(rejection)),
+                Err(rejection) => return Err(rejection.into()),
+            };
+            let when = match found.write_order() {
+                WriteOrder::Any if goes_anywhere => YieldCondition::Idle,
+                WriteOrder::Any | WriteOrder::InOrder => YieldCondition::At(at),
+            };
+            let id = found.id();
+            // Boxed: this path is rare.
+            found = match Box::pin(self.obtain(found, when, rejection)).await {
+                // A request that may begin before the offset continues at the offset, wherever that is by
+                // now.
+                Err(EngineError::Rejected(Rejection::WrongOffset { .. }))
+                    if matches!(command.position, WritePosition::From(_)) && Instant::now() < deadline =>
+                {
+                    self.find(TenantScope::All, id).await?
+                }
+                obtained => obtained?,
+            };
+        }
+        Ok(found)
     }
 }

@@ -211,6 +211,8 @@ pub enum Unavailable {
     Held,
     #[error("all data is received and is being stored")]
     Settling,
+    #[error("this node has lost contact with the database; another node may serve the request")]
+    Fenced,
     #[error("the application has not decided about this request; retry later")]
     Undecided,
     #[error("the body of the request ended early, or stopped arriving")]

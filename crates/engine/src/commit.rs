@@ -100,6 +100,8 @@ pub(super) struct CheckpointScope {
 pub(super) enum WriterWakeup {
     Request(WriterRequest),
     Stop,
+    /// The node has lost contact with the state.
+    Fenced,
     Committed(Result<Upload, EngineError>),
 }
 
@@ -145,6 +147,7 @@ impl Committer {
             biased;
             Some(request) = held.requests.recv() => WriterWakeup::Request(request),
             () = inner.stop.cancelled() => WriterWakeup::Stop,
+            () = inner.lost_contact() => WriterWakeup::Fenced,
             committed = committed => WriterWakeup::Committed(committed),
         }
     }
@@ -347,21 +350,37 @@ impl Committer {
         }
     }
 
-    /// Frees the disk space of uncommitted bytes at once, not only when the upload is resumed.
-    pub(super) async fn drop_leftovers(&mut self) {
-        if let Err(error) = self.cut_to_committed().await {
-            tracing::debug!(upload = %self.upload.id(), error = %error, "could not truncate uncommitted bytes; the \
-                                                                         next append will do it");
+    /// Ends after a failure, without the uncommitted bytes. Returns the error for the clients of the writer:
+    /// a failure that follows from a takeover by another node is reported as the takeover.
+    pub(super) async fn fail(&mut self, error: EngineError) -> EngineError {
+        let still_holds = self.drop_leftovers().await;
+        if still_holds || !matches!(error, EngineError::Failed { .. }) {
+            return error;
         }
+        let error = &error as &dyn std::error::Error;
+        tracing::info!(upload = %self.upload.id(), error, "another node has taken over an upload");
+        EngineError::Unavailable(Unavailable::Superseded)
     }
 
-    /// Reads the record again first: a commit may have succeeded although its answer was lost.
-    async fn cut_to_committed(&mut self) -> Result<(), EngineError> {
+    /// Frees the disk space of uncommitted bytes at once, not only when the upload is resumed. Returns false
+    /// if this node is known to hold the upload no longer.
+    pub(super) async fn drop_leftovers(&mut self) -> bool {
+        self.cut_to_committed().await.unwrap_or_else(|error| {
+            tracing::debug!(upload = %self.upload.id(), error = %error, "could not truncate uncommitted bytes; the \
+                                                                         next append will do it");
+            true
+        })
+    }
+
+    /// Reads the record again first: a commit may have succeeded although its answer was lost. Reports
+    /// whether this node still holds the upload.
+    async fn cut_to_committed(&mut self) -> Result<bool, EngineError> {
         let upload = self.inner.find(TenantScope::All, self.upload.id()).await?;
-        if upload.stage().takes_bytes() && self.still_holds(&upload) {
+        let still_holds = self.still_holds(&upload);
+        if upload.stage().takes_bytes() && still_holds {
             open_blob(&self.inner, &upload, upload.length()).await?.close().await;
         }
-        Ok(())
+        Ok(still_holds)
     }
 
     /// Reports whether no other node has taken over the upload.

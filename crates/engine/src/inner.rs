@@ -13,9 +13,11 @@ use crate::Randomness;
 use crate::bookings::Bookings;
 use crate::command::{EngineError, Unavailable};
 use crate::disk;
+use crate::fence::Fence;
 use crate::hooks::{HookPort, IdIsTaken};
 use crate::lease::LocalLeases;
 use crate::metrics::EngineMetrics;
+use crate::peers::PeerAccess;
 use crate::settings::EngineSettings;
 use crate::writer_requests::WriterRequest;
 use domain::event::{Event, EventKind};
@@ -44,6 +46,10 @@ pub(super) struct Inner {
     pub(super) abilities: storage::Abilities,
     /// `None` if no hooks are configured.
     pub(super) hooks: Option<Arc<dyn HookPort>>,
+    /// `None` if this node shares its uploads with no other.
+    pub(super) peers: Option<PeerAccess>,
+    /// `None` for a node that works alone.
+    pub(super) fence: Option<Fence>,
     /// Notified when an upload waits for a verdict that the application did not give.
     pub(super) undecided: Notify,
     /// Memory for bytes on their way to the storage.
@@ -71,7 +77,11 @@ impl Inner {
     }
 
     pub(super) fn check_running(&self) -> Result<(), EngineError> {
-        if self.stop.is_cancelled() { Err(EngineError::Unavailable(Unavailable::ShuttingDown)) } else { Ok(()) }
+        if self.stop.is_cancelled() {
+            Err(EngineError::Unavailable(Unavailable::ShuttingDown))
+        } else {
+            self.check_contact()
+        }
     }
 
     pub(super) async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Upload, EngineError> {
@@ -95,9 +105,9 @@ impl Inner {
             return Err(EngineError::Unavailable(Unavailable::Held));
         }
         // The previous node may have committed until it lost its lease, and an offset it has reported must
-        // not be overwritten.
+        // not be overwritten. Another node may have taken the upload since.
         let upload = self.find(TenantScope::All, found.id()).await?;
-        let was_changed = upload.record().version != found.record().version;
+        let was_changed = upload.record().version != found.record().version || upload.record().lease != lease;
         if was_changed { Err(EngineError::Unavailable(Unavailable::Superseded)) } else { Ok(upload) }
     }
 

@@ -13,8 +13,9 @@
 //! [`concatenate`](mod@concatenate), `lifecycle` (creation and cancellation), [`report`] (the reports of
 //! backends), `sweep` (work that is due after a time or after a crash), `removal` (deletion by an operator or
 //! by retention), `missing` and `inventory` (records without blobs and blobs without records), [`disk`] and
-//! `space` (free disk space), [`read`] (status, lists, events, downloads), [`hooks`] (calls to the
-//! application), `digest`, `pieces` and `upload_digests` (digests of the bytes).
+//! `space` (free disk space), [`peers`](mod@peers) and `fence` (several nodes), [`read`] (status, lists,
+//! events, downloads), [`hooks`] (calls to the application), `digest`, `pieces` and `upload_digests` (digests
+//! of the bytes).
 
 use std::fmt;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub mod concatenate;
 mod digest;
 pub mod disk;
 pub mod feed;
+mod fence;
 pub mod hooks;
 mod inner;
 mod inventory;
@@ -52,6 +54,7 @@ mod lifetime;
 mod lock;
 mod metrics;
 mod missing;
+pub mod peers;
 mod pieces;
 mod progress;
 mod ranges;
@@ -71,6 +74,7 @@ use inner::Inner;
 use lease::LocalLeases;
 use metrics::EngineMetrics;
 
+pub use fence::Fence;
 pub use lifetime::LifetimeSettings;
 pub use ranges::RangeSettings;
 pub use settings::EngineSettings;
@@ -123,6 +127,8 @@ impl Engine {
             abilities,
             blobs,
             hooks: None,
+            peers: None,
+            fence: None,
             undecided: Notify::new(),
             leases: LocalLeases::new(Arc::clone(&progress)),
             progress,

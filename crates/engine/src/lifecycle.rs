@@ -3,6 +3,7 @@
 use crate::command::{Cancel, Create, EngineError, Inspection};
 use crate::completion::unless_failed;
 use crate::hooks::{IdIsTaken, Initiator};
+use crate::peers::YieldCondition;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
 use domain::principal::{Principal, TenantScope};
@@ -41,10 +42,15 @@ impl Engine {
     /// it is.
     pub async fn inspect(&self, principal: &Principal, id: UploadId) -> Result<Inspection, EngineError> {
         let inner = &self.0;
-        if let Some(holder) = inner.leases.holder(id) {
+        inner.check_contact()?;
+        let holder = inner.leases.holder(id);
+        if holder.is_some() || inner.peers.is_some() {
             // A caller without access to the upload must not disturb its writer.
-            inner.find(principal.scope(), id).await?;
-            holder.checkpoint(inner.settings.takeover_timeout).await;
+            let found = inner.find(principal.scope(), id).await?;
+            match holder {
+                Some(holder) => holder.checkpoint(inner.settings.takeover_timeout).await,
+                None => inner.checkpoint_elsewhere(&found).await,
+            }
         }
         let upload = inner.recheck_bytes(inner.find_settled(principal.scope(), id).await?).await?;
         Ok(Inspection { gone: upload.gone(inner.now()), upload })
@@ -94,7 +100,7 @@ impl Inner {
         // A request that would be rejected anyway ends no writer and takes over no lease.
         found.terminate(DeletedBy::Client, self.now())?;
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
-        let mut upload = self.own(self.find(scope, id).await?).await?;
+        let mut upload = self.obtain(self.find(scope, id).await?, YieldCondition::Always, None).await?;
         upload.terminate(DeletedBy::Client, self.now())?;
         let upload = self.commit(upload).await?;
         ended.send_replace(Some(Ended::Terminated));

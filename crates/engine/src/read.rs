@@ -94,17 +94,23 @@ impl Engine {
     }
 
     pub async fn status(&self, principal: &Principal, id: UploadId) -> Result<UploadStatus, EngineError> {
-        // Counters first: the row read after them is at least as new, so `received` can be raised to it.
-        let live = self.live_reading(id).await;
+        // Local counters first: the row read after them is at least as new, so `received` can be raised to
+        // it.
+        let local = self.0.progress.of(&[id]).await.into_iter().next().flatten();
         let upload = self.0.find(principal.scope(), id).await?;
+        let live = match local {
+            Some(_) => local,
+            None if self.0.peers.is_none() => None,
+            // Boxed: this path is rare.
+            None => Box::pin(self.0.live_of(std::slice::from_ref(&upload))).await.into_iter().next().flatten(),
+        };
         Ok(self.view(upload, live))
     }
 
     /// Returns the uploads that match, newest first.
     pub async fn list(&self, principal: &Principal, query: &UploadQuery) -> Result<StatusPage, EngineError> {
         let page = self.0.uploads.list(principal.scope(), query).await?;
-        let ids: Vec<_> = page.found.iter().map(Upload::id).collect();
-        let live = self.0.progress.of(&ids).await;
+        let live = self.0.live_of(&page.found).await;
         let view = |(upload, live)| self.view(self.0.extended(upload), live);
         Ok(StatusPage { found: page.found.into_iter().zip(live).map(view).collect(), next: page.next })
     }
@@ -139,7 +145,7 @@ impl Engine {
 
     /// Reports whether a reading of a running append may be older than an earlier reading.
     pub fn readings_may_lag(&self) -> bool {
-        self.0.progress.may_lag()
+        self.0.peers.is_some() || self.0.progress.may_lag()
     }
 
     /// Reports whether an append is running.
@@ -148,7 +154,7 @@ impl Engine {
     }
 
     async fn live_reading(&self, id: UploadId) -> Option<ProgressReading> {
-        self.0.progress.of(&[id]).await.into_iter().next().flatten()
+        self.0.live_again(id).await
     }
 
     /// Returns a bell that rings when this upload has changed.

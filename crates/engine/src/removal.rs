@@ -5,6 +5,7 @@
 //! removes them.
 
 use crate::command::EngineError;
+use crate::peers::YieldCondition;
 use crate::{Engine, Inner};
 use domain::id::UploadId;
 use domain::principal::{Principal, TenantScope};
@@ -28,7 +29,7 @@ impl Inner {
             return Ok(());
         }
         let (held, ended) = self.leases.take_to_end(id, self.settings.takeover_timeout).await?;
-        let mut upload = self.own(self.find(scope, id).await?).await?;
+        let mut upload = self.obtain(self.find(scope, id).await?, YieldCondition::Always, None).await?;
         if upload.owns_bytes() {
             upload.delete_for_operator(self.now())?;
             let upload = self.commit(upload).await?;

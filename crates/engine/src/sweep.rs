@@ -176,6 +176,10 @@ impl Inner {
             Ok(has_moved) => has_moved,
             // The missing verdict was logged where the hook was called.
             Err(EngineError::Unavailable(Unavailable::Undecided)) => false,
+            Err(error @ EngineError::Unavailable(Unavailable::Held | Unavailable::Superseded)) => {
+                tracing::debug!(upload = %id, error = %error, "another node takes care of an upload");
+                false
+            }
             Err(error) => {
                 tracing::warn!(upload = %id, error = &error as &dyn Error, "could not clean up an upload; will retry");
                 false

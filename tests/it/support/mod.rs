@@ -12,6 +12,7 @@ pub mod http2;
 pub mod metrics;
 pub mod moving;
 pub mod patience;
+pub mod peers;
 pub mod process;
 pub mod program;
 pub mod receiver;

@@ -23,7 +23,8 @@ use domain::write_rules::{Completion, WriteOrder, WriteRules};
 use engine::command::{Append, BodyEnd, Cancel, Create, EngineError};
 use engine::feed::Feed;
 use engine::hooks::HookPort;
-use engine::{Engine, EngineSettings, Ports};
+use engine::peers::PeerLimits;
+use engine::{Engine, EngineSettings, Fence, Ports};
 use futures::StreamExt;
 use longshore::app::data_folder::DataFolder;
 use longshore::config::Config;
@@ -42,6 +43,7 @@ use tokio::sync::watch;
 
 use crate::support::app::collect_files;
 use crate::support::patience::until;
+use crate::support::peers::TestPeers;
 
 /// The parts that outlive a life of the engine: a folder with the database, the bytes, and the time.
 pub struct World {
@@ -129,6 +131,8 @@ pub struct Life {
 struct Reach {
     bells: LocalBells,
     progress: Arc<LocalProgress>,
+    peers: Option<Arc<TestPeers>>,
+    fence: Option<Fence>,
 }
 
 impl World {
@@ -170,6 +174,18 @@ impl World {
         self.start(|_| {}, None, Membership::Others, Reach { progress, ..Reach::default() }).await
     }
 
+    /// Starts a node that reaches the others that were given the same peers.
+    pub async fn live_among(&self, peers: &Arc<TestPeers>) -> Life {
+        let bells = LocalBells::with_poll_interval(Duration::from_millis(50));
+        let reach = Reach { bells, peers: Some(Arc::clone(peers)), ..Reach::default() };
+        self.start(|_| {}, None, Membership::Others, reach).await
+    }
+
+    /// Starts a node that stops while a fence is closed.
+    pub async fn live_behind(&self, fence: Fence) -> Life {
+        self.start(|_| {}, None, Membership::Alone, Reach { fence: Some(fence), ..Reach::default() }).await
+    }
+
     /// Does the same with an application that answers hooks.
     pub async fn live_asking(&self, hooks: Arc<dyn HookPort>) -> Life {
         self.start(|_| {}, Some(hooks), Membership::Alone, Reach::default()).await
@@ -182,7 +198,8 @@ impl World {
         membership: Membership,
         reach: Reach,
     ) -> Life {
-        let Reach { bells, progress } = reach;
+        let Reach { bells, progress, peers, fence } = reach;
+        let reached = peers.clone();
         let published = Arc::clone(&progress);
         let mut settings = settings();
         change(&mut settings);
@@ -214,9 +231,18 @@ impl World {
                 node.instance,
                 Ports { uploads, nodes, deliveries, bells: Arc::new(bells), progress: published, blobs },
             );
-            (if let Some(hooks) = hooks { engine.with_hooks(hooks) } else { engine }, records)
+            let engine = if let Some(hooks) = hooks { engine.with_hooks(hooks) } else { engine };
+            let engine = if let Some(fence) = fence { engine.fenced_by(fence) } else { engine };
+            let engine = match peers {
+                Some(peers) => engine.with_peers(peers, PeerLimits::default()),
+                None => engine,
+            };
+            (engine, records)
         });
         let (engine, records) = starting.await.unwrap();
+        if let Some(peers) = reached {
+            peers.add(instance, engine.clone());
+        }
         Life { engine, faults, records, progress, node: instance, runtime: Some(runtime), medium: self.medium.clone() }
     }
 
@@ -270,6 +296,11 @@ impl Life {
             Medium::Memory(store) => store.keys(),
             Medium::Disk => panic!("there are files"),
         }
+    }
+
+    /// Returns the instance of this node.
+    pub fn node(&self) -> InstanceId {
+        self.node
     }
 
     /// Makes other nodes treat this node as dead, like a frozen one; it continues without noticing.

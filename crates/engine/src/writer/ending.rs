@@ -46,8 +46,13 @@ impl Writer {
             }
             Ending::Undone(outcome) => {
                 committer.abandon().await;
-                committer.drop_leftovers().await;
-                outcome.map(|()| self.ledger.committer.upload)
+                match outcome {
+                    Ok(()) => {
+                        committer.drop_leftovers().await;
+                        Ok(self.ledger.committer.upload)
+                    }
+                    Err(error) => Err(committer.fail(error).await),
+                }
             }
             Ending::Overflow(error) => {
                 committer.abandon().await;
@@ -55,8 +60,7 @@ impl Writer {
             }
             Ending::Broken(broken) => {
                 committer.abandon().await;
-                committer.drop_leftovers().await;
-                Err(broken.into())
+                Err(committer.fail(broken.into()).await)
             }
         }
     }
@@ -66,8 +70,7 @@ impl Writer {
         if let Err(broken) = self.commit_rest(completes).await {
             let committer = &mut self.ledger.committer;
             committer.abandon().await;
-            committer.drop_leftovers().await;
-            return Err(broken.into());
+            return Err(committer.fail(broken.into()).await);
         }
         self.ledger.committer.close().await;
         let (inner, held, upload) = self.ledger.committer.into_parts();

@@ -180,6 +180,15 @@ impl Writer {
         }
     }
 
+    /// Answers all requests at once: a commit that is under way may take long to fail.
+    fn fence(&mut self) -> Ending {
+        let lost = EngineError::Unavailable(Unavailable::Fenced);
+        for request in self.requests.drain(..) {
+            request.answer(Err(lost.clone()));
+        }
+        Ending::Broken(lost.into())
+    }
+
     pub(super) async fn run(mut self) {
         let ending = self.receive().await;
         let stops = matches!(ending, Ending::Stop);
@@ -204,6 +213,7 @@ impl Writer {
             }
             let done = match self.next_step().await {
                 WriterStep::Wakeup(WriterWakeup::Stop) => return Ending::Stop,
+                WriterStep::Wakeup(WriterWakeup::Fenced) => return self.fence(),
                 WriterStep::Wakeup(WriterWakeup::Committed(committed)) => self.on_committed(committed),
                 // Its sender has gone away: an abandoned request must not end requests whose clients are
                 // present.
