@@ -171,11 +171,15 @@ fn size<T>(piece: &[T]) -> u32 {
     u32::try_from(piece.len()).unwrap_or(u32::MAX)
 }
 
+/// Makes retries due. Deliveries that are being cancelled keep their generation, by which the job finds them.
 fn hasten(tx: &mut WriteTransaction, job: &BacklogJob, limit: u32) -> rusqlite::Result<u32> {
     let hastened = tx.execute(
         "UPDATE deliveries SET next_at_ms = ?4, generation = ?2
          WHERE id IN (SELECT id FROM deliveries INDEXED BY deliveries_ready
-             WHERE endpoint = ?1 AND state = 'ready' AND next_at_ms > ?4 AND generation < ?2 LIMIT ?3)",
+             WHERE endpoint = ?1 AND state = 'ready' AND next_at_ms > ?4 AND generation < ?2
+                 AND generation >= coalesce((SELECT max(number) FROM backlog_jobs
+                     WHERE backlog_jobs.endpoint = ?1 AND backlog_jobs.kind = 'cancel'), 0)
+             LIMIT ?3)",
         params![job.endpoint.as_str(), job.number, limit, job.begun_at.unix_ms()],
     )?;
     tx.made_ready |= hastened > 0;

@@ -5,12 +5,14 @@
 //! time. An event and its deliveries are removed together, so that a replay of missed events does not mistake
 //! removed deliveries for missed ones.
 
+use std::collections::BTreeSet;
+
 use domain::replay::ReplayJob;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::SqliteStore;
 use crate::rows::{Columns, integer};
 use crate::writer::{Work, WriteTransaction};
+use crate::{SqliteStore, lanes};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, UploadId};
 use domain::metadata::Metadata;
@@ -311,15 +313,7 @@ impl Prune {
         for delivered in &self.old.deliveries {
             gone += self.remove_with_event(tx, delivered)?;
         }
-        for id in &self.old.abandoned {
-            // The endpoint may be configured again by now. Its missed deliveries can be replayed then.
-            gone += tx.execute(
-                "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2
-                 WHERE id = ?1 AND finished_at_ms IS NULL AND state <> 'leased'
-                     AND endpoint IN (SELECT id FROM endpoints WHERE present = 0)",
-                params![id, self.horizon.now.unix_ms()],
-            )?;
-        }
+        gone += self.cancel_abandoned(tx)?;
         for position in &self.old.events {
             gone += self.remove_event(tx, *position)?;
         }
@@ -337,6 +331,32 @@ impl Prune {
             gone += self.remove_upload(tx, *upload, limit)?;
         }
         Ok(u64::try_from(gone).unwrap_or(u64::MAX))
+    }
+
+    /// Cancels deliveries to endpoints that are not configured. An endpoint may be configured again: missed
+    /// deliveries can be replayed then, and younger ones that waited for these are sent.
+    fn cancel_abandoned(&self, tx: &mut WriteTransaction) -> rusqlite::Result<usize> {
+        let now = self.horizon.now;
+        let mut released = BTreeSet::new();
+        let mut cancelled = 0;
+        for id in &self.old.abandoned {
+            let lane: Option<(String, Option<[u8; 16]>)> = tx
+                .connection
+                .prepare_cached(
+                    "UPDATE deliveries SET state = 'cancelled', finished_at_ms = ?2
+                     WHERE id = ?1 AND finished_at_ms IS NULL AND state <> 'leased'
+                         AND endpoint IN (SELECT id FROM endpoints WHERE present = 0)
+                     RETURNING endpoint, upload_id",
+                )?
+                .query_one(params![id, now.unix_ms()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            cancelled += usize::from(lane.is_some());
+            released.extend(lane.and_then(|(endpoint, upload)| Some((endpoint, upload?))));
+        }
+        for (endpoint, upload) in released {
+            lanes::release_next(tx, &endpoint, UploadId::from_bytes(upload), now)?;
+        }
+        Ok(cancelled)
     }
 
     /// Removes a delivery, unless it or another one of its event was replayed since it was found.

@@ -196,6 +196,29 @@ pub async fn a_long_backlog_stops_and_resumes_with_its_endpoint<P: StateFixture>
     assert_eq!((first, second), (MANY, MANY));
 }
 
+/// A resumption makes no delivery due that a job is still cancelling.
+pub async fn a_resumption_restores_no_cancelled_delivery<P: StateFixture>(place: P) {
+    let store = place.open().await;
+    store.open_for(own(), configured(), NOW).await.unwrap();
+    begun(&*store, MANY).await;
+    // The first delivery of every lane has failed and is planned for a day later.
+    loop {
+        let claims = claim(&*store, "a", at(8_000)).await;
+        let claims: Vec<_> = claims.into_iter().filter(|claim| sequence_of(claim) == 1).collect();
+        if claims.is_empty() {
+            break;
+        }
+        let later = Disposition::RetryAt(at(90_000));
+        let failed = claims.iter().map(|claim| settlement(claim, AttemptOutcome::Timeout, later));
+        settle(&*store, failed.collect(), at(8_000)).await;
+    }
+    pause(&*store, "a", at(8_001)).await;
+    store.cancel_backlog(TenantScope::All, &endpoint("a"), at(9_000)).await.unwrap();
+    put_state(&*store, "a", EndpointState::Enabled, at(9_001)).await;
+    while store.advance_backlog(PIECE, at(9_002)).await.unwrap() {}
+    assert_eq!(counts(&*store, [Cancelled, Ready, Waiting]).await, [2 * MANY, 0, 0]);
+}
+
 /// A retry that was planned after the resumption of the endpoint keeps its time.
 pub async fn a_retry_of_after_the_resumption_is_not_hastened<P: StateFixture>(place: P) {
     let store = place.open().await;

@@ -95,6 +95,7 @@ macro_rules! conformance_suite {
             backlogs::a_removed_endpoint_leaves_nothing_to_its_successor
             backlogs::replayed_deliveries_are_not_cancelled
             backlogs::a_long_backlog_stops_and_resumes_with_its_endpoint
+            backlogs::a_resumption_restores_no_cancelled_delivery
             backlogs::a_retry_of_after_the_resumption_is_not_hastened
             backlogs::a_relaxed_order_reaches_a_long_backlog
             events::a_change_and_its_events_are_one
@@ -159,6 +160,7 @@ macro_rules! conformance_suite {
             replay::words_can_be_taken_out
             replay::what_is_old_goes
             retention::records_of_ended_uploads_end
+            retention::an_abandoned_delivery_holds_no_lane_up
             retention::a_backlog_keeps_to_its_limits
             tenants::deliveries_are_of_one_tenant
             tenants::events_reach_endpoints_of_their_tenant

@@ -121,6 +121,23 @@ pub async fn records_of_ended_uploads_end<P: StateFixture>(place: P) {
     assert_eq!(listed().await, [6, 4, 3, 0]);
 }
 
+/// Deliveries to an endpoint that is no longer configured are cancelled by age. Younger deliveries that waited
+/// behind them are sent when the endpoint is configured again.
+pub async fn an_abandoned_delivery_holds_no_lane_up<P: StateFixture>(place: P) {
+    let store = place.open().await;
+    let configured = || vec![subscribed("a", &["upload.*"])];
+    store.open_for(own(), configured(), NOW).await.unwrap();
+    let mut upload = store.insert(change_of(new_upload(1))).await.unwrap();
+    receive(&mut upload, 1, at(100));
+    store.commit(change_of(upload)).await.unwrap();
+    assert_eq!(states_at(&*store, "a").await, [Ready, Waiting]);
+    store.open_for(own(), vec![], at(200)).await.unwrap();
+    while store.prune(RetentionHorizon { abandoned: at(50), ..horizon(NOW) }, 2).await.unwrap() > 0 {}
+    store.open_for(own(), configured(), at(300)).await.unwrap();
+    assert_eq!(states_at(&*store, "a").await, [Cancelled, Ready]);
+    assert_eq!(claimed(&*store, "a", at(300)).await, [2]);
+}
+
 /// A backlog is limited by age while its endpoint is stopped, and by number in any case; the oldest
 /// deliveries are dropped first.
 pub async fn a_backlog_keeps_to_its_limits<P: StateFixture>(place: P) {

@@ -102,8 +102,10 @@ impl Tables {
     }
 
     fn hasten(&mut self, number: JobNumber, job: &BacklogJob, limit: u32) -> usize {
+        let cancelled = is_cancelling(&self.jobs, &job.endpoint).unwrap_or_default();
         let is_planned = |it: &StoredDelivery| {
-            it.state == DeliveryState::Ready && it.next_at > job.begun_at && it.generation < number
+            let is_old = (cancelled..number).contains(&it.generation);
+            it.state == DeliveryState::Ready && it.next_at > job.begun_at && is_old
         };
         let hastened = self.some_of(&job.endpoint, limit, is_planned);
         for id in &hastened {

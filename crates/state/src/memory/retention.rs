@@ -158,8 +158,10 @@ impl Tables {
         let forgotten = self.endpoints.values().filter(|kept| !kept.is_present);
         let waiting = forgotten.flat_map(|kept| self.pending(&kept.endpoint.id));
         let abandoned = waiting.filter(|delivery| delivery.begun_at < horizon.abandoned);
-        let abandoned: Vec<DeliveryId> = abandoned.map(|delivery| delivery.id).take(most).collect();
-        abandoned.iter().for_each(|id| self.end(*id, DeliveryState::Cancelled, horizon.now));
+        let abandoned: Vec<StoredDelivery> = abandoned.take(most).cloned().collect();
+        abandoned.iter().for_each(|delivery| self.end(delivery.id, DeliveryState::Cancelled, horizon.now));
+        // The endpoint may be configured again, and younger deliveries may have waited for these.
+        self.release_next_behind(&abandoned, horizon.now);
         abandoned.len()
     }
 
