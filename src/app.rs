@@ -2,6 +2,7 @@
 //! decides nothing else.
 
 pub mod data_folder;
+mod database;
 mod descriptors;
 mod hooks;
 mod keys;
@@ -17,7 +18,6 @@ mod web;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, io};
 
@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::data_folder::DataFolder;
+use crate::app::database::Database;
 use crate::app::listeners::Listeners;
 use crate::app::threads::UploadThreads;
 use crate::config;
@@ -38,8 +39,7 @@ use engine::Engine;
 use keyring::StageTokens;
 use outbound::address::EgressRules;
 use outbound::keys::{SigningKey, SigningKeys};
-use state::{Leases, LocalBells, LocalProgress, Membership, Outbox, Store, UploadStore};
-use state_sqlite::SqliteStore;
+use state::{LocalProgress, Membership};
 use storage::local::LocalStoreResources;
 
 pub use permissions::restrict_new_files;
@@ -51,7 +51,7 @@ pub struct RunningServer {
     listeners: Listeners,
     engine: Engine,
     node: InstanceId,
-    state: Arc<SqliteStore>,
+    database: Database,
     sending: tokio::task::JoinHandle<()>,
     stop_sending: CancellationToken,
     config: Config,
@@ -95,15 +95,18 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     };
     let blobs = stores::open(&config.storage, &folder, resources)?;
     let server_keys = keys::open(&config.auth, data_dir)?;
-    let state = open_state(&config, data_dir).await?;
-    let clock = state.clock();
+    let database = Database::open(&config, data_dir).await?;
+    let clock = database.clock();
     let node = node::begin(&config.server, clock.now());
     tracing::info!(node = %node.name, instance = %node.instance, "started a node");
-    // This process owns the folder, and with it the database.
-    state.join(&node, Membership::Alone, None).await.context("could not register this node in the database")?;
+    // This process owns the folder, and the database is its alone.
+    database
+        .nodes()
+        .join(&node, Membership::Alone, None)
+        .await
+        .context("could not register this node in the database")?;
 
-    let uploads: Arc<dyn UploadStore> = Arc::<SqliteStore>::clone(&state);
-    let outbox: Arc<dyn Outbox> = Arc::<SqliteStore>::clone(&state);
+    let outbox = database.outbox();
     let upload_threads = UploadThreads::start(&config).context("could not start the upload threads")?;
     let rules = egress_rules(&config);
     let parts = webhook::SenderParts {
@@ -122,16 +125,15 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let engine = {
         // Tasks that the engine spawns run on the threads it is created on.
         let _here = upload_threads.enter();
-        let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
         let progress = Arc::new(LocalProgress::default());
         Engine::new(
             settings,
             node.instance,
             engine::Ports {
-                uploads,
-                nodes,
+                uploads: database.uploads(),
+                nodes: database.nodes(),
                 deliveries: outbox,
-                bells: Arc::new(LocalBells::default()),
+                bells: database.bells(),
                 progress,
                 blobs,
             },
@@ -156,7 +158,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
             hooks.register(own);
         }
         own.register_collector(Box::new(memory_in_use(&config, &engine, &answer_memory, &memory)));
-        own.register_collector(Box::new(metrics::DatabaseMetrics(Arc::clone(&state))));
+        own.register_collector(Box::new(metrics::DatabaseMetrics(database.clone())));
     });
 
     engine.recover().await;
@@ -174,7 +176,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
         listeners,
         engine,
         node: node.instance,
-        state,
+        database,
         sending: tokio::spawn(sender.run(stop_sending.clone())),
         stop_sending,
         config,
@@ -196,12 +198,6 @@ fn memory_in_use(
         read_ahead: (memory.read_ahead.clone(), memory.read_ahead.free_bytes()),
         http2: http2_is_spoken.then(|| (memory.http2.clone(), memory.http2.free_bytes())),
     }
-}
-
-async fn open_state(config: &Config, data_dir: &Path) -> anyhow::Result<Arc<SqliteStore>> {
-    let path = data_dir.join("longshore.db");
-    let opened = SqliteStore::open(&path, config.database.clone(), webhook::bodies()).await;
-    opened.with_context(|| format!("could not open the database {}", path.display()))
 }
 
 fn public_url(config: &Config) -> &str {
@@ -310,13 +306,13 @@ impl RunningServer {
             self.listeners.stop(false).await;
         }
         let leaving = async {
-            if let Err(error) = self.state.leave(self.node).await {
+            if let Err(error) = self.database.nodes().leave(self.node).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "could not unregister this node from the database"
                 );
             }
-            self.state.close().await;
+            self.database.close().await;
         };
         let closed = tokio::time::timeout_at(deadline, leaving).await;
         if tasks_ended && answered.is_ok() && closed.is_ok() { StopOutcome::Clean } else { StopOutcome::TimedOut }

@@ -178,7 +178,10 @@ fn reserve(config: &Config) -> u64 {
         of_threads += workers(config.server.read_workers);
         turned_away *= 2;
     }
-    let database = u64::from(config.database.read_connections + config.database.lookup_connections) + 1;
+    let database = match &config.postgres {
+        None => u64::from(config.database.read_connections + config.database.lookup_connections) + 1,
+        Some(postgres) => u64::from(postgres.connections()),
+    };
     let sending = &config.webhooks.sending;
     let endpoints = number(config.webhooks.endpoints.len());
     let sending = number(sending.max_in_flight).min(endpoints * u64::from(sending.max_in_flight_per_endpoint));

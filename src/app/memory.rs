@@ -108,7 +108,7 @@ impl MemoryBudgets {
             ("limits.read_ahead_memory", config.limits.read_ahead_memory_bytes),
             ("connections", connections(config).saturating_mul(connection_bytes(config))),
             ("http2.memory", http2),
-            ("database.cache_memory", config.database.cache_bytes),
+            ("database.cache_memory", if config.postgres.is_none() { config.database.cache_bytes } else { 0 }),
             ("webhooks", webhooks),
             ("the process", PROCESS_BYTES),
         ])

@@ -1,7 +1,6 @@
 //! All metrics, in one registry.
 
 use std::fmt;
-use std::sync::Arc;
 
 use pool::Pool;
 use prometheus_client::collector::Collector;
@@ -12,10 +11,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::app::database::Database;
 use crate::app::process::ProcessMetrics;
 use edge::listen::ReadAhead;
 use edge::listen::window::WindowBudget;
-use state_sqlite::SqliteStore;
 
 /// Prefix of the server's own metrics.
 const PREFIX: &str = "longshore";
@@ -81,28 +80,43 @@ impl Collector for MemoryMetrics {
 
 /// Metrics of the database.
 #[derive(Debug)]
-pub(super) struct DatabaseMetrics(pub(super) Arc<SqliteStore>);
+pub(super) struct DatabaseMetrics(pub(super) Database);
 
 impl Collector for DatabaseMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self(state) = self;
+        let Self(database) = self;
         let help = "Database write transactions; concurrent writes share one.";
         let transactions = encoder.encode_descriptor("database_transactions", help, None, MetricType::Counter)?;
-        ConstCounter::new(state.transactions()).encode(transactions)?;
+        ConstCounter::new(database.transactions()).encode(transactions)?;
         let help = "Writes committed in database transactions.";
-        ConstCounter::new(state.writes()).encode(encoder.encode_descriptor(
+        ConstCounter::new(database.writes()).encode(encoder.encode_descriptor(
             "database_writes",
             help,
             None,
             MetricType::Counter,
         )?)?;
-        let help = "Size of the database's write-ahead log, in bytes.";
-        let log_bytes = i64::try_from(state.log_bytes()).unwrap_or(i64::MAX);
-        ConstGauge::new(log_bytes).encode(encoder.encode_descriptor(
-            "database_wal",
-            help,
-            Some(&Unit::Bytes),
-            MetricType::Gauge,
-        )?)
+        match database {
+            Database::Sqlite(store) => {
+                let help = "Size of the database's write-ahead log, in bytes.";
+                let log_bytes = i64::try_from(store.log_bytes()).unwrap_or(i64::MAX);
+                let unit = Some(&Unit::Bytes);
+                ConstGauge::new(log_bytes).encode(encoder.encode_descriptor(
+                    "database_wal",
+                    help,
+                    unit,
+                    MetricType::Gauge,
+                )?)
+            }
+            Database::Postgres(store) => {
+                let help = "How far this machine's clock is ahead of the database server's, in seconds.";
+                let unit = Some(&Unit::Seconds);
+                ConstGauge::new(store.clock_offset_seconds()).encode(encoder.encode_descriptor(
+                    "database_clock_offset",
+                    help,
+                    unit,
+                    MetricType::Gauge,
+                )?)
+            }
+        }
     }
 }

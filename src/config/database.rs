@@ -1,7 +1,9 @@
-//! Settings of the database.
+//! Which database is used, and its settings.
 
-use crate::config::reader::Reader;
+use crate::config::auth::read_secret;
+use crate::config::reader::{Parsed, Reader};
 use crate::config::units::{MIB, TIB};
+use state_postgres::{DatabaseUrl, PostgresSettings};
 use state_sqlite::{LOOKUP_CONNECTIONS, SqliteSettings};
 use storage::local::BlobDurability;
 
@@ -14,9 +16,65 @@ pub(super) fn read(from: &mut Reader, durability: BlobDurability) -> SqliteSetti
         lookup_connections: LOOKUP_CONNECTIONS,
         max_log_bytes: from.size("database.max_wal_size", 4 * MIB..=TIB),
         reserve_bytes: from.size("database.reserve", 0..=TIB),
-        durability: match durability {
-            BlobDurability::Strict => state::Durability::Strict,
-            BlobDurability::Relaxed => state::Durability::Relaxed,
-        },
+        durability: lasts(durability),
+    }
+}
+
+/// Reads the settings of a PostgreSQL database; `None` where the database is SQLite.
+pub(super) fn read_postgres(
+    from: &mut Reader,
+    durability: BlobDurability,
+    sqlite: &SqliteSettings,
+) -> Option<PostgresSettings> {
+    let password = from.text("database.password_file", |path| match path {
+        "" => Ok(None),
+        path => read_secret(path).and_then(|password| match password.as_str() {
+            "" => Err("the file is empty; it must contain the password".to_owned()),
+            _ => Ok(Some(password)),
+        }),
+    });
+    let url = from.text("database.url", |url| optional_url(url, password.as_deref()));
+    let from_file = from.text("database.url_file", |path| match path {
+        "" => Ok(None),
+        path => read_secret(path).and_then(|url| optional_url(&url, password.as_deref())),
+    });
+    from.require(url.is_none() || from_file.is_none(), &["database.url", "database.url_file"], |others| {
+        format!("set together with {}; leave one of them empty", others.join(", "))
+    });
+    let address = url.or(from_file);
+    let is_used = password.is_none() || address.is_some();
+    from.require(is_used, &["database.password_file", "database.url", "database.url_file"], |_| {
+        "has no effect without database.url; set that, or leave database.password_file empty".to_owned()
+    });
+    address.map(|address| PostgresSettings {
+        group_commit_max: sqlite.group_commit_max,
+        read_connections: sqlite.read_connections.max(LEAST_READ_CONNECTIONS),
+        durability: lasts(durability),
+        alone: true,
+        ..PostgresSettings::new(address)
+    })
+}
+
+/// A read holds its connection while the network answers, so PostgreSQL gets more of them than SQLite has by
+/// default.
+const LEAST_READ_CONNECTIONS: u32 = 8;
+
+fn optional_url(url: &str, password: Option<&str>) -> Parsed<Option<DatabaseUrl>> {
+    if url.is_empty() {
+        return Ok(None);
+    }
+    let address =
+        DatabaseUrl::parse(url, None).map_err(|why| format!("not the URL of a PostgreSQL database: {why}"))?;
+    if password.is_some() && address.has_password() {
+        return Err("contains a password, and database.password_file is set; remove one of them".to_owned());
+    }
+    let given = DatabaseUrl::parse(url, password);
+    given.map(Some).map_err(|why| format!("not the URL of a PostgreSQL database: {why}"))
+}
+
+fn lasts(durability: BlobDurability) -> state::Durability {
+    match durability {
+        BlobDurability::Strict => state::Durability::Strict,
+        BlobDurability::Relaxed => state::Durability::Relaxed,
     }
 }

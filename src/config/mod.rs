@@ -59,6 +59,7 @@ pub use webhooks::WebhooksConfig;
 use dialects::uploads::Protocols;
 use layers::Layers;
 use reader::Reader;
+use state_postgres::PostgresSettings;
 use state_sqlite::SqliteSettings;
 
 /// The complete configuration: the settings of each layer in its own types, and the remaining settings by
@@ -73,6 +74,8 @@ pub struct Config {
     pub storage: StorageConfig,
     pub engine: ::engine::EngineSettings,
     pub database: SqliteSettings,
+    /// `None`: the database is SQLite in the data folder.
+    pub postgres: Option<PostgresSettings>,
     pub status: StatusConfig,
     pub webhooks: WebhooksConfig,
     pub hooks: HooksConfig,
@@ -95,12 +98,14 @@ impl Config {
         let server = ServerConfig::read(reader);
         let storage = StorageConfig::read(reader);
         let engine = engine::read(reader);
+        let database = database::read(reader, storage.local.durability);
         let config = Self {
             tls: TlsConfig::read(reader),
             http2: Http2Config::read(reader),
             limits: LimitsConfig::read(reader),
             protocols: protocols::read(reader, &engine.ranges),
-            database: database::read(reader, storage.local.durability),
+            postgres: database::read_postgres(reader, storage.local.durability, &database),
+            database,
             storage,
             engine,
             status: StatusConfig::read(reader),

@@ -18,6 +18,7 @@ use domain::hook::Hook;
 use domain::host::Host;
 use keyring::{AdminKeyHash, ServerKeys};
 
+mod database;
 mod open;
 
 const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";

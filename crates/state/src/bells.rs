@@ -61,6 +61,14 @@ impl LocalBells {
     pub fn with_poll_interval(every: Duration) -> Self {
         Self { poll_interval: Some(every), ..Self::default() }
     }
+
+    /// Rings every bell: another node has changed uploads, and it is not known which.
+    pub fn ring_all(&self) {
+        self.all.send_replace(());
+        for ring in lock(&self.uploads).values() {
+            ring.send_replace(());
+        }
+    }
 }
 
 impl Bells for LocalBells {
@@ -140,6 +148,16 @@ mod tests {
         let never =
             tokio::time::timeout(Duration::from_hours(1), async { LocalBells::default().of_all().rung().await });
         assert!(never.await.is_err(), "where none is lost, nobody looks in vain");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_an_unknown_upload_rings_every_bell() {
+        let bells = LocalBells::default();
+        let mut of_one = bells.of_upload(UploadId::new(Timestamp::from_unix_ms(1), [1; 10]));
+        let mut of_all = bells.of_all();
+        bells.ring_all();
+        of_one.rung().await;
+        of_all.rung().await;
     }
 
     #[test]

@@ -16,6 +16,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("state", &["domain"]),
     ("state-rows", &["domain", "state"]),
     ("state-sqlite", &["domain", "state", "state-rows"]),
+    ("state-postgres", &["domain", "state", "state-rows"]),
     ("engine", &["api", "domain", "media", "pool", "state", "storage"]),
     ("outbound", &["domain"]),
     ("webhook", &["api", "domain", "keyring", "outbound", "state"]),
@@ -33,6 +34,8 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("reqwest", &["outbound", "webhook", "hooks", "longshore"]),
     ("memmap2", &["pool"]),
     ("rusqlite", &["state-sqlite"]),
+    ("tokio-postgres", &["state-postgres"]),
+    ("tokio-postgres-rustls", &["state-postgres"]),
     ("mp4-atom", &["media"]),
     ("infer", &["media"]),
     ("serde", &["api", "state-rows", "hooks", "webhook", "dialects", "longshore"]),
@@ -44,6 +47,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
             "storage",
             "state",
             "state-sqlite",
+            "state-postgres",
             "engine",
             "outbound",
             "webhook",
@@ -82,6 +86,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
 const NAMED_IN: &[(&str, &[&str])] = &[
     // Each layer owns its settings; the configuration reads into them.
     ("state_sqlite", &["app", "config"]),
+    ("state_postgres", &["app", "config"]),
     ("state", &["app", "config"]),
     ("storage", &["app", "config"]),
     ("pool", &["app"]),

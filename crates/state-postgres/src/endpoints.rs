@@ -1,0 +1,331 @@
+//! Endpoints: written by operators and by the sender, read before every event that may be for them.
+//!
+//! A transaction that changes the endpoints keeps commits and claims out until it is committed. Therefore no
+//! event is written without the delivery to an endpoint that was present, and no delivery is claimed for an
+//! endpoint that was stopped.
+
+use std::sync::LazyLock;
+
+use async_trait::async_trait;
+use state_rows::sql::Placeholders;
+use state_rows::{EndpointRow, sql};
+use tokio_postgres::Row;
+
+use crate::backlog::{self, Advance, BacklogJobKind, EndCancel};
+use crate::fault::Fault;
+use crate::lanes::{DeliveryKey, keys};
+use crate::leases::is_alive;
+use crate::params::{Param, params};
+use crate::query::tenants;
+use crate::rows::{self, Columns};
+use crate::transaction::{AfterLostAnswer, Transaction, Work};
+use crate::{PostgresStore, bucket::SourceId};
+use domain::delivery::DeliveryClass;
+use domain::endpoint::{Endpoint, EndpointId, EndpointState};
+use domain::event::EventKind;
+use domain::id::{DeliveryId, InstanceId};
+use domain::lane;
+use domain::notice::Notice;
+use domain::principal::TenantScope;
+use domain::time::Timestamp;
+use state::{Endpoints, Error, Result};
+
+static IN_SCOPE: LazyLock<String> = LazyLock::new(|| {
+    let columns = sql::columns::<EndpointRow>();
+    format!("SELECT {columns} FROM endpoints WHERE present AND tenant BETWEEN $1 AND $2 ORDER BY id")
+});
+
+/// Selects an endpoint that is present or was removed from the configuration, with a flag for the former.
+static ONE: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {}, present FROM endpoints WHERE id = $1", sql::columns::<EndpointRow>()));
+
+/// Writes a whole row; its version is the version the endpoint was read at plus one.
+static WRITE: LazyLock<String> = LazyLock::new(|| sql::upsert::<EndpointRow>(Placeholders::Dollar));
+
+#[async_trait]
+impl Endpoints for PostgresStore {
+    async fn open_for(&self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
+        self.write(OpenFor { node, configured, now }).await
+    }
+
+    async fn endpoints(&self, scope: TenantScope) -> Result<Vec<Endpoint>> {
+        const OPERATION: &str = "list endpoints";
+        let (least, most) = tenants(scope);
+        let found = self.readers.query(OPERATION, &IN_SCOPE, params![least, most]).await?;
+        let endpoint = |row: &Row| rows::endpoint(&mut Columns::of(row));
+        found
+            .iter()
+            .map(endpoint)
+            .collect::<std::result::Result<_, Fault>>()
+            .map_err(|fault| fault.into_error(OPERATION))
+    }
+
+    async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint> {
+        let written = Endpoint { version: endpoint.version + 1, ..endpoint.clone() };
+        let won = self.write(PutEndpoint { endpoint, now }).await?;
+        if won { Ok(written) } else { Err(Error::EndpointConflict(written.id)) }
+    }
+
+    async fn remove_endpoint(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool> {
+        self.write(RemoveEndpoint { scope, id: id.clone(), now }).await
+    }
+
+    async fn cancel_backlog(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool> {
+        self.write(CancelBacklog { scope, id: id.clone(), now }).await
+    }
+
+    async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool> {
+        const OPERATION: &str = "find a backlog to process";
+        let oldest = "SELECT number FROM backlog_jobs ORDER BY number LIMIT 1";
+        let found = self.readers.query(OPERATION, oldest, &[]).await?;
+        let number = found.first().map(|row| Columns::of(row).next()).transpose();
+        let Some(number) = number.map_err(|fault: Fault| fault.into_error(OPERATION))? else { return Ok(false) };
+        if self.write(Advance { number, limit, now }).await? {
+            self.write(EndCancel { number }).await?;
+        }
+        Ok(true)
+    }
+}
+
+struct OpenFor {
+    node: InstanceId,
+    configured: Vec<Endpoint>,
+    now: Timestamp,
+}
+
+impl Work for OpenFor {
+    const OPERATION: &'static str = "open the outbox";
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Repeat;
+    type Output = ();
+
+    async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<(), Fault> {
+        tx.change_endpoints().await?;
+        self.reclaim(tx).await?;
+        self.name_endpoints(tx).await?;
+        for endpoint in &self.configured {
+            let found = find(tx, &endpoint.id).await?.map(|(found, _)| found);
+            let is_of_another = found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant);
+            let before = found.filter(|found| found.tenant == endpoint.tenant);
+            let state = match before.as_ref().map(|before| before.state) {
+                Some(paused @ EndpointState::Paused { .. }) => paused,
+                Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
+            };
+            // An endpoint that is enabled again starts with fresh health.
+            let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
+            let written = Endpoint { state, health, ..endpoint.clone() };
+            write(tx, &written).await?;
+            if let Some(before) = &before {
+                adjust_backlog(tx, before, &written, self.now).await?;
+            }
+            if is_of_another {
+                // Deliveries not sent to another tenant's endpoint of this name do not go to this one.
+                backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now).await?;
+            }
+        }
+        tx.forget_subscribers();
+        tx.made_ready = true;
+        Ok(())
+    }
+}
+
+/// Selects and locks deliveries claimed by a node that does not count as alive, or earlier by this node.
+const LOST: &str = concat!(
+    "SELECT source_id, id, kind, next_at_ms FROM deliveries
+     WHERE state = 'leased' AND (claimed_by IS NULL OR claimed_by = $1
+         OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = claimed_by AND ",
+    is_alive!(),
+    ")) FOR UPDATE OF deliveries"
+);
+
+/// Reclaims deliveries; the keys come first.
+const TAKE_BACK: &str = "UPDATE deliveries SET state = lost.state, next_at_ms = lost.next_at_ms,
+         finished_at_ms = lost.finished_at_ms, lease = NULL, lease_until_ms = NULL, claimed_by = NULL
+     FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $6::text[], $7::bigint[], $8::bigint[])
+         AS lost (bucket, source_id, id, state, next_at_ms, finished_at_ms)
+     WHERE deliveries.bucket = lost.bucket AND deliveries.source_id = lost.source_id AND deliveries.id = lost.id
+         AND deliveries.source_id BETWEEN $4 AND $5 AND deliveries.state = 'leased'";
+
+const FORGET_NAMES: &str = concat!(
+    "DELETE FROM node_endpoints WHERE instance = $1
+         OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = node_endpoints.instance AND ",
+    is_alive!(),
+    ")"
+);
+
+impl OpenFor {
+    /// Reclaims deliveries that lost nodes have claimed. Their number is limited by the deliveries in flight.
+    async fn reclaim(&self, tx: &Transaction<'_>) -> std::result::Result<(), Fault> {
+        let (mut lost, mut states, mut due_at, mut finished_at) = (vec![], vec![], vec![], vec![]);
+        for row in tx.query(LOST, params![self.node]).await? {
+            let mut columns = Columns::of(&row);
+            let (source, id): (SourceId, DeliveryId) = (columns.next()?, columns.next()?);
+            let (kind, next_at): (EventKind, Timestamp) = (columns.next()?, columns.next()?);
+            let state = lane::reclaim(DeliveryClass::of(kind));
+            lost.push(DeliveryKey { source, id });
+            states.push(state.name().to_owned());
+            due_at.push(lane::due_when_released(next_at, self.now).unix_ms());
+            finished_at.push(state.is_finished().then_some(self.now.unix_ms()));
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let mut values = keys(&lost);
+        values.extend([Param::from(states), Param::from(due_at), Param::Integers(finished_at)]);
+        tx.execute(TAKE_BACK, &values).await.map(drop)
+    }
+
+    /// Records the endpoints that this node's configuration names. Endpoints that no live node's
+    /// configuration names are no longer present.
+    async fn name_endpoints(&self, tx: &Transaction<'_>) -> std::result::Result<(), Fault> {
+        tx.execute(FORGET_NAMES, params![self.node]).await?;
+        let names: Vec<String> = self.configured.iter().map(|endpoint| endpoint.id.as_str().to_owned()).collect();
+        tx.execute(
+            "INSERT INTO node_endpoints (instance, endpoint) SELECT $1, * FROM unnest($2::text[])
+             ON CONFLICT DO NOTHING",
+            params![self.node, names],
+        )
+        .await?;
+        let sql = "UPDATE endpoints SET present = false
+             WHERE origin = 'config' AND present AND id NOT IN (SELECT endpoint FROM node_endpoints)";
+        tx.execute(sql, &[]).await.map(drop)
+    }
+}
+
+/// Finds an endpoint that is present or was removed from the configuration. Returns true with a present one.
+async fn find(tx: &Transaction<'_>, id: &EndpointId) -> std::result::Result<Option<(Endpoint, bool)>, Fault> {
+    let found = tx.query_opt(&ONE, params![id]).await?;
+    let read = |row: &Row| {
+        let mut columns = Columns::of(row);
+        Ok((rows::endpoint(&mut columns)?, columns.next()?))
+    };
+    // A row that cannot be read counts as missing.
+    match found.as_ref().map(read).transpose() {
+        Err(Fault::Unreadable(_)) => Ok(None),
+        found => found,
+    }
+}
+
+async fn write(tx: &Transaction<'_>, endpoint: &Endpoint) -> std::result::Result<(), Fault> {
+    tx.execute(&WRITE, &rows::values::<EndpointRow>(&EndpointRow::cells(endpoint))).await.map(drop)
+}
+
+/// Applies changes of an endpoint to its deliveries. Stopping the endpoint changes none of them.
+async fn adjust_backlog(
+    tx: &mut Transaction<'_>,
+    before: &Endpoint,
+    after: &Endpoint,
+    now: Timestamp,
+) -> std::result::Result<(), Fault> {
+    if after.state.is_enabled() && !before.state.is_enabled() {
+        tx.execute("UPDATE endpoints SET resumed_at_ms = $2 WHERE id = $1", params![&after.id, now]).await?;
+        backlog::begin(tx, &after.id, BacklogJobKind::Hasten, now).await?;
+    }
+    if after.terms.ordering != before.terms.ordering {
+        backlog::begin(tx, &after.id, BacklogJobKind::Release, now).await?;
+    }
+    Ok(())
+}
+
+/// Writes an endpoint, and returns true, if it was not changed since it was read. Otherwise nothing is
+/// changed.
+struct PutEndpoint {
+    endpoint: Endpoint,
+    now: Timestamp,
+}
+
+impl Work for PutEndpoint {
+    const OPERATION: &'static str = "record an endpoint";
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    type Output = bool;
+
+    async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<bool, Fault> {
+        tx.change_endpoints().await?;
+        let endpoint = &self.endpoint;
+        let found = find(tx, &endpoint.id).await?;
+        if found.as_ref().is_some_and(|(found, _)| found.tenant != endpoint.tenant) {
+            return Ok(false);
+        }
+        let before = found.and_then(|(found, is_present)| is_present.then_some(found));
+        if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
+            return Ok(false);
+        }
+        write(tx, endpoint).await?;
+        tx.forget_subscribers();
+        match &before {
+            Some(before) => adjust_backlog(tx, before, endpoint, self.now).await?,
+            // Deliveries not sent to an earlier endpoint of this name, which the configuration no longer
+            // names, do not go to this one.
+            None => backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now).await?,
+        }
+        if let EndpointState::Disabled { because, .. } = endpoint.state
+            && before.is_some_and(|before| before.state.is_enabled())
+        {
+            let notice = Notice::EndpointDisabled { endpoint: endpoint.id.clone(), because };
+            tx.log_notice(endpoint.tenant, &notice, self.now).await?;
+        }
+        Ok(true)
+    }
+}
+
+struct RemoveEndpoint {
+    scope: TenantScope,
+    id: EndpointId,
+    now: Timestamp,
+}
+
+impl Work for RemoveEndpoint {
+    const OPERATION: &'static str = "remove an endpoint";
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    type Output = bool;
+
+    async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<bool, Fault> {
+        tx.change_endpoints().await?;
+        let (least, most) = tenants(self.scope);
+        let sql = "DELETE FROM endpoints WHERE id = $1 AND tenant BETWEEN $2 AND $3";
+        let removed = tx.execute(sql, params![&self.id, least, most]).await?;
+        if removed == 0 {
+            return Ok(false);
+        }
+        tx.execute("DELETE FROM backlog_jobs WHERE endpoint = $1", params![&self.id]).await?;
+        backlog::begin(tx, &self.id, BacklogJobKind::Cancel, self.now).await?;
+        tx.execute(
+            "UPDATE replay_jobs SET state = 'cancelled', finished_at_ms = $2 WHERE endpoint = $1 AND state = 'running'",
+            params![&self.id, self.now],
+        )
+        .await?;
+        tx.forget_subscribers();
+        Ok(true)
+    }
+}
+
+struct CancelBacklog {
+    scope: TenantScope,
+    id: EndpointId,
+    now: Timestamp,
+}
+
+impl Work for CancelBacklog {
+    const OPERATION: &'static str = "cancel deliveries";
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    type Output = bool;
+
+    async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<bool, Fault> {
+        tx.change_endpoints().await?;
+        let is_there = is_there(tx, self.scope, &self.id).await?;
+        if is_there {
+            backlog::begin(tx, &self.id, BacklogJobKind::Cancel, self.now).await?;
+        }
+        Ok(is_there)
+    }
+}
+
+/// Reports whether an endpoint exists in the scope; this includes one that the configuration no longer names.
+pub(crate) async fn is_there(
+    tx: &Transaction<'_>,
+    scope: TenantScope,
+    id: &EndpointId,
+) -> std::result::Result<bool, Fault> {
+    let (least, most) = tenants(scope);
+    let sql = "SELECT 1::bigint FROM endpoints WHERE id = $1 AND tenant BETWEEN $2 AND $3";
+    Ok(tx.query_opt(sql, params![id, least, most]).await?.is_some())
+}

@@ -1,0 +1,274 @@
+//! Transactions of all kinds except commits of uploads, which [`writer`](crate::writer) groups.
+//!
+//! A [`Work`] describes a change. It runs within a transaction and may run again from the start after the
+//! server has rolled it back: after a deadlock, a lock timeout, or a connection that broke before `COMMIT`
+//! was sent. If the response to `COMMIT` is lost, only work that permits it is repeated; for other work the
+//! caller gets an error that the result is unknown.
+//!
+//! Each statement sees what was committed before it began (READ COMMITTED). Locks provide the order. They are
+//! always taken in this sequence, so that transactions do not deadlock:
+//!
+//! 1. the endpoints, shared by work that reads them ([`Transaction::subscribers`]) and exclusively by work
+//!    that changes them ([`Transaction::change_endpoints`]);
+//! 2. the lanes of uploads, in the order of their keys ([`Transaction::lock_lanes`]);
+//! 3. rows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+use tokio_postgres::Row;
+
+use crate::fault::{Fault, Remedy};
+use crate::params::{Param, params};
+use crate::session::Session;
+use crate::sessions::Sessions;
+use crate::subscribers::{KnownSubscribers, Subscriber};
+use domain::endpoint::Ordering as EndpointOrdering;
+use domain::id::UploadId;
+use state::{Error, EventBodies, Result};
+
+/// The number of attempts for a transaction that the server rolls back.
+pub(crate) const TRIES: u32 = 5;
+
+/// The procedure for work whose result is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterLostAnswer {
+    /// The work is repeated: doing it twice has the same effect as doing it once.
+    Repeat,
+    /// The caller gets an error that the result is unknown.
+    Tell,
+}
+
+/// A change that is written atomically.
+pub(crate) trait Work: Send + Sync + 'static {
+    /// The operation as a verb phrase, for errors.
+    const OPERATION: &'static str;
+    const AFTER_LOST_ANSWER: AfterLostAnswer;
+    type Output: Send + 'static;
+
+    /// Writes within the open transaction. It may run more than once.
+    fn run(&self, tx: &mut Transaction<'_>) -> impl Future<Output = std::result::Result<Self::Output, Fault>> + Send;
+}
+
+/// Data shared by all transactions of a store.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The functions for the bodies of events that the work itself causes.
+    pub(crate) bodies: EventBodies,
+    pub(crate) known: KnownSubscribers,
+    /// The number added to that of a transaction for its positions in the log.
+    pub(crate) position_base: AtomicI64,
+    /// Rings when a delivery became ready.
+    pub(crate) bell: Arc<Notify>,
+    /// Rings when other nodes must be notified.
+    pub(crate) wake_others: Arc<Notify>,
+    /// The number of items of work committed.
+    pub(crate) works: AtomicU64,
+    /// The number of progress deliveries dropped.
+    pub(crate) superseded: AtomicU64,
+}
+
+/// The open transaction, with cached data.
+#[derive(Debug)]
+pub(crate) struct Transaction<'s> {
+    session: &'s Session,
+    pub(crate) shared: &'s Shared,
+    /// The endpoints that may get deliveries of new events, if they have been read. The lock on the endpoints
+    /// is held from then on.
+    subscribers: Option<Arc<[Subscriber]>>,
+    /// True if this transaction changes endpoints. The endpoints that it reads are then uncommitted, and are
+    /// not cached for others.
+    changes_endpoints: bool,
+    /// True if a delivery became ready; the bell rings once that is committed.
+    pub(crate) made_ready: bool,
+    /// The number of progress deliveries dropped; counted once it is committed.
+    pub(crate) superseded: u64,
+    /// The number of events written.
+    events: i64,
+}
+
+/// The keys of advisory locks: the upper half names the kind, the lower half the object.
+const ENDPOINTS_LOCK: i64 = 0x4c6f_6e67_0000_0000;
+const LANES_LOCK: i64 = 0x4c6f_6e68_0000_0000;
+
+impl<'s> Transaction<'s> {
+    /// Begins a transaction on a session.
+    pub(crate) async fn begin(session: &'s Session, shared: &'s Shared) -> std::result::Result<Self, Fault> {
+        session.begin().await?;
+        Ok(Self {
+            session,
+            shared,
+            subscribers: None,
+            changes_endpoints: false,
+            made_ready: false,
+            superseded: 0,
+            events: 0,
+        })
+    }
+
+    /// Commits, and then rings the bells.
+    pub(crate) async fn commit(self) -> std::result::Result<(), Fault> {
+        self.session.commit().await?;
+        self.shared.superseded.fetch_add(self.superseded, Ordering::Relaxed);
+        if self.made_ready {
+            self.shared.bell.notify_one();
+        }
+        if self.made_ready || self.events > 0 {
+            self.shared.wake_others.notify_one();
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn query(&self, sql: &str, values: &[Param]) -> std::result::Result<Vec<Row>, Fault> {
+        self.session.query(sql, values).await
+    }
+
+    /// Runs a statement and returns its first row, if there is one.
+    pub(crate) async fn query_opt(&self, sql: &str, values: &[Param]) -> std::result::Result<Option<Row>, Fault> {
+        Ok(self.session.query(sql, values).await?.into_iter().next())
+    }
+
+    /// Runs a statement and returns the number of rows changed.
+    pub(crate) async fn execute(&self, sql: &str, values: &[Param]) -> std::result::Result<u64, Fault> {
+        self.session.execute(sql, values).await
+    }
+
+    /// Locks lanes until the transaction ends: waits until no other transaction works on them.
+    pub(crate) async fn lock_lanes(
+        &self,
+        uploads: impl IntoIterator<Item = UploadId> + Send,
+    ) -> std::result::Result<(), Fault> {
+        let mut keys: Vec<i64> = uploads.into_iter().map(|upload| LANES_LOCK | lane_key(&upload)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let sql = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS keys (key)";
+        self.query(sql, params![keys]).await.map(drop)
+    }
+
+    /// Returns the endpoints that may get deliveries of new events. No other transaction changes them until
+    /// this one ends.
+    pub(crate) async fn subscribers(&mut self) -> std::result::Result<Arc<[Subscriber]>, Fault> {
+        if let Some(known) = &self.subscribers {
+            return Ok(Arc::clone(known));
+        }
+        if self.changes_endpoints {
+            let read = crate::subscribers::read(self.session).await?;
+            self.subscribers = Some(Arc::clone(&read));
+            return Ok(read);
+        }
+        let lock = params![ENDPOINTS_LOCK];
+        // Two statements: the second sees everything that was committed before the lock was granted.
+        let (_, version) = futures::try_join!(
+            self.session.query("SELECT pg_advisory_xact_lock_shared($1)", lock),
+            self.session.query("SELECT version FROM endpoints_version", &[]),
+        )?;
+        let version: i64 = one(&version)?.try_get(0)?;
+        let found = match self.shared.known.at(version) {
+            Some(known) => known,
+            None => {
+                let read = crate::subscribers::read(self.session).await?;
+                self.shared.known.remember(version, &read);
+                read
+            }
+        };
+        self.subscribers = Some(Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// Locks the endpoints exclusively until this transaction ends; after that, other transactions read them
+    /// again. Must be the first statement of the work, and is called once.
+    pub(crate) async fn change_endpoints(&mut self) -> std::result::Result<(), Fault> {
+        let lock = params![ENDPOINTS_LOCK];
+        futures::try_join!(
+            self.session.query("SELECT pg_advisory_xact_lock($1)", lock),
+            self.session.execute("UPDATE endpoints_version SET version = version + 1", &[]),
+        )?;
+        self.changes_endpoints = true;
+        Ok(())
+    }
+
+    /// Clears the cached endpoints after this transaction has changed them; the next call reads them again.
+    pub(crate) fn forget_subscribers(&mut self) {
+        self.subscribers = None;
+    }
+
+    /// Returns the ordering of an endpoint. An absent endpoint uses the default, which does not matter.
+    pub(crate) async fn ordering_of(&mut self, endpoint: &str) -> std::result::Result<EndpointOrdering, Fault> {
+        let subscribers = self.subscribers().await?;
+        let found = subscribers.iter().find(|subscriber| subscriber.id.as_str() == endpoint);
+        Ok(found.map_or(EndpointOrdering::PerUpload, |subscriber| subscriber.terms.ordering))
+    }
+
+    /// Returns the place of the next event within this transaction.
+    pub(crate) fn next_event(&mut self) -> i64 {
+        self.events += 1;
+        self.events
+    }
+
+    pub(crate) fn session(&self) -> &'s Session {
+        self.session
+    }
+}
+
+fn lane_key(upload: &UploadId) -> i64 {
+    let bytes = upload.as_bytes();
+    // The last 62 bits of an identifier are random.
+    i64::from(u32::from_be_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]))
+}
+
+/// Returns the only row of a statement that always has one.
+pub(crate) fn one(rows: &[Row]) -> std::result::Result<&Row, Fault> {
+    rows.first().ok_or_else(|| Fault::Unreadable("a row that must be there".to_owned()))
+}
+
+/// Runs work in a separate transaction. It is completed even if the caller leaves.
+pub(crate) async fn write<W: Work>(sessions: &Arc<Sessions>, shared: &Arc<Shared>, work: W) -> Result<W::Output> {
+    let (sessions, shared) = (Arc::clone(sessions), Arc::clone(shared));
+    let running = tokio::spawn(async move { persist(&sessions, &shared, &work).await });
+    running
+        .await
+        .map_err(|_| Error::Unanswered { operation: W::OPERATION })?
+        .map_err(|fault| fault.into_error(W::OPERATION))
+}
+
+async fn persist<W: Work>(sessions: &Sessions, shared: &Shared, work: &W) -> std::result::Result<W::Output, Fault> {
+    for _ in 1..TRIES {
+        match attempt(sessions, shared, work).await {
+            Err(Fault::Unconfirmed) if W::AFTER_LOST_ANSWER == AfterLostAnswer::Tell => return Err(Fault::Unconfirmed),
+            Err(fault) if fault.remedy() != Remedy::None => {
+                if fault.remedy() == Remedy::Reconnect {
+                    sessions.forget_idle();
+                }
+                tracing::debug!(
+                    error = &fault as &dyn std::error::Error,
+                    operation = W::OPERATION,
+                    "a transaction is repeated"
+                );
+            }
+            settled => return settled,
+        }
+    }
+    attempt(sessions, shared, work).await
+}
+
+async fn attempt<W: Work>(sessions: &Sessions, shared: &Shared, work: &W) -> std::result::Result<W::Output, Fault> {
+    let session = sessions.get().await?;
+    let mut tx = Transaction::begin(&session, shared).await?;
+    match work.run(&mut tx).await {
+        Ok(output) => {
+            tx.commit().await?;
+            shared.works.fetch_add(1, Ordering::Relaxed);
+            Ok(output)
+        }
+        Err(fault) => {
+            if fault.remedy() != Remedy::Reconnect {
+                session.roll_back().await;
+            }
+            Err(fault)
+        }
+    }
+}
