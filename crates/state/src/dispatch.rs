@@ -36,8 +36,8 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     /// records its attempt and changes nothing else.
     async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> Result<()>;
 
-    /// Sets the end of every lease of a node to `until`. Called after the clock was set, when the recorded ends
-    /// no longer show how long the leases were held.
+    /// Sets the end of every lease of a node to `until`. Called after the clock was set, when the recorded
+    /// ends no longer show how long the leases were held.
     async fn renew_leases(&self, node: InstanceId, until: Timestamp) -> Result<()>;
 
     /// Makes ready deliveries due `now` that were planned by a clock that was ahead. Works in batches.

@@ -48,8 +48,8 @@ pub async fn a_start_takes_no_delivery_from_a_running_node<P: StateFixture>(plac
     assert_eq!(states_at(&*second, "a").await, [Leased, Leased, Ready]);
     let others = second.claim_due(two, &[(endpoint("a"), 100)], at(7), LEASE).await.unwrap();
     assert_eq!(others.len(), 1, "what the first node does not send");
-    // Each node reads its clock separately: a step of one clock does not affect the deliveries that another node
-    // sends.
+    // Each node reads its clock separately: a step of one clock does not affect the deliveries that another
+    // node sends.
     second.renew_leases(two, at(8)).await.unwrap();
     assert_eq!(first.claim_due(one, &slots, at(9), LEASE).await.unwrap().len(), 1, "that of the second has ended");
     succeed(&*first, &claims[0], at(9)).await;
