@@ -6,10 +6,10 @@
  */
 
 #ifndef TTL
-#define TTL 5           /* the database counts a node as alive for so long after a renewal */
+#define TTL 5           /* the time for which a renewed node counts as alive */
 #endif
 #ifndef FENCE
-#define FENCE 3         /* the node reports nothing new when its last renewal is so old */
+#define FENCE 3         /* the age of the last renewal at which the node reports nothing new */
 #endif
 #define LATE 9          /* no counter needs to go further */
 
