@@ -1,6 +1,6 @@
 //! Read tokens: they let a page follow one upload for a limited time, and grant nothing else.
 //!
-//! The server stores nothing about them: a token contains its expiry and a code over the expiry and the
+//! The server stores nothing about them: a token contains its expiry, and an HMAC over the expiry and the
 //! upload's id. It is valid until then, provided that its key still exists.
 
 use base64::Engine;

@@ -1,6 +1,6 @@
 //! Stage tokens: they let a backend report stages of one upload, and grant nothing else.
 //!
-//! The server stores nothing about them: a token is a code over the upload's id. It is valid for as long as
+//! The server stores nothing about them: a token is an HMAC over the upload's id. It is valid for as long as
 //! the upload accepts reports and the key exists.
 
 use base64::Engine;
