@@ -730,7 +730,7 @@ async fn the_command_line_says_what_waits_and_how_to_send_it() {
     for what in ["missed", "dead"] {
         let (code, said, wrong) = run(&format!("replay --endpoint backend --what {what}"));
         assert_eq!(code, Some(0), "{wrong}");
-        let expected = "\n1 deliveries are waiting, the next at 20";
+        let expected = "\n1 delivery is waiting, the next at 20";
         assert!(said.contains("state: done\n") && said.contains(expected), "{said}");
         assert!(
             said.contains("send them now: longshore webhooks replay --endpoint backend --what pending\n"),

@@ -26,8 +26,8 @@ domain::named! {
 }
 
 impl DiskState {
-    /// Returns the state at `free_bytes`. The state improves only when the free space exceeds its threshold by
-    /// an eighth, so that a disk near a threshold does not change its state with every upload.
+    /// Returns the state at `free_bytes`. The state improves only when the free space exceeds its threshold
+    /// by an eighth, so that a disk near a threshold does not change its state with every upload.
     fn at(self, free_bytes: u64, Thresholds { full_below, low_below }: Thresholds) -> Self {
         let recovers_at = |threshold: u64| threshold.saturating_add(threshold / 8);
         let is_full = free_bytes < full_below || self == Self::Full && free_bytes < recovers_at(full_below);

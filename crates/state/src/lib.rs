@@ -1,7 +1,7 @@
 //! Durable facts: uploads, the events they caused, and the deliveries of those events.
 //!
-//! One port for each kind of fact, all implemented by one store. A commit writes an upload, its events and their
-//! deliveries atomically. It checks the version: a commit that read an older version fails with
+//! One port for each kind of fact, all implemented by one store. A commit writes an upload, its events and
+//! their deliveries atomically. It checks the version: a commit that read an older version fails with
 //! [`Error::Conflict`] and changes nothing. The store knows nothing of HTTP, the engine or the location of
 //! the bytes; it keeps the storage's resume token as opaque bytes.
 
