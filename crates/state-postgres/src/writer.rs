@@ -18,9 +18,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::events::UploadEvents;
 use crate::fault::{Fault, Remedy};
 use crate::lock::lock;
-use crate::news::UploadEvents;
 use crate::records::PreparedRecord;
 use crate::session::{Connector, Purpose};
 use crate::sessions::Sessions;

@@ -149,5 +149,5 @@ async fn bells_ring_on_other_nodes() {
         latest = latest.min(began.elapsed());
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    assert!(latest < std::time::Duration::from_millis(500), "{latest:?}: it rang by itself");
+    assert!(latest < std::time::Duration::from_millis(500), "{latest:?}: it rang without a commit");
 }

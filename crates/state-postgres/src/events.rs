@@ -56,46 +56,46 @@ impl Transaction<'_> {
         // The first event supersedes all pending progress.
         let later: Vec<_> = all
             .iter()
-            .filter(|news| news.was_there && !subscribers.is_empty())
-            .filter_map(|news| Some((news.upload, news.events.first()?.at)))
+            .filter(|change| change.was_there && !subscribers.is_empty())
+            .filter_map(|change| Some((change.upload, change.events.first()?.at)))
             .collect();
         self.supersede_progress(&later).await?;
         let mut lanes = Vec::new();
-        for news in all.iter().filter(|news| news.was_there) {
-            let wanting = |one: &&Subscriber| news.events.iter().any(|event| one.terms.filter.wants(event.kind));
-            let in_order = news.interested(&subscribers).filter(|one| has_order(one)).filter(wanting);
-            lanes.extend(in_order.map(|one| (news.upload, &one.id)));
+        for change in all.iter().filter(|change| change.was_there) {
+            let wanting = |one: &&Subscriber| change.events.iter().any(|event| one.terms.filter.wants(event.kind));
+            let in_order = change.interested(&subscribers).filter(|one| has_order(one)).filter(wanting);
+            lanes.extend(in_order.map(|one| (change.upload, &one.id)));
         }
         let loads = if lanes.is_empty() { BTreeMap::new() } else { self.unfinished(&lanes).await? };
         let (mut entries, mut deliveries) = (Vec::new(), Vec::new());
-        for news in all {
-            self.write_down(news, &subscribers, &loads, &mut entries, &mut deliveries);
+        for change in all {
+            self.prepare_rows(change, &subscribers, &loads, &mut entries, &mut deliveries);
         }
         self.log(&entries).await?;
         self.deliver(&deliveries).await
     }
 
     /// Prepares the rows for the events of one upload.
-    fn write_down<'n>(
+    fn prepare_rows<'n>(
         &mut self,
-        news: &'n UploadEvents,
+        change: &'n UploadEvents,
         subscribers: &'n [Subscriber],
         loads: &BTreeMap<(UploadId, String), LaneLoad>,
         entries: &mut Vec<NewLogEntry<'n>>,
         deliveries: &mut Vec<NewDelivery<'n>>,
     ) {
-        let source = *news.upload.as_bytes();
-        let mut interested: Vec<(&Subscriber, LaneLoad)> = news
+        let source = *change.upload.as_bytes();
+        let mut interested: Vec<(&Subscriber, LaneLoad)> = change
             .interested(subscribers)
-            .map(|one| (one, loads.get(&(news.upload, one.id.as_str().to_owned())).copied().unwrap_or_default()))
+            .map(|one| (one, loads.get(&(change.upload, one.id.as_str().to_owned())).copied().unwrap_or_default()))
             .collect();
-        for (number, event) in news.events.iter().enumerate() {
+        for (number, event) in change.events.iter().enumerate() {
             let place = self.next_event();
             entries.push(NewLogEntry {
                 source,
                 id: event.id,
-                tenant: news.tenant,
-                upload: Some(news.upload),
+                tenant: change.tenant,
+                upload: Some(change.upload),
                 sequence: event.sequence,
                 kind: event.kind,
                 at: event.at,
@@ -103,7 +103,7 @@ impl Transaction<'_> {
                 place,
             });
             // A later event of the same commit supersedes progress before it can be sent.
-            let later = news.events.get(number + 1).filter(|_| event.kind == EventKind::Progress);
+            let later = change.events.get(number + 1).filter(|_| event.kind == EventKind::Progress);
             for (endpoint, load) in interested.iter_mut().filter(|(one, _)| one.terms.filter.wants(event.kind)) {
                 let state = lane::join(endpoint.terms.ordering, *load);
                 if later.is_none() {
@@ -118,7 +118,7 @@ impl Transaction<'_> {
                     event: event.id,
                     kind: event.kind,
                     endpoint,
-                    upload: Some(news.upload),
+                    upload: Some(change.upload),
                     sequence: event.sequence,
                     trigger: AttemptTrigger::Auto,
                     now: event.at,
