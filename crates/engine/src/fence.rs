@@ -1,8 +1,8 @@
 //! The self-fencing of a node that has lost contact with the state.
 //!
-//! Other nodes take over the uploads of a node that they count as dead. Its commits fail then, but it must
-//! also stop reporting offsets, which are no longer its own to report. So a node that has not confirmed its
-//! heartbeat for a while, by a clock that nobody can set, stops before others may count it as dead.
+//! Other nodes take over the uploads of a node that they count as dead. Its commits then fail, but it must
+//! also stop reporting offsets, because another node may have advanced them. Therefore a node that has not
+//! confirmed its heartbeat for a while, by a monotonic clock, stops before others may count it as dead.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -40,7 +40,7 @@ impl Inner {
             }
             YieldCondition::Idle => None,
         };
-        // Answered well before the caller takes this node for silent. The caller repeats its request.
+        // Answers well before the caller's time limit. The caller repeats its request.
         let limits = self.peers.as_ref().map_or_else(PeerLimits::default, |peers| peers.limits);
         let held = match self.leases.take(id, at, limits.silent_after / 2).await {
             Ok(held) => held,

@@ -2,7 +2,7 @@
 //!
 //! A request for an upload may reach a node that does not hold its lease. The engine of that node then calls
 //! the holder: to give the upload back (`asking`), to commit the bytes it has, or to read its progress
-//! (`readings`). The holder answers with the methods in `answering`. How a call travels is not known here.
+//! (`readings`). The holder answers with the methods in `answering`. An adapter transports the calls.
 //!
 //! No call decides anything. The lease in the state decides who may write, so a call may be lost, repeated or
 //! answered late. A holder that does not answer in time loses the upload: the caller raises its epoch, and
@@ -52,7 +52,7 @@ pub trait Peers: fmt::Debug + Send + Sync + 'static {
     ) -> Result<Vec<Option<ProgressReading>>, NoAnswer>;
 }
 
-/// When the holder of an upload ends its writer for another node.
+/// The condition on which the holder of an upload ends its writer for another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum YieldCondition {
     /// In any case: the upload is to end.
