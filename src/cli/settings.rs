@@ -85,7 +85,7 @@ fn value_name(key: &ConfigKey) -> &'static str {
         _ if matches!(leaf, "listen" | "read_listen") => "ADDR:PORT",
         _ if leaf.ends_with("_dir") => "DIR",
         _ if leaf.ends_with("_file") => "FILE",
-        _ if leaf.ends_with("_url") || leaf.starts_with("pre_") => "URL",
+        _ if leaf == "url" || leaf.ends_with("_url") || leaf.starts_with("pre_") => "URL",
         _ if leaf.ends_with("_mode") => "MODE",
         Value::String(text) if text.ends_with('B') => "SIZE",
         Value::String(text) if text.starts_with(|first: char| first.is_ascii_digit()) => "DURATION",

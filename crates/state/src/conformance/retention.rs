@@ -121,8 +121,8 @@ pub async fn records_of_ended_uploads_end<P: StateFixture>(place: P) {
     assert_eq!(listed().await, [6, 4, 3, 0]);
 }
 
-/// Deliveries to an endpoint that is no longer configured are cancelled by age. Younger deliveries that waited
-/// behind them are sent when the endpoint is configured again.
+/// Deliveries to an endpoint that is no longer configured are cancelled by age. Younger deliveries that
+/// waited behind them are sent when the endpoint is configured again.
 pub async fn an_abandoned_delivery_holds_no_lane_up<P: StateFixture>(place: P) {
     let store = place.open().await;
     let configured = || vec![subscribed("a", &["upload.*"])];
