@@ -1,4 +1,5 @@
-//! Picks the database that the configuration names. To add a kind: its adapter, its settings, an arm here.
+//! Picks the database that the configuration names. A new kind needs an adapter, its settings and a `match`
+//! arm here.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ pub(super) enum Database {
     Postgres(Arc<PostgresStore>),
 }
 
-/// Does the same with whichever store it is.
+/// Evaluates an expression with the open store, of either kind.
 macro_rules! with_store {
     ($database:expr, $store:ident => $result:expr) => {
         match $database {

@@ -1,4 +1,4 @@
-//! Which database is used, and its settings.
+//! The choice of the database, and its settings.
 
 use crate::config::auth::read_secret;
 use crate::config::reader::{Parsed, Reader};

@@ -27,7 +27,7 @@ use domain::principal::TenantId;
 use domain::time::Timestamp;
 use state::{Settlement, SettlementBatch};
 
-/// The note, or its beginning, of an attempt whose lease had passed to another claim.
+/// The beginning of the note of an attempt whose lease had passed to another claim.
 const LATE: &str = "late";
 
 pub(crate) struct Settle {

@@ -109,7 +109,7 @@ struct ClaimDue {
 impl Work for ClaimDue {
     const OPERATION: &'static str = "claim due deliveries";
     /// Deliveries claimed without a response are claimed again when their leases have expired.
-    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
     type Output = Vec<StoredClaim>;
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<Vec<StoredClaim>, Fault> {
@@ -299,7 +299,7 @@ struct TestEndpoint {
 
 impl Work for TestEndpoint {
     const OPERATION: &'static str = "record a test event";
-    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
     type Output = Option<Claim>;
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<Option<Claim>, Fault> {

@@ -1,5 +1,5 @@
-//! The queries of the sweeper. Each uses a partial index of `uploads`. Its rounded times match a few rows too
-//! many; the exact times decide.
+//! The queries of the sweeper. Each uses a partial index of `uploads`. The rounded times of the index also
+//! match a few other rows, which a condition on the exact times excludes.
 
 use crate::leases::NOT_ELSEWHERE;
 use crate::query::Query;

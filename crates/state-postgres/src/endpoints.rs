@@ -235,7 +235,7 @@ struct PutEndpoint {
 
 impl Work for PutEndpoint {
     const OPERATION: &'static str = "record an endpoint";
-    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
     type Output = bool;
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<bool, Fault> {
@@ -275,7 +275,7 @@ struct RemoveEndpoint {
 
 impl Work for RemoveEndpoint {
     const OPERATION: &'static str = "remove an endpoint";
-    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
     type Output = bool;
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<bool, Fault> {
@@ -306,7 +306,7 @@ struct CancelBacklog {
 
 impl Work for CancelBacklog {
     const OPERATION: &'static str = "cancel deliveries";
-    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
     type Output = bool;
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<bool, Fault> {

@@ -33,7 +33,7 @@ struct Announce {
 
 impl Work for Announce {
     const OPERATION: &'static str = "record a notice";
-    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
     type Output = ();
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<(), Fault> {

@@ -97,7 +97,7 @@ pub(crate) struct ReplayDelivery {
 
 impl Work for ReplayDelivery {
     const OPERATION: &'static str = "send a delivery again";
-    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
     type Output = ReplayOutcome;
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<ReplayOutcome, Fault> {
@@ -160,7 +160,7 @@ struct BeginReplay(ReplayJob);
 
 impl Work for BeginReplay {
     const OPERATION: &'static str = "record a replay";
-    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
     type Output = ReplayJob;
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<ReplayJob, Fault> {
@@ -189,7 +189,7 @@ struct CancelReplay {
 
 impl Work for CancelReplay {
     const OPERATION: &'static str = "stop a replay";
-    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Tell;
+    const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
     type Output = bool;
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<bool, Fault> {

@@ -13,7 +13,7 @@ use state::Durability;
 /// The time within which a host must accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The time without acknowledgement after which the network closes a connection.
+/// The time without acknowledgement after which the operating system closes a connection.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 
 /// Settings of the database.

@@ -37,7 +37,7 @@ pub(crate) enum AfterLostAnswer {
     /// The work is repeated: doing it twice has the same effect as doing it once.
     Repeat,
     /// The caller gets an error that the result is unknown.
-    Tell,
+    Report,
 }
 
 /// A change that is written atomically.
@@ -238,7 +238,9 @@ pub(crate) async fn write<W: Work>(sessions: &Arc<Sessions>, shared: &Arc<Shared
 async fn persist<W: Work>(sessions: &Sessions, shared: &Shared, work: &W) -> std::result::Result<W::Output, Fault> {
     for _ in 1..TRIES {
         match attempt(sessions, shared, work).await {
-            Err(Fault::Unconfirmed) if W::AFTER_LOST_ANSWER == AfterLostAnswer::Tell => return Err(Fault::Unconfirmed),
+            Err(Fault::Unconfirmed) if W::AFTER_LOST_ANSWER == AfterLostAnswer::Report => {
+                return Err(Fault::Unconfirmed);
+            }
             Err(fault) if fault.remedy() != Remedy::None => {
                 if fault.remedy() == Remedy::Reconnect {
                     sessions.forget_idle();

@@ -1,5 +1,5 @@
 //! Checks of the repository that no compiler makes: dependencies, links of documents, widths of comments,
-//! names with one meaning, phrases.
+//! names with one meaning, phrases, unresolved conflicts.
 //!
 //! Cargo rejects a dependency that the `Cargo.toml` of a crate does not list. These tests compare the lists
 //! themselves with the plan, and the folders of `src/`, which are one crate, with each other.
@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 mod comments;
+mod conflicts;
 mod dialects;
 mod layers;
 mod links;

@@ -1,4 +1,4 @@
-//! Commits whose responses are lost (P14): a proxy between the store and the server ends connections around
+//! Commits whose responses are lost: a proxy between the store and the server ends connections around
 //! `COMMIT`.
 
 use std::sync::Arc;
