@@ -332,8 +332,9 @@ sending:
       if
       :: kind == RELEASE -> goto end_idle
       :: kind != RELEASE && row[u].epoch == ke && row[u].version == kv + 1 && MADE_BY_ME -> known(); goto done
-      /* It was not made. */
+      /* It was not made: the node repeats it, or ends the writer. */
       :: kind != RELEASE && row[u].epoch == ke && row[u].version == kv -> goto sending
+      :: kind != RELEASE && row[u].epoch == ke && row[u].version == kv -> goto end_idle
       :: else -> known(); goto end_idle
       fi
     }
