@@ -1,4 +1,4 @@
-//! A node among the nodes that share one state: its registration, its heartbeat and its view of the others.
+//! The membership of a node in a cluster: its registration, its heartbeat and its view of the other nodes.
 //!
 //! [`membership`] registers the node and renews its heartbeat. While the heartbeat is not confirmed, a fence
 //! stops the engine. [`living_nodes`] has the nodes that count as alive.

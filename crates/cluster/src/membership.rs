@@ -102,7 +102,7 @@ impl Member {
     }
 
     async fn try_to_renew(&mut self) -> state::Result<()> {
-        // The time before the call: when the state has recorded the heartbeat is not known.
+        // Uses the time before the call: the time at which the state records the heartbeat is unknown.
         let began = Instant::now();
         let Self { node, leases, settings, .. } = self;
         if !leases.renew(node.instance, settings.ttl).await? {
