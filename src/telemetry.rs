@@ -221,7 +221,7 @@ mod tests {
         let dispatch = dispatch(&log, move || to.clone(), colors).unwrap();
         tracing::dispatcher::with_default(&dispatch, || {
             tracing::info!(size_bytes = 5, "an upload is complete");
-            tracing::debug!("nobody asked for this");
+            tracing::debug!("a message below the level");
         });
         let written = lines.0.lock().unwrap().clone();
         String::from_utf8(written).unwrap()

@@ -71,7 +71,7 @@ mod tests {
         assert!(PageCursors::in_uploads(&cursors, &other).open(&cursor).is_err(), "another tenant's");
         let sealed = cursor.trim_start_matches("uploads_");
         let in_another_list = PageCursors::in_deliveries(&cursors, &own).open(&format!("deliveries_{sealed}"));
-        assert!(in_another_list.is_err(), "whatever it says it is");
+        assert!(in_another_list.is_err(), "with any prefix");
         for wrong in [&format!("uploads_{id}"), &format!("deliveries_{sealed}"), sealed, "uploads_", "7", ""] {
             assert!(page_cursors.open(wrong).is_err(), "{wrong}");
         }

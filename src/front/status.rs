@@ -358,7 +358,7 @@ mod tests {
         let (shown, last) = page(vec![item; 9].into_iter(), false);
         assert_eq!((shown.len(), last), (4, Some(3)));
         let large = "x".repeat(2 * PAGE_BYTES);
-        assert_eq!(page([large].into_iter(), false).0.len(), 1, "what is there can always be had");
+        assert_eq!(page([large].into_iter(), false).0.len(), 1, "a large upload can always be listed");
     }
 
     #[test]

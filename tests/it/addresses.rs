@@ -108,7 +108,7 @@ async fn nobody_else_is_believed() {
     let paths = [client.create(10).await, client.create(10).await];
     let _begun = begin(&app, &paths[0], Some(NEAR)).await;
     crate::support::moving::wait_until_taken(app.address(), &paths[0], 1).await;
-    assert_eq!(patched(&app, &paths[1], NEAR).await.status, 204, "it comes from this machine, whatever it says");
+    assert_eq!(patched(&app, &paths[1], NEAR).await.status, 204, "it comes from this machine, with any header");
 }
 
 /// Returns an address of this machine that is not loopback, if there is one. Sends nothing.
@@ -224,5 +224,5 @@ async fn over_http2_only_the_slow_request_is_ended() {
     };
     tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it is ended");
     assert!(slow.status().await.is_err(), "without an answer");
-    assert!(client.offset(&path).await >= 5, "the connection goes on, and what came is kept");
+    assert!(client.offset(&path).await >= 5, "the connection stays open, and received bytes are kept");
 }

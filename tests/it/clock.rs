@@ -55,7 +55,7 @@ async fn a_clock_set_ahead_expires_and_stalls_nothing_that_was_there() {
     world.step_ahead(2 * EXPIRY);
     sweeps(&life, 3).await;
     let added = expires_at(&life, left).await.since(told);
-    assert!(added.abs_diff(2 * EXPIRY) < Duration::from_secs(20), "{added:?} more, by what it says itself");
+    assert!(added.abs_diff(2 * EXPIRY) < Duration::from_secs(20), "{added:?} more, by its own status");
     assert_eq!(life.events(resumed).await, ["created", "receiving"]);
     assert_eq!(stage(&life.append(resumed, 1, b"y").await.unwrap()), "completed");
     life.engine.cancel(cancelling(stopped)).await.unwrap();

@@ -289,7 +289,7 @@ async fn a_disk_that_dies_under_an_upload_takes_back_nothing_that_was_promised()
     disk.cut_power().unwrap();
     client.send(&source[end..]).await;
     failed_loudly(&client.answer("PATCH").await, &program);
-    assert_eq!(Client::connect(address).await.offset(&path).await, end as u64, "what was promised");
+    assert_eq!(Client::connect(address).await.offset(&path).await, end as u64, "the acknowledged offset");
     drop(program);
     disk.power_on().unwrap();
 

@@ -38,7 +38,7 @@ async fn a_download_is_the_upload_and_cannot_act() {
 
     let plain = completed(&mut client, &[], BYTES).await;
     let answer = get(&mut client, &plain, &[]).await;
-    assert_eq!(answer.header("content-type"), Some("text/plain"), "what its bytes are");
+    assert_eq!(answer.header("content-type"), Some("text/plain"), "the detected type");
     assert_eq!(answer.header("content-disposition"), Some("attachment"));
     assert_ne!(answer.header("etag"), Some(etag), "each upload has its own tag");
 }

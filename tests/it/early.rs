@@ -189,7 +189,7 @@ async fn a_client_that_never_stops_sending_is_cut() {
             }
         };
         let both = tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(sending, listening) });
-        both.await.expect("the server ends what never ends");
+        both.await.expect("the server ends an endless body");
         let heard = String::from_utf8_lossy(&heard);
         assert!(heard.starts_with("HTTP/1.1 409 ") && heard.contains("wrong-offset"), "{heard}");
         assert_eq!(heard.matches("HTTP/1.1").count(), 1, "{heard}");

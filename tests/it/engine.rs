@@ -177,7 +177,7 @@ async fn a_commit_whose_answer_is_lost_takes_no_committed_byte_away() {
             life.records.fail_next(Effect::Done, trouble);
             life.append(id, 10_000, &source[10_000..20_000]).await.expect_err("the answer was lost");
             life.at_rest(id).await;
-            assert_eq!(life.committed(id).await, 20_000, "what is committed is the truth");
+            assert_eq!(life.committed(id).await, 20_000, "the committed record decides");
             completes(&life, id, &source).await;
         }
     }

@@ -74,7 +74,7 @@ async fn a_stream_is_a_snapshot_then_each_event_and_ends_with_the_upload() {
     let heard = receiver.wait_for_kind("upload.completed").await;
     for event in rest {
         let told = heard.iter().find(|request| request.sequence() == number(&event)).unwrap();
-        assert_eq!(event.data.as_bytes(), told.raw, "byte for byte what webhooks carry");
+        assert_eq!(event.data.as_bytes(), told.raw, "byte for byte as in webhooks");
         assert_eq!(event.event, told.kind());
     }
 }
@@ -142,7 +142,7 @@ async fn a_reconnect_goes_on_without_gap_or_repeat() {
         assert_eq!(by_query, by_header, "after {seen}");
         let query = format!("{}?last_event_id={}", stream_of(&path), ids.of_one(&path, 6));
         let by_both = Sse::open(app.address(), &query, &[(LAST, &id)]).await.rest().await;
-        assert_eq!(by_both, by_header, "the header is what a browser knows to be newest");
+        assert_eq!(by_both, by_header, "the header has the newest id that a browser has received");
     }
 }
 
@@ -185,7 +185,7 @@ async fn the_stream_of_everything_is_in_the_order_of_commits() {
     let ids = EventIds::of(&app);
     assert_eq!((snapshot.event.as_str(), ids.position(&snapshot)), ("snapshot", 7));
     let shown = snapshot.json()["uploads"].as_array().unwrap().clone();
-    assert_eq!(shown.len(), 1, "what is in progress");
+    assert_eq!(shown.len(), 1, "only uploads in progress");
     assert_eq!(shown[0], client.status(&open).await);
 
     let (mut one, mut two) = (app.client().await, app.client().await);
@@ -203,7 +203,7 @@ async fn the_stream_of_everything_is_in_the_order_of_commits() {
     }
     let heard = receiver.wait_for_count(24).await;
     for event in &events {
-        assert!(heard.iter().any(|told| told.raw == event.data.as_bytes()), "byte for byte what webhooks carry");
+        assert!(heard.iter().any(|told| told.raw == event.data.as_bytes()), "byte for byte as in webhooks");
     }
 
     for seen in [7, 12, 23_usize] {

@@ -216,7 +216,7 @@ async fn stays_refused(app: &TestApp, path: &str) {
     let status = client.status(path).await;
     assert_eq!(status["stage"], "failed", "{status}");
     assert_eq!(status["error"]["code"], "type-not-allowed");
-    assert_eq!(status["facts"], json!({ "content_type": "text/plain" }), "it says what it was");
+    assert_eq!(status["facts"], json!({ "content_type": "text/plain" }), "the detected type is reported");
     is_refused(&client.head(path).await, "tus HEAD");
     is_refused(&client.tus("GET", path, &[], b"").await, "tus GET");
     is_refused(&client.get(path).await, "GET");
@@ -322,7 +322,7 @@ async fn clients_of_ranges_are_told_what_is_not_wanted() {
 
     let film = film(1_000, 0, true);
     let taken = ranged::sent(&mut client, "PUT", "/files/a.txt", &[("Content-Type", "text/plain")], &film).await;
-    assert_eq!(taken.status, 201, "it is a film, whatever it is called: {taken:?}");
+    assert_eq!(taken.status, 201, "its content decides, not its name: {taken:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -363,7 +363,7 @@ async fn too_long_and_too_large_have_words_of_their_own() {
         told.push(event.body["data"]["facts"]["content_type"].as_str().unwrap());
     }
     told.sort_unstable();
-    assert_eq!(told, ["audio/mpeg", "video/mp4", "video/mp4", "video/mp4"], "backends hear what it was");
+    assert_eq!(told, ["audio/mpeg", "video/mp4", "video/mp4", "video/mp4"], "the event has the detected type");
 }
 
 /// A rejection survives a restart of the server.

@@ -77,7 +77,7 @@ async fn a_full_disk_is_seen_told_once_and_left_by_deleting() {
 
     let status = path.replace("/files/", "/api/v1/uploads/");
     assert_eq!(client.request("DELETE", &status, &[], b"").await.status, 204);
-    assert_eq!(disk_state(&mut client).await, "low", "what was deleted is free");
+    assert_eq!(disk_state(&mut client).await, "low", "the space of deleted files is free");
     assert_eq!(client.get("/readyz?role=upload").await.status, 200);
     client.create(5).await;
     std::fs::remove_file(disk.path().join("others")).unwrap();

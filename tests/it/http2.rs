@@ -227,7 +227,7 @@ async fn only_so_many_connections_speak_it() {
     let (first, mut second) = (server.client().await, server.client().await);
     assert!(!server.agrees_on_http2().await, "no place is left");
     let beside = client::Client::connect(server.beside).await.get("/healthz").await;
-    assert_eq!(beside.status, 200, "who does not want it takes no place");
+    assert_eq!(beside.status, 200, "plain requests take no slot");
     first.vanish();
     until("a place is free", async || server.agrees_on_http2().await.then_some(())).await;
     assert_eq!(second.tus("GET", "/healthz", &[]).await.status, 200);

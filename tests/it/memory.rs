@@ -234,7 +234,7 @@ async fn lists_that_nobody_reads_give_their_memory_back_to_those_who_wait() {
         silent.push(ask_and_read_nothing(app.address(), A_LONG_LIST, 16).await);
     }
     let mut client = app.client().await;
-    until("one who reads gets the list", async || {
+    until("a client that reads gets the list", async || {
         let answer = client.get(A_LONG_LIST).await;
         assert!(matches!(answer.status, 200 | 503), "{answer:?}");
         if answer.status == 503 {

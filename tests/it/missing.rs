@@ -161,6 +161,6 @@ async fn an_upload_whose_file_is_newer_than_its_record_is_not_tried_again_for_ev
         let answer = app.client().await.patch(&path, 4, b"rest").await;
         assert_eq!((answer.status, answer.problem().as_str()), (410, "bytes-missing"));
     }
-    assert!(fs::read(&finished).unwrap() == b"half", "nobody has touched it");
+    assert!(fs::read(&finished).unwrap() == b"half", "it is unchanged");
     assert_eq!(client.tus("DELETE", &path, &[], b"").await.status, 204);
 }

@@ -174,7 +174,7 @@ async fn an_upload_changes_hands_once_for_each_node() {
     let id = life.create(source.len()).await;
     for at in [0, 1_000, 2_000] {
         life.append(id, at, &source[at..at + 1_000]).await.unwrap();
-        assert_eq!(epoch(&life, id).await, Epoch::new(1), "what a node holds it takes up again as it is");
+        assert_eq!(epoch(&life, id).await, Epoch::new(1), "a node resumes its own upload in the same epoch");
     }
     life.die();
     let life = world.live().await;

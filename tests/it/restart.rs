@@ -275,7 +275,7 @@ async fn sigterm_keeps_every_byte_answers_the_client_and_exits_with_0() {
         let ran = program.ran();
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert!(began.elapsed() < Duration::from_secs(20), "within its limit: {:?}", began.elapsed());
-        assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");
+        assert!(tokio::net::TcpStream::connect(address).await.is_err(), "no process listens any more");
 
         let process = Process::start(folder.path(), &[]);
         assert_eq!(process.client().await.offset(&path).await, 123_456, "all that was sent is kept");

@@ -106,7 +106,7 @@ async fn a_report_is_in_the_status_and_told_to_everyone() {
     assert!(heard.iter().map(|request| request.sequence()).eq(1..=8), "{heard:#?}");
     let refused = report(&mut client, &path, &token, json!({ "name": "hls", "percent": 50 })).await;
     assert_eq!(code(&refused), problem(409, "upload-ended"));
-    assert_eq!(client.status(&path).await["reports"], json!([again.json()]), "what was said stays");
+    assert_eq!(client.status(&path).await["reports"], json!([again.json()]), "earlier reports are kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,7 +225,7 @@ async fn what_cannot_be_reported_is_refused_and_changes_nothing() {
     ] {
         let answer = post(&mut client, &path, &token, body.as_bytes()).await;
         assert_eq!(code(&answer), problem(400, "bad-report"), "{body}");
-        assert!(answer.json()["detail"].as_str().unwrap().len() > 20, "it says what to write: {answer:?}");
+        assert!(answer.json()["detail"].as_str().unwrap().len() > 20, "it names the correct form: {answer:?}");
     }
     let escaped = format!(r#"{{"name": "a", "message": "{}"}}"#, r"\ud83c\udf89".repeat(500));
     let large = format!("{}{escaped}", " ".repeat(8 * 1024));
@@ -394,7 +394,7 @@ async fn whoever_waits_for_a_change_is_told_of_a_report() {
     waiting.send_head("GET", &format!("{}?wait=30s", status_of(&path)), &[("If-None-Match", &tag)]).await;
     tokio::time::timeout(Duration::from_secs(30), report(&mut client, &path, &token, json!({ "name": "hls" })))
         .await
-        .expect("it is not kept waiting by those who wait");
+        .expect("waiting requests do not delay it");
     let answer = waiting.answer("GET").await;
     assert_eq!((answer.status, &answer.json()["reports"][0]["name"]), (200, &json!("hls")));
 }

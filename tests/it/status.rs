@@ -169,7 +169,7 @@ async fn an_upload_whose_bytes_arrive_just_now() {
     let received = live["received"].as_u64().unwrap();
     let rate = live["bytes_per_second"].as_u64().unwrap();
     assert_eq!(live["eta_seconds"], (1_000_000 - received).div_ceil(rate));
-    assert_eq!(live["percent"].as_f64().unwrap(), (received * 100 / 10_000) as f64 / 100.0, "of what was received");
+    assert_eq!(live["percent"].as_f64().unwrap(), (received * 100 / 10_000) as f64 / 100.0, "of the received bytes");
     // The list shows the same values.
     let listed = list(&mut other, "stage=receiving").await["uploads"][0].clone();
     assert!(listed["received"].as_u64().unwrap() >= received);
@@ -218,7 +218,7 @@ async fn an_upload_that_is_not_what_its_client_promised_has_failed() {
         "code": "digest-mismatch", "message": "the upload does not match the sha256 digest that the client declared",
     });
     assert_eq!(status["error"], error);
-    assert_eq!(status["digests"]["crc32c"], "c99465aa", "what the bytes really had");
+    assert_eq!(status["digests"]["crc32c"], "c99465aa", "the actual digest of the bytes");
     assert!(app.stored_files().is_empty());
 }
 

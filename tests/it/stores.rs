@@ -445,5 +445,5 @@ async fn an_upload_that_is_joined_during_the_inventory_is_not_missing() {
     hold.release();
     until("the others are looked for", async || (life.faults.calls(Operation::Size) >= before + 3).then_some(())).await;
     let version = life.find(id).await.record().version;
-    assert_eq!(version, completed.record().version, "nobody has marked it");
+    assert_eq!(version, completed.record().version, "it is not marked");
 }

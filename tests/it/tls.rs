@@ -34,8 +34,10 @@ async fn uploads_pass_and_resume_over_both_versions_of_tls() {
         wait_until_taken(address, &path, 1_000_000).await;
         client.rst();
         let mut asking = Client::connect(address).await;
-        until("what arrived is committed", async || (asking.status(&path).await["offset"] == 1_000_000).then_some(()))
-            .await;
+        until("received bytes are committed", async || {
+            (asking.status(&path).await["offset"] == 1_000_000).then_some(())
+        })
+        .await;
         assert_eq!(resume(address, &path, &source).await, 1_000_000, "{version:?}");
         is_whole(address, &path, &source).await;
     }
@@ -115,7 +117,7 @@ async fn the_program_says_https_is_healthy_and_takes_a_new_certificate_when_hung
     until("the second is shown", async || connect(&connector, address).await.ok()).await;
     fs::write(&files.private_key, &first.key_pem).unwrap();
     program.signal("HUP");
-    until("the log says what is wrong", async || {
+    until("the log names the error", async || {
         program.stderr().contains("the private key does not match the certificate").then_some(())
     })
     .await;

@@ -172,7 +172,7 @@ async fn a_full_disk_is_told_before_the_bytes_and_costs_none() {
     assert_eq!(client.offset(&path).await, at);
     assert_eq!(client.get("/api/v1/uploads").await.json()["uploads"].as_array().unwrap().len(), 1);
     assert_eq!(client.get("/healthz").await.status, 200);
-    assert_eq!(client.get("/readyz").await.status, 503, "nobody should send it more");
+    assert_eq!(client.get("/readyz").await.status, 503, "no balancer should send requests to it");
 
     drop(full);
     until("it is ready again", async || (app.client().await.get("/readyz").await.status == 200).then_some(())).await;
@@ -297,7 +297,7 @@ async fn uploads_whose_files_went_missing_are_gone() {
     }
     let answer = app.client().await.patch(&open, 4, b"rest").await;
     assert_eq!((answer.status, answer.problem().as_str()), (410, "bytes-missing"));
-    assert_eq!(app.client().await.status(&open).await["offset"], 4, "what was promised is not taken back");
+    assert_eq!(app.client().await.status(&open).await["offset"], 4, "an acknowledged offset does not fall");
     let answer = app.client().await.get(&done).await;
     assert_eq!((answer.status, answer.problem().as_str()), (410, "bytes-missing"));
 }

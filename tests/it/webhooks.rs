@@ -266,7 +266,7 @@ async fn each_endpoint_has_its_own_filter_and_secret() {
     }
     let done = |found: &[Value]| found.iter().all(|delivery| delivery["state"] == "succeeded");
     let of_one = deliveries_until(&mut client, "endpoint=few", done).await;
-    assert_eq!(of_one.len(), 2, "nothing is queued for who does not want it");
+    assert_eq!(of_one.len(), 2, "nothing is queued for an endpoint that does not subscribe");
     assert!(of_one.iter().all(|delivery| delivery["upload_id"] == id_of(&path)));
 }
 
@@ -533,7 +533,7 @@ async fn gone_pauses_the_endpoint_until_the_next_start_and_no_other() {
     client.patch(&before, 0, b"hello world").await;
     other.wait_for_kind("upload.completed").await;
     deliveries_until(&mut client, "endpoint=gone", paused(6)).await;
-    assert_eq!(gone.heard().len(), 1, "nothing is sent to who wants no more");
+    assert_eq!(gone.heard().len(), 1, "nothing is sent to an endpoint that no longer subscribes");
 
     gone.always(Reply::Status("204 No Content"));
     app.restart().await;
@@ -543,7 +543,7 @@ async fn gone_pauses_the_endpoint_until_the_next_start_and_no_other() {
     let (again, rest): (Vec<&Request>, Vec<&Request>) = heard.iter().partition(|request| request.sequence() == 1);
     assert_eq!((again.len(), &again[0].id), (2, &again[1].id));
     assert!(rest.iter().map(|request| request.sequence()).eq(2..=6), "all of it comes after the next start: {rest:#?}");
-    assert_eq!(other.heard().len(), 6, "webhooks G4: what was delivered is not sent again");
+    assert_eq!(other.heard().len(), 6, "webhooks G4: a delivered event is not sent again");
 }
 
 /// webhooks E2: no receiver delays another.

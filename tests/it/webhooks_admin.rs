@@ -122,7 +122,7 @@ async fn an_endpoint_is_made_changed_and_removed() {
     let change = json!({ "url": url_of(&other), "events": ["upload.created"], "max_in_flight": 1, "timeout_ms": 2000 });
     let changed = done(&mut client, "PATCH", "/endpoints/made", change).await;
     assert_eq!((&changed["events"], &changed["max_in_flight"]), (&json!(["upload.created"]), &json!(1)));
-    assert_eq!(changed["ordering"], "per_upload", "what was not said stays");
+    assert_eq!(changed["ordering"], "per_upload", "omitted settings are kept");
     let undone = done(&mut client, "PATCH", "/endpoints/made", json!({ "max_in_flight": null })).await;
     assert_eq!((&undone["max_in_flight"], &undone["timeout_ms"]), (&Value::Null, &json!(2000)));
     upload(&mut client).await;
@@ -201,7 +201,7 @@ async fn a_change_of_signing_shows_the_key_it_makes() {
     assert_eq!((made["secret"].is_null(), made["public_key"].is_string()), (true, true), "{made}");
     let changed = done(&mut client, "PATCH", "/endpoints/signed", json!({ "signing": "both" })).await;
     let secret = changed["secret"].as_str().expect("the new secret is shown");
-    assert!(changed["public_key"].is_null(), "what was there is not new: {changed}");
+    assert!(changed["public_key"].is_null(), "only new keys are shown: {changed}");
 
     let receiver = Scripted::start(secret).await;
     let moved = done(&mut client, "PATCH", "/endpoints/signed", json!({ "url": url_of(&receiver) })).await;
@@ -654,7 +654,7 @@ async fn the_command_line_manages_all_of_it() {
     assert_eq!(code, Some(0), "{wrong}");
     let secret = made.lines().find_map(|line| line.strip_prefix("secret: ")).expect("the secret is shown");
     let (code, said, wrong) = run("test cli");
-    assert_eq!(code, Some(1), "nobody listens there: {wrong}");
+    assert_eq!(code, Some(1), "no process listens there: {wrong}");
     assert!(said.contains("result: failed (refused) after "), "{said}");
     assert!(wrong.starts_with("longshore: the test failed: there was no response (refused)"), "{wrong}");
 

@@ -231,7 +231,7 @@ async fn proxies_of_the_environment_are_not_used() {
         asked = proxy.accept() => panic!("the proxy was asked: {asked:?}"),
         _ = heard => {}
     }
-    assert!(proxy.accept().now_or_never().is_none(), "nobody has knocked");
+    assert!(proxy.accept().now_or_never().is_none(), "no connection was made");
 }
 
 /// webhooks S9: CA certificates are set for one endpoint, in the API and in the file, and no other CA is

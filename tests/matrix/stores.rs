@@ -76,7 +76,7 @@ fn storage_error(operation: &'static str, what: &dyn fmt::Display) -> impl FnOnc
 
 /// Does work that its caller cannot cancel.
 async fn set_in_motion<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    tokio::spawn(work).await.expect("the stores do not panic, and nobody aborts them")
+    tokio::spawn(work).await.expect("the stores do not panic and are not aborted")
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -253,13 +253,13 @@ impl BlobWriter for Writer {
             // The caller may be gone.
             let _ = told.send(note(&broken, faults.around(Call::Sync, error, promise).await));
         }));
-        Ok(async move { telling.await.expect("nobody aborts a sync") }.boxed())
+        Ok(async move { telling.await.expect("a sync is never aborted") }.boxed())
     }
 
     async fn close(self: Box<Self>) {
         let Self { inner, faults, syncs, _open, .. } = *self;
         for sync in syncs {
-            sync.await.expect("the stores do not panic, and nobody aborts them");
+            sync.await.expect("the stores do not panic and are not aborted");
         }
         let closing = async {
             inner.close().await;

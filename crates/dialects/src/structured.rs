@@ -113,8 +113,8 @@ mod tests {
                 integer(&fields, "a").is_some(),
                 boolean(&fields, "a").is_some(),
             ];
-            prop_assert!(!(found[0] && found[1]), "what is read has one type");
-            prop_assert!(found == [false; 2] || fields.0.len() == 1, "what is there twice is none");
+            prop_assert!(!(found[0] && found[1]), "a parsed field has one type");
+            prop_assert!(found == [false; 2] || fields.0.len() == 1, "a repeated field counts as absent");
             prop_assert!(dictionary(&fields, "a").is_err() || fields.0.iter().flatten().all(u8::is_ascii));
         }
     }

@@ -206,6 +206,6 @@ mod tests {
         generations.join(100);
         assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), Generation::Joined]);
         let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current());
-        assert_eq!(kept, Some(generations), "what is written can be read");
+        assert_eq!(kept, Some(generations), "written generations can be read");
     }
 }

@@ -122,6 +122,6 @@ mod tests {
         ] {
             assert_eq!(parts(&AddressLimit::new(limit), client), expected, "{limit:?} {client}");
         }
-        assert!(AddressLimit::new(Some(0)).take(None).is_ok(), "nobody knows whose it would be");
+        assert!(AddressLimit::new(Some(0)).take(None).is_ok(), "a client without an address has no limit");
     }
 }

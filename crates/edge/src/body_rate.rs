@@ -129,7 +129,7 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(lasts(10, second, async |_| {}).await, Some(60 * second));
         assert_eq!(lasts(64, second, async |_| {}).await, None);
-        assert_eq!(lasts(64 * 50, 50 * second, async |_| {}).await, None, "what counts is the average");
+        assert_eq!(lasts(64 * 50, 50 * second, async |_| {}).await, None, "only the average counts");
         assert_eq!(lasts(1, 59 * second, async |_| {}).await, Some(118 * second));
     }
 

@@ -188,7 +188,7 @@ mod tests {
             receive(&mut upload, 60, 90);
             bookings.note(&upload);
             bookings.note(&upload);
-            assert_eq!(bookings.lock().total_bytes, 70, "counted once, and what came behind a gap has come");
+            assert_eq!(bookings.lock().total_bytes, 70, "counted once, and bytes after a gap are received");
             end(&mut upload);
             bookings.note(&upload);
             assert_eq!(bookings.lock().total_bytes, 0);
@@ -216,7 +216,7 @@ mod tests {
         assert!(bookings.book(&upload(4, Some(50)), space(100)).is_some());
         assert!(bookings.book(&upload(5, Some(51)), space(100)).is_none());
         assert!(!bookings.admit(1, space(0)));
-        assert!(bookings.admit(0, space(0)), "what takes nothing fits anywhere");
+        assert!(bookings.admit(0, space(0)), "an upload without bytes always fits");
     }
 
     #[test]
@@ -229,7 +229,7 @@ mod tests {
         assert!(bookings.admit_for(&older, 30, space(40)));
         assert!(!bookings.admit_for(&younger, 30, space(40)));
         let unknown = upload(0, None);
-        assert!(!bookings.admit_for(&unknown, 30, space(40)), "who has booked nothing yields to all");
+        assert!(!bookings.admit_for(&unknown, 30, space(40)), "an upload without a booking yields to all");
         bookings.cancel(booking);
         assert!(bookings.admit_for(&younger, 30, space(40)));
     }

@@ -157,7 +157,8 @@ impl Engine {
     /// subscribes to them.
     #[must_use]
     pub fn reporting_progress_while(mut self, wanted: Arc<AtomicBool>) -> Self {
-        Arc::get_mut(&mut self.0).expect("an engine learns who listens before it is shared").progress_wanted = wanted;
+        Arc::get_mut(&mut self.0).expect("an engine is given its subscribers before it is shared").progress_wanted =
+            wanted;
         self
     }
 

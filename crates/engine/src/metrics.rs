@@ -247,6 +247,6 @@ mod tests {
         unfinished.note(id(1), Stage::Ended(Ended::Terminated));
         unfinished.note(id(2), Stage::Ended(Ended::Expired));
         assert_eq!(counts(), [0; 6]);
-        assert!(unfinished.known.lock().unwrap().is_empty(), "what has ended is forgotten");
+        assert!(unfinished.known.lock().unwrap().is_empty(), "an ended upload is forgotten");
     }
 }

@@ -138,7 +138,7 @@ mod tests {
         pieces.forget(6, 7);
         assert_eq!(pieces.iter().collect::<Vec<_>>(), [Piece::of(0, b"abc")]);
         pieces.forget(3, 9);
-        assert!(pieces.whole(3).is_some(), "what only touches is left");
+        assert!(pieces.whole(3).is_some(), "a piece that only touches is kept");
         pieces.forget(2, 3);
         assert_eq!(pieces, Pieces::default());
         assert!(pieces.whole(0).is_some(), "nothing has a digest too");

@@ -386,7 +386,7 @@ mod tests {
         for url in
             ["https://8.8.8.8/", "https://example.com./", "https://[2a00::1]:8443/", "https://localhost.example/"]
         {
-            assert_eq!(refused(&rules, url, Api), None, "{url}: what a name resolves to is judged later");
+            assert_eq!(refused(&rules, url, Api), None, "{url}: the addresses of a name are checked later");
         }
     }
 

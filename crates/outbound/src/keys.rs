@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(list.split(' ').next().unwrap(), second.sign("evt_1", at(2).unix_ms() / 1000, b"{}"));
         assert!(signs(&keys, &first, at(24)) && !signs(&keys, &first, at(25)) && signs(&keys, &second, at(999)));
         assert_eq!(keys.live(at(24)).count(), 2);
-        assert_eq!(keys.live(at(25)).count(), 1, "what has expired is not written again");
+        assert_eq!(keys.live(at(25)).count(), 1, "an expired key is not written again");
 
         let at_once = keys.rotated(third.clone(), Duration::ZERO, at(2)).unwrap();
         assert!(!signs(&at_once, &second, at(2)) && signs(&at_once, &third, at(2)));

@@ -65,7 +65,7 @@ impl ServerTime {
     }
 
     /// Returns how far the clock of this machine is ahead of the server's; negative if it is behind.
-    #[expect(clippy::disallowed_methods, reason = "the machine's clock is what is compared")]
+    #[expect(clippy::disallowed_methods, reason = "this compares the machine's clock")]
     pub(crate) fn machine_is_ahead_ms(&self) -> i64 {
         let machine = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let machine_ms = i64::try_from(machine.as_millis()).unwrap_or(i64::MAX);

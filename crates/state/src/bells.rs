@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::from_secs(2));
         let never =
             tokio::time::timeout(Duration::from_hours(1), async { LocalBells::default().of_all().rung().await });
-        assert!(never.await.is_err(), "where none is lost, nobody looks in vain");
+        assert!(never.await.is_err(), "where no ring is lost, no task polls");
     }
 
     #[tokio::test(start_paused = true)]

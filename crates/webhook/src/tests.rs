@@ -820,7 +820,7 @@ async fn a_name_leads_only_to_addresses_that_are_allowed() {
         assert_eq!(attempt.outcome, outcome, "{attempt:?}");
         work.end().await;
     }
-    assert!(refused.accept().now_or_never().is_none(), "nobody has knocked");
+    assert!(refused.accept().now_or_never().is_none(), "no connection was made");
     assert!(allowed.accept().now_or_never().is_none());
 }
 
@@ -841,7 +841,7 @@ async fn a_name_that_changes_its_mind_gets_nowhere() {
         work.end().await;
     }
     assert_eq!(notes[0], notes[1], "whether something listens there or not");
-    assert!(here.accept().now_or_never().is_none(), "nobody has knocked");
+    assert!(here.accept().now_or_never().is_none(), "no connection was made");
 }
 
 /// webhooks S1: the checked address is the one that is called. The name is resolved once; a second lookup
@@ -862,7 +862,7 @@ async fn a_name_is_looked_up_once_and_called_as_it_was_judged() {
     let attempt = work.outbox.attempted(work.outbox.add_for("app"), 1).await.last().0.clone();
     assert_eq!((attempt.outcome, attempt.remote), (AttemptOutcome::Status(200), Some(receiver.address.ip())));
     assert_eq!(looked_up.load(Ordering::SeqCst), 1);
-    assert!(trap.accept().now_or_never().is_none(), "nobody has knocked");
+    assert!(trap.accept().now_or_never().is_none(), "no connection was made");
     work.end().await;
 }
 
@@ -880,7 +880,7 @@ async fn the_server_itself_is_never_called() {
         assert_eq!(row.outcomes(), [AttemptOutcome::Blocked], "{url}");
         work.end().await;
     }
-    assert!(own.accept().now_or_never().is_none(), "nobody has knocked");
+    assert!(own.accept().now_or_never().is_none(), "no connection was made");
 }
 
 /// webhooks S7: an operator who registers a name of this server gets an error that says so.

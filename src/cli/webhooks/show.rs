@@ -303,9 +303,9 @@ x        disabled (gone)  u            a,b +2    100000+  2026-11-21T22:31:30Z
         let bad = json!({ "started_at": "t", "status": 500, "duration_ms": 3, "response_body": "away\n" });
         assert!(tested_with(bad.clone()).ends_with("response: away\\u000a\n"));
         assert_eq!(failure(&read(bad)), "the receiver returned 500");
-        let none = json!({ "status": null, "error": "refused", "note": "nobody listens", "duration_ms": 3 });
+        let none = json!({ "status": null, "error": "refused", "note": "connection refused", "duration_ms": 3 });
         assert!(tested_with(none.clone()).contains("result: failed (refused) after 3 ms\n"));
-        assert_eq!(failure(&read(none)), "there was no response (refused): nobody listens");
+        assert_eq!(failure(&read(none)), "there was no response (refused): connection refused");
     }
 
     /// Responses of receivers must not control the terminal.

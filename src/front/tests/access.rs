@@ -77,7 +77,7 @@ fn a_request_of_http_1_0_needs_no_host_unless_a_page_is_behind_it() {
     };
     assert_eq!(judged(Version::HTTP_10, UPLOAD, &[]), 200);
     assert_eq!(judged(Version::HTTP_11, UPLOAD, &[]), 400);
-    assert_eq!(judged(Version::HTTP_10, "/api/v1/webhooks/endpoints", &[]), 403, "nobody knows who asks");
+    assert_eq!(judged(Version::HTTP_10, "/api/v1/webhooks/endpoints", &[]), 403, "the host is unknown");
     for page in
         [("origin", "http://localhost"), ("sec-fetch-site", "none"), ("host", "a"), ("sec-fetch-site", "same-origin")]
     {
@@ -264,7 +264,7 @@ fn without_keys_the_administration_is_open_to_this_machine() {
         ] {
             assert_eq!(open(access, &with(host, &[token])), is_near, "{host}");
         }
-        assert!(!open(access, &[token]), "who does not say whom they ask");
+        assert!(!open(access, &[token]), "requests without a host");
         for (header, value, is_near) in [
             ("origin", "http://127.0.0.1:8080", true),
             ("origin", "http://127.0.0.1:3000", false),

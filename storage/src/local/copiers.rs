@@ -85,7 +85,7 @@ mod tests {
                     tell.send(()).map_err(io::Error::other)
                 })
                 .boxed();
-            assert!((&mut copy).now_or_never().is_none(), "it goes on while somebody waits");
+            assert!((&mut copy).now_or_never().is_none(), "it continues while a caller waits");
             drop(copy);
         }
         assert_eq!(copiers.run(|_| Ok(7)).await.ok(), Some(7));

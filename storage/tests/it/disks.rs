@@ -93,7 +93,7 @@ async fn a_file_system_without_direct_writes() {
     assert!(refused.is_err(), "this file system takes direct writes: another is needed for this test");
     keeps_the_contract(disk.path()).await;
     let store = open(&disk.path().join("own"), LocalStoreSettings::default());
-    assert_eq!(store.available(None).await.unwrap(), None, "what has no size is not full");
+    assert_eq!(store.available(None).await.unwrap(), None, "a file system without a size is not full");
 }
 
 fn open_directly(path: &Path) -> std::io::Result<()> {
@@ -206,7 +206,7 @@ async fn what_is_allocated_ahead_leaves_free_what_is_to_be_kept() {
     }
     writer.close().await;
     let ahead = occupied(disk.path()) - 8 * MIB;
-    assert!(ahead < MIB, "{ahead} bytes beyond what was written, although the disk has no more to spare");
+    assert!(ahead < MIB, "{ahead} bytes are allocated ahead, although the disk is nearly full");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -242,7 +242,7 @@ async fn a_writer_that_lost_its_blob_can_do_no_harm() {
 
     let mut new = it.store.open(&key(), EPOCH, None, None).await.unwrap();
     assert!(old.write(10 << 20, Bytes::from_static(b"x")).await.is_err());
-    assert!(promise.await.is_err(), "it would promise what is not there any more");
+    assert!(promise.await.is_err(), "it would promise bytes that no longer exist");
     assert!(old.checkpoint(5 << 20).await.is_err());
     old.close().await;
     new.write(0, bytes(0..10)).await.unwrap();

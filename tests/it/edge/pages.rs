@@ -36,7 +36,7 @@ async fn readers_of_parts_and_tracing_need_no_setting() {
     ] {
         assert!(allowed.contains(&name.to_owned()), "{name} in {allowed:?}");
     }
-    assert!(!allowed.contains(&"x-tenant".to_owned()), "nobody has named it");
+    assert!(!allowed.contains(&"x-tenant".to_owned()), "it is not configured");
     let answer = client.request("GET", "/api/v1/uploads", &[ORIGIN], b"").await;
     let exposed = names(&answer, "access-control-expose-headers");
     for name in ["content-range", "accept-ranges", "content-disposition", "content-length", "etag", "last-modified"] {

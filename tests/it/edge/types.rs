@@ -71,7 +71,7 @@ async fn where_the_type_says_nothing_the_bytes_do() {
     }
     let path = path_of(&client.request("PUT", "/files/a", &[], b"<!DOCTYPE html><script>1</script>").await);
     let kind = client.get(&path).await.header("content-type").unwrap().to_owned();
-    assert!(!kind.contains("html"), "what browsers run is not served as what it is: {kind}");
+    assert!(!kind.contains("html"), "active content is not served with its type: {kind}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +132,7 @@ async fn a_description_that_is_too_long_is_rejected_before_it_is_sent() {
         client.send_head("POST", target, headers).await;
         let answer = client.answer("POST").await;
         assert_eq!((answer.status, answer.problem().as_str()), (413, code), "{target}");
-        assert!(client.interim.is_empty(), "{target}: nobody asked for it");
+        assert!(client.interim.is_empty(), "{target}: it was not requested");
     }
     assert_eq!(ranged::known(&app).await, 0);
 }
@@ -146,7 +146,7 @@ async fn a_form_that_is_too_long_is_refused_before_it_is_sent() {
         client.send_head("POST", "/files", &[form_type, ("Content-Length", length), ("Expect", "100-continue")]).await;
         let answer = client.answer("POST").await;
         assert_eq!((answer.status, answer.problem().as_str()), (413, "over-limit"), "{length}");
-        assert!(client.interim.is_empty(), "{length}: nobody asked for it");
+        assert!(client.interim.is_empty(), "{length}: it was not requested");
     }
     assert_eq!(ranged::known(&app).await, 0);
 }

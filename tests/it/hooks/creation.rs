@@ -103,7 +103,7 @@ async fn the_application_may_set_id_and_metadata() {
         assert!(answer.status < 300, "{}: {answer:?}", way.name);
         let path = if path.ends_with(&id.to_string()) { path } else { panic!("{}: {path} is not {id}", way.name) };
         let status = client.status(&path).await;
-        assert_eq!(status["metadata"], json!({ "user": "7" }), "{}: what the client said is replaced", way.name);
+        assert_eq!(status["metadata"], json!({ "user": "7" }), "{}: the client's metadata is replaced", way.name);
     }
     // tus 1.0, HEAD: the metadata as the client sent it.
     application.always(json("200 OK", r#"{"metadata": {"internal": "x"}}"#));

@@ -234,7 +234,7 @@ async fn only_a_verified_upload_is_asked_about_and_the_failure_is_told_to_backen
     let wrong = ("Repr-Digest", "crc32c=:AAAAAA==:");
     let answer = client.request("PUT", "/files/a", &[wrong], BYTES).await;
     assert!(answer.status >= 400, "{answer:?}");
-    assert_eq!(application.heard().len(), 0, "what is broken is not asked about");
+    assert_eq!(application.heard().len(), 0, "no hook is called for a broken upload");
     application.always(json("200 OK", NO));
     is_refused(&client.request("PUT", "/files/a", &[], BYTES).await, 422, "not a video", "plain");
     let failed = |body: &serde_json::Value| body["data"]["error"]["code"] == "rejected-by-application";

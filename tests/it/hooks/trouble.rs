@@ -129,7 +129,7 @@ async fn a_hook_that_fails_again_and_again_is_left_alone_for_a_while() {
         is_put_off(&try_to_create(&mut client).await, "ill");
     }
     assert_eq!(application.heard().len(), 3, "then the breaker was open");
-    assert_eq!(calls(&mut client, "").await.len(), 3, "what was not asked is not on record");
+    assert_eq!(calls(&mut client, "").await.len(), 3, "a call that was not made is not recorded");
     let metrics = String::from_utf8(client.get("/metrics").await.body).unwrap();
     for line in [
         "longshore_hook_calls_total{hook=\"pre_create\",outcome=\"bad_status\"} 3",

@@ -179,7 +179,7 @@ async fn a_chunked_end_before_the_length_keeps_the_bytes_and_completes_nothing()
     let answer = client.answer("PATCH").await;
     assert_eq!((answer.status, kind(&answer).as_str()), (400, INCONSISTENT_LENGTH), "ietf 56");
     assert_eq!(answer.header("upload-complete"), Some("?0"), "ietf 56");
-    assert_eq!(offset(&mut client, &upload).await, (5, false), "ietf 56, 58: what came stays");
+    assert_eq!(offset(&mut client, &upload).await, (5, false), "ietf 56, 58: received bytes are kept");
     assert_eq!(append(&mut client, &upload, 5, true, b"worl").await.status, 201);
     assert_eq!(download(&mut client, &upload).await, b"helloworl");
 }

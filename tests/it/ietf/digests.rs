@@ -44,7 +44,7 @@ async fn a_content_digest_must_match_or_nothing_is_appended() {
         let expected = serde_json::json!([
             { "algorithm": algorithm, "provided_digest": value, "header": "Content-Digest" }
         ]);
-        assert_eq!(wrong.json()["mismatched_digests"], expected, "ietf 76: and not what was computed");
+        assert_eq!(wrong.json()["mismatched_digests"], expected, "ietf 76: without the computed digest");
         assert_eq!(offset(&mut client, &upload).await, (at, false), "ietf 72: {digest}");
         assert_eq!(send(&mut client, "PATCH", &upload, &headers, b"hello").await.status, 204, "ietf 72: {digest}");
         at += 5;
@@ -115,7 +115,7 @@ async fn a_promise_about_the_whole_is_checked_at_the_end() {
             assert_eq!(broken.header("upload-complete"), Some("?1"), "ietf 62, 73: there is nothing to resume");
             assert_eq!(broken.json()["mismatched_digests"][0]["header"], "Repr-Digest", "ietf 76");
             assert_eq!(client.status(&upload).await["stage"], "failed", "ietf 73");
-            assert_eq!(client.get(&upload).await.status, 410, "ietf 73: nobody takes it for the file");
+            assert_eq!(client.get(&upload).await.status, 410, "ietf 73: it cannot be downloaded");
         }
         let broken = create(&mut client, &[END, promise], b"hello worlD").await;
         assert_eq!((broken.status, broken.header("upload-complete")), (400, Some("?1")), "ietf 73: {digest}");
@@ -137,7 +137,7 @@ async fn digests_that_were_wanted_are_told_at_the_end() {
     assert_eq!(more.header("repr-digest"), None, "ietf 74: only at the end");
     let answer = append(&mut client, &upload, 3, true, b"lo").await;
     assert_eq!(answer.header("repr-digest"), Some(expected.as_str()), "ietf 74");
-    assert_eq!(create(&mut client, &[END], b"hello").await.header("repr-digest"), None, "nobody asked");
+    assert_eq!(create(&mut client, &[END], b"hello").await.header("repr-digest"), None, "it was not requested");
     // A digest that is computed for every upload can still be requested with the last bytes.
     let upload = begin(&mut client, None).await;
     let headers = [PARTIAL, ("Upload-Offset", "0"), END, ("Want-Repr-Digest", "crc32c=1, sha-256=2")];

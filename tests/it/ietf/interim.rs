@@ -51,7 +51,7 @@ async fn progress_tells_committed_bytes_and_not_too_often() {
             let at: u64 = told.header("upload-offset").expect("ietf 22, 59").parse().unwrap();
             assert!(told_before < at && at <= sent as u64, "ietf 59: {told_before} < {at} <= {sent}");
             let committed = asking.status(&upload).await["offset"].as_u64().unwrap();
-            assert!(committed >= at, "ietf 59: only what is committed is promised: {at}, {committed}");
+            assert!(committed >= at, "ietf 59: only committed bytes are reported: {at}, {committed}");
             assert!(began.elapsed() >= Duration::from_secs(round), "ietf 59: once a second at most");
             told_before = at;
         }

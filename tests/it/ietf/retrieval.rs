@@ -106,7 +106,7 @@ async fn a_told_offset_is_what_the_next_append_may_name() {
     begin_chunked(&mut sending, &upload, &[("Upload-Offset", "0"), END]).await;
     sending.send_chunk(&[b'x'; 100]).await;
     wait_for_status(&mut client, &upload, |status| status["received"] == 100).await;
-    assert_eq!(offset(&mut client, &upload).await, (100, false), "ietf 44, 65: what has arrived counts");
+    assert_eq!(offset(&mut client, &upload).await, (100, false), "ietf 44, 65: received bytes count");
     // Bytes that the old connection still delivers.
     sending.send_chunk(&[b'z'; 100]).await;
     let answer = append(&mut client, &upload, 100, true, &[b'y'; 200]).await;

@@ -131,7 +131,7 @@ async fn a_session_is_cancelled_while_it_is_written() {
     wait_until_live(app.address(), &path).await;
     assert_eq!(sent(&mut client, "DELETE", &path, &[], b"").await.status, 499, "ranged 31");
     let answer = writing.answer("PUT").await;
-    assert_eq!((answer.status, answer.problem().as_str()), (410, "upload-gone"), "who writes learns of it");
+    assert_eq!((answer.status, answer.problem().as_str()), (410, "upload-gone"), "the writing request reports it");
     wait_for_stage(app.address(), &path, "terminated").await;
 }
 

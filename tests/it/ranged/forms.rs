@@ -112,7 +112,7 @@ async fn a_form_that_ends_wrongly_is_not_whole() {
     wrong.extend_from_slice(b"zz\r\n");
     let answer = post(&mut client, &wrong).await;
     assert_eq!((answer.status, answer.problem().as_str()), (400, "bad-form"), "another boundary");
-    assert_eq!(client.status(&path_of(&answer)).await["offset"], 11, "what arrived is kept");
+    assert_eq!(client.status(&path_of(&answer)).await["offset"], 11, "received bytes are kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,7 +168,7 @@ async fn a_form_too_long_leaves_nothing() {
     let answer = post(&mut client, &form(&[file("a", &[b'x'; 101])])).await;
     assert_eq!((answer.status, answer.problem().as_str(), answer.header("location")), (413, "over-limit", None));
     wait_until_nothing_is_stored(&app).await;
-    assert_eq!(known_uploads(&mut client).await[0]["stage"], "terminated", "nobody waits for more of it");
+    assert_eq!(known_uploads(&mut client).await[0]["stage"], "terminated", "no task waits for more of it");
     let answer = post(&mut client, &form(&[file("a", &[b'x'; 100])])).await;
     assert_eq!(answer.status, 201, "and one of just that size is taken: {answer:?}");
 }

@@ -58,7 +58,7 @@ pub async fn sent(client: &mut Client, method: &str, path: &str, headers: &[(&st
     client.send_head(method, path, &all).await;
     client.send(body).await;
     let answer = client.raw_answer(method).await.expect("an answer");
-    assert_eq!(answer.header("tus-resumable"), None, "nobody here speaks tus: {answer:?}");
+    assert_eq!(answer.header("tus-resumable"), None, "no fields of tus: {answer:?}");
     if answer.header("connection") == Some("close") {
         *client = Client::connect(client.address).await;
     }

@@ -88,7 +88,7 @@ async fn ranges_go_in_any_order_and_each_answer_tells_what_is_missing() {
     is_progress(&send(2 * BLOCK, BLOCK).await, 0, &json!([[0, 8191], [12288, last]]), "from the middle");
     is_progress(&send(4 * BLOCK, 100).await, 0, &json!([[0, 8191], [12288, 16383]]), "the end, not a whole block");
     is_progress(&send(0, BLOCK).await, BLOCK, &json!([[4096, 8191], [12288, 16383]]), "the beginning");
-    is_progress(&send(0, 2 * BLOCK).await, 3 * BLOCK, &json!([[12288, 16383]]), "overlapping what is there");
+    is_progress(&send(0, 2 * BLOCK).await, 3 * BLOCK, &json!([[12288, 16383]]), "overlapping stored bytes");
     let answer = send(3 * BLOCK, BLOCK).await;
     assert_eq!(answer.status, 200, "all of it");
     let told = json!({"offset": total, "length": total, "received": total, "missing": [], "missing_truncated": false,
@@ -105,7 +105,7 @@ async fn a_client_that_lost_everything_but_the_url_can_ask_and_go_on() {
     let bytes = source(3 * BLOCK);
     let path = path_of(&client.request("POST", "/files", &[JSON], b"{}").await);
     let answer = put(&mut client, &path, "bytes 4096-8191/*", &bytes[BLOCK..2 * BLOCK]).await;
-    is_progress(&answer, 0, &json!([[0, 4095]]), "what is behind is not known to be missing");
+    is_progress(&answer, 0, &json!([[0, 4095]]), "bytes after it are not known to be missing");
     assert_eq!(answer.json()["length"], Value::Null);
     drop(client);
     app.restart().await;
@@ -232,7 +232,7 @@ async fn pieces_without_end_are_refused_with_the_limit_named() {
     assert_eq!((answer.status, answer.problem().as_str()), (409, "too-many-ranges"));
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("limits.max_ranges") && detail.contains('5'), "{detail}");
-    assert_eq!(send(4).await.status, 202, "what fills a gap is taken");
+    assert_eq!(send(4).await.status, 202, "a range that fills a gap is accepted");
     assert_eq!(send(11).await.status, 202, "then another range is accepted");
 }
 

@@ -83,7 +83,7 @@ async fn a_broken_file_is_kept_and_can_be_gone_on_with() {
         wait_until_at_rest(app.address(), &upload).await;
         let status = asking.status(&upload).await;
         let told = (&status["offset"], &status["stage"], status["length"].as_u64());
-        assert_eq!(told, (&40.into(), &"receiving".into(), length), "what was cut is not whole");
+        assert_eq!(told, (&40.into(), &"receiving".into(), length), "a cut upload is not complete");
         let answer = put(&mut asking, &upload, "bytes 40-99/100", &[b'y'; 60]).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         is_stored(&mut asking, &upload, &[vec![b'x'; 40], vec![b'y'; 60]].concat()).await;

@@ -96,9 +96,9 @@ async fn what_is_there_already_is_passed_over_and_never_written_again() {
     let answer = put(&mut client, &path, "bytes 0-5/*", b"hello ").await;
     is_incomplete(&answer, 6, "ranged 21: an identical chunk after a lost answer");
     let answer = put(&mut client, &path, "bytes 2-3/*", b"XX").await;
-    is_incomplete(&answer, 6, "ranged 21: well within what is there");
+    is_incomplete(&answer, 6, "ranged 21: well within the stored bytes");
     let answer = put(&mut client, &path, "bytes 3-8/*", b"XXXwor").await;
-    is_incomplete(&answer, 9, "ranged 20: only what is new is taken");
+    is_incomplete(&answer, 9, "ranged 20: only new bytes are written");
     let answer = put(&mut client, &path, "bytes 0-10/11", b"XXXXXXXXXld").await;
     is_object(&answer, b"hello world", "ranged 20; 6, 23: nothing is overwritten or doubled");
 }

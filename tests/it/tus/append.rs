@@ -341,5 +341,5 @@ async fn silence_ends_a_patch_with_an_answer_worth_retrying() {
     );
     assert_eq!(answer.header("upload-offset"), None, "tus 59: no sign of success");
     assert_eq!(silent.read_until(b"anything").await, None, "tus 67: and the connection is closed");
-    assert_eq!(client.offset(&upload).await, 4, "tus 59: what arrived is kept");
+    assert_eq!(client.offset(&upload).await, 4, "tus 59: received bytes are kept");
 }

@@ -129,7 +129,7 @@ async fn huge_headers_are_refused_and_the_server_lives_on() {
         // it.
         if let Some(answer) = sent_raw(&app, &creation(lines.as_bytes())).await {
             assert!(statuses.contains(&answer.status), "{}…: {answer:?}", &lines[..40]);
-            assert!(answer.body.len() < 2_000, "what was sent is not sent back at length");
+            assert!(answer.body.len() < 2_000, "the input is not repeated at length");
         } else {
             assert!(lines.len() > 131_072, "{}… is answered", &lines[..40]);
         }

@@ -82,7 +82,7 @@ async fn a_refused_last_chunk_completes_nothing_and_the_running_digests_forget_i
     assert_eq!(client.patch(&upload, 0, b"hello").await.status, 204);
     let wrong = format!("md5 {}", base64([0; 16]));
     assert_eq!(patch_with(&mut client, &upload, 5, &wrong, b"world").await.status, 460);
-    assert_eq!(client.status(&upload).await["stage"], "receiving", "tus 74: what would have been the end is not");
+    assert_eq!(client.status(&upload).await["stage"], "receiving", "tus 74: the rejected end does not complete it");
     let right = format!("md5 {}", base64(&digests(b"WORLD")[3].1));
     assert_eq!(patch_with(&mut client, &upload, 5, &right, b"WORLD").await.status, 204);
     let crc = format!("{:08x}", crc32c::crc32c(b"helloWORLD"));

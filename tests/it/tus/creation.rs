@@ -116,7 +116,7 @@ async fn an_upload_of_nothing_is_complete_at_once_and_announced_once() {
     for headers in [&[("Upload-Length", "0")][..], &[("Upload-Length", "0"), OCTETS]] {
         let answer = client.tus("POST", "/files", headers, b"").await;
         assert_eq!((answer.status, answer.header("upload-offset")), (201, Some("0")), "tus 23: {headers:?}");
-        assert_eq!(answer.header("upload-expires"), None, "tus 71: what is complete does not expire");
+        assert_eq!(answer.header("upload-expires"), None, "tus 71: a complete upload does not expire");
         let upload = answer.header("location").unwrap().to_owned();
         assert_eq!(client.status(&upload).await["stage"], "completed", "tus 23");
         assert_eq!(client.patch(&upload, 0, b"").await.status, 204, "tus 61");
@@ -138,7 +138,7 @@ async fn a_creation_may_bring_bytes() {
         let answer = client.tus("POST", "/files", &[("Upload-Length", length), OCTETS], sent).await;
         assert_eq!(answer.status, 201, "tus 36");
         let stored = sent.len().to_string();
-        assert_eq!(answer.header("upload-offset"), Some(stored.as_str()), "tus 36: it tells what is stored");
+        assert_eq!(answer.header("upload-offset"), Some(stored.as_str()), "tus 36: it returns the stored offset");
         let upload = answer.header("location").expect("tus 36").to_owned();
         let status = client.status(&upload).await;
         assert_eq!((&status["stage"], &status["offset"]), (&stage.into(), &sent.len().into()), "tus 36");
@@ -216,7 +216,7 @@ async fn a_creation_cut_in_its_body_keeps_what_arrived() {
         }
         let status = wait_for_status(&mut asking, &upload, |status| status["bytes_per_second"].is_null()).await;
         assert_eq!((&status["offset"], &status["stage"]), (&40.into(), &"receiving".into()), "tus 39: reset {reset}");
-        assert!(status["expires_at"].is_string(), "tus 39: it expires if nobody claims it");
+        assert!(status["expires_at"].is_string(), "tus 39: it expires without further requests");
         assert_eq!(asking.patch(&upload, 40, &[b'y'; 60]).await.status, 204, "tus 39: and can be resumed");
     }
 }
@@ -240,7 +240,7 @@ async fn an_error_after_the_creation_still_says_where_the_upload_is() {
     let answer = silent.answer("POST").await;
     assert_eq!(answer.status, 503, "tus 67: silence is no 4xx");
     let upload = answer.header("location").expect("tus 40").to_owned();
-    assert_eq!(client.offset(&upload).await, 2, "tus 39: what arrived is kept");
+    assert_eq!(client.offset(&upload).await, 2, "tus 39: received bytes are kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ async fn options_tells_what_the_server_can_do() {
         assert_eq!(
             answer.header("tus-extension"),
             Some("creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation"),
-            "tus 4, 80: exactly what is there, and checksum-trailer is not"
+            "tus 4, 80: exactly the supported extensions, without checksum-trailer"
         );
         assert_eq!(answer.header("tus-max-size"), Some("12345"), "tus 5: the limit");
         let algorithms = answer.header("tus-checksum-algorithm");
@@ -167,7 +167,7 @@ async fn nothing_harmless_becomes_harmful_in_disguise() {
     for token in ["PUT", "GET", "OPTIONS", "POST", "BREW", "PATCH, DELETE", ""] {
         let answer = client.tus("POST", &upload, &[("X-HTTP-Method-Override", token)], b"").await;
         assert_eq!(answer.status, 405, "tus 11: {token:?} is not on the list");
-        let allowed = answer.header("allow").expect("RFC 9110, 15.5.6: a 405 says what is allowed");
+        let allowed = answer.header("allow").expect("RFC 9110, 15.5.6: a 405 lists the allowed methods");
         assert!(allowed.contains("PATCH"), "{allowed}");
     }
     let twice = [("X-HTTP-Method-Override", "DELETE"), ("X-HTTP-Method-Override", "PATCH")];

@@ -16,7 +16,7 @@ async fn a_terminated_upload_is_gone_and_its_storage_free() {
     let complete = completed(&mut client, &[], b"hello").await;
     for upload in [fresh, begun, deferred, part, complete] {
         let answer = client.tus("DELETE", &upload, &[], b"").await;
-        assert_eq!((answer.status, answer.body.len()), (204, 0), "tus 81: whatever it was");
+        assert_eq!((answer.status, answer.body.len()), (204, 0), "tus 81: at any stage");
         for (method, headers, body) in [
             ("HEAD", &[][..], &b""[..]),
             ("GET", &[], b""),

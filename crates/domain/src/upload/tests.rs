@@ -86,7 +86,7 @@ fn the_straight_way_tells_every_stage_once() {
 fn a_stall_is_told_and_so_is_the_return() {
     let mut upload = new_upload(Some(10), Role::Single);
     upload.stall(NOW);
-    assert_eq!(upload.stage(), Stage::Created, "what never began cannot stall");
+    assert_eq!(upload.stage(), Stage::Created, "an upload that never began cannot stall");
     upload.receive(durable(0, 4), None, NOW).unwrap();
     upload.stall(NOW);
     upload.stall(NOW);
@@ -305,7 +305,7 @@ fn missing_bytes_are_noted_until_they_are_back_or_nobody_needs_them() {
 
     upload.remove(DeletedBy::Operator, LATER).unwrap();
     assert_eq!((upload.record().missing_since, upload.missing_change()), (None, -1));
-    assert!(!upload.mark_bytes_missing(LATER), "nobody needs them any more");
+    assert!(!upload.mark_bytes_missing(LATER), "they are not needed any more");
 }
 
 fn report(name: &str, percent: u64) -> NewReport {

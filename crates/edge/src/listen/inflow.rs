@@ -319,7 +319,7 @@ mod tests {
         }
         assert!((1..=2 * SLOW_BYTES).contains(&read), "{read}");
         second.inflow.want_body();
-        assert!(second.read(&mut buffer[..6_000]).now_or_never().is_some(), "somebody waits for it");
+        assert!(second.read(&mut buffer[..6_000]).now_or_never().is_some(), "a handler waits for it");
 
         let read_limit = second.inflow.limit_reads();
         read_limit.allow(50_000);
@@ -360,6 +360,6 @@ mod tests {
         drop(peer);
         assert_eq!(tokio::io::AsyncReadExt::read(&mut metered, &mut read).await.unwrap(), 0);
         assert!(gone.as_mut().now_or_never().is_some());
-        assert!(inflow.ended().now_or_never().is_some(), "also who comes later");
+        assert!(inflow.ended().now_or_never().is_some(), "also for a later caller");
     }
 }

@@ -24,7 +24,7 @@ fn a_film_is_as_long_as_its_samples() {
         ("honest", film_of(3_600_000, hour, hour, honest.clone(), vec![]), 3_600_000),
         ("the movie lies", film_of(1, hour, hour, honest.clone(), vec![]), 3_600_000),
         ("movie and track lie", film_of(1, 1, hour, honest.clone(), vec![]), 3_600_000),
-        ("nobody says it", film_of(0, u32::MAX, hour, honest.clone(), vec![]), 3_600_000),
+        ("no header states it", film_of(0, u32::MAX, hour, honest.clone(), vec![]), 3_600_000),
         ("a short table", film_of(1, 1, hour, stts(&[(1, 1)]), vec![]), 3_600_000),
         ("spans of many kinds", film_of(1, 1, 9, stts(&[(4, 25), (0, 9), (5, 50)]), vec![]), 14_000),
         ("no table", film_of(1, hour, hour, vec![], vec![]), 3_600_000),
@@ -110,8 +110,8 @@ fn fragments_are_counted_one_by_one() {
     let with = |init: Vec<u8>, fragments: Vec<Vec<u8>>| duration(&[vec![init], fragments].concat());
     assert_eq!(with(init(0, vec![]), seconds(6)), Some(6_000));
     assert_eq!(with(init(10, vec![]), seconds(7)[1..].to_vec()), Some(7_000), "the first second is in the movie");
-    assert_eq!(with(init(0, mehd(10)), seconds(6)), Some(6_000), "what is announced does not count");
-    assert_eq!(with(init(0, sidx(&[(9, 9)])), seconds(6)), Some(6_000), "nor what is elsewhere");
+    assert_eq!(with(init(0, mehd(10)), seconds(6)), Some(6_000), "an announced duration does not count");
+    assert_eq!(with(init(0, sidx(&[(9, 9)])), seconds(6)), Some(6_000), "nor does a segment index");
     let wrong = [sidx(&[(500, 10)]), seconds(6).concat()].concat();
     assert_eq!(with(init(0, vec![]), vec![wrong]), Some(6_000), "nor an index that lies");
     let silent: Vec<_> = (0..6).map(|_| fragment(None, 100)).collect();
@@ -124,10 +124,10 @@ fn fragments_are_counted_one_by_one() {
     assert_eq!(with(init(0, vec![]), gap), Some(61_000), "nothing for a minute");
     assert_eq!(with(init(10, vec![]), vec![mdat(100)]), Some(1_000), "announced, and none there");
     let other = film_of(1, 1, 250, stts(&[(250, 1)]), vec![]);
-    assert_eq!(with(init(10, vec![]), vec![other]), Some(1_000), "nor what a second movie says");
+    assert_eq!(with(init(10, vec![]), vec![other]), Some(1_000), "nor does a second movie");
     assert_eq!(with(init(10, vec![]), vec![boxed(b"moof", [9; 40])]), None, "nothing that can be understood");
     let unreadable = nest(b"moof", [nest(b"traf", [numbers(b"tfhd", 0, [1]), numbers(b"trun", 0x100, [900])])]);
-    assert_eq!(with(init(10, vec![]), vec![unreadable]), None, "nobody knows");
+    assert_eq!(with(init(10, vec![]), vec![unreadable]), None, "it is unknown");
     let cut = [seconds(6).concat(), vec![0, 0, 1, 0, b'm', b'o', b'o', b'f', 9]].concat();
     assert_eq!(with(init(0, vec![]), vec![cut]), Some(6_000), "cut off");
     let media = media(&[ftyp(b"iso5"), init(0, vec![]), seconds(6).concat()].concat());

@@ -49,7 +49,7 @@ fn pictures_are_as_large_as_matroska_shows_them() {
         assert_eq!(shown(&all), expected, "{degrees}");
     }
     let crops = [number(0x54cc, 10), number(0x54dd, 20), number(0x54bb, 4), number(0x54aa, 6)];
-    assert_eq!(shown(&crops), size(690, 470), "what is cut off is not shown");
+    assert_eq!(shown(&crops), size(690, 470), "the cropped part is not shown");
     assert_eq!(shown(&[display(690, 470, 0).as_slice(), &crops].concat()), size(690, 470), "and not cut off twice");
     assert_eq!(shown(&[number(0x54cc, 720)]), (None, None), "nothing is left");
 }
@@ -62,5 +62,5 @@ fn codecs_of_windows_are_named_in_their_headers() {
     assert_eq!(track(1, "V_MS/VFW/FOURCC", &[private(&[1; 9])]).codec, "ms/vfw/fourcc");
     assert_eq!(track(2, "A_MS/ACM", &[private(&[2, 0, 1, 0])]).codec, "adpcm");
     let plain = track(2, "A_PCM/INT/LIT", &[]);
-    assert_eq!((plain.channels, plain.sample_rate_hz), (Some(1), Some(8_000)), "what goes without saying");
+    assert_eq!((plain.channels, plain.sample_rate_hz), (Some(1), Some(8_000)), "the defaults of the format");
 }

@@ -2,7 +2,7 @@
 //! a server and runs this target.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
-#![expect(clippy::print_stdout, reason = "what was measured is shown, and why a test was skipped")]
+#![expect(clippy::print_stdout, reason = "measurements and the reasons for skipped tests are shown")]
 
 mod days;
 mod delivery_plans;

@@ -77,7 +77,7 @@ pub async fn a_long_backlog_is_cancelled_in_pieces<P: StateFixture>(place: P) {
         }
         let claims = claim(&*store, "a", at(9_002)).await;
         let are_new = claims.iter().all(|claim| claim.upload.is_some_and(|upload| later.contains(&upload)));
-        assert!(are_new, "what was cancelled is not sent");
+        assert!(are_new, "cancelled deliveries are not sent");
     }
     assert!(pieces > 10, "only {pieces} pieces");
     assert_eq!(counts(&*store, [Cancelled, Waiting, Paused]).await, [2 * MANY, 0, 0]);

@@ -41,7 +41,7 @@ pub async fn what_waits_by_a_clock_that_was_ahead_is_due<P: StateFixture>(place:
     assert_eq!(
         claim(&*store, "a", at(1_001)).await[..].len(),
         3,
-        "leases that ran out, and what waited by the right clock"
+        "expired leases, and deliveries that waited by the right clock"
     );
 }
 

@@ -47,7 +47,7 @@ pub async fn a_start_takes_no_delivery_from_a_running_node<P: StateFixture>(plac
     second.open_for(two, configured(), at(6)).await.unwrap();
     assert_eq!(states_at(&*second, "a").await, [Leased, Leased, Ready]);
     let others = second.claim_due(two, &[(endpoint("a"), 100)], at(7), LEASE).await.unwrap();
-    assert_eq!(others.len(), 1, "what the first node does not send");
+    assert_eq!(others.len(), 1, "the delivery that the first node does not send");
     // Each node reads its clock separately: a step of one clock does not affect the deliveries that another
     // node sends.
     second.renew_leases(two, at(8)).await.unwrap();
@@ -94,7 +94,7 @@ pub async fn what_one_node_writes_the_other_knows<P: StateFixture>(place: P) {
     pause(&*second, "a", at(2)).await;
     assert_eq!(first.claim_due(one, &[(endpoint("a"), 9)], at(9), LEASE).await.unwrap(), []);
     first.insert(change_of(new_upload(3))).await.unwrap();
-    assert_eq!(states_at(&*first, "a").await, [Paused, Paused], "also what came after the pause");
+    assert_eq!(states_at(&*first, "a").await, [Paused, Paused], "also events after the pause");
     put_state(&*second, "a", EndpointState::Enabled, at(3)).await;
     first.insert(change_of(new_upload(4))).await.unwrap();
     assert_eq!(states_at(&*first, "a").await, [Ready, Ready, Ready]);

@@ -74,7 +74,7 @@ pub async fn a_lane_advances_past_expired_deliveries<P: StateFixture>(place: P) 
         assert_eq!(states_at(&*store, name).await, [Dead, Ready], "{name}");
         assert_eq!(claimed(&*store, name, at(20)).await, [2], "{name}");
     }
-    assert_eq!(expire(&*store, at(100), at(101)).await, 0, "what is being sent has its chance");
+    assert_eq!(expire(&*store, at(100), at(101)).await, 0, "a delivery that is being sent does not expire");
 }
 
 /// Expired progress is dropped without a notice (webhooks C5).

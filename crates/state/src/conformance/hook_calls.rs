@@ -49,5 +49,5 @@ pub async fn hook_calls_are_listed_newest_first<P: StateFixture>(place: P) {
     prune(RetentionHorizon { most_hook_calls: 5, ..horizon(NOW) }).await;
     assert_eq!(listed(all.clone()).await, newest_first[..5], "one too many");
     prune(horizon(at(4))).await;
-    assert_eq!(listed(all).await, newest_first[..2], "what is old goes");
+    assert_eq!(listed(all).await, newest_first[..2], "old calls are removed");
 }

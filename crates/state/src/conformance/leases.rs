@@ -103,7 +103,7 @@ pub async fn one_of_many_nodes_takes_what_is_free<P: StateFixture>(place: P) {
         tokio::spawn(async move { store.acquire(id, node(number).instance).await.unwrap().unwrap() })
     });
     let leases: Vec<Lease> = join_all(rivals).await.into_iter().map(Result::unwrap).collect();
-    let holder = leases[0].holder.expect("somebody has it");
+    let holder = leases[0].holder.expect("another node has it");
     assert!(leases.iter().all(|lease| Some(*lease) == held_by(holder, 1)), "{leases:?}");
 }
 
@@ -210,7 +210,7 @@ pub async fn a_released_upload_is_free<P: StateFixture>(place: P) {
     assert_eq!(free.record().lease, Lease { holder: None, epoch: Epoch::new(1) });
     let due = second.due(SweepSelection::Expired { now: at(1_000_000) }, two, 0, 10).await.unwrap();
     assert_eq!(due.len(), 1, "any sweeper may take care of it");
-    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2), "nobody else ever works in its epoch");
+    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2), "no other node ever works in its epoch");
     receive(&mut yielded, 5, at(1));
     assert!(matches!(first.commit(change_of(yielded)).await, Err(Error::Conflict(conflicted)) if conflicted == id));
     first.release(id, held).await.unwrap();
@@ -229,7 +229,7 @@ pub async fn each_sweeper_finds_what_no_other_node_holds<P: StateFixture>(place:
         let due = store.due(SweepSelection::Expired { now: far }, node, 0, 100).await.unwrap();
         due.iter().map(|upload| upload.id().as_bytes()[15]).collect::<Vec<u8>>()
     };
-    assert_eq!(expired(&first, one).await, [1, 3, 4], "its own, nobody's, and what a dead node held");
+    assert_eq!(expired(&first, one).await, [1, 3, 4], "its own, free ones, and those of a dead node");
     assert_eq!(expired(&second, two).await, [2, 3, 4]);
     first.leave(one).await.unwrap();
     assert_eq!(expired(&second, two).await, [1, 2, 3, 4]);

@@ -233,7 +233,7 @@ pub async fn a_strict_endpoint_waits_for_every_event<P: StateFixture>(place: P) 
     let first = claim(&*store, "a", at(1)).await;
     assert_eq!(first.len(), 2, "another upload does not wait");
     retry(&*store, &first[0], at(9), at(2)).await;
-    assert_eq!(claimed(&*store, "a", at(3)).await, [0_u64; 0], "what backs off holds up the rest");
+    assert_eq!(claimed(&*store, "a", at(3)).await, [0_u64; 0], "a delivery that backs off delays the others");
     let again = claim(&*store, "a", at(9)).await;
     assert_eq!(again.len(), 1);
     settle(&*store, vec![settlement(&again[0], AttemptOutcome::Timeout, Disposition::Dead)], at(9)).await;
@@ -344,6 +344,6 @@ pub async fn a_test_is_for_one_endpoint<P: StateFixture>(place: P) {
     let store = place.open().await;
     store.open_for(own(), vec![subscribed("b", &["*"])], at(4)).await.unwrap();
     let record = store.delivery(TenantScope::All, lost.delivery).await.unwrap().unwrap();
-    assert_eq!(record.state, Cancelled, "nobody waits for the result any more");
+    assert_eq!(record.state, Cancelled, "no caller waits for the result any more");
     assert_eq!(store.test_endpoint(TenantScope::All, own(), &endpoint("x"), at(3), LEASE).await.unwrap(), None);
 }

@@ -465,7 +465,7 @@ pub async fn what_is_old_goes<P: StateFixture>(place: P) {
     let mut missed = job(ReplaySelection::Missed, NOW, at(100));
     missed.endpoint = endpoint("b");
     store.begin_replay(missed.clone()).await.unwrap();
-    assert_eq!(run(&*store, &missed).await.queued, 0, "what arrived is not taken for missed");
+    assert_eq!(run(&*store, &missed).await.queued, 0, "delivered events are not mistaken for missed ones");
     all(horizon(at(6))).await;
     assert_eq!(states_at(&*store, "a").await, [Ready, Leased]);
     assert_eq!(states_at(&*store, "b").await, [Succeeded; 2]);

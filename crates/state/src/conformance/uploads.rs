@@ -324,7 +324,7 @@ pub async fn a_closed_store_refuses<P: StateFixture>(place: P) {
     let store = place.open().await;
     let queued: Vec<_> = (0..50).map(|number| store.insert(change_of(new_upload(number)))).collect();
     let (written, ()) = tokio::join!(join_all(queued), store.close());
-    assert!(written.iter().all(Result::is_ok), "what was queued is written");
+    assert!(written.iter().all(Result::is_ok), "queued changes are written");
     store.close().await;
     assert!(matches!(store.insert(change_of(new_upload(60))).await, Err(Error::Failed { .. })));
     assert!(matches!(store.find(TenantScope::All, new_upload(1).id()).await, Err(Error::Failed { .. })));

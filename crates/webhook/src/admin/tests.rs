@@ -230,7 +230,7 @@ async fn a_resume_that_drops_what_waits_begins_its_replay_anew() {
     let how = Resumption { drops_backlog: true, missed_since: Some(from) };
     let begun = admin.resume(&id("app"), how).await.unwrap().1.unwrap();
     assert_ne!(begun.id, running.id);
-    assert!(begun.before > running.before, "up to what was dropped last");
+    assert!(begun.before > running.before, "up to the delivery that was dropped last");
     let states: Vec<_> = admin.replays().await.unwrap().into_iter().map(|job| (job.id, job.state)).collect();
     assert!(
         states.contains(&(running.id, ReplayState::Cancelled)) && states.contains(&(begun.id, ReplayState::Running))

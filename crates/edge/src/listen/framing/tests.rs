@@ -131,7 +131,7 @@ async fn every_head_has_its_time_and_a_silent_connection_has_another() {
         tokio::time::advance(second).await;
     }
     assert_eq!(connection.read(100).await, None, "it ends");
-    assert_eq!(idle.elapsed(), 10 * second, "ten seconds after the first byte, whatever has come since");
+    assert_eq!(idle.elapsed(), 10 * second, "ten seconds after the first byte, regardless of later ones");
 
     let mut silent = Connection::new();
     let connected = Instant::now();
