@@ -124,7 +124,7 @@ impl Receiver {
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().expect("nobody panics with the log")
+        self.log.lock().expect("no task panics while it holds the log")
     }
 }
 
@@ -267,7 +267,7 @@ fn note(log: &Mutex<Log>, body: &[u8]) {
         upload: message.as_ref().and_then(upload),
         age: message.and_then(|message| age(message.timestamp?, now)),
     };
-    let mut log = log.lock().expect("nobody panics with the log");
+    let mut log = log.lock().expect("no task panics while it holds the log");
     if log.arrivals.len() < MOST_NOTES { log.arrivals.push(arrival) } else { log.beyond += 1 }
 }
 

@@ -1,7 +1,7 @@
 //! Documents and messages use the terms of the trade.
 //!
-//! Rejects phrases that are never right in this repository, and doc comments that begin without a subject.
-//! The list is a floor and not a style guide.
+//! Rejects phrases that are never right in this repository, and doc comments and messages that begin without
+//! a subject. The lists are a floor and not a style guide.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,9 @@ const PHRASES: &[(&[&str], &str)] = &[
 /// Beginnings of a doc comment that name no subject. It begins with what the item does or is.
 const OPENINGS: &[&str] = &["What ", "Whether ", "How many ", "How much ", "How long ", "Who ", "Whoever ", "Why "];
 
+/// Beginnings of a message that name no subject.
+const HEADLESS: &[&str] = &["what ", "whatever ", "who ", "whoever ", "nobody ", "somebody "];
+
 /// A passage of text that people read, and the line where it begins.
 #[derive(Debug, PartialEq, Eq)]
 struct Passage {
@@ -66,7 +69,9 @@ fn documents_speak_in_the_terms_of_the_trade() {
 fn messages_and_help_speak_in_the_terms_of_the_trade() {
     let mut wrong = Vec::new();
     for file in sources().filter(|file| !file.ends_with("tidy/phrases.rs")) {
-        judge(&file, &literals(&fs::read_to_string(&file).unwrap()), &mut wrong);
+        let messages = literals(&fs::read_to_string(&file).unwrap());
+        judge(&file, &messages, &mut wrong);
+        judge_beginnings(&file, &messages, HEADLESS, &mut wrong);
     }
     assert!(wrong.is_empty(), "{} phrases:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -77,12 +82,7 @@ fn comments_speak_in_the_terms_of_the_trade() {
     for file in sources() {
         let text = fs::read_to_string(&file).unwrap();
         judge(&file, &comment_blocks(&text, &["///", "//!", "//"]), &mut wrong);
-        let docs = comment_blocks(&text, &["///", "//!"]);
-        let headless = docs.iter().filter(|doc| OPENINGS.iter().any(|opening| doc.text.starts_with(opening)));
-        wrong.extend(headless.map(|Passage { line, text }| {
-            let beginning: String = text.chars().take(40).collect();
-            format!("{}:{line}: \"{beginning}…\": begin with what it does or is", relative(&file))
-        }));
+        judge_beginnings(&file, &comment_blocks(&text, &["///", "//!"]), OPENINGS, &mut wrong);
     }
     assert!(wrong.is_empty(), "{} phrases:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -98,6 +98,14 @@ fn judge(file: &Path, passages: &[Passage], wrong: &mut Vec<String>) {
             wrong.push(format!("{}:{line}: \"{phrase}\": write {better}", relative(file)));
         }
     }
+}
+
+fn judge_beginnings(file: &Path, passages: &[Passage], rejected: &[&str], wrong: &mut Vec<String>) {
+    let headless = passages.iter().filter(|passage| rejected.iter().any(|words| passage.text.starts_with(words)));
+    wrong.extend(headless.map(|Passage { line, text }| {
+        let beginning: String = text.chars().take(40).collect();
+        format!("{}:{line}: \"{beginning}…\": begin with a noun, or with what it does", relative(file))
+    }));
 }
 
 /// Finds rejected phrases, in any case and across line breaks.

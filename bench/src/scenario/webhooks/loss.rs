@@ -159,7 +159,7 @@ fn measure(
         Trouble::None | Trouble::Slow => upload(lab, &server, &sent, PACE)?,
     }
     let until = Instant::now() + lab.plan.patience;
-    let sent = sent.0.into_inner().expect("nobody panics with what was sent");
+    let sent = sent.0.into_inner().expect("no task panics while it holds the list");
     let complete = receiver.wait_for(sent.len(), until);
     // After a failure the whole time is used: duplicates may arrive late.
     let enough = if complete && (lab.plan.quick || trouble == Trouble::None) { Instant::now() + TWICE } else { until };
@@ -187,7 +187,7 @@ impl Sent {
     }
 
     fn note(&self, upload: u128, news: News, at: Instant) {
-        self.0.lock().expect("nobody panics with what was sent").insert((upload, news), at);
+        self.0.lock().expect("no task panics while it holds the list").insert((upload, news), at);
     }
 }
 
