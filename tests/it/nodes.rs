@@ -11,14 +11,14 @@ use domain::rejection::Rejection;
 use domain::stage::Ended;
 use domain::upload::Role;
 use engine::command::{Append, BodyEnd, Create, EngineError, Unavailable};
-use state::{LocalBells, Uploads};
+use state::{Change, LocalBells, Uploads};
 use storage::BlobStore;
 use storage::faults::{Effect, Operation};
 use storage::memory::MemoryStore;
 
 use crate::support::patience::until;
 use crate::support::seeded::Seeded;
-use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload, offset};
+use crate::support::world::{Life, Medium, Trouble, World, cancelling, feed_all, new_upload, offset, system_time};
 
 const WHOLE_WAY: [&str; 6] = ["created", "receiving", "received", "verified", "stored", "completed"];
 
@@ -164,6 +164,40 @@ async fn a_commit_that_is_late_is_lost_though_nothing_else_was_committed() {
     assert!(matches!(lost, Err(EngineError::Unavailable(Unavailable::Superseded))), "{lost:?}");
     assert_eq!(second.committed(id).await, 0);
     assert_eq!(second.events(id).await, ["created"]);
+}
+
+/// The answer to a commit is lost, and the commit is not found. It may still take effect, so the
+/// upload continues in a new epoch, which excludes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_in_doubt_cannot_take_effect_once_the_upload_continues() {
+    for medium in [Medium::Memory(MemoryStore::new()), Medium::sealing()] {
+        let world = World::on(medium);
+        let life = world.live().await;
+        let source = source();
+        let id = life.create(source.len()).await;
+        life.append(id, 0, &source[..100_000]).await.unwrap();
+        let mut late = life.find(id).await;
+
+        life.records.fail_next(Effect::Nothing, Trouble::Unanswered);
+        assert!(life.append(id, 100_000, &source[100_000..200_000]).await.is_err());
+        life.at_rest(id).await;
+        let mut feed = life.begin(id, 100_000).await.unwrap();
+        assert_eq!(epoch(&life, id).await, Epoch::new(2));
+        late.stall(system_time());
+        let late = life.records.commit(Change::new(late, |_, _| String::new(), || [9; 10])).await;
+        assert!(matches!(&late, Err(state::Error::Conflict(_))), "{late:?}");
+        feed_all(&mut feed, &source[100_000..]).await;
+        assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+        assert!(life.read(id).await == source);
+    }
+
+    let world = shared_world();
+    let life = world.live().await;
+    let id = life.create(10).await;
+    life.records.fail_next(Effect::Done, Trouble::Unanswered);
+    life.append(id, 0, b"hello").await.unwrap();
+    life.append(id, 5, b"world").await.unwrap();
+    assert_eq!(epoch(&life, id).await, Epoch::new(1), "a commit that is found is not in doubt");
 }
 
 #[tokio::test(flavor = "multi_thread")]

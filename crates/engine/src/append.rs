@@ -82,7 +82,7 @@ impl Inner {
     /// Returns the upload once this node may write it. A request that would be rejected anyway takes over no
     /// lease.
     async fn obtain_for(&self, command: &Append, mut found: Upload, deadline: Instant) -> Result<Upload, EngineError> {
-        while !found.record().lease.is_of(self.node) {
+        while !self.holds(&found) {
             let goes_anywhere = matches!(command.position, WritePosition::Anywhere(_));
             let (at, rejection) = match self.admit(found.clone(), command, &found.record().received, found.reach()) {
                 Ok(_) if command.position.offset() <= found.offset() => (found.offset(), None),

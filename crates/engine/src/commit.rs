@@ -378,6 +378,12 @@ impl Committer {
         let upload = self.inner.find(TenantScope::All, self.upload.id()).await?;
         let still_holds = self.still_holds(&upload);
         if upload.stage().takes_bytes() && still_holds {
+            let in_doubt = self.inner.is_in_doubt(upload.id());
+            if in_doubt && !self.inner.abilities.takes_over {
+                return Ok(true);
+            }
+            // The bytes of a commit that may still take effect stay until a new epoch excludes it.
+            let upload = self.inner.own(upload).await?;
             open_blob(&self.inner, &upload, upload.length()).await?.close().await;
         }
         Ok(still_holds)

@@ -1,8 +1,9 @@
 //! State that all parts of the engine share: its ports, its settings and the local leases; and the functions
 //! that read and commit a record.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore};
@@ -16,12 +17,14 @@ use crate::disk;
 use crate::fence::Fence;
 use crate::hooks::{HookPort, IdIsTaken};
 use crate::lease::LocalLeases;
+use crate::lock::lock;
 use crate::metrics::EngineMetrics;
 use crate::peers::PeerAccess;
 use crate::settings::EngineSettings;
 use crate::writer_requests::WriterRequest;
 use domain::event::{Event, EventKind};
 use domain::id::{CommitId, InstanceId, UploadId};
+use domain::node::Lease;
 use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::time::Timestamp;
@@ -55,6 +58,8 @@ pub(super) struct Inner {
     /// Memory for bytes on their way to the storage.
     pub(super) pool: pool::Pool,
     pub(super) leases: LocalLeases<WriterRequest>,
+    /// Uploads with a commit that may still take effect, until a new epoch begins.
+    pub(super) in_doubt: Mutex<HashSet<UploadId>>,
     pub(super) bookings: Bookings,
     pub(super) bells: Arc<dyn Bells>,
     pub(super) progress: Arc<dyn LiveProgress>,
@@ -92,15 +97,39 @@ impl Inner {
     /// Returns the upload once this node holds its lease in the state. The caller holds the local lease. A
     /// lease that this node has already costs nothing; any other is taken over, unless a live node holds it.
     pub(super) async fn own(&self, upload: Upload) -> Result<Upload, EngineError> {
-        if upload.record().lease.is_of(self.node) {
+        if self.holds(&upload) {
             return Ok(upload);
         }
         // Boxed: this path is rare.
         Box::pin(self.take_over(upload)).await
     }
 
+    /// Reports whether this node may write the upload as it was found.
+    pub(super) fn holds(&self, found: &Upload) -> bool {
+        found.record().lease.is_of(self.node) && !self.is_in_doubt(found.id())
+    }
+
+    /// Reports whether a commit to the upload may still take effect although it seems not to have been made.
+    pub(super) fn is_in_doubt(&self, id: UploadId) -> bool {
+        lock(&self.in_doubt).contains(&id)
+    }
+
+    /// Acquires the lease of an upload, and returns the lease as it is then. If a commit is in doubt, a new
+    /// epoch is begun: the commit can then no longer take effect.
+    pub(super) async fn acquire(&self, found: &Upload) -> Result<Lease, EngineError> {
+        let (id, lease) = (found.id(), found.record().lease);
+        if lease.is_of(self.node) && self.is_in_doubt(id) {
+            self.nodes.release(id, lease).await?;
+        }
+        let lease = self.nodes.acquire(id, self.node).await?.ok_or(Rejection::NotFound)?;
+        if lease != found.record().lease {
+            lock(&self.in_doubt).remove(&id);
+        }
+        Ok(lease)
+    }
+
     async fn take_over(&self, found: Upload) -> Result<Upload, EngineError> {
-        let lease = self.nodes.acquire(found.id(), self.node).await?.ok_or(Rejection::NotFound)?;
+        let lease = self.acquire(&found).await?;
         if !lease.is_of(self.node) {
             return Err(EngineError::Unavailable(Unavailable::Held));
         }
@@ -159,14 +188,18 @@ impl Inner {
         Ok(committed)
     }
 
-    /// Returns the outcome of a commit. If the answer of the state was lost, the outcome is looked up.
+    /// Returns the outcome of a commit. If the answer of the state was lost, the outcome is looked up. A
+    /// commit that is not found may still take effect later: a database that waits for its standby hides it
+    /// until then.
     async fn recognised(&self, signed: CommitIdentity, outcome: state::Result<Upload>) -> state::Result<Upload> {
         match outcome {
-            // Boxed: this path is rare.
             Err(state::Error::Unanswered { .. }) => {
-                Box::pin(state::resolve_lost_answer(&*self.uploads, signed, outcome))
-                    .await
-                    .map(|found| self.extended(found))
+                // Boxed: this path is rare.
+                let resolved = Box::pin(state::resolve_lost_answer(&*self.uploads, signed, outcome)).await;
+                if resolved.is_err() {
+                    lock(&self.in_doubt).insert(signed.upload());
+                }
+                resolved.map(|found| self.extended(found))
             }
             outcome => outcome,
         }

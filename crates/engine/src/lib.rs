@@ -18,8 +18,8 @@
 //! of the bytes).
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -131,6 +131,7 @@ impl Engine {
             fence: None,
             undecided: Notify::new(),
             leases: LocalLeases::new(Arc::clone(&progress)),
+            in_doubt: Mutex::default(),
             progress,
             bookings: Bookings::default(),
             bells,

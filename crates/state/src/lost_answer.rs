@@ -20,6 +20,10 @@ pub struct CommitIdentity {
 }
 
 impl CommitIdentity {
+    pub fn upload(&self) -> UploadId {
+        self.upload
+    }
+
     /// Returns the identity of the commit that will write this upload.
     pub fn of(upload: &Upload) -> Self {
         let record = upload.record();

@@ -22,23 +22,23 @@ impl Inner {
     /// upload is taken from it, unless the request is to be rejected anyway.
     pub(crate) async fn obtain(
         &self,
-        found: Upload,
+        mut found: Upload,
         when: YieldCondition,
         rejection: Option<Rejection>,
     ) -> Result<Upload, EngineError> {
-        if found.record().lease.is_of(self.node) {
+        if self.holds(&found) {
             return Ok(found);
         }
         let id = found.id();
         let deadline = Instant::now() + self.settings.takeover_timeout;
         loop {
-            let lease = self.nodes.acquire(id, self.node).await?.ok_or(Rejection::NotFound)?;
+            let lease = self.acquire(&found).await?;
             if lease.is_of(self.node) {
                 // The previous holder may have committed until it lost the lease. Another node may have taken
                 // the upload since, and its lease must not be mistaken for this node's.
-                let upload = self.find(TenantScope::All, id).await?;
-                if upload.record().lease == lease {
-                    return Ok(upload);
+                found = self.find(TenantScope::All, id).await?;
+                if found.record().lease == lease {
+                    return Ok(found);
                 }
             }
             let (Some(peers), Some(holder)) = (&self.peers, lease.holder.filter(|holder| *holder != self.node)) else {
