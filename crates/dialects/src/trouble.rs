@@ -26,6 +26,7 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Reje
                 Unavailable::IncompleteBody => "incomplete-body",
                 Unavailable::Undecided => "application-unavailable",
                 Unavailable::DatabaseGone => "database-gone",
+                Unavailable::DatabaseUnreachable => "database-unreachable",
             };
             // An application that could not be reached is seldom back within a second.
             let after = if why == Unavailable::Undecided { 5 * soon } else { soon };

@@ -222,6 +222,8 @@ pub enum Unavailable {
          them"
     )]
     DatabaseGone,
+    #[error("the database cannot be reached at the moment")]
+    DatabaseUnreachable,
 }
 
 impl EngineError {
@@ -270,6 +272,12 @@ impl From<state::Error> for EngineError {
             state::Error::Conflict(_) => Self::Unavailable(Unavailable::Superseded),
             state::Error::NoSpace { .. } => Self::NoSpace,
             state::Error::Gone { .. } => Self::Unavailable(Unavailable::DatabaseGone),
+            state::Error::Unreachable { .. } => {
+                // The tasks that depend on the database log the outage once; there may be many requests.
+                let error = &source as &dyn Error;
+                tracing::debug!(error, "the database cannot be reached");
+                Self::Unavailable(Unavailable::DatabaseUnreachable)
+            }
             state::Error::EndpointConflict(_)
             | state::Error::TooNew { .. }
             | state::Error::Unanswered { .. }

@@ -23,6 +23,12 @@ pub(crate) enum Fault {
     Unusable(String),
     #[error("the database is closed")]
     Closed,
+    /// This server runs alone, and does not hold the lock of the database.
+    #[error(
+        "this server has lost its lock on the database; if it does not get it back, another server has used the \
+         database: stop one of the two, and restart the other"
+    )]
+    Unlocked,
     /// The response to `COMMIT` was lost, or contained a warning.
     #[error("the database did not confirm the commit")]
     Unconfirmed,
@@ -42,7 +48,7 @@ impl Fault {
     pub(crate) fn remedy(&self) -> Remedy {
         match self {
             Self::Late(_) | Self::Unconfirmed => Remedy::Reconnect,
-            Self::Unreadable(_) | Self::Unusable(_) | Self::Closed => Remedy::None,
+            Self::Unreadable(_) | Self::Unusable(_) | Self::Closed | Self::Unlocked => Remedy::None,
             Self::Database(error) => match error.code() {
                 None if error.is_closed() || is_broken(error) => Remedy::Reconnect,
                 None => Remedy::None,
@@ -58,11 +64,22 @@ impl Fault {
         matches!(self, Self::Database(error) if error.code() == Some(&SqlState::DISK_FULL))
     }
 
+    /// Reports whether the same operation may succeed later without a change to the server.
+    fn is_temporary(&self) -> bool {
+        if self.remedy() != Remedy::None || matches!(self, Self::Unlocked) {
+            return true;
+        }
+        // Classes 53 (resources) and 57 (cancelled, such as by a time limit).
+        matches!(self, Self::Database(error)
+            if error.code().is_some_and(|code| code.code().starts_with("53") || code.code().starts_with("57")))
+    }
+
     /// Converts the fault to the error for the caller.
     pub(crate) fn into_error(self, operation: &'static str) -> Error {
         match self {
             Self::Unconfirmed => Error::Unanswered { operation },
             full if full.is_full() => Error::NoSpace { operation },
+            later if later.is_temporary() => Error::Unreachable { operation, source: Box::new(Described(later)) },
             other => Error::Failed { operation, source: Box::new(Described(other)) },
         }
     }
@@ -72,6 +89,7 @@ impl Fault {
         match self {
             Self::Unconfirmed => Error::Unanswered { operation },
             full if full.is_full() => Error::NoSpace { operation },
+            later if later.is_temporary() => Error::Unreachable { operation, source: described(later).into() },
             other => Error::Failed { operation, source: described(other).into() },
         }
     }
@@ -94,11 +112,19 @@ fn described(fault: &Fault) -> String {
     match error.as_db_error() {
         Some(told) => format!("the database answered: {} (SQLSTATE {})", told.message(), told.code().code()),
         None => match std::error::Error::source(error) {
+            Some(source) if source.to_string() == NO_WRITES => {
+                "the database server is a read-only replica, or is set to read-only; configure the address of the \
+                 primary"
+                    .to_owned()
+            }
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         },
     }
 }
+
+/// What the library reports if no host accepts writes.
+const NO_WRITES: &str = "database does not allow writes";
 
 /// Reports whether the connection failed below the protocol.
 fn is_broken(error: &tokio_postgres::Error) -> bool {

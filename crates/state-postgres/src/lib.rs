@@ -7,7 +7,7 @@
 //! use one database.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -126,6 +126,7 @@ impl PostgresStore {
             position_base: AtomicI64::new(position_base),
             bell: Arc::new(Notify::new()),
             wake_others: Arc::new(Notify::new()),
+            is_unlocked: AtomicBool::new(false),
             works: AtomicU64::new(0),
             superseded: AtomicU64::new(0),
         });
@@ -135,7 +136,7 @@ impl PostgresStore {
         let readers = sessions(Purpose::Read, settings.read_connections);
         let bells = Arc::new(SharedBells::new(Arc::clone(&shared.wake_others)));
         let listening = bells::serve(connector.clone(), Arc::clone(&bells), Arc::clone(&shared.bell));
-        let keeping_up = upkeep::serve(connector.clone(), settings.alone, presence, time.clone());
+        let keeping_up = upkeep::serve(connector.clone(), settings.alone, presence, time.clone(), Arc::clone(&shared));
         let upkeep = [tokio::spawn(keeping_up), tokio::spawn(listening)];
         let upkeep = upkeep.map(|task| Upkeep(task.abort_handle()));
         let clock = time.clock();

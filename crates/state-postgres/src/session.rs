@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
+use tokio_postgres::error::Severity;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Notification, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -33,6 +34,10 @@ const MIGRATION_LIMIT: Duration = Duration::from_hours(6);
 
 /// The additional time that this program waits for a response: the server may have disappeared.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The time within which a connection must be open. The limit of one host covers the network only, and a
+/// frozen server accepts connections without ever answering.
+const OPENING_LIMIT: Duration = Duration::from_secs(10);
 
 /// The oldest supported version, in the format of `server_version_num`.
 const OLDEST: i64 = 150_000;
@@ -97,17 +102,9 @@ impl Connector {
         heard: impl FnMut(&Notification) + Send + 'static,
     ) -> Result<Session, Fault> {
         let warned = Arc::new(AtomicBool::new(false));
-        let config = self.address.config();
-        let (client, driver) = match &self.tls {
-            None => {
-                let (client, connection) = config.connect(NoTls).await?;
-                (client, tokio::spawn(drive(connection, Arc::clone(&warned), heard)).abort_handle())
-            }
-            Some(MakeRustls(tls)) => {
-                let (client, connection) = config.connect(tls.clone()).await?;
-                (client, tokio::spawn(drive(connection, Arc::clone(&warned), heard)).abort_handle())
-            }
-        };
+        let opening = self.open(Arc::clone(&warned), heard);
+        let opened = tokio::time::timeout(OPENING_LIMIT, opening).await;
+        let (client, driver) = opened.map_err(|_| Fault::Late(OPENING_LIMIT.as_secs()))??;
         let limit = match purpose {
             Purpose::Read | Purpose::Listen => READ_LIMIT,
             Purpose::Write => WRITE_LIMIT,
@@ -124,6 +121,24 @@ impl Connector {
         let (system, timeline) = session.set_up(purpose, self.durability).await?;
         self.lineage.accept(system, timeline)?;
         Ok(session)
+    }
+
+    async fn open(
+        &self,
+        warned: Arc<AtomicBool>,
+        heard: impl FnMut(&Notification) + Send + 'static,
+    ) -> Result<(Client, AbortHandle), Fault> {
+        let config = self.address.config();
+        Ok(match &self.tls {
+            None => {
+                let (client, connection) = config.connect(NoTls).await?;
+                (client, tokio::spawn(drive(connection, warned, heard)).abort_handle())
+            }
+            Some(MakeRustls(tls)) => {
+                let (client, connection) = config.connect(tls.clone()).await?;
+                (client, tokio::spawn(drive(connection, warned, heard)).abort_handle())
+            }
+        })
     }
 }
 
@@ -227,6 +242,8 @@ impl Session {
                  CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END,
                  set_config('statement_timeout', '{limit_ms}', false), set_config('lock_timeout', '2000', false),
                  set_config('idle_in_transaction_session_timeout', '10000', false),
+                 set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '1', false),
+                 set_config('tcp_keepalives_count', '3', false),
                  set_config('client_min_messages', 'warning', false),
                  set_config('default_transaction_isolation', 'read committed', false),
                  set_config('default_transaction_read_only', '{reading}', false),
@@ -300,11 +317,10 @@ impl Session {
                 self.is_in_transaction.store(false, Ordering::Release);
                 Ok(())
             }
-            // The server reports that it has not committed.
+            // The server reports that it has not committed. After a more severe error it may find the commit in
+            // its log when it starts again.
             Err(Fault::Database(error))
-                if error
-                    .code()
-                    .is_some_and(|code| !code.code().starts_with("08") && !code.code().starts_with("57P")) =>
+                if error.as_db_error().is_some_and(|told| told.parsed_severity() == Some(Severity::Error)) =>
             {
                 self.is_in_transaction.store(false, Ordering::Release);
                 Err(Fault::Database(error))

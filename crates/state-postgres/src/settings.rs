@@ -85,6 +85,10 @@ impl DatabaseUrl {
             return Err(BadDatabaseUrl("it must begin with postgres://".to_owned()));
         }
         let (address, options) = url.split_once('?').unwrap_or((url, ""));
+        // The rest of a password must not be reported as an unknown option.
+        if options.contains('@') && !address.contains('@') {
+            return Err(BadDatabaseUrl("a ? in its password must be written as %3F".to_owned()));
+        }
         let (mut ssl_mode, mut authorities, mut passed_on) = (None, None, Vec::new());
         for option in options.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
@@ -249,6 +253,7 @@ mod tests {
             ("postgres://u@h/d?pool_size=3", "pool_size"),
             ("postgres://h/d", "user"),
             ("postgres://u@h:port/d", "port"),
+            ("postgres://u:half?other@h/d", "%3F"),
         ] {
             let error = DatabaseUrl::parse(url, None).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");

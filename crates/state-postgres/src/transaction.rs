@@ -14,7 +14,7 @@
 //! 3. rows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 use tokio_postgres::Row;
@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) bell: Arc<Notify>,
     /// Rings when other nodes must be notified.
     pub(crate) wake_others: Arc<Notify>,
+    /// True while this server runs alone and does not hold the lock of the database.
+    pub(crate) is_unlocked: AtomicBool,
     /// The number of items of work committed.
     pub(crate) works: AtomicU64,
     /// The number of progress deliveries dropped.
@@ -95,6 +97,9 @@ const LANES_LOCK: i64 = 0x4c6f_6e68_0000_0000;
 impl<'s> Transaction<'s> {
     /// Begins a transaction on a session.
     pub(crate) async fn begin(session: &'s Session, shared: &'s Shared) -> std::result::Result<Self, Fault> {
+        if shared.is_unlocked.load(Ordering::Acquire) {
+            return Err(Fault::Unlocked);
+        }
         session.begin().await?;
         Ok(Self {
             session,

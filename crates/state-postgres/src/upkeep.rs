@@ -4,6 +4,8 @@
 //! A store that runs alone holds the lock exclusively, so that a second server that uses the same database by
 //! mistake does not start. Stores of one cluster share the lock. The lock is released with its connection.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clock::{MEASURE_EVERY, ServerTime};
@@ -11,7 +13,7 @@ use crate::days;
 use crate::fault::Fault;
 use crate::params::params;
 use crate::session::{Connector, Purpose, Session};
-use crate::transaction::one;
+use crate::transaction::{Shared, one};
 
 /// The advisory lock of an open store.
 const OPEN_LOCK: i64 = 0x4c6f_6e64_0000_0000;
@@ -49,17 +51,34 @@ async fn lock(session: &Session, alone: bool) -> Result<bool, Fault> {
 }
 
 /// Runs until it is aborted.
-pub(crate) async fn serve(connector: Connector, alone: bool, first: Session, time: ServerTime) {
+///
+/// A server that runs alone writes nothing while it does not hold the lock. If another server has used the
+/// database in the meantime, it has ended the leases of this one, which then writes nothing until it is
+/// restarted.
+pub(crate) async fn serve(connector: Connector, alone: bool, first: Session, time: ServerTime, shared: Arc<Shared>) {
     let mut session = Some(first);
     let mut made_days_at = Instant::now();
+    let mut known_nodes = None;
+    let mut reported = String::new();
     loop {
-        tokio::time::sleep(MEASURE_EVERY).await;
+        rest(session.as_ref()).await;
         let kept_up = async {
             let session = match &session {
                 Some(usable) if usable.is_usable() => usable,
-                Some(_) | None => session.insert(begin(&connector, alone).await?),
+                Some(_) | None => {
+                    shared.is_unlocked.store(alone, Ordering::Release);
+                    let new = begin(&connector, alone).await?;
+                    if alone && known_nodes.is_some() && known_nodes != nodes(&new).await? {
+                        return Err(Fault::Unlocked);
+                    }
+                    shared.is_unlocked.store(false, Ordering::Release);
+                    session.insert(new)
+                }
             };
             time.measure(session).await?;
+            if alone {
+                known_nodes = nodes(session).await?;
+            }
             if made_days_at.elapsed() >= MAKE_DAYS_EVERY {
                 days::make_ahead(session, time.now()).await?;
                 let dropped = days::drop_empty(session, time.now()).await?;
@@ -70,12 +89,37 @@ pub(crate) async fn serve(connector: Connector, alone: bool, first: Session, tim
             }
             Ok::<_, Fault>(())
         };
-        if let Err(fault) = kept_up.await {
-            tracing::warn!(
-                error = &fault as &dyn std::error::Error,
-                "could not measure the time of the database server"
+        let kept_up = kept_up.await;
+        let Err(fault) = kept_up else {
+            reported.clear();
+            continue;
+        };
+        session = None;
+        if matches!(fault, Fault::Unlocked) {
+            tracing::error!(
+                "another server has used this database; this server changes nothing any more until it is restarted"
             );
-            session = None;
+            return;
+        }
+        if reported != fault.to_string() {
+            reported = fault.to_string();
+            let error = &fault as &dyn std::error::Error;
+            tracing::warn!(error, "could not keep the lock of the database, or measure its time; will retry");
         }
     }
+}
+
+/// Waits for the next measurement, or until the session has broken.
+async fn rest(session: Option<&Session>) {
+    let began = Instant::now();
+    tokio::time::sleep(TRY_AGAIN).await;
+    while session.is_some_and(Session::is_usable) && began.elapsed() < MEASURE_EVERY {
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}
+
+/// Returns the identifiers of the registered nodes, or `None` if there is none.
+async fn nodes(session: &Session) -> Result<Option<String>, Fault> {
+    let sql = "SELECT string_agg(instance::text, ' ' ORDER BY instance) FROM nodes";
+    Ok(one(&session.query(sql, &[]).await?)?.try_get(0)?)
 }

@@ -72,6 +72,13 @@ pub enum Error {
     /// No disk space for the commit. The condition may be temporary.
     #[error("no space left to {operation}")]
     NoSpace { operation: &'static str },
+    /// The database cannot be reached, or has no capacity at the moment. Nothing was written.
+    #[error("could not {operation}")]
+    Unreachable {
+        operation: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("could not {operation}")]
     Failed {
         /// The failed operation as a verb phrase: `commit an upload`.

@@ -68,6 +68,46 @@ async fn a_store_that_is_alone_shares_with_nobody() {
     second.check().await.unwrap();
 }
 
+/// The advisory lock of an open store.
+const LOCK: i64 = 0x4c6f_6e64_0000_0000;
+
+/// A server that runs alone and loses its lock writes nothing until it has it back, and never again if
+/// another server has used the database in between.
+#[tokio::test]
+async fn a_store_that_is_alone_writes_nothing_without_its_lock() {
+    let place = Database::new();
+    let store = PostgresStore::open(PostgresSettings { alone: true, ..place.settings() }, bodies()).await.unwrap();
+    let other = place.connect().await;
+    let register = |node: u8| {
+        format!(
+            "DELETE FROM nodes; INSERT INTO nodes (instance, name, role, version, draining)
+             VALUES ('00000000-0000-0000-0000-{node:012}', 'node', 'all', '1', false)"
+        )
+    };
+    other.batch_execute(&register(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    for is_used in [false, true] {
+        let take = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                 AND classid = {} AND objid = 0;
+             SELECT pg_advisory_lock({LOCK})",
+            LOCK >> 32
+        );
+        other.batch_execute(&take).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(matches!(store.check().await, Err(Error::Unreachable { .. })));
+        let insert = store.insert(state::conformance::change_of(new_upload(1))).await;
+        assert!(matches!(insert, Err(Error::Unreachable { .. })), "{insert:?}");
+        if is_used {
+            other.batch_execute(&register(2)).await.unwrap();
+        }
+        other.batch_execute(&format!("SELECT pg_advisory_unlock({LOCK})")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(store.check().await.is_err(), is_used);
+    }
+}
+
 /// A server with an untrusted certificate, or one for another name, is rejected.
 #[tokio::test]
 async fn a_certificate_is_verified() {
