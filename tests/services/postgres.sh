@@ -9,8 +9,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-readonly PLACE=$PWD/target/test-postgres/$$
-
 bin() {
   local found
   found=${PGBIN:-$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -1)}
@@ -30,9 +28,12 @@ stop() {
 
 BIN=$(bin)
 readonly BIN
-mkdir -p "$PLACE"
+# Outside the clone, whose parent folders the owner of the server may not be allowed to enter.
+PLACE=$(mktemp -d -t longshore-postgres-XXXXXX)
+readonly PLACE
 if [[ $(id -u) -eq 0 ]]; then chown postgres "$PLACE"; fi
 trap stop EXIT
+trap 'kill "${child:-}" 2>/dev/null || true; exit 143' TERM INT HUP
 cd "$PLACE"
 as_owner "$BIN/initdb" -D "$PLACE/data" -U postgres --auth=trust --no-locale -E UTF8 --no-sync >"$PLACE/initdb.log" 2>&1 || {
   cat "$PLACE/initdb.log" >&2
@@ -73,8 +74,10 @@ as_owner "$BIN/pg_ctl" -D "$PLACE/data" -l "$PLACE/server.log" -w -t 30 start >/
 export TEST_POSTGRES_URL=postgres://postgres@127.0.0.1:$port/postgres
 export TEST_POSTGRES_LOG=$PLACE/server.log
 cd - >/dev/null
-if [[ $# -gt 0 ]]; then
-  "$@"
-else
-  cargo test --locked --package longshore-state-postgres --features postgres-tests --test postgres
+if [[ $# -eq 0 ]]; then
+  set -- cargo test --locked --package longshore-state-postgres --features postgres-tests --test postgres
 fi
+# In the background, so that a signal is handled at once.
+"$@" &
+child=$!
+wait "$child"
