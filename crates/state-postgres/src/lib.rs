@@ -3,7 +3,7 @@
 //! Uploads are committed in groups (see `writer`). Every other change has a separate transaction (see
 //! `transaction`), and reads have separate connections. When a commit returns, it is on the server's stable
 //! storage, unless the durability is relaxed, and every read that starts afterwards sees it. If the response
-//! to a commit is lost, the caller gets [`Error::Unanswered`](state::Error::Unanswered). Several nodes may
+//! to a commit is lost, the caller gets [`Error::Unanswered`]. Several nodes may
 //! use one database.
 
 use std::sync::Arc;

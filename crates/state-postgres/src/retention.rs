@@ -2,7 +2,7 @@
 //!
 //! A reader finds the rows to remove, so that the search never blocks writes: it walks deliveries, events and
 //! ended uploads from the oldest on, skips rows that must be kept, and examines a bounded number of rows at a
-//! time. [`prune`](crate::prune) checks the rows again and removes them. An event and its deliveries are
+//! time. [`prune`](mod@crate::prune) checks the rows again and removes them. An event and its deliveries are
 //! removed together, so that a replay of missed events does not mistake removed deliveries for missed ones.
 
 use std::collections::BTreeSet;
