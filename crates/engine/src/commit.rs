@@ -108,6 +108,7 @@ pub(super) enum WriterWakeup {
 impl Committer {
     pub(super) fn new(inner: Arc<Inner>, held: LeaseGuard<WriterRequest>, upload: Upload) -> Self {
         held.progress.accept(upload.received_bytes());
+        held.publish_progress();
         let meter = RateMeter::start(upload.received_bytes());
         let declared = PendingDeclarations::default();
         Self { inner, held, upload, declared, blob: None, base: 0, pending: None, meter, inspectors: Vec::new() }

@@ -96,7 +96,6 @@ impl<O> LocalLeases<O> {
         let (requests, received_requests) = mpsc::channel(MAX_QUEUED_REQUESTS);
         let holder = LeaseHolder { requests, progress: Arc::default(), ended: CancellationToken::new() };
         leases.insert(id, holder.clone());
-        self.published.publish(id, counters(&holder.progress));
         Some(LeaseGuard {
             id,
             leases: Arc::clone(&self.holders),
@@ -142,6 +141,12 @@ impl<O> LeaseHolder<O> {
 }
 
 impl<O> LeaseGuard<O> {
+    /// Publishes the progress of a writer until the lease is released. Other holders of a lease, such as the
+    /// sweeper, have no progress.
+    pub(super) fn publish_progress(&self) {
+        self.published.publish(self.id, counters(&self.progress));
+    }
+
     /// Keeps the lease for the next request, without counting as a writer. Returns false if [`MAX_PARKED`]
     /// leases are parked.
     pub(super) fn park(&self) -> bool {
@@ -179,6 +184,20 @@ mod tests {
     use super::*;
     use domain::time::Timestamp;
     use state::LocalProgress;
+
+    #[tokio::test]
+    async fn only_a_writer_has_progress() {
+        let id = UploadId::new(Timestamp::from_unix_ms(1), [3; 10]);
+        let published = Arc::new(LocalProgress::default());
+        let leases = LocalLeases::<()>::new(Arc::<LocalProgress>::clone(&published));
+        let held = leases.try_take(id).unwrap();
+        assert_eq!(published.of(&[id]).await, [None]);
+        held.progress.accept(7);
+        held.publish_progress();
+        assert_eq!(published.of(&[id]).await[0].map(|reading| reading.received_bytes), Some(7));
+        drop(held);
+        assert_eq!(published.of(&[id]).await, [None]);
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn an_order_to_a_writer_that_is_just_leaving_is_not_waited_for_for_ever() {

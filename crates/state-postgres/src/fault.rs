@@ -123,7 +123,7 @@ fn described(fault: &Fault) -> String {
     }
 }
 
-/// What the library reports if no host accepts writes.
+/// The error of the library if no host accepts writes.
 const NO_WRITES: &str = "database does not allow writes";
 
 /// Reports whether the connection failed below the protocol.

@@ -317,8 +317,8 @@ impl Session {
                 self.is_in_transaction.store(false, Ordering::Release);
                 Ok(())
             }
-            // The server reports that it has not committed. After a more severe error it may find the commit in
-            // its log when it starts again.
+            // The server reports that it has not committed. After a more severe error it may find the commit
+            // in its log when it starts again.
             Err(Fault::Database(error))
                 if error.as_db_error().is_some_and(|told| told.parsed_severity() == Some(Severity::Error)) =>
             {

@@ -157,7 +157,7 @@ async fn lost_bytes_are_never_replaced_by_a_hole() {
     fs::remove_file(it.part()).unwrap();
     let error = it.store.open(&key(), EPOCH, Some(&token), None).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
-    assert!(error.source.to_string().contains("is gone"), "{}", error.source);
+    assert!(error.source.to_string().ends_with("with 5000 durable bytes is missing"), "{}", error.source);
     assert!(!it.part().exists());
 }
 
