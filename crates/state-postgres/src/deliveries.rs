@@ -3,13 +3,13 @@
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
+use state_rows::listing::passes_tenants;
 use state_rows::{AttemptRow, DeliveryRow, Row as _};
 use tokio_postgres::Row;
 
 use crate::PostgresStore;
 use crate::bucket::{bucket_of, first_id_of};
 use crate::fault::Fault;
-use crate::listing::passes_tenants;
 use crate::query::{AFTER_ALL, Query};
 use crate::replay::ReplayDelivery;
 use crate::rows::Columns;

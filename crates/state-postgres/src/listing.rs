@@ -3,7 +3,7 @@
 //! Every list walks one index backwards from its cursor and stops when the page is full. The index holds the
 //! identifiers of all uploads, of those with a pair of metadata, or of each requested stage or type of
 //! content. All other conditions are checked for each upload on the way. If there are several conditions, the
-//! index of the rarest one is walked. A walk also stops after [`MOST_WALKED`] uploads; the page then has a
+//! index of the rarest one is walked. A walk also stops after [`MAX_SCANNED`] uploads; the page then has a
 //! cursor although it is not full.
 
 use std::collections::BTreeSet;
@@ -17,20 +17,11 @@ use crate::query::{AFTER_ALL, Query};
 use crate::rows::{self, Columns, UPLOAD_COLUMNS};
 use domain::id::{ID_SLACK, UploadId};
 use domain::policy::TypePattern;
-use domain::principal::{TenantId, TenantScope};
-use domain::query::{NumberBounds, UploadPage, UploadQuery};
+use domain::principal::TenantScope;
+use domain::query::{UploadPage, UploadQuery};
 use domain::stage::Stage;
 use state::Result;
-
-/// The number of uploads above which a condition counts as common; exact numbers beyond it are not
-/// determined.
-const COMMON: u32 = 1_000;
-
-/// The maximum number of types that are walked. The server recognizes fewer.
-const MOST_TYPES: usize = 128;
-
-/// The maximum number of uploads that one query examines, including those that do not match.
-const MOST_WALKED: u32 = 5_000;
+use state_rows::listing::{COMMON, MAX_SCANNED, MOST_TYPES, UploadRoute, share_of_type};
 
 const OPERATION: &str = "list uploads";
 
@@ -48,23 +39,23 @@ impl PostgresStore {
         }
         query.types = types;
         let route = self.route(&query).await?;
-        let last = if is_walk(scope, &query, route) { self.last_of_walk(&query, route).await? } else { None };
+        let last = if route.is_walk(scope, &query) { self.last_of_walk(&query, route).await? } else { None };
         let mut sql = Query::new(&SELECT);
         match route {
-            Route::All => walk_uploads(&mut sql, scope, &query, Arm::All, last),
-            Route::Stages => {
+            UploadRoute::All => walk_uploads(&mut sql, scope, &query, Arm::All, last),
+            UploadRoute::Stages => {
                 for (place, stage) in query.stages.iter().enumerate() {
                     sql.push(if place == 0 { "" } else { " UNION ALL " });
                     walk_uploads(&mut sql, scope, &query, Arm::Stage(*stage), last);
                 }
             }
-            Route::Types => {
+            UploadRoute::Types => {
                 for (place, content_type) in query.types.iter().enumerate() {
                     sql.push(if place == 0 { "" } else { " UNION ALL " });
                     walk_uploads(&mut sql, scope, &query, Arm::Type(content_type.as_str()), last);
                 }
             }
-            Route::Pair(place) => walk_pair(&mut sql, scope, &query, place, last),
+            UploadRoute::Pair(place) => walk_pair(&mut sql, scope, &query, place, last),
         }
         sql.push(") AS walked ORDER BY id DESC LIMIT ").bind(query.limit);
         sql.push(") AS page JOIN uploads USING (id, bucket) JOIN upload_progress USING (id, bucket) ORDER BY id DESC");
@@ -102,7 +93,7 @@ impl PostgresStore {
     }
 
     /// Returns the end of a walk that is too long for one query: the last upload it examines.
-    async fn last_of_walk(&self, query: &UploadQuery, route: Route) -> Result<Option<UploadId>> {
+    async fn last_of_walk(&self, query: &UploadQuery, route: UploadRoute) -> Result<Option<UploadId>> {
         let first = first_behind(query);
         let mut last = None;
         let mut look = async |sql: &Query| -> Result<()> {
@@ -118,24 +109,22 @@ impl PostgresStore {
             sql.push(" LIMIT 1 OFFSET ").bind(most - 1);
         };
         match route {
-            Route::All => {
+            UploadRoute::All => {
                 let mut sql = Query::new("SELECT id FROM uploads WHERE id < ");
                 sql.bind(first).push(" ORDER BY id DESC");
-                end(&mut sql, MOST_WALKED);
+                end(&mut sql, MAX_SCANNED);
                 look(&sql).await?;
             }
-            Route::Stages => {
+            UploadRoute::Stages => {
                 for stage in &query.stages {
                     let mut sql = Query::new("SELECT id FROM uploads WHERE stage = ");
                     sql.bind(stage.name()).push(" AND id < ").bind(first).push(" ORDER BY id DESC");
-                    end(&mut sql, MOST_WALKED);
+                    end(&mut sql, MAX_SCANNED);
                     look(&sql).await?;
                 }
             }
-            Route::Types => {
-                // Several types are walked in parallel; in total they examine no more uploads than a single
-                // type would.
-                let share = MOST_WALKED.div_ceil(u32::try_from(query.types.len()).unwrap_or(MOST_WALKED).max(1));
+            UploadRoute::Types => {
+                let share = share_of_type(query);
                 for content_type in &query.types {
                     let mut sql = Query::new("SELECT id FROM uploads WHERE content_type = ");
                     sql.bind(content_type.as_str().to_owned()).push(" AND id < ").bind(first);
@@ -144,12 +133,12 @@ impl PostgresStore {
                     look(&sql).await?;
                 }
             }
-            Route::Pair(place) => {
+            UploadRoute::Pair(place) => {
                 let (key, value) = query.metadata[place].clone();
                 let mut sql = Query::new("SELECT upload_id FROM upload_metadata WHERE key = ");
                 sql.bind(key).push(" AND value = ").bind(value).push(" AND upload_id < ").bind(first);
                 sql.push(" ORDER BY upload_id DESC");
-                end(&mut sql, MOST_WALKED);
+                end(&mut sql, MAX_SCANNED);
                 look(&sql).await?;
             }
         }
@@ -159,18 +148,12 @@ impl PostgresStore {
         Ok(last.filter(is_wanted))
     }
 
-    async fn route(&self, query: &UploadQuery) -> Result<Route> {
-        let mut routes: Vec<_> = (0..query.metadata.len()).map(Route::Pair).collect();
-        if !query.stages.is_empty() {
-            routes.push(Route::Stages);
-        }
-        if !query.types.is_empty() {
-            routes.push(Route::Types);
-        }
+    async fn route(&self, query: &UploadQuery) -> Result<UploadRoute> {
+        let mut routes = UploadRoute::candidates(query);
         if let [] | [_] = routes.as_slice() {
-            return Ok(routes.pop().unwrap_or(Route::All));
+            return Ok(routes.pop().unwrap_or(UploadRoute::All));
         }
-        let mut best = (u32::MAX, Route::All);
+        let mut best = (u32::MAX, UploadRoute::All);
         for route in routes {
             let uploads = self.count_up_to_common(query, route).await?;
             if uploads < best.0 {
@@ -180,7 +163,7 @@ impl PostgresStore {
         Ok(best.1)
     }
 
-    async fn count_up_to_common(&self, query: &UploadQuery, route: Route) -> Result<u32> {
+    async fn count_up_to_common(&self, query: &UploadQuery, route: UploadRoute) -> Result<u32> {
         let mut count = 0;
         let mut add = async |sql: &mut Query| -> Result<()> {
             sql.push(" LIMIT ").bind(COMMON).push(") AS counted");
@@ -193,21 +176,21 @@ impl PostgresStore {
             Ok(())
         };
         match route {
-            Route::All => return Ok(u32::MAX),
-            Route::Pair(place) => {
+            UploadRoute::All => return Ok(u32::MAX),
+            UploadRoute::Pair(place) => {
                 let (key, value) = query.metadata[place].clone();
                 let mut sql = Query::new("SELECT count(*) FROM (SELECT 1 FROM upload_metadata WHERE key = ");
                 sql.bind(key).push(" AND value = ").bind(value);
                 add(&mut sql).await?;
             }
-            Route::Stages => {
+            UploadRoute::Stages => {
                 for stage in &query.stages {
                     let mut sql = Query::new("SELECT count(*) FROM (SELECT 1 FROM uploads WHERE stage = ");
                     sql.bind(stage.name());
                     add(&mut sql).await?;
                 }
             }
-            Route::Types => {
+            UploadRoute::Types => {
                 for content_type in &query.types {
                     let mut sql = Query::new("SELECT count(*) FROM (SELECT 1 FROM uploads WHERE content_type = ");
                     sql.bind(content_type.as_str().to_owned());
@@ -219,40 +202,10 @@ impl PostgresStore {
     }
 }
 
-/// Reports whether a walk in a scope may pass many rows of other tenants. As long as no other tenants can be
-/// created, the default tenant owns all rows, and finding the end of its walks would be wasted work.
-pub(crate) fn passes_tenants(scope: TenantScope) -> bool {
-    !matches!(scope, TenantScope::All | TenantScope::One(TenantId::DEFAULT))
-}
-
-/// Reports whether the walk may pass uploads that do not match or belong to other tenants.
-fn is_walk(scope: TenantScope, query: &UploadQuery, route: Route) -> bool {
-    let (has_stages, has_types) = (!query.stages.is_empty(), !query.types.is_empty());
-    let has_others = match route {
-        Route::Pair(_) => query.metadata.len() > 1 || has_stages || has_types,
-        Route::Stages => !query.metadata.is_empty() || has_types,
-        Route::Types => !query.metadata.is_empty() || has_stages,
-        Route::All => !query.metadata.is_empty(),
-    };
-    let is_bounded =
-        [query.width, query.height, query.duration_ms].into_iter().any(|bounds| bounds != NumberBounds::OPEN);
-    passes_tenants(scope) || has_others || is_bounded || query.created_from.is_some() || query.created_before.is_some()
-}
-
 /// Returns the exclusive upper bound of the listed identifiers.
 fn first_behind(query: &UploadQuery) -> [u8; 16] {
     let cursor = query.before.map_or(AFTER_ALL, |before| *before.as_bytes());
     query.created_before.map_or(cursor, |before| first_id_of(before.plus(ID_SLACK)).min(cursor))
-}
-
-/// The index to walk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
-    All,
-    Stages,
-    Types,
-    /// The metadata pair at this position of the query.
-    Pair(usize),
 }
 
 /// The index that one arm of the walk follows.

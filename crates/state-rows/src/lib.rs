@@ -2,7 +2,7 @@
 //!
 //! Owns, for each table, its name, its columns in one order, and the domain value in each column (`table`);
 //! the conversions between domain types and cells (`cell`, `fields`); and the statements that follow from a
-//! description ([`sql`]). An adapter binds [`Cell`]s to its driver, provides columns as a [`Source`], and
+//! description ([`sql`]); and the plan of a list of uploads ([`listing`]). An adapter binds [`Cell`]s to its driver, provides columns as a [`Source`], and
 //! defines all its other statements.
 //!
 //! Promises: a row written by a description reads back equal; any other value is an error of its column,
@@ -17,6 +17,7 @@ mod endpoints;
 mod events;
 mod fields;
 mod hook_calls;
+pub mod listing;
 mod replays;
 pub mod sql;
 mod stored_facts;

@@ -15,20 +15,11 @@ use crate::rows::UPLOAD_COLUMNS;
 use crate::{SqliteStore, rows};
 use domain::id::{ID_SLACK, UploadId};
 use domain::policy::TypePattern;
-use domain::principal::{TenantId, TenantScope};
-use domain::query::{NumberBounds, UploadPage, UploadQuery};
+use domain::principal::TenantScope;
+use domain::query::{UploadPage, UploadQuery};
 use domain::stage::Stage;
 use state::Result;
-
-/// The number of uploads above which a condition counts as common; exact numbers beyond it are not
-/// determined.
-const COMMON: u32 = 1_000;
-
-/// The maximum number of types that are walked. The server recognizes fewer.
-const MOST_TYPES: usize = 128;
-
-/// The maximum number of uploads that one query examines, including those that do not match.
-pub(super) const MAX_SCANNED: u32 = 5_000;
+use state_rows::listing::{COMMON, MAX_SCANNED, MOST_TYPES, UploadRoute, share_of_type};
 
 impl SqliteStore {
     pub(super) async fn read_list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage> {
@@ -48,7 +39,7 @@ fn list(connection: &Connection, scope: TenantScope, mut query: UploadQuery) -> 
     let mut sql = SqlQuery::new("SELECT ");
     sql.push(&UPLOAD_COLUMNS).push(" FROM uploads JOIN upload_origins USING (id) WHERE id IN (");
     let route = route(connection, &query)?;
-    let last = if is_walk(scope, &query, route) { last_of_walk(connection, &query, route)? } else { None };
+    let last = if route.is_walk(scope, &query) { last_of_walk(connection, &query, route)? } else { None };
     match route {
         UploadRoute::All => scan_uploads(&mut sql, scope, &query, ScanArm::All, last),
         UploadRoute::Stages => {
@@ -97,26 +88,6 @@ fn types_of(connection: &Connection, patterns: &[TypePattern]) -> rusqlite::Resu
     Ok(found.iter().filter_map(|content_type| TypePattern::new(content_type)).collect())
 }
 
-/// Reports whether a walk in a scope may pass many rows of other tenants. As long as no other tenants can be
-/// created, the default tenant owns all rows, and finding the end of its walks would be wasted work.
-pub(crate) fn passes_tenants(scope: TenantScope) -> bool {
-    !matches!(scope, TenantScope::All | TenantScope::One(TenantId::DEFAULT))
-}
-
-/// Reports whether the walk may pass uploads that do not match or belong to other tenants.
-fn is_walk(scope: TenantScope, query: &UploadQuery, route: UploadRoute) -> bool {
-    let (has_stages, has_types) = (!query.stages.is_empty(), !query.types.is_empty());
-    let has_others = match route {
-        UploadRoute::Pair(_) => query.metadata.len() > 1 || has_stages || has_types,
-        UploadRoute::Stages => !query.metadata.is_empty() || has_types,
-        UploadRoute::Types => !query.metadata.is_empty() || has_stages,
-        UploadRoute::All => !query.metadata.is_empty(),
-    };
-    let is_bounded =
-        [query.width, query.height, query.duration_ms].into_iter().any(|bounds| bounds != NumberBounds::OPEN);
-    passes_tenants(scope) || has_others || is_bounded || query.created_from.is_some() || query.created_before.is_some()
-}
-
 /// Returns the end of a walk that is too long for one query: the last upload it examines.
 fn last_of_walk(
     connection: &Connection,
@@ -147,9 +118,7 @@ fn last_of_walk(
                  WHERE facts IS NOT NULL AND facts ->> '$.content_type' = ?1 AND id < ?2
                  ORDER BY id DESC LIMIT 1 OFFSET ?3 - 1",
             )?;
-            // Several types are walked in parallel; in total they examine no more uploads than a single type
-            // would.
-            let share = MAX_SCANNED.div_ceil(u32::try_from(query.types.len()).unwrap_or(MAX_SCANNED).max(1));
+            let share = share_of_type(query);
             let mut last = None;
             for content_type in &query.types {
                 last = last.max(statement.query_one(params![content_type.as_str(), first, share], id).optional()?);
@@ -179,24 +148,8 @@ fn upper_bound(query: &UploadQuery) -> Vec<u8> {
     query.created_before.map_or(cursor.clone(), |before| first_id_of(before.plus(ID_SLACK)).min(cursor))
 }
 
-/// The index to walk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum UploadRoute {
-    All,
-    Stages,
-    Types,
-    /// The metadata pair at this position of the query.
-    Pair(usize),
-}
-
 fn route(connection: &Connection, query: &UploadQuery) -> rusqlite::Result<UploadRoute> {
-    let mut routes: Vec<_> = (0..query.metadata.len()).map(UploadRoute::Pair).collect();
-    if !query.stages.is_empty() {
-        routes.push(UploadRoute::Stages);
-    }
-    if !query.types.is_empty() {
-        routes.push(UploadRoute::Types);
-    }
+    let mut routes = UploadRoute::candidates(query);
     if let [] | [_] = routes.as_slice() {
         return Ok(routes.pop().unwrap_or(UploadRoute::All));
     }
@@ -337,6 +290,8 @@ mod tests {
     use super::*;
     use crate::SqliteSettings;
     use domain::metadata::Metadata;
+    use domain::principal::TenantId;
+    use domain::query::NumberBounds;
     use domain::time::Timestamp;
     use domain::upload::{NewUpload, Upload};
     use state::conformance::{NOW, asked, bodies, change_of};

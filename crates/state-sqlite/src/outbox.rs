@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
+use state_rows::listing::passes_tenants;
 use state_rows::{AttemptRow, DeliveryRow, Row as _, sql};
 use tokio::sync::Notify;
 
 use crate::attempts::Settle;
 use crate::claims::{ClaimDue, TestEndpoint};
 use crate::endpoints::{CancelBacklog, OpenFor, PutEndpoint, RemoveEndpoint};
-use crate::listing::passes_tenants;
 use crate::notices::Announce;
 use crate::query::{AFTER_ALL, SqlQuery, first_id_of, tenants};
 use crate::replay::{AdvanceReplay, BeginReplay, CancelReplay, ReplayDelivery};
