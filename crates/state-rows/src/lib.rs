@@ -1,9 +1,9 @@
 //! The rows of the state's tables, described once for every SQL database.
 //!
 //! Owns, for each table, its name, its columns in one order, and the domain value in each column (`table`);
-//! the conversions between domain types and cells (`cell`, `fields`); and the statements that follow from a
-//! description ([`sql`]); and the plan of a list of uploads ([`listing`]). An adapter binds [`Cell`]s to its driver, provides columns as a [`Source`], and
-//! defines all its other statements.
+//! the conversions between domain types and cells (`cell`, `fields`); the statements that follow from a
+//! description ([`sql`]); and the plan of a list of uploads ([`listing`]). An adapter binds [`Cell`]s to its
+//! driver, provides columns as a [`Source`], and defines all its other statements.
 //!
 //! Promises: a row written by a description reads back equal; any other value is an error of its column,
 //! never a guess. To add a column: a migration in each adapter, one line in the table's description, and the
