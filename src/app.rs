@@ -1,16 +1,21 @@
 //! The composition root: takes a configuration and starts a server. The only place that selects backends; it
 //! decides nothing else.
 
+mod background;
 pub mod data_folder;
 mod database;
 mod descriptors;
 mod hooks;
 mod keys;
 mod listeners;
+mod membership;
 mod memory;
 mod metrics;
+pub mod migration;
+pub mod moving;
 mod node;
 mod permissions;
+mod postgres_metrics;
 mod process;
 mod stores;
 mod threads;
@@ -26,20 +31,23 @@ use pool::Pool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::background::Background;
 use crate::app::data_folder::DataFolder;
 use crate::app::database::Database;
 use crate::app::listeners::Listeners;
+use crate::app::membership::Registration;
 use crate::app::threads::UploadThreads;
 use crate::config;
 use crate::config::Config;
+use cluster::{Drain, NodeDirectory};
 use domain::endpoint::EndpointTerms;
-use domain::id::InstanceId;
+use domain::node::NodeRole;
 use domain::time::Timestamp;
 use engine::Engine;
 use keyring::StageTokens;
 use outbound::address::EgressRules;
 use outbound::keys::{SigningKey, SigningKeys};
-use state::{LocalProgress, Membership};
+use state::LocalProgress;
 use storage::local::LocalStoreResources;
 
 pub use permissions::restrict_new_files;
@@ -50,7 +58,9 @@ pub struct RunningServer {
     endpoints: Vec<String>,
     listeners: Listeners,
     engine: Engine,
-    node: InstanceId,
+    registration: Registration,
+    drain: Drain,
+    background: Background,
     database: Database,
     sending: tokio::task::JoinHandle<()>,
     stop_sending: CancellationToken,
@@ -86,7 +96,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     memory::MemoryBudgets::of(&config).log(memory_limit);
     let answer_memory = Pool::new(config.limits.answer_memory_bytes);
     let data_dir = &config.server.data_dir;
-    let folder = DataFolder::take(data_dir)?;
+    let folder = DataFolder::take(data_dir, config.storage.local.access)?;
     let resources = LocalStoreResources {
         direct_files: fitted.direct_files,
         keep_free_bytes: config.engine.space.min_free_bytes,
@@ -97,27 +107,27 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
     let server_keys = keys::open(&config.auth, data_dir)?;
     let database = Database::open(&config, data_dir).await?;
     let clock = database.clock();
-    let node = node::begin(&config.server, clock.now());
-    tracing::info!(node = %node.name, instance = %node.instance, "started a node");
-    // This process owns the folder, and the database is its alone.
-    database
-        .nodes()
-        .join(&node, Membership::Alone, None)
-        .await
-        .context("could not register this node in the database")?;
+    let node = node::begin(&config, clock.now());
+    let mut registration = Registration::begin(&config, &server_keys, &database, node).await?;
+    let node = registration.node.instance;
 
     let outbox = database.outbox();
     let upload_threads = UploadThreads::start(&config).context("could not start the upload threads")?;
     let rules = egress_rules(&config);
     let parts = webhook::SenderParts {
-        node: node.instance,
+        node,
         outbox: Arc::clone(&outbox),
         rules: Arc::clone(&rules),
         vault: webhook::Vault::new(&server_keys),
         settings: config.webhooks.sending.clone(),
+        senders: registration.senders(),
     };
     let configured = configured_endpoints(&config.webhooks.endpoints, &rules, clock.now())?;
-    let sender = webhook::Sender::open(parts, configured).await.context("could not start the webhook sender")?;
+    let sender = match config.role {
+        NodeRole::Read => webhook::Sender::open_to_read(parts, configured).await,
+        NodeRole::All | NodeRole::Upload => webhook::Sender::open(parts, configured).await,
+    };
+    let sender = sender.context("could not start the webhook sender")?;
     let sender = sender.with_stage_tokens(StageTokens::new(&server_keys));
 
     let status_root = dialects::uploads::status_root(public_url(&config));
@@ -128,10 +138,11 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
         let progress = Arc::new(LocalProgress::default());
         Engine::new(
             settings,
-            node.instance,
+            node,
             engine::Ports {
                 uploads: database.uploads(),
                 nodes: database.nodes(),
+                duties: database.duties(),
                 deliveries: outbox,
                 bells: database.bells(),
                 progress,
@@ -141,11 +152,20 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
         .reporting_progress_while(sender.progress_wanted())
     };
 
+    let engine = match database.reads() {
+        Some(reads) => engine.reading_from(reads),
+        None => engine,
+    };
     let application = hooks::application(&config.hooks, &rules)?;
     let (engine, hook_metrics) = match application {
         Some((application, metrics)) => (engine.with_hooks(application), Some(metrics)),
         None => (engine, None),
     };
+    let engine = registration.connect(engine);
+    let engine = if config.role == NodeRole::Read { engine.only_reading() } else { engine };
+    registration.serve_peers(&engine);
+    let drain = Drain::default();
+    let background = Background::start(&config, &engine, &registration, &database, &drain);
     let memory = listeners::ListenerMemory::of(&config);
     let counters = web::EdgeCounters::default();
     let registry = metrics::registry(|own| {
@@ -159,14 +179,26 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
         }
         own.register_collector(Box::new(memory_in_use(&config, &engine, &answer_memory, &memory)));
         own.register_collector(Box::new(metrics::DatabaseMetrics(database.clone())));
+        own.register_collector(Box::new(metrics::NodeMetrics { living: registration.living(), drain: drain.clone() }));
     });
 
-    engine.recover().await;
-    engine.start_sweeping();
-    engine.start_inventory();
+    if config.role != NodeRole::Read {
+        engine.recover().await;
+        engine.start_sweeping();
+        engine.start_inventory();
+    }
 
     counters.rejections.count_in("no-space", engine.metrics().without_space().clone());
-    let parts = web::EdgeParts { engine: engine.clone(), sender: &sender, registry, counters, answer_memory };
+    let nodes = NodeDirectory::new(database.nodes(), node, drain.clone());
+    let parts = web::EdgeParts {
+        engine: engine.clone(),
+        sender: &sender,
+        registry,
+        counters,
+        answer_memory,
+        drain: drain.clone(),
+        nodes,
+    };
     let listeners = Listeners::start(&config, memory, web::edge(&config, parts, &server_keys))?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     fitted.log();
@@ -175,7 +207,9 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
         endpoints: sender.endpoint_names(),
         listeners,
         engine,
-        node: node.instance,
+        registration,
+        drain,
+        background,
         database,
         sending: tokio::spawn(sender.run(stop_sending.clone())),
         stop_sending,
@@ -290,6 +324,15 @@ impl RunningServer {
         }
     }
 
+    /// Hands over the uploads of this node to the other nodes of its cluster. They are still served for a
+    /// while, so that the load balancer and the clients notice.
+    pub async fn drain(&self) {
+        if self.config.cluster.is_some() {
+            self.drain.begin();
+            self.drain.ended().await;
+        }
+    }
+
     /// Shuts down gracefully: no new work is accepted, live uploads commit the bytes they have received,
     /// clients get their responses, deliveries in flight end, and the database is closed. Takes at most the
     /// configured time. A client that does not read its response can use up most of that time, but does not
@@ -306,12 +349,8 @@ impl RunningServer {
             self.listeners.stop(false).await;
         }
         let leaving = async {
-            if let Err(error) = self.database.nodes().leave(self.node).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "could not unregister this node from the database"
-                );
-            }
+            self.background.stop().await;
+            self.registration.end(tasks_ended).await;
             self.database.close().await;
         };
         let closed = tokio::time::timeout_at(deadline, leaving).await;

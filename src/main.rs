@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use longshore::app::StopOutcome;
+use longshore::app::migration;
+use longshore::app::moving::{self, MoveOrder, MoveStep};
+use longshore::cli::{MigrateMode, MigrateReport, MoveCommand, Program, TableProgress};
 use longshore::config::Config;
 use longshore::{app, cli, telemetry};
 
@@ -13,7 +16,7 @@ mod signals;
 use signals::Signals;
 
 fn main() -> ExitCode {
-    cli::run(serve)
+    cli::run(Program { serve, migrate, move_state })
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
@@ -24,6 +27,36 @@ fn serve(config: Config) -> anyhow::Result<()> {
     // A thread that hangs in the kernel, for example on a dead disk, must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+fn migrate(config: Config, mode: MigrateMode) -> anyhow::Result<MigrateReport> {
+    telemetry::init(&config.log)?;
+    app::restrict_new_files(config.storage.file_mode);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        match mode {
+            MigrateMode::Check => migration::compare(&config).await,
+            MigrateMode::Apply => migration::migrate(&config).await,
+        }
+    })?;
+    Ok(MigrateReport { text: report.text(), is_current: report.is_current() })
+}
+
+fn move_state(command: MoveCommand, progress: &mut dyn FnMut(TableProgress)) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (data_dir, url, password) = match command {
+        MoveCommand::Undo { data_dir } => return runtime.block_on(moving::undo(&data_dir)),
+        MoveCommand::Move { data_dir, url, password } => (data_dir, url, password),
+    };
+    let order = MoveOrder::new(data_dir, &url, password.as_deref())?;
+    let mut shown = |step: MoveStep| {
+        progress(match step {
+            MoveStep::Copied { table, done, total } => TableProgress { action: "moving", table, done, total },
+            MoveStep::Compared { done, total } => TableProgress { action: "comparing", table: "events", done, total },
+        });
+    };
+    let moved = runtime.block_on(moving::move_state(&order, &mut shown))?;
+    Ok(moved.text())
 }
 
 /// Serves until the first signal to stop, then shuts down gracefully. A second signal ends the process at
@@ -38,8 +71,12 @@ async fn serve_until_stopped(config: Config) -> anyhow::Result<()> {
     running.announce()?;
     signals.until_stop(|| running.reload()).await;
     tracing::info!("shutting down; signal again to stop immediately");
+    let stopping = async {
+        running.drain().await;
+        running.stop().await
+    };
     tokio::select! {
-        stopped = running.stop() => match stopped {
+        stopped = stopping => match stopped {
             StopOutcome::Clean => tracing::info!("stopped"),
             StopOutcome::TimedOut => tracing::warn!("stopped before all work was finished; the next start completes it"),
         },

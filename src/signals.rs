@@ -5,8 +5,10 @@
 //! SIGPIPE is ignored by the Rust runtime.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 /// The handlers for the signals of this process.
 #[derive(Debug)]
@@ -17,9 +19,15 @@ pub(crate) struct Signals {
     hangup: Signal,
     user1: Signal,
     user2: Signal,
+    /// When the latest signal to stop arrived.
+    stop_arrived: Option<Instant>,
     /// Registered so that a write beyond the file size limit fails instead of ending the process.
     _file_size: Signal,
 }
+
+/// Signals to stop that arrive within this time are one request. `timeout` and terminals signal a whole
+/// process group, and a process in it may get a signal twice.
+const ONE_REQUEST: Duration = Duration::from_millis(100);
 
 /// Signal that the kernel sends for a write beyond `RLIMIT_FSIZE`.
 const FILE_SIZE: i32 = rustix::process::Signal::XFSZ.as_raw();
@@ -34,6 +42,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
+            stop_arrived: None,
             _file_size: signal(SignalKind::from_raw(FILE_SIZE))?,
         })
     }
@@ -42,15 +51,29 @@ impl Signals {
     /// and the other signals have no effect.
     pub(crate) async fn until_stop(&mut self, reload: impl Fn()) {
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.quit.recv() => return,
-                _ = self.hangup.recv() => reload(),
-                _ = self.user1.recv() => ignored("SIGUSR1"),
-                _ = self.user2.recv() => ignored("SIGUSR2"),
+            let stops = tokio::select! {
+                _ = self.terminate.recv() => true,
+                _ = self.interrupt.recv() => true,
+                _ = self.quit.recv() => true,
+                _ = self.hangup.recv() => { reload(); false }
+                _ = self.user1.recv() => { ignored("SIGUSR1"); false }
+                _ = self.user2.recv() => { ignored("SIGUSR2"); false }
+            };
+            if stops && self.is_another_request() {
+                return;
             }
         }
+    }
+}
+
+impl Signals {
+    /// Reports whether a signal to stop that arrives now is more than a repetition of the latest one.
+    fn is_another_request(&mut self) -> bool {
+        let is_another = self.stop_arrived.is_none_or(|arrived| arrived.elapsed() >= ONE_REQUEST);
+        if is_another {
+            self.stop_arrived = Some(Instant::now());
+        }
+        is_another
     }
 }
 

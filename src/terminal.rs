@@ -6,7 +6,55 @@
 //! text stays readable, in a form that is also valid in JSON, so that JSON stays the same document.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write;
+
+/// The width of a progress bar in columns, without its text.
+const BAR_COLUMNS: u64 = 30;
+
+/// A line that shows the progress of a task with several parts. Without a terminal, it is one line for each
+/// part.
+#[derive(Debug)]
+pub(crate) struct ProgressBar<W: Write> {
+    out: W,
+    is_terminal: bool,
+    part: String,
+    was_shown: bool,
+}
+
+impl<W: Write> ProgressBar<W> {
+    pub(crate) fn new(out: W, is_terminal: bool) -> Self {
+        Self { out, is_terminal, part: String::new(), was_shown: false }
+    }
+
+    /// Shows how much of a part is done.
+    pub(crate) fn show(&mut self, part: &str, done: u64, total: u64) {
+        let is_new = self.part != part;
+        if is_new {
+            self.finish();
+            part.clone_into(&mut self.part);
+        }
+        // Progress that cannot be shown does not stop the task.
+        let _ = if self.is_terminal {
+            let filled = done.min(total).saturating_mul(BAR_COLUMNS).checked_div(total).unwrap_or(BAR_COLUMNS);
+            let bar: String = (0..BAR_COLUMNS).map(|column| if column < filled { '#' } else { '.' }).collect();
+            write!(self.out, "\r[{bar}] {part} {done}/{total}")
+        } else if is_new {
+            write!(self.out, "{part} ({total})")
+        } else {
+            Ok(())
+        };
+        let _ = self.out.flush();
+        self.was_shown = true;
+    }
+
+    /// Ends the line of the current part.
+    pub(crate) fn finish(&mut self) {
+        if std::mem::take(&mut self.was_shown) {
+            let _ = writeln!(self.out);
+        }
+    }
+}
 
 /// Escapes control and invisible characters in a single value, including line breaks.
 pub fn escaped(text: &str) -> Cow<'_, str> {
@@ -91,6 +139,23 @@ mod tests {
             assert!(matches!(escaped(harmless), Cow::Borrowed(same) if same == harmless), "{harmless}");
         }
         assert_eq!(escaped_lines("one\n\ttwo\r\u{1b}"), "one\n\ttwo\\u000d\\u001b");
+    }
+
+    #[test]
+    fn progress_is_one_line_for_each_part() {
+        let shown = |is_terminal| {
+            let mut out = Vec::new();
+            let mut bar = ProgressBar::new(&mut out, is_terminal);
+            for (part, done, total) in [("uploads", 0, 4), ("uploads", 2, 4), ("events", 0, 0)] {
+                bar.show(part, done, total);
+            }
+            bar.finish();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(false), "uploads (4)\nevents (0)\n");
+        let (none, half, full) = (".".repeat(30), "#".repeat(15) + &".".repeat(15), "#".repeat(30));
+        let expected = format!("\r[{none}] uploads 0/4\r[{half}] uploads 2/4\n\r[{full}] events 0/0\n");
+        assert_eq!(shown(true), expected);
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::app::threads;
 use crate::config::Config;
+use domain::node::NodeRole;
 use edge::listen::certificates::{CertificateError, CertificateFiles, Certificates};
 use edge::listen::tls::Tls;
 use edge::listen::window::WindowBudget;
@@ -40,7 +41,7 @@ impl Listeners {
         };
         // Both addresses are bound before either is served.
         let (uploads, address) = listen_on(uploading(config, tls.clone(), memory.clone()), edge.clone())?;
-        let reads = match config.server.read_listen {
+        let reads = match config.server.read_listen.filter(|_| config.role != NodeRole::Upload) {
             Some(address) => Some(listen_on(reading(config, address, tls, memory), edge)?),
             None => None,
         };
@@ -98,7 +99,10 @@ fn uploading(config: &Config, tls: Option<Tls>, memory: ListenerMemory) -> liste
     let niceness = threads::upload_niceness(config);
     listen::ListenerSettings {
         address: config.server.listen,
-        role: ListenerRole::All,
+        role: match config.role {
+            NodeRole::All | NodeRole::Upload => ListenerRole::All,
+            NodeRole::Read => ListenerRole::ReadNode,
+        },
         workers: worker_count(config.server.workers),
         max_connections: config.limits.max_connections,
         timeouts: config.limits.timeouts,

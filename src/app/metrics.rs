@@ -12,9 +12,12 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::app::database::Database;
+use crate::app::postgres_metrics;
 use crate::app::process::ProcessMetrics;
+use cluster::{Drain, LivingNodes};
 use edge::listen::ReadAhead;
 use edge::listen::window::WindowBudget;
+use state_postgres::PostgresStore;
 
 /// Prefix of the server's own metrics.
 const PREFIX: &str = "longshore";
@@ -108,15 +111,56 @@ impl Collector for DatabaseMetrics {
                 )?)
             }
             Database::Postgres(store) => {
-                let help = "How far this machine's clock is ahead of the database server's, in seconds.";
-                let unit = Some(&Unit::Seconds);
-                ConstGauge::new(store.clock_offset_seconds()).encode(encoder.encode_descriptor(
-                    "database_clock_offset",
-                    help,
-                    unit,
-                    MetricType::Gauge,
-                )?)
+                encode_reads(store, &mut encoder)?;
+                postgres_metrics::encode(store, &mut encoder)
             }
         }
+    }
+}
+
+/// Encodes where reads went, and how far each replica is.
+fn encode_reads(store: &PostgresStore, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let counts = store.read_counts();
+    let help = "Queries that a replica of the database could answer, by the server that did: primary or replica.";
+    let mut sources = encoder.encode_descriptor("read_source", help, None, MetricType::Counter)?;
+    for (source, count) in [("primary", counts.primary), ("replica", counts.replica)] {
+        ConstCounter::new(count).encode(sources.encode_family(&[("source", source)])?)?;
+    }
+    let replicas = store.replicas();
+    if replicas.is_empty() {
+        return Ok(());
+    }
+    let help = "Age of the oldest commit that a replica of the database lacks, in seconds.";
+    let mut lags = encoder.encode_descriptor("replica_lag", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    for reading in &replicas {
+        let labels = [("replica", reading.replica.as_str())];
+        ConstGauge::new(reading.lag.as_secs_f64()).encode(lags.encode_family(&labels)?)?;
+    }
+    let help = "1 while queries go to a replica of the database, 0 while it lags, is unreachable or must not be used.";
+    let mut used = encoder.encode_descriptor("replica_used", help, None, MetricType::Gauge)?;
+    for reading in &replicas {
+        let labels = [("replica", reading.replica.as_str())];
+        ConstGauge::new(i64::from(reading.is_used)).encode(used.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// Metrics of this node and of its cluster.
+#[derive(Debug)]
+pub(super) struct NodeMetrics {
+    /// `None` for a node that works alone.
+    pub(super) living: Option<LivingNodes>,
+    pub(super) drain: Drain,
+}
+
+impl Collector for NodeMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let alive = self.living.as_ref().map_or(1, |living| living.list().len());
+        let help = "Nodes that count as alive, this one included, as this one last read them.";
+        let nodes = encoder.encode_descriptor("nodes_alive", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(alive).unwrap_or(i64::MAX)).encode(nodes)?;
+        let help = "1 while this node hands over its uploads because it is about to stop, otherwise 0.";
+        let draining = encoder.encode_descriptor("draining", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(self.drain.has_begun())).encode(draining)
     }
 }

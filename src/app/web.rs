@@ -9,7 +9,8 @@ use prometheus_client::registry::Registry;
 use crate::app::public_url;
 use crate::config::{AllowOrigins, Config};
 use crate::front;
-use crate::front::{HealthApi, Services, UploadApi, WebhookApi};
+use crate::front::{HealthApi, NodeApi, Services, UploadApi, WebhookApi};
+use cluster::{Drain, NodeDirectory};
 use dialects::uploads::{DialectSettings, UploadContext};
 use domain::host::Host;
 use edge::access::{Access, ClientRights, Exposure, LoggedDenials, Origins, Token};
@@ -18,7 +19,7 @@ use edge::addresses::Addresses;
 use edge::answers::AnswerMemory;
 use edge::refusals::Refusals;
 use edge::stream_slots::StreamSlots;
-use edge::{Cors, Edge, EdgeMetrics, Rejections};
+use edge::{Cors, Edge, EdgeMetrics, PositionSource, Rejections};
 use engine::Engine;
 use keyring::{Cursors, ReadTokens, ServerKeys, StageTokens};
 use webhook::Sender;
@@ -38,6 +39,8 @@ pub(super) struct EdgeParts<'a> {
     pub(super) registry: Registry,
     pub(super) counters: EdgeCounters,
     pub(super) answer_memory: Pool,
+    pub(super) drain: Drain,
+    pub(super) nodes: NodeDirectory,
 }
 
 /// Builds the edge with its route table.
@@ -49,6 +52,13 @@ pub(super) fn edge(config: &Config, parts: EdgeParts<'_>, server_keys: &ServerKe
     let now = {
         let engine = parts.engine.clone();
         Box::new(move || engine.now())
+    };
+    let position: PositionSource = {
+        let engine = parts.engine.clone();
+        Box::new(move || {
+            let engine = engine.clone();
+            Box::pin(async move { engine.current_position().await })
+        })
     };
     let EdgeCounters { refusals, rejections, edge: metrics } = parts.counters.clone();
     let own_fields = config.cors.allow_headers.iter().chain(&config.hooks.forward_headers);
@@ -67,6 +77,7 @@ pub(super) fn edge(config: &Config, parts: EdgeParts<'_>, server_keys: &ServerKe
         metrics,
         answers,
         now,
+        position,
     }
 }
 
@@ -78,7 +89,7 @@ fn services(
     addresses: &Arc<Addresses>,
     answers: &AnswerMemory,
 ) -> Services {
-    let EdgeParts { engine, sender, registry, counters, .. } = parts;
+    let EdgeParts { engine, sender, registry, counters, drain, nodes, .. } = parts;
     let settings = dialect_settings(config, &engine);
     let (max_page, idle_timeout, max_metadata_bytes) =
         (config.status.max_page, settings.idle_timeout, settings.max_metadata_bytes);
@@ -119,8 +130,15 @@ fn services(
         readiness: front::health::Readiness::default(),
         access: Arc::clone(access),
         registry: Arc::new(registry),
+        drain,
     };
-    Services { uploads, reads: Arc::new(reads), webhooks: Arc::new(webhooks), health: Arc::new(health) }
+    Services {
+        uploads,
+        reads: Arc::new(reads),
+        webhooks: Arc::new(webhooks),
+        health: Arc::new(health),
+        nodes: Arc::new(NodeApi { nodes }),
+    }
 }
 
 fn dialect_settings(config: &Config, engine: &Engine) -> DialectSettings {

@@ -7,6 +7,9 @@
 mod admin_key;
 mod config;
 mod health;
+mod migrate;
+mod move_state;
+mod nodes;
 mod serve;
 mod settings;
 #[cfg(test)]
@@ -24,6 +27,8 @@ use clap::Command;
 use crate::config::{Config, ConfigErrors, VARIABLE_PREFIX};
 use crate::terminal::escaped_lines;
 
+pub use migrate::{MigrateMode, MigrateReport};
+pub use move_state::{MoveCommand, TableProgress};
 pub use settings::load;
 
 const ABOUT: &str = "A dedicated server for very large, resumable uploads";
@@ -35,10 +40,12 @@ Examples:
   longshore serve --config longshore.toml
   longshore serve --listen 0.0.0.0:8080 --auth-token-file /run/secrets/token
   longshore config --config longshore.toml        values in force and their sources
+  longshore migrate --check                       migrations that the next start would apply
   longshore health                                exit 0 if the server is ready, else 1
   longshore admin-key                             make a key for managing webhooks
   longshore uploads list --stage receiving        uploads that are receiving bytes
-  longshore webhooks listen                       receive events here, verify and print them";
+  longshore webhooks listen                       receive events here, verify and print them
+  longshore nodes                                 the living nodes of a cluster";
 
 /// Returns the definition of the whole command line.
 pub fn command() -> Command {
@@ -52,22 +59,40 @@ pub fn command() -> Command {
         .disable_help_subcommand(true)
         .subcommand(serve::command())
         .subcommand(config::command())
+        .subcommand(migrate::command())
+        .subcommand(move_state::command())
         .subcommand(health::command())
         .subcommand(admin_key::command())
         .subcommand(uploads::command())
         .subcommand(webhooks::command())
+        .subcommand(nodes::command())
+        .subcommand(nodes::drain_command())
 }
 
-/// Runs the subcommand. `serve` runs the server, and returns once it has stopped.
-pub fn run(serve: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
+/// The work of the subcommands that need the whole program.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// Runs the server, and returns once it has stopped.
+    pub serve: fn(Config) -> anyhow::Result<()>,
+    pub migrate: fn(Config, MigrateMode) -> anyhow::Result<MigrateReport>,
+    /// Moves records, shows its progress, and returns a report for people.
+    pub move_state: fn(MoveCommand, &mut dyn FnMut(TableProgress)) -> anyhow::Result<String>,
+}
+
+/// Runs the subcommand.
+pub fn run(program: Program) -> ExitCode {
     let matches = command().get_matches();
     let outcome = environment().map_err(Failure::Configuration).and_then(|env| match matches.subcommand() {
-        Some(("serve", matches)) => serve::run(matches, &env, serve),
+        Some(("serve", matches)) => serve::run(matches, &env, program.serve),
+        Some(("migrate", matches)) => migrate::run(matches, &env, &mut io::stdout().lock(), program.migrate),
         Some(("config", matches)) => config::run(matches, &env, &mut io::stdout().lock()),
+        Some(("move-state", matches)) => move_state::run(matches, &mut io::stdout(), program.move_state),
         Some(("health", matches)) => health::run(matches, &env, &mut io::stdout().lock()),
         Some(("admin-key", _)) => admin_key::run(&mut io::stdout().lock()),
         Some(("uploads", matches)) => uploads::run(matches, &own_variables(), &mut io::stdout()),
         Some(("webhooks", matches)) => webhooks::run(matches, &own_variables(), &mut io::stdout()),
+        Some(("nodes", matches)) => nodes::run(matches, &own_variables(), &mut io::stdout()),
+        Some(("drain", matches)) => nodes::drain(matches, &own_variables(), &mut io::stdout()),
         _ => unreachable!("clap demands a known subcommand"),
     });
     match outcome {
@@ -103,6 +128,8 @@ pub(crate) fn environment() -> Result<BTreeMap<String, String>, ConfigErrors> {
 enum Failure {
     Configuration(ConfigErrors),
     Serving(anyhow::Error),
+    /// Migrations are pending; they have been printed.
+    Pending,
     /// The complete message, in one line.
     NotReady(String),
     /// The arguments are invalid.
@@ -116,6 +143,7 @@ impl Failure {
                 (format!("longshore: the configuration cannot be used\n  {}", errors.lines().join("\n  ")), 2)
             }
             Self::Serving(error) => (format!("longshore: {error:#}"), 1),
+            Self::Pending => return ExitCode::FAILURE,
             Self::NotReady(reason) => (format!("not ready: {reason}"), 1),
             Self::NotUnderstood(reason) => (format!("longshore: {reason}"), 2),
         };

@@ -136,7 +136,7 @@ fn optional_keys(path: &str) -> Parsed<Option<ServerKeys>> {
 }
 
 /// Returns the text of a file, without the newline at its end.
-pub(super) fn read_secret(path: &str) -> Parsed<String> {
+pub(crate) fn read_secret(path: &str) -> Parsed<String> {
     let mut text = String::new();
     let file = File::open(path).and_then(|file| file.take(SECRET_FILE_MAX + 1).read_to_string(&mut text));
     match file {

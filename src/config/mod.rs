@@ -8,6 +8,7 @@
 //! the other parts it knows only their settings types, into which it reads keys directly.
 
 mod auth;
+mod cluster;
 mod cors;
 mod database;
 mod endpoint;
@@ -39,6 +40,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use auth::AuthConfig;
+pub(crate) use auth::read_secret;
+pub use cluster::ClusterConfig;
 pub use cors::{AllowOrigins, CorsConfig};
 pub use endpoint::EndpointConfig;
 pub use error::ConfigErrors;
@@ -57,6 +60,7 @@ pub(crate) use units::parse_duration;
 pub use webhooks::WebhooksConfig;
 
 use dialects::uploads::Protocols;
+use domain::node::NodeRole;
 use layers::Layers;
 use reader::Reader;
 use state_postgres::PostgresSettings;
@@ -67,6 +71,9 @@ use state_sqlite::SqliteSettings;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub server: ServerConfig,
+    pub role: NodeRole,
+    /// `None`: the server works alone.
+    pub cluster: Option<ClusterConfig>,
     pub tls: TlsConfig,
     pub http2: Http2Config,
     pub limits: LimitsConfig,
@@ -99,12 +106,16 @@ impl Config {
         let storage = StorageConfig::read(reader);
         let engine = engine::read(reader);
         let database = database::read(reader, storage.local.durability);
+        let limits = LimitsConfig::read(reader);
+        let cluster = ClusterConfig::read(reader, limits.bodies.idle_timeout);
         let config = Self {
             tls: TlsConfig::read(reader),
             http2: Http2Config::read(reader),
-            limits: LimitsConfig::read(reader),
+            limits,
             protocols: protocols::read(reader, &engine.ranges),
-            postgres: database::read_postgres(reader, storage.local.durability, &database),
+            role: cluster::read_role(reader, cluster.as_ref()),
+            postgres: database::read_postgres(reader, storage.local.durability, &database, cluster.is_some()),
+            cluster,
             database,
             storage,
             engine,
@@ -119,6 +130,13 @@ impl Config {
             file: None,
         };
         config.auth.check(&config.server, &config.cors, reader);
+        if config.cluster.is_some() {
+            let has_database = config.postgres.is_some();
+            let has_server_key = config.auth.server_keys.is_some();
+            let shares_folder = config.storage.shares_folder();
+            cluster::check(reader, cluster::SharedParts { has_database, has_server_key, shares_folder });
+        }
+        config.storage.check(config.postgres.is_some(), reader);
         let smallest = config.engine.max_active_uploads as u64 * 4 * units::KIB;
         let keys = ["storage.buffer_memory", "limits.max_active_uploads"];
         reader.require(config.engine.writer.buffer_bytes >= smallest, &keys, |others| {

@@ -72,7 +72,7 @@ impl ConfigKey {
 
     /// Reports whether the value must not be shown.
     pub(crate) fn is_secret(&self) -> bool {
-        self.name == DATABASE_URL || is_secret(self.leaf())
+        DATABASE_URLS.contains(&self.name.as_str()) || is_secret(self.leaf())
     }
 
     /// Converts text from a variable or a flag to the type that this key has in a file. Text that does not
@@ -104,8 +104,8 @@ fn list_items(words: &str) -> impl Iterator<Item = &str> {
     words.split(',').map(str::trim).filter(move |_| !words.is_empty())
 }
 
-/// It may contain a password.
-const DATABASE_URL: &str = "database.url";
+/// They may contain a password.
+const DATABASE_URLS: [&str; 3] = ["database.url", "database.direct_url", "database.replica_urls"];
 
 /// Reports whether a key is secret, by its name, here and in the blocks of endpoints.
 pub(super) fn is_secret(leaf: &str) -> bool {

@@ -86,7 +86,7 @@ pub(super) fn read_listen(from: &mut Reader) -> SocketAddr {
     from.text("listen", address)
 }
 
-fn address(text: &str) -> Parsed<SocketAddr> {
+pub(super) fn address(text: &str) -> Parsed<SocketAddr> {
     let hint = "not an address and port; write numbers, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080";
     text.parse().map_err(|_| hint.to_owned())
 }

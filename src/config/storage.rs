@@ -1,7 +1,7 @@
 //! Settings of the storage.
 
 use crate::config::reader::{Parsed, Reader};
-use storage::local::{BlobDurability, LocalStoreSettings};
+use storage::local::{BlobDurability, FolderAccess, LocalStoreSettings};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageConfig {
@@ -27,10 +27,26 @@ impl StorageConfig {
             file_mode: from.text("storage.file_mode", file_mode),
         }
     }
+
+    /// Reports whether other servers use the same folder.
+    pub(super) fn shares_folder(&self) -> bool {
+        self.local.access == FolderAccess::Shared
+    }
+
+    /// Checks that servers that share a folder can share their database, too.
+    pub(super) fn check(&self, has_postgres: bool, reader: &mut Reader) {
+        reader.require(!self.shares_folder() || has_postgres, &["storage.shared", "database.url", "database.url_file"], |_| {
+            "servers that share a folder need one PostgreSQL database; set database.url, or leave storage.shared at \
+             false"
+                .to_owned()
+        });
+    }
 }
 
 fn read_local(from: &mut Reader) -> LocalStoreSettings {
+    let access = if from.boolean("storage.shared") { FolderAccess::Shared } else { FolderAccess::Exclusive };
     LocalStoreSettings {
+        access,
         durability: from.text("storage.durability", durability),
         direct_io: from.text("storage.local.direct_io", direct_io),
         preallocate: from.boolean("storage.local.preallocate"),

@@ -18,6 +18,7 @@ use domain::hook::Hook;
 use domain::host::Host;
 use keyring::{AdminKeyHash, ServerKeys};
 
+mod cluster;
 mod database;
 mod open;
 
@@ -541,9 +542,9 @@ fn unknown_keys_are_refused_with_the_nearest_known() {
 #[test]
 fn unknown_variables_are_refused_and_those_of_others_are_not() {
     assert_eq!(
-        errors(&env(&[("LONGSHORE_LIMITS_IDLE_TIMOUT", "1s"), ("LONGSHORE_COLOUR", "blue")])),
+        errors(&env(&[("LONGSHORE_LIMITS_IDLE_TIMOUT", "1s"), ("LONGSHORE_BACKGROUND_COLOUR", "blue")])),
         [
-            "LONGSHORE_COLOUR (in the environment): no such variable; `longshore config --defaults` shows them all",
+            "LONGSHORE_BACKGROUND_COLOUR (in the environment): no such variable; `longshore config --defaults` shows them all",
             "LONGSHORE_LIMITS_IDLE_TIMOUT (in the environment): no such variable; did you mean \
              LONGSHORE_LIMITS_IDLE_TIMEOUT?",
         ]

@@ -87,6 +87,7 @@ fn read_sending(from: &mut Reader, drain_timeout: Duration) -> WebhookSettings {
             disable_after: from.duration("webhooks.disable_after", hours(1)..=days(30)),
         },
         max_endpoints: from.count("webhooks.max_endpoints", 1..=1_000),
+        config_epoch: from.count("webhooks.config_epoch", 0..=1_000_000_000),
         replay_rate: from.count("webhooks.replay_rate", 1..=10_000),
         keep_finished: from.duration("webhooks.keep_finished", hours(1)..=days(3650)),
         keep_dead: from.duration("webhooks.keep_dead", hours(1)..=days(3650)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -46,6 +47,16 @@ pub(super) async fn ready(call: RoutedRequest, shared: Arc<HealthApi>) -> Result
         ready["disk"] = disk.state.name().into();
     }
     Ok(HttpResponse::Ok().json(ready))
+}
+
+/// `GET /lb`: a load balancer may send requests to this process. It considers neither the database nor the
+/// storage, which all nodes share: while they are out of order, no other node would do better.
+pub(super) async fn in_rotation(_: RoutedRequest, shared: Arc<HealthApi>) -> Result<HttpResponse, Problem> {
+    if shared.drain.has_begun() || shared.engine.is_shutting_down() {
+        let detail = "this node is about to stop; send requests to another one";
+        return Err(Problem::try_again("draining", detail, Duration::from_secs(5)));
+    }
+    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(json!({ "status": "ok" })))
 }
 
 /// Reports whether the caller asks if new uploads can be accepted. A server with a full disk still serves all

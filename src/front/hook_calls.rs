@@ -6,7 +6,7 @@ use actix_web::HttpResponse;
 use actix_web::http::header;
 
 use crate::front::cursors::PageCursors;
-use crate::front::{WebhookApi, problems, status};
+use crate::front::{WebhookApi, position, problems, status};
 use api::hook::HookCallList;
 use domain::id::HookCallId;
 use domain::query::HookCallQuery;
@@ -22,9 +22,10 @@ pub(super) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result
     let principal = principal(request);
     let cursors = PageCursors::in_hook_calls(&shared.cursors, &principal);
     let mut wanted = call_query(request.query_string(), shared.max_page, &cursors)?;
+    let position = position::known(request)?;
     let memory = shared.answers.reserve_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
-    let found =
-        shared.engine.hook_calls(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
+    let found = shared.engine.queries(&principal, position).hook_calls(&wanted).await;
+    let found = found.map_err(|error| problems::problem(error, request))?;
     let full = found.len() == usize::try_from(wanted.limit).unwrap_or(usize::MAX);
     let (calls, last) = status::page(found.iter().map(api::hook::HookCallRecord::from), full);
     let next = last.and_then(|last| found.get(last)).map(|call| cursors.cursor(call.id.as_bytes()));

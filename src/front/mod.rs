@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::front::dialect_switch::DialectSwitch;
 use crate::front::routes::{AnswerFuture, ROUTES, RouteEntry, RouteHandler};
+use cluster::{Drain, NodeDirectory};
 use dialects::dialect::DialectHandler;
 use dialects::uploads::{BASE_PATH, UploadContext};
 use domain::id::UploadId;
@@ -36,6 +37,8 @@ mod events;
 mod exposition;
 pub mod health;
 mod hook_calls;
+mod nodes;
+mod position;
 mod problems;
 mod read_tokens;
 mod routes;
@@ -83,6 +86,13 @@ pub struct HealthApi {
     pub readiness: health::Readiness,
     pub access: Arc<Access>,
     pub registry: Arc<Registry>,
+    pub drain: Drain,
+}
+
+/// The parts that handlers for the nodes of a cluster need.
+#[derive(Debug)]
+pub struct NodeApi {
+    pub nodes: NodeDirectory,
 }
 
 /// The parts that the route table needs.
@@ -92,6 +102,7 @@ pub struct Services {
     pub reads: Arc<UploadApi>,
     pub webhooks: Arc<WebhookApi>,
     pub health: Arc<HealthApi>,
+    pub nodes: Arc<NodeApi>,
 }
 
 /// Builds the route table.
@@ -132,6 +143,7 @@ fn handler(route: &RouteEntry, services: &Services, switch: &Arc<DialectSwitch>)
         RouteHandler::Uploads(answer) => bound(answer, &services.reads),
         RouteHandler::Webhooks(answer) => bound(answer, &services.webhooks),
         RouteHandler::Health(answer) => bound(answer, &services.health),
+        RouteHandler::Nodes(answer) => bound(answer, &services.nodes),
     }
 }
 

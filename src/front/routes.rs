@@ -6,8 +6,8 @@ use actix_web::HttpResponse;
 use futures::future::LocalBoxFuture;
 
 use crate::front::{
-    HealthApi, UploadApi, WebhookApi, deletion, events, exposition, health, hook_calls, read_tokens, schemas, stages,
-    status, webhooks as admin,
+    HealthApi, NodeApi, UploadApi, WebhookApi, deletion, events, exposition, health, hook_calls, nodes, read_tokens,
+    schemas, stages, status, webhooks as admin,
 };
 use domain::principal::Right;
 use edge::access::Needs;
@@ -35,6 +35,7 @@ pub(super) enum RouteHandler {
     Uploads(fn(RoutedRequest, Arc<UploadApi>) -> AnswerFuture),
     Webhooks(fn(RoutedRequest, Arc<WebhookApi>) -> AnswerFuture),
     Health(fn(RoutedRequest, Arc<HealthApi>) -> AnswerFuture),
+    Nodes(fn(RoutedRequest, Arc<NodeApi>) -> AnswerFuture),
 }
 
 pub(super) type AnswerFuture = LocalBoxFuture<'static, Result<HttpResponse, Problem>>;
@@ -57,6 +58,12 @@ macro_rules! webhooks {
 macro_rules! health {
     ($handler:path) => {
         RouteHandler::Health(|call, state| Box::pin($handler(call, state)))
+    };
+}
+
+macro_rules! nodes {
+    ($handler:path) => {
+        RouteHandler::Nodes(|call, state| Box::pin($handler(call, state)))
     };
 }
 
@@ -104,8 +111,13 @@ pub(super) const ROUTES: &[RouteEntry] = &[
     changes(ANY, "/api/v1/webhooks", RouteHandler::Nothing),
     changes(ANY, "/api/v1/webhooks/{..}", RouteHandler::Nothing),
 
+    route("GET", "/api/v1/nodes", Needs::Operator(Right::ReadNodes), nodes!(nodes::list)),
+    route("POST", "/api/v1/nodes/{name}/drain", Needs::Operator(Right::DrainNodes), nodes!(nodes::drain))
+        .labelled("/api/v1/nodes"),
+
     route("GET", "/healthz", Needs::Nothing, health!(health::alive)),
     route("GET", "/readyz", Needs::Nothing, health!(health::ready)),
+    route("GET", "/lb", Needs::Nothing, health!(health::in_rotation)),
     route("GET", "/metrics", Needs::Client(Right::ReadMetrics), health!(exposition::metrics)),
 ];
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::front::cursors::PageCursors;
-use crate::front::{UploadApi, problems};
+use crate::front::{UploadApi, position, problems};
 use api::facts::Facts;
 use api::text::Text;
 use api::upload::{StageEntry, StageReport, UploadFailure, UploadLinks, UploadList, UploadStatus as Shown};
@@ -60,12 +60,17 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &UploadApi) -> Resu
             _ => return Err(query::unknown(name, "wait")),
         }
     }
+    let position = position::known(request)?;
     let known = conditions::list(request.headers(), &header::IF_NONE_MATCH);
     let known = known.as_deref();
     let _slot = if wait.is_zero() { None } else { Some(shared.stream_slots.take(request)?) };
-    let status = wait_for_change(&shared.engine, &principal(request), id, known, wait)
-        .await
-        .map_err(|error| problems::problem(error, request))?;
+    let principal = principal(request);
+    let status = if wait.is_zero() {
+        shared.engine.queries(&principal, position).status(id, known.and_then(newest_version)).await
+    } else {
+        wait_for_change(&shared.engine, &principal, id, known, wait).await
+    };
+    let status = status.map_err(|error| problems::problem(error, request))?;
     let tag = etag(&status);
     if known.is_some_and(|known| conditions::names(known, &tag)) {
         return Ok(HttpResponse::NotModified()
@@ -80,7 +85,8 @@ async fn answer_one(request: &HttpRequest, id: &str, shared: &UploadApi) -> Resu
 }
 
 /// Returns the status as soon as it differs from the one that the client knows, or when the wait is over.
-/// Without a known status, any change counts.
+/// Without a known status, any change counts. A bell rings for a commit that a copy of the state may not have
+/// yet, so these reads go to the state itself.
 async fn wait_for_change(
     engine: &Engine,
     principal: &Principal,
@@ -92,10 +98,6 @@ async fn wait_for_change(
     // Registered before reading the status, so that no change in between is missed.
     let mut bell = engine.bell(id);
     let mut status = engine.status(principal, id).await?;
-    if wait.is_zero() {
-        // A timer would take until its next tick, a millisecond away.
-        return Ok(status);
-    }
     let known = known.map_or_else(|| etag(&status), str::to_owned);
     while !is_new(&status, &known, engine.readings_may_lag()) {
         tokio::select! {
@@ -129,8 +131,10 @@ async fn answer_list(request: &HttpRequest, shared: &UploadApi) -> Result<HttpRe
     let principal = principal(request);
     let cursors = PageCursors::in_uploads(&shared.cursors, &principal);
     let mut wanted = list_query(request.query_string(), shared.max_page, &cursors)?;
+    let position = position::known(request)?;
     let memory = shared.answers.reserve_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
-    let uploads = shared.engine.list(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
+    let listed = shared.engine.queries(&principal, position).list(&wanted).await;
+    let uploads = listed.map_err(|error| problems::problem(error, request))?;
     let viewer = Viewer::of(request, shared);
     let (uploads_shown, cut) = page(uploads.found.iter().map(|status| shown(status, shared, viewer)), false);
     let cut = cut.and_then(|last| uploads.found.get(last)).map(|status| status.upload.id());
@@ -236,6 +240,15 @@ fn knows_more(known: &str, version: u64, received: u64) -> bool {
         opaque.strip_prefix(&of_version)?.parse::<u64>().ok()
     };
     known.split(',').filter_map(received_by).any(|known| known > received)
+}
+
+/// Returns the newest version of an upload that these tags name.
+fn newest_version(known: &str) -> Option<u64> {
+    let version = |tag: &str| {
+        let opaque = tag.trim().trim_start_matches("W/").trim_matches('"');
+        opaque.split_once('-')?.0.parse::<u64>().ok()
+    };
+    known.split(',').filter_map(version).max()
 }
 
 /// Returns a response or a message as JSON text.
@@ -345,6 +358,20 @@ mod tests {
         }
         for known in ["*", "", "W/\"7-500-expired\"", "\"77-500\"", "\"7\"", "\"7-many\""] {
             assert!(!knows_more(known, 7, 0), "{known}");
+        }
+    }
+
+    #[test]
+    fn the_version_that_a_client_knows_is_in_its_tag() {
+        for (known, version) in [
+            ("W/\"7-500\"", Some(7)),
+            ("\"7-500-expired\"", Some(7)),
+            ("\"3-0\", W/\"12-5\",\"4-0\"", Some(12)),
+            ("*", None),
+            ("\"another\"", None),
+            ("\"-5\"", None),
+        ] {
+            assert_eq!(newest_version(known), version, "{known}");
         }
     }
 

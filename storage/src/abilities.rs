@@ -13,8 +13,10 @@ pub struct Abilities {
     pub overwrites: bool,
     /// An open blob can be read. Without it a blob is sealed first.
     pub reads_open: bool,
-    /// A newer epoch may open the blob of an older one, which ends the older one's writer. Without it the
-    /// newer epoch seals that blob, which ends the writer as well, and continues in another blob.
+    /// A newer epoch may open the blob of an older one at any time, which ends the older one's writer.
+    /// Without it, the caller must know that the older writers were closed. Otherwise the newer epoch seals
+    /// the blob and continues in another one: bytes that an older writer still adds are behind the sealed
+    /// ones, and are never read.
     pub takes_over: bool,
     /// Blobs consist of parts of this size, except for the last. Bytes out of order begin at a border of
     /// parts or directly behind stored bytes. 1 if there are no parts.

@@ -57,6 +57,7 @@ pub async fn all(make: impl AsyncFn() -> Store) {
     } else {
         a_newer_epoch_goes_on_in_another_blob(make().await).await;
     }
+    a_newer_epoch_resumes_a_closed_blob(make().await).await;
     an_older_epoch_changes_nothing(make().await).await;
     a_sealed_blob_takes_no_more(make().await).await;
     sealing_twice_ends_the_same(make().await).await;
@@ -326,7 +327,6 @@ async fn a_newer_epoch_goes_on_in_another_blob(store: Store) {
     let mut old = store.open(&key(), EPOCH, None, None).await.unwrap();
     old.write(0, bytes(0..MIB)).await.unwrap();
     let token = sync(&mut *old, MIB).await;
-    assert!(store.open(&key(), LATER, Some(&token), None).await.is_err());
     store.seal(&key(), LATER, Some(&token), MIB).await.unwrap();
     assert!(old.write(MIB, bytes(0..1)).await.is_err(), "its bytes can no longer be a part of it");
     old.close().await;
@@ -341,6 +341,19 @@ async fn a_newer_epoch_goes_on_in_another_blob(store: Store) {
     let token = store.concatenate(&parts, &joined, LATER).await.unwrap();
     store.finish(&joined, LATER, Some(&token), MIB + 20).await.unwrap();
     assert_bytes(&read(&store, &joined, 0..MIB + 20).await, &bytes(0..MIB + 20));
+}
+
+async fn a_newer_epoch_resumes_a_closed_blob(store: Store) {
+    let mut old = store.open(&key(), EPOCH, None, None).await.unwrap();
+    old.write(0, bytes(0..MIB)).await.unwrap();
+    let token = sync(&mut *old, MIB).await;
+    old.close().await;
+    let mut new = store.open(&key(), LATER, Some(&token), None).await.unwrap();
+    new.write(MIB, bytes(MIB..MIB + 20)).await.unwrap();
+    let token = sync(&mut *new, MIB + 20).await;
+    new.close().await;
+    store.finish(&key(), LATER, Some(&token), MIB + 20).await.unwrap();
+    assert_bytes(&read(&store, &key(), 0..MIB + 20).await, &bytes(0..MIB + 20));
 }
 
 async fn an_older_epoch_changes_nothing(store: Store) {

@@ -102,9 +102,9 @@ pub struct Capacity {
 /// Every call that changes a blob names the [`Epoch`] of its caller's lease. Once a newer epoch has changed
 /// the blob, an older one cannot change it any more: its calls fail with [`ErrorKind::Fenced`], and so do its
 /// open writers. This holds among the callers of one store, also after the blob is finished or removed, until
-/// thousands of other blobs that changed hands have ended; it does not outlive the store. Each backend says
-/// whether it holds among several processes that use the same medium; if not, only the caller's record says
-/// which bytes count.
+/// thousands of other blobs that changed hands have ended; it does not outlive the store. Where several
+/// processes use one medium, a store that [takes over](Abilities::takes_over) keeps this promise among them;
+/// with any other, only the caller's record says which bytes count.
 #[async_trait]
 pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// Returns what this store can do beyond this contract.
@@ -116,8 +116,9 @@ pub trait BlobStore: fmt::Debug + Send + Sync + 'static {
     /// ended, even one of the same epoch. `size_bytes` is the size of the whole blob, if known: a hint for
     /// its layout.
     ///
-    /// A sealed or finished blob cannot be opened, nor that of an older epoch in a store that does not [take
-    /// over](Abilities::takes_over). Missing bytes below `from` are an error, never a hole.
+    /// A sealed or finished blob cannot be opened. In a store that does not [take
+    /// over](Abilities::takes_over), the writers of older epochs must have been closed. Missing bytes below
+    /// `from` are an error, never a hole.
     async fn open(
         &self,
         key: &BlobKey,

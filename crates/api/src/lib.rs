@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod event;
 pub mod facts;
 pub mod hook;
+pub mod node;
 pub mod pairs;
 pub mod problem;
 pub mod replay;

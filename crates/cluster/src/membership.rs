@@ -62,8 +62,10 @@ impl Member {
         LivingNodes::following(self.living.subscribe())
     }
 
-    /// Renews the heartbeat until `stop`, and then leaves.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Renews the heartbeat until `stop`. The node counts as alive for a few seconds after that, unless it
+    /// leaves.
+    #[must_use]
+    pub async fn run(mut self, stop: CancellationToken) -> Self {
         let mut pace = tokio::time::interval(self.settings.renew_every);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -79,6 +81,12 @@ impl Member {
                 () = self.renew() => {}
             }
         }
+        self
+    }
+
+    /// Unregisters the node, so that others do not have to wait until they count it as dead. Called once this
+    /// node writes no upload any more.
+    pub async fn leave(self) {
         let leaving = tokio::time::timeout(self.settings.renew_every, self.leases.leave(self.node.instance));
         if let Ok(Err(error)) = leaving.await {
             tracing::warn!(error = &error as &dyn Error, "could not unregister this node; others notice its end later");
@@ -106,6 +114,7 @@ impl Member {
         let began = Instant::now();
         let Self { node, leases, settings, .. } = self;
         if !leases.renew(node.instance, settings.ttl).await? {
+            self.fence.close();
             tracing::warn!("other nodes may have counted this node as dead and taken over its uploads");
             leases.join(node, Membership::Others, Some(settings.ttl)).await?;
         }
@@ -224,7 +233,10 @@ mod tests {
         let leases = Arc::<Line>::clone(&line);
         let member = Member::join(node, leases, MembershipSettings::default()).await.unwrap();
         let (fence, living, stop) = (member.fence(), member.living(), CancellationToken::new());
-        let task = tokio::spawn(member.run(stop.clone()));
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move { member.run(stop).await.leave().await }
+        });
         Running { line, fence, living, stop, task }
     }
 

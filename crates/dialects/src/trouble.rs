@@ -18,6 +18,8 @@ pub fn common(error: EngineError, request: &HttpRequest) -> Result<Problem, Reje
         EngineError::Unavailable(why) => {
             let code = match why {
                 Unavailable::ShuttingDown => "shutting-down",
+                Unavailable::Draining => "draining",
+                Unavailable::WrongClock => "wrong-clock",
                 Unavailable::Busy | Unavailable::TooManyReaders | Unavailable::Full => "busy",
                 Unavailable::Superseded => "superseded",
                 Unavailable::Held => "held",

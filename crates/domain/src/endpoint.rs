@@ -81,6 +81,35 @@ impl Endpoint {
             updated_at: now,
         }
     }
+
+    /// Returns an endpoint of a configuration as it is stored over the one `found` under its name. An
+    /// endpoint that an operator paused stays paused; one that is enabled again starts without failures. It
+    /// counts as created when a configuration first named it. From another tenant's endpoint it takes only
+    /// the number of changes.
+    #[must_use]
+    pub fn configured_over(self, found: Option<&Self>) -> Self {
+        let before = found.filter(|found| found.tenant == self.tenant);
+        let state = match before.map(|before| before.state) {
+            Some(paused @ EndpointState::Paused { .. }) => paused,
+            Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
+        };
+        let health = before.filter(|before| before.state.is_enabled()).map_or(self.health, |before| before.health);
+        let version = found.map_or(self.version, |found| found.version);
+        let first = before.filter(|before| before.origin == Origin::Config);
+        let created_at = first.map_or(self.created_at, |first| first.created_at);
+        Self { state, health, version, created_at, ..self }
+    }
+
+    /// Returns the health to store with this change of an endpoint that was `before`. Attempts change the
+    /// stored health while a change is prepared, so a change keeps it. An endpoint that is enabled after a
+    /// stop starts without failures.
+    pub fn health_over(&self, before: Option<&Self>) -> Health {
+        match before {
+            None => self.health,
+            Some(before) if self.state.is_enabled() && !before.state.is_enabled() => Health::default(),
+            Some(before) => before.health,
+        }
+    }
 }
 
 crate::named! {
@@ -146,6 +175,17 @@ impl EndpointTerms {
         };
         self.metadata.iter().all(has)
     }
+}
+
+/// Reports whether a configuration names other endpoints than those that `others` name, or names them with
+/// other terms. No difference is known if there are no others.
+pub fn differs_from(configured: &[Endpoint], others: &[Endpoint]) -> bool {
+    let is_in = |endpoint: &Endpoint, list: &[Endpoint]| {
+        list.iter().any(|it| (&it.id, it.tenant, &it.terms) == (&endpoint.id, endpoint.tenant, &endpoint.terms))
+    };
+    let is_same = configured.iter().all(|endpoint| is_in(endpoint, others))
+        && others.iter().all(|endpoint| is_in(endpoint, configured));
+    !(others.is_empty() || is_same)
 }
 
 /// Reports whether a header field can carry this value: visible ASCII characters and spaces.

@@ -1,10 +1,10 @@
 //! The sequence of blobs that hold the bytes of one upload.
 //!
-//! If the storage lets a newer writer continue in the blob of an older one, an upload has one generation for
-//! its whole life. Otherwise a node that takes over an upload seals the blob at the end of its committed
-//! bytes and continues in a new generation, numbered by the node's epoch. Bytes that the older writer still
-//! sends then land outside the counted generations, and no two writers ever use the same number. The
-//! generations are joined when the upload is stored.
+//! If the storage fences out an older writer when a newer one opens its blob, an upload has one generation
+//! for its whole life. Otherwise a node that takes over an upload from one that may still be writing seals
+//! the blob at the end of its committed bytes and continues in a new generation, numbered by the epoch of
+//! the takeover. Bytes that the older writer still sends then land outside the counted generations, and no
+//! two writers use the same number at the same time. The generations are joined when the upload is stored.
 
 use std::ops::Range;
 
@@ -15,8 +15,8 @@ use crate::node::Epoch;
 pub enum Generation {
     /// The blob that was begun in this epoch.
     Begun(Epoch),
-    /// The blob that all others were joined into.
-    Joined,
+    /// The blob that all others were joined into, with the generation of the lease as its number.
+    Joined(Epoch),
 }
 
 impl Generation {
@@ -57,20 +57,22 @@ pub struct Generations {
     sealed: Vec<Sealed>,
     /// The last generation, which accepts bytes until the upload is full.
     current: Generation,
+    /// The number of the generation that the others are being joined into. It holds no bytes that count.
+    joining: Option<Epoch>,
 }
 
 impl Default for Generations {
     fn default() -> Self {
-        Self { sealed: Vec::new(), current: Generation::FIRST }
+        Self { sealed: Vec::new(), current: Generation::FIRST, joining: None }
     }
 }
 
 impl Generations {
     /// Restores stored generations. Returns `None` if the sealed ones are not in order.
-    pub fn from_parts(sealed: Vec<Sealed>, current: Generation) -> Option<Self> {
+    pub fn from_parts(sealed: Vec<Sealed>, current: Generation, joining: Option<Epoch>) -> Option<Self> {
         // A generation that was begun and received no byte ends where the one before it does.
         let in_order = sealed.is_sorted_by(|one, next| one.end <= next.end);
-        in_order.then_some(Self { sealed, current })
+        in_order.then_some(Self { sealed, current, joining })
     }
 
     pub fn sealed(&self) -> &[Sealed] {
@@ -81,9 +83,28 @@ impl Generations {
         self.current
     }
 
+    /// Returns the number of the generation that the others are being joined into.
+    pub fn joining(&self) -> Option<Epoch> {
+        self.joining
+    }
+
+    /// Reports whether the current generation was begun in this epoch, as the result of a join or otherwise.
+    pub fn is_of(&self, epoch: Epoch) -> bool {
+        matches!(self.current, Generation::Begun(begun) | Generation::Joined(begun) if begun == epoch)
+    }
+
+    /// Reports whether the generations were joined at `end` bytes and no byte was recorded since.
+    pub fn are_joined_at(&self, end: u64) -> bool {
+        self.are_joined() && self.sealed.last().is_some_and(|last| last.end == end)
+    }
+
     /// Reports whether a single blob holds, or will hold, every byte.
     pub fn is_single(&self) -> bool {
-        self.sealed.is_empty() || self.current == Generation::Joined
+        self.sealed.is_empty() || self.are_joined()
+    }
+
+    fn are_joined(&self) -> bool {
+        matches!(self.current, Generation::Joined(_))
     }
 
     /// Returns the first byte of the current generation, counted from the beginning of the upload.
@@ -110,15 +131,17 @@ impl Generations {
 
     /// Returns every generation that may have a blob.
     pub fn all(&self) -> impl Iterator<Item = Generation> + '_ {
-        self.sealed.iter().map(|sealed| sealed.generation).chain([self.current])
+        let sealed = self.sealed.iter().map(|sealed| sealed.generation);
+        sealed.chain([self.current]).chain(self.joining.map(Generation::Joined))
     }
 
     /// Continues in a generation of this epoch, after `end` bytes. Returns true if that is a new generation.
     pub(crate) fn begin(&mut self, epoch: Epoch, end: u64) -> bool {
-        let next = Generation::Begun(epoch);
-        if self.current == next {
+        if self.is_of(epoch) {
             return false;
         }
+        let next = Generation::Begun(epoch);
+        self.drop_joined();
         if end > self.start() {
             self.sealed.push(Sealed { generation: self.current, end });
         }
@@ -126,18 +149,25 @@ impl Generations {
         true
     }
 
-    /// Records that all `end` bytes were joined into one blob. The other blobs stay listed until they are
-    /// [dropped]; that includes a last one without bytes, whose blob may have been created.
+    /// Records that the generations are about to be joined into one of this number.
+    pub(crate) fn begin_joining(&mut self, epoch: Epoch) {
+        self.drop_joined();
+        self.joining = Some(epoch);
+    }
+
+    /// Records that all `end` bytes were joined. The other blobs stay listed until they are [dropped]; that
+    /// includes a last one without bytes, whose blob may have been created.
     ///
     /// [dropped]: Self::drop_joined
     pub(crate) fn join(&mut self, end: u64) {
+        let Some(epoch) = self.joining.take() else { return };
         self.sealed.push(Sealed { generation: self.current, end });
-        self.current = Generation::Joined;
+        self.current = Generation::Joined(epoch);
     }
 
     /// Forgets the joined blobs after they were deleted.
     pub(crate) fn drop_joined(&mut self) {
-        if self.current == Generation::Joined {
+        if self.are_joined() {
             self.sealed.clear();
         }
     }
@@ -149,6 +179,10 @@ mod tests {
 
     fn begun(epoch: u64) -> Generation {
         Generation::Begun(Epoch::new(epoch))
+    }
+
+    fn joined(epoch: u64) -> Generation {
+        Generation::Joined(Epoch::new(epoch))
     }
 
     fn spans(generations: &Generations, start: u64, end: u64) -> Vec<(Generation, u64, u64)> {
@@ -186,16 +220,19 @@ mod tests {
         let mut generations = Generations::default();
         generations.begin(Epoch::new(2), 100);
         generations.drop_joined();
+        generations.begin_joining(Epoch::new(3));
+        assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), joined(3)], "it may have a blob");
+        assert_eq!(spans(&generations, 0, 300), [(begun(1), 0, 100), (begun(2), 100, 300)], "no byte counts yet");
         generations.join(300);
         assert_eq!((generations.start(), generations.is_single()), (0, true));
-        assert_eq!(spans(&generations, 0, 300), [(Generation::Joined, 0, 300)]);
-        assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), Generation::Joined]);
-        let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current());
+        assert_eq!(spans(&generations, 0, 300), [(joined(3), 0, 300)]);
+        assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), joined(3)]);
+        let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current(), None);
         assert_eq!(kept.as_ref(), Some(&generations));
         generations.drop_joined();
-        assert_eq!(generations.all().collect::<Vec<_>>(), [Generation::Joined]);
+        assert_eq!(generations.all().collect::<Vec<_>>(), [joined(3)]);
         let backwards = [(1, 5), (2, 4)].map(|(epoch, end)| Sealed { generation: begun(epoch), end });
-        assert_eq!(Generations::from_parts(backwards.to_vec(), begun(3)), None);
+        assert_eq!(Generations::from_parts(backwards.to_vec(), begun(3), None), None);
     }
 
     #[test]
@@ -203,9 +240,40 @@ mod tests {
         let mut generations = Generations::default();
         generations.begin(Epoch::new(2), 100);
         assert_eq!(spans(&generations, 0, 100), [(begun(1), 0, 100)]);
+        generations.begin_joining(Epoch::new(2));
         generations.join(100);
-        assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), Generation::Joined]);
-        let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current());
+        assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), joined(2)]);
+        let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current(), None);
         assert_eq!(kept, Some(generations), "written generations can be read");
+    }
+
+    /// Bytes that arrived behind a gap are joined before the upload is full, and the rest follows in that
+    /// blob.
+    #[test]
+    fn bytes_may_follow_in_a_joined_generation() {
+        let mut generations = Generations::default();
+        generations.begin_joining(Epoch::new(2));
+        generations.join(100);
+        assert!(generations.are_joined_at(100) && !generations.are_joined_at(150));
+        assert!(!generations.begin(Epoch::new(2), 150), "its writer goes on");
+        assert_eq!((generations.start(), generations.is_single()), (0, true));
+        assert!(generations.begin(Epoch::new(3), 200));
+        assert_eq!(spans(&generations, 0, 300), [(joined(2), 0, 200), (begun(3), 200, 300)]);
+        generations.begin_joining(Epoch::new(3));
+        generations.join(300);
+        assert_eq!(spans(&generations, 0, 300), [(joined(3), 0, 300)]);
+    }
+
+    /// A join whose node died is done again by the next one, under another number.
+    #[test]
+    fn a_join_that_was_not_done_is_known() {
+        let mut generations = Generations::default();
+        generations.begin(Epoch::new(2), 100);
+        generations.begin_joining(Epoch::new(2));
+        let kept = Generations::from_parts(generations.sealed().to_vec(), generations.current(), generations.joining());
+        assert_eq!(kept.as_ref(), Some(&generations));
+        assert_eq!(generations.joining(), Some(Epoch::new(2)));
+        generations.begin_joining(Epoch::new(4));
+        assert_eq!(generations.all().collect::<Vec<_>>(), [begun(1), begun(2), joined(4)]);
     }
 }

@@ -12,8 +12,11 @@
 //! rule, and writes the difference. Claims are one statement in a database; [`is_due`] and [`ClaimOrder`]
 //! define the rows that the statement must find.
 
+use std::time::Duration;
+
 use crate::delivery::{DeliveryClass, DeliveryState, Disposition, ReplayOutcome, ReplaySelection};
 use crate::endpoint::Ordering;
+use crate::health::BreakerState;
 use crate::time::Timestamp;
 
 /// The degree to which a set of deliveries of a lane blocks others.
@@ -164,6 +167,32 @@ pub fn is_due(state: DeliveryState, next_at: Timestamp, lease_until: Option<Time
 pub struct ClaimOrder {
     pub next_at: Timestamp,
     pub sequence: u64,
+}
+
+/// Limits on the deliveries that a node claims for one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimLimits {
+    /// The number of deliveries to claim at most.
+    pub slots: u32,
+    /// The number of deliveries that the node is sending to the endpoint already.
+    pub in_flight: u32,
+    /// The number of deliveries that all nodes may send to the endpoint at once.
+    pub max_in_flight: u32,
+    /// The longest time for which the breaker stays open.
+    pub longest_pause: Duration,
+}
+
+impl ClaimLimits {
+    /// Returns the number of deliveries that the node may claim, given the number that other nodes have
+    /// leased and the end of the pause of the breaker. Of all nodes, one sends the probe of a breaker.
+    pub fn claimable(&self, leased_elsewhere: u32, open_until: Option<Timestamp>, now: Timestamp) -> u32 {
+        let sending = self.in_flight.saturating_add(leased_elsewhere);
+        match BreakerState::of(open_until, self.longest_pause, now) {
+            BreakerState::Open { .. } => 0,
+            BreakerState::HalfOpen => self.slots.min(u32::from(sending == 0)),
+            BreakerState::Closed => self.slots.min(self.max_in_flight.saturating_sub(sending)),
+        }
+    }
 }
 
 /// The state of an endpoint as far as it affects its deliveries.

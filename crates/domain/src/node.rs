@@ -112,11 +112,23 @@ pub struct Lease {
     /// `None` if no node has held the upload yet, or the last holder has released it.
     pub holder: Option<InstanceId>,
     pub epoch: Epoch,
+    /// The epoch since which every takeover was clean. No earlier holder can still be writing to a blob that
+    /// was begun in this epoch, so the holder may continue in it.
+    pub generation: Epoch,
+}
+
+/// The state in which the previous holder has left an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handover {
+    /// It has closed the blob: it released the lease, or its node left the cluster.
+    Clean,
+    /// It may still be writing.
+    Unclean,
 }
 
 impl Lease {
     /// The lease of an upload that no node has held.
-    pub const NONE: Self = Self { holder: None, epoch: Epoch::NONE };
+    pub const NONE: Self = Self { holder: None, epoch: Epoch::NONE, generation: Epoch::NONE.next() };
 
     pub fn is_of(&self, instance: InstanceId) -> bool {
         self.holder == Some(instance)
@@ -124,14 +136,19 @@ impl Lease {
 
     /// Returns the lease after `instance` has taken over the upload.
     #[must_use]
-    pub const fn taken_by(self, instance: InstanceId) -> Self {
-        Self { holder: Some(instance), epoch: self.epoch.next() }
+    pub const fn taken_by(self, instance: InstanceId, handover: Handover) -> Self {
+        let epoch = self.epoch.next();
+        let generation = match handover {
+            Handover::Clean => self.generation,
+            Handover::Unclean => epoch,
+        };
+        Self { holder: Some(instance), epoch, generation }
     }
 
     /// Returns the lease after its holder has released it. The epoch stays: the next holder raises it.
     #[must_use]
     pub const fn released(self) -> Self {
-        Self { holder: None, epoch: self.epoch }
+        Self { holder: None, ..self }
     }
 }
 
@@ -161,9 +178,24 @@ mod tests {
     #[test]
     fn every_change_of_hands_raises_the_epoch() {
         let [one, two] = [1, 2].map(|byte| InstanceId::new(Timestamp::from_unix_ms(1), [byte; 10]));
-        let first = Lease::NONE.taken_by(one);
+        let first = Lease::NONE.taken_by(one, Handover::Clean);
         assert!(first.is_of(one) && !first.is_of(two) && !Lease::NONE.is_of(one));
-        let second = first.taken_by(two);
-        assert!(second.is_of(two) && second.epoch > first.epoch && first.epoch > Epoch::NONE);
+        for handover in [Handover::Clean, Handover::Unclean] {
+            let second = first.taken_by(two, handover);
+            assert!(second.is_of(two) && second.epoch > first.epoch && first.epoch > Epoch::NONE);
+        }
+    }
+
+    #[test]
+    fn only_an_unclean_takeover_begins_a_generation() {
+        let [one, two] = [1, 2].map(|byte| InstanceId::new(Timestamp::from_unix_ms(1), [byte; 10]));
+        let first = Lease::NONE.taken_by(one, Handover::Clean);
+        assert_eq!(first.generation, first.epoch, "the first generation is that of the first epoch");
+        let handed_over = first.released().taken_by(two, Handover::Clean);
+        assert_eq!((handed_over.epoch, handed_over.generation), (Epoch::new(2), Epoch::new(1)));
+        let seized = handed_over.taken_by(one, Handover::Unclean);
+        assert_eq!((seized.epoch, seized.generation), (Epoch::new(3), Epoch::new(3)));
+        let handed_on = seized.released().taken_by(two, Handover::Clean);
+        assert_eq!((handed_on.epoch, handed_on.generation), (Epoch::new(4), Epoch::new(3)));
     }
 }

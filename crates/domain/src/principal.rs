@@ -71,6 +71,8 @@ crate::named! {
         ReadWebhooks = "webhooks:read",
         ManageWebhooks = "webhooks:manage",
         ReadMetrics = "metrics:read",
+        ReadNodes = "nodes:read",
+        DrainNodes = "nodes:drain",
     }
 }
 

@@ -10,8 +10,8 @@ use actix_web::http::{Method, header};
 use crate::access::Origins;
 
 /// The request fields that belong to no upload protocol: those of authorization, conditional requests, range
-/// requests and distributed tracing.
-const REQUEST_FIELDS: [&str; 17] = [
+/// requests and distributed tracing, and the position of a write.
+const REQUEST_FIELDS: [&str; 18] = [
     "Authorization",
     "Content-Type",
     "Origin",
@@ -24,6 +24,7 @@ const REQUEST_FIELDS: [&str; 17] = [
     "If-Modified-Since",
     "If-Unmodified-Since",
     "Last-Event-ID",
+    "Longshore-Position",
     "Cache-Control",
     "traceparent",
     "tracestate",
@@ -31,10 +32,11 @@ const REQUEST_FIELDS: [&str; 17] = [
     "sentry-trace",
 ];
 
-const ANSWER_FIELDS: [&str; 11] = [
+const ANSWER_FIELDS: [&str; 12] = [
     "Location",
     "Retry-After",
     "X-Request-ID",
+    "Longshore-Position",
     "ETag",
     "Content-Disposition",
     "Content-Range",

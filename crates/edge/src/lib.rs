@@ -8,7 +8,9 @@
 
 use std::fmt;
 
+use domain::position::CommitPosition;
 use domain::time::Timestamp;
+use futures::future::LocalBoxFuture;
 
 pub mod access;
 pub mod address_limits;
@@ -43,9 +45,14 @@ use answers::AnswerMemory;
 use body::BodyLimits;
 pub use cors::{Cors, CorsLists};
 pub use metrics::EdgeMetrics;
+pub use middleware::POSITION;
 use refusals::Refusals;
 pub use rejections::Rejections;
 use table::RouteTable;
+
+/// Returns the position of the latest commit, for the response to a write; `None` where every read shows
+/// every write.
+pub type PositionSource = Box<dyn Fn() -> LocalBoxFuture<'static, Option<CommitPosition>> + Send + Sync>;
 
 /// Everything that the processing of a request needs around its handler.
 pub struct Edge {
@@ -63,6 +70,7 @@ pub struct Edge {
     pub answers: AnswerMemory,
     pub bodies: BodyLimits,
     pub now: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    pub position: PositionSource,
 }
 
 impl fmt::Debug for Edge {

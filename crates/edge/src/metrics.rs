@@ -92,7 +92,7 @@ impl EdgeMetrics {
     pub(crate) fn connections(&self, of: ListenerRole) -> Arc<AtomicUsize> {
         let [all, reading] = &self.0.connections;
         Arc::clone(match of {
-            ListenerRole::All => all,
+            ListenerRole::All | ListenerRole::ReadNode => all,
             ListenerRole::Reading => reading,
         })
     }

@@ -30,6 +30,8 @@ use domain::id::UploadId;
 use domain::time::milliseconds;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The position of what the client has written, which it may name in later requests.
+pub const POSITION: HeaderName = HeaderName::from_static("longshore-position");
 const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Serves a request and returns its response.
@@ -49,6 +51,7 @@ pub(crate) async fn serve(edge: &Edge, role: ListenerRole, mut request: ServiceR
 
     let address = Arc::clone(edge.table.find(request.match_info().as_str()));
     let admitted = admit(&request, &address, role, client, edge);
+    let writes = admitted.is_ok() && may_write(request.method(), &address);
     let (http, payload) = request.into_parts();
     let mut answer = match admitted {
         Err(refusal) => refusal.respond(&http),
@@ -67,6 +70,10 @@ pub(crate) async fn serve(edge: &Edge, role: ListenerRole, mut request: ServiceR
         answer.extensions_mut().insert(HangUp);
     }
     add_headers(&http, &address, edge, &id, answer.headers_mut());
+    if writes && let Some(position) = (edge.position)().await {
+        let position = HeaderValue::try_from(position.to_string()).expect("letters, digits and hyphens make a field");
+        answer.headers_mut().insert(POSITION, position);
+    }
     let label = address.label();
     edge.metrics.answered(http.method().as_str(), label, answer.status());
     let problem = answer.extensions_mut().remove::<ProblemCode>();
@@ -109,6 +116,22 @@ fn admit(
     match role {
         ListenerRole::All => Ok(part),
         ListenerRole::Reading => address.unless_it_reads(request.method().as_str()).map_or(Ok(part), Err),
+        ListenerRole::ReadNode if !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) => {
+            let detail = "this node serves only reads (role = \"read\"); the load balancer must send other requests to \
+                          upload nodes";
+            Err(Problem::try_again("read-node", detail, Duration::from_secs(1)))
+        }
+        ListenerRole::ReadNode => Ok(part),
+    }
+}
+
+/// Reports whether a request may have changed something. HEAD at an address for uploads commits the bytes
+/// that have arrived.
+fn may_write(method: &Method, address: &RoutePath) -> bool {
+    match *method {
+        Method::GET | Method::OPTIONS => false,
+        Method::HEAD => address.uploads().is_some(),
+        _ => true,
     }
 }
 

@@ -5,30 +5,50 @@ use tokio::time::Instant;
 
 use crate::command::{Append, EngineError, Unavailable, WritePosition};
 use crate::feed::Feed;
-use crate::peers::YieldCondition;
+use crate::lease::LeaseHolder;
+use crate::peers::{Obtained, YieldCondition};
 use crate::writer::Writer;
 use crate::writer_requests::NotJoined;
 use crate::{Engine, Inner};
+use domain::id::{InstanceId, UploadId};
 use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::upload::Upload;
 use domain::write_rules::WriteOrder;
+
+/// A request that has been assigned to a writer.
+pub(super) enum Begun {
+    /// A writer of this node takes its bytes.
+    Here(Feed),
+    /// This node receives bytes of the upload, and would take these.
+    Elsewhere(Box<Append>, InstanceId),
+}
 
 impl Engine {
     /// Begins an append. Checks everything that does not depend on the bytes; a request that is rejected here
     /// changes nothing.
     pub async fn append(&self, command: Append) -> Result<Feed, EngineError> {
         // Boxed: it takes four times the memory of sending bytes, and its caller may send for hours.
-        Box::pin(self.begin(command)).await
+        match Box::pin(self.begin(command)).await? {
+            Begun::Here(feed) => Ok(feed),
+            Begun::Elsewhere(command, holder) => self.forward(*command, holder),
+        }
     }
 
-    async fn begin(&self, mut command: Append) -> Result<Feed, EngineError> {
+    /// Begins an append on this node, or returns the node that receives bytes of the upload.
+    pub(super) async fn begin(&self, mut command: Append) -> Result<Begun, EngineError> {
         let inner = &self.0;
+        // Watched from before the record is read: another node may take over as soon as contact is lost.
+        let contact = inner.watch_contact();
         inner.check_running()?;
+        let holder = inner.leases.holder(command.id);
+        if holder.as_ref().is_none_or(LeaseHolder::is_parked) {
+            inner.check_keeps_uploads()?;
+        }
         // A request that takes over a live upload does not add one.
-        let one_more = inner.leases.holder(command.id).is_none();
-        if one_more && inner.leases.count() >= inner.settings.max_active_uploads {
-            return Err(EngineError::Unavailable(Unavailable::Busy));
+        let one_more = holder.is_none();
+        if one_more {
+            inner.check_active_uploads(inner.leases.count())?;
         }
         let patience = inner.settings.takeover_timeout;
         let deadline = Instant::now() + patience;
@@ -41,12 +61,16 @@ impl Engine {
                 // A request that would be rejected anyway must not disturb the writer.
                 let found = inner.find(command.principal.scope(), command.id).await?;
                 if command.repeats(&found) {
-                    return self.begin_comparing(&command).await;
+                    return self.begin_comparing(&command).await.map(Begun::Here);
                 }
                 let (at, there) = (found.offset(), found.record().received.clone());
                 let admitted = inner.admit(found, &command, &there, there.end())?;
                 if admitted.upload.write_order() == WriteOrder::InOrder {
-                    let taken = inner.leases.take(command.id, Some(at), patience).await;
+                    let mut taken = inner.leases.take(command.id, Some(at), patience).await;
+                    if matches!(taken, Err(EngineError::Rejected(Rejection::WrongOffset { ours, .. })) if ours < at) {
+                        // Another node has taken the upload over, and this writer has not noticed.
+                        taken = inner.leases.take(command.id, None, patience).await;
+                    }
                     // A request that may begin before the offset continues at the offset, wherever that is by
                     // now.
                     let has_moved = matches!(taken, Err(EngineError::Rejected(Rejection::WrongOffset { .. })));
@@ -58,7 +82,10 @@ impl Engine {
             }
             let joined = tokio::time::timeout_at(deadline, holder.join(command.clone())).await;
             match joined.map_err(|_| EngineError::Unavailable(Unavailable::Held))? {
-                Some(Ok(feed)) => return Ok(feed),
+                Some(Ok(feed)) => return Ok(Begun::Here(feed)),
+                Some(Err(NotJoined::Rejected(error))) if inner.is_outdated(command.id, &error).await? => {
+                    break inner.leases.take(command.id, None, patience).await?;
+                }
                 Some(Err(NotJoined::Rejected(error))) => return Err(error),
                 Some(Err(NotJoined::InOrder)) => command.position = command.position.in_order(),
                 None => {}
@@ -67,21 +94,36 @@ impl Engine {
         let found = inner.find(command.principal.scope(), command.id).await?;
         if command.repeats(&found) {
             drop(held);
-            return self.begin_comparing(&command).await;
+            return self.begin_comparing(&command).await.map(Begun::Here);
         }
-        let found = inner.obtain_for(&command, found, deadline).await?;
+        let found = match inner.obtain_for(&command, found, deadline).await? {
+            Obtained::Here(found) => found,
+            Obtained::Elsewhere(holder) => return Ok(Begun::Elsewhere(Box::new(command), holder)),
+        };
         let admitted = inner.admit(found.clone(), &command, &found.record().received, found.reach())?;
-        let mut writer = Writer::open(inner, held, found).await?;
+        let mut writer = Writer::open(inner, held, found, contact).await?;
         let feed = writer.add(&command, admitted).await?;
         self.spawn(writer.run());
-        Ok(feed)
+        Ok(Begun::Here(feed))
     }
 }
 
 impl Inner {
-    /// Returns the upload once this node may write it. A request that would be rejected anyway takes over no
-    /// lease.
-    async fn obtain_for(&self, command: &Append, mut found: Upload, deadline: Instant) -> Result<Upload, EngineError> {
+    /// Reports whether a writer of this node has rejected a request because of an offset below the recorded
+    /// one: another node has taken the upload over, and may have reported its own offset.
+    async fn is_outdated(&self, id: UploadId, rejection: &EngineError) -> Result<bool, EngineError> {
+        let EngineError::Rejected(Rejection::WrongOffset { ours, .. }) = rejection else { return Ok(false) };
+        Ok(*ours < self.find(TenantScope::All, id).await?.offset())
+    }
+
+    /// Returns the upload once this node may write it, or the node that goes on writing it. A request that
+    /// would be rejected anyway takes over no lease.
+    async fn obtain_for(
+        &self,
+        command: &Append,
+        mut found: Upload,
+        deadline: Instant,
+    ) -> Result<Obtained, EngineError> {
         while !self.holds(&found) {
             let goes_anywhere = matches!(command.position, WritePosition::Anywhere(_));
             let (at, rejection) = match self.admit(found.clone(), command, &found.record().received, found.reach()) {
@@ -97,17 +139,19 @@ impl Inner {
             };
             let id = found.id();
             // Boxed: this path is rare.
-            found = match Box::pin(self.obtain(found, when, rejection)).await {
+            found = match Box::pin(self.obtain_or_find_holder(found, when, rejection)).await {
                 // A request that may begin before the offset continues at the offset, wherever that is by
                 // now.
-                Err(EngineError::Rejected(Rejection::WrongOffset { .. }))
-                    if matches!(command.position, WritePosition::From(_)) && Instant::now() < deadline =>
+                Err(EngineError::Rejected(Rejection::WrongOffset { ours, .. }))
+                    if matches!(command.position, WritePosition::From(at) if at <= ours)
+                        && Instant::now() < deadline =>
                 {
                     self.find(TenantScope::All, id).await?
                 }
-                obtained => obtained?,
+                Ok(Obtained::Here(obtained)) => obtained,
+                elsewhere_or_failed => return elsewhere_or_failed,
             };
         }
-        Ok(found)
+        Ok(Obtained::Here(found))
     }
 }

@@ -3,7 +3,7 @@
 //! A booking is a number, not an allocation: the bytes that an upload has declared and not received. It is
 //! made at creation, or when the length becomes known, and shrinks with each commit. Every committed upload
 //! passes through [`Bookings::note`], so the booking ends with the upload, however that ends. After a start,
-//! bookings are counted again.
+//! bookings are counted again; in a cluster also later, because other nodes commit uploads as well.
 //!
 //! An upload yields to bookings that are older than its own. So of two uploads that do not both fit, one
 //! completes; otherwise each could fill half of the disk and stop. Bookings cost a client nothing, so all of
@@ -77,6 +77,16 @@ impl Bookings {
     pub(super) fn note(&self, upload: &Upload) -> u64 {
         let mut booked = self.lock();
         booked.set(age(upload), outstanding(upload).unwrap_or(0));
+        booked.total_bytes
+    }
+
+    /// Cancels the bookings of uploads that are not known any more. Returns the total of all others.
+    pub(super) fn keep(&self, is_known: impl Fn(UploadId) -> bool) -> u64 {
+        let mut booked = self.lock();
+        let gone: Vec<Age> = booked.by_age.keys().filter(|(_, id)| !is_known(*id)).copied().collect();
+        for age in gone {
+            booked.set(age, 0);
+        }
         booked.total_bytes
     }
 
@@ -202,6 +212,18 @@ mod tests {
         let upload = upload(1, Some(100));
         bookings.cancel(bookings.book(&upload, space(100)).unwrap());
         assert_eq!(bookings.lock().total_bytes, 0);
+    }
+
+    #[test]
+    fn uploads_that_ended_on_another_node_have_booked_nothing() {
+        let bookings = Bookings::default();
+        let [ended, going_on] = [upload(1, Some(30)), upload(2, Some(50))];
+        for upload in [&ended, &going_on] {
+            bookings.note(upload);
+        }
+        assert_eq!(bookings.keep(|id| id == going_on.id()), 50);
+        assert_eq!(bookings.keep(|_| true), 50);
+        assert!(bookings.book(&upload(3, Some(50)), space(100)).is_some());
     }
 
     #[test]

@@ -211,6 +211,10 @@ pub enum Unavailable {
     Held,
     #[error("all data is received and is being stored")]
     Settling,
+    #[error("this node hands over its uploads because it is about to stop; another node serves the request")]
+    Draining,
+    #[error("the clock of this node is wrong; another node serves the request")]
+    WrongClock,
     #[error("this node has lost contact with the database; another node may serve the request")]
     Fenced,
     #[error("the application has not decided about this request; retry later")]

@@ -16,11 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use storage::BlobWriter;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::Inner;
 use crate::blobs::{current_key, current_resume, epoch_of};
 use crate::command::{EngineError, Unavailable};
+use crate::fence::FenceWatch;
+use crate::handover::{self, Handover};
 use crate::lease::LeaseGuard;
 use crate::progress::{RateMeter, WriterProgress};
 use crate::writer_requests::WriterRequest;
@@ -62,6 +64,8 @@ impl From<WriterBroken> for EngineError {
 pub(super) struct Committer {
     pub(super) inner: Arc<Inner>,
     held: LeaseGuard<WriterRequest>,
+    handover: watch::Receiver<Handover>,
+    contact: FenceWatch,
     /// The upload as committed.
     pub(super) upload: Upload,
     /// Declarations of the requests under way that are not committed. They are committed with the next bytes.
@@ -99,19 +103,21 @@ pub(super) struct CheckpointScope {
 #[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack; boxing would allocate for nothing")]
 pub(super) enum WriterWakeup {
     Request(WriterRequest),
-    Stop,
+    /// This node stops, or hands over its uploads.
+    Stop(Unavailable),
     /// The node has lost contact with the state.
     Fenced,
     Committed(Result<Upload, EngineError>),
 }
 
 impl Committer {
-    pub(super) fn new(inner: Arc<Inner>, held: LeaseGuard<WriterRequest>, upload: Upload) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, held: LeaseGuard<WriterRequest>, upload: Upload, contact: FenceWatch) -> Self {
         held.progress.accept(upload.received_bytes());
         held.publish_progress();
         let meter = RateMeter::start(upload.received_bytes());
-        let declared = PendingDeclarations::default();
-        Self { inner, held, upload, declared, blob: None, base: 0, pending: None, meter, inspectors: Vec::new() }
+        let (handover, declared) = (inner.handover.subscribe(), PendingDeclarations::default());
+        let inspectors = Vec::new();
+        Self { inner, held, handover, contact, upload, declared, blob: None, base: 0, pending: None, meter, inspectors }
     }
 
     /// Returns the upload with the declarations that are not committed yet.
@@ -137,7 +143,7 @@ impl Committer {
     /// Waits for a request, for the shutdown, or for the end of the checkpoint under way. The future may be
     /// dropped and created again.
     pub(super) async fn next_wakeup(&mut self) -> WriterWakeup {
-        let Self { inner, held, pending, .. } = self;
+        let Self { inner, held, handover, contact, pending, .. } = self;
         let committed = async {
             match pending {
                 Some(pending) => (&mut pending.commit).await,
@@ -147,8 +153,9 @@ impl Committer {
         tokio::select! {
             biased;
             Some(request) = held.requests.recv() => WriterWakeup::Request(request),
-            () = inner.stop.cancelled() => WriterWakeup::Stop,
-            () = inner.lost_contact() => WriterWakeup::Fenced,
+            () = inner.stop.cancelled() => WriterWakeup::Stop(Unavailable::ShuttingDown),
+            reason = handover::under_way(handover) => WriterWakeup::Stop(reason),
+            () = contact.closed() => WriterWakeup::Fenced,
             committed = committed => WriterWakeup::Committed(committed),
         }
     }
@@ -378,9 +385,12 @@ impl Committer {
     async fn cut_to_committed(&mut self) -> Result<bool, EngineError> {
         let upload = self.inner.find(TenantScope::All, self.upload.id()).await?;
         let still_holds = self.still_holds(&upload);
+        if !still_holds {
+            self.inner.drop_strays(&self.upload).await;
+        }
         if upload.stage().takes_bytes() && still_holds {
-            let in_doubt = self.inner.is_in_doubt(upload.id());
-            if in_doubt && !self.inner.abilities.takes_over {
+            if !self.inner.abilities.takes_over && !upload.has_sole_writer() {
+                // It continues in another blob.
                 return Ok(true);
             }
             // The bytes of a commit that may still take effect stay until a new epoch excludes it.

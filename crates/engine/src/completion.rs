@@ -74,7 +74,13 @@ impl Inner {
                     Err(error) if error.is_loss() => self.lose(upload, error).await?,
                     Err(error) => return Err(EngineError::storage(error)),
                 },
-                Stage::Received if !self.abilities.reads_open => return self.seal_partial(upload).await,
+                Stage::Received if !self.abilities.reads_open => {
+                    let sealed = self.seal_partial(upload).await?;
+                    if sealed.stage() == Stage::Received {
+                        return Ok(sealed);
+                    }
+                    sealed
+                }
                 Stage::Verified if self.awaits_verdict(&upload) => self.decide(upload, initiator).await?,
                 Stage::Verified => self.finish(upload).await?,
                 Stage::Stored => {
@@ -157,16 +163,18 @@ impl Inner {
         }
     }
 
-    /// Fails an upload whose bytes are no longer complete: a retry would not bring them back.
+    /// Fails an upload whose bytes are no longer complete: a retry would not bring them back. A node that has
+    /// lost the lease may miss bytes that the next one has moved; its commit fails, and it logs nothing.
     async fn lose(
         &self,
         mut upload: Upload,
         error: impl std::error::Error + Send + 'static,
     ) -> Result<Upload, EngineError> {
-        tracing::error!(upload = %upload.id(), error = &error as &dyn std::error::Error, "an upload failed because its bytes are missing from the storage");
         let message = "the bytes of the upload are missing from the storage".to_owned();
         upload.fail(Failure { code: "bytes-missing".to_owned(), message, rejection: None }, self.now());
-        self.commit(upload).await
+        let failed = self.commit(upload).await?;
+        tracing::error!(upload = %failed.id(), error = &error as &dyn std::error::Error, "an upload failed because its bytes are missing from the storage");
+        Ok(failed)
     }
 
     /// Removes the bytes of an upload that no longer needs them, and records that. Reports whether it

@@ -56,6 +56,7 @@ impl Engine {
     /// cancels it; if they are joined by then, the upload is completed.
     pub async fn concatenate(&self, command: Concatenate) -> Result<Upload, EngineError> {
         self.0.check_running()?;
+        self.0.check_keeps_uploads()?;
         let parts = self.0.finished_parts(command.principal.scope(), &command.parts).await?;
         let total = parts.iter().try_fold(Offset::ZERO, |total, part| total.plus(part.offset().get()));
         let max_bytes = self.0.settings.max_upload_bytes;
@@ -242,11 +243,12 @@ impl Inner {
                 .to_owned(),
             rejection: None,
         };
-        let id = upload.id();
+        let (id, left) = (upload.id(), upload.clone());
         upload.fail(failure, self.now());
         match self.commit(upload).await {
             Ok(failed) => self.remove_bytes(failed).await,
             Err(error) => {
+                self.drop_strays(&left).await;
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(upload = %id, error, "could not record that a concatenation failed; will retry");
                 false

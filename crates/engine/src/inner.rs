@@ -1,12 +1,11 @@
 //! State that all parts of the engine share: its ports, its settings and the local leases; and the functions
 //! that read and commit a record.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,23 +13,24 @@ use crate::Randomness;
 use crate::bookings::Bookings;
 use crate::command::{EngineError, Unavailable};
 use crate::disk;
+use crate::doubts::Doubts;
 use crate::fence::Fence;
+use crate::handover::Handover;
 use crate::hooks::{HookPort, IdIsTaken};
 use crate::lease::LocalLeases;
-use crate::lock::lock;
 use crate::metrics::EngineMetrics;
 use crate::peers::PeerAccess;
 use crate::settings::EngineSettings;
 use crate::writer_requests::WriterRequest;
 use domain::event::{Event, EventKind};
 use domain::id::{CommitId, InstanceId, UploadId};
-use domain::node::Lease;
+use domain::node::{Epoch, Lease};
 use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::time::Timestamp;
 use domain::upload::{Record, Upload};
 use state::clock::Clock;
-use state::{Bells, Change, CommitIdentity, Deliveries, LiveProgress, UploadStore};
+use state::{Bells, Change, CommitIdentity, LiveProgress, Reads, UploadStore};
 
 pub(super) struct Inner {
     pub(super) settings: EngineSettings,
@@ -44,7 +44,9 @@ pub(super) struct Inner {
     pub(super) uploads: Arc<dyn UploadStore>,
     /// The leases of all live nodes.
     pub(super) nodes: Arc<dyn state::Leases>,
-    pub(super) deliveries: Arc<dyn Deliveries>,
+    pub(super) duties: Arc<dyn state::Duties>,
+    /// The source of answers to queries.
+    pub(super) reads: Arc<dyn Reads>,
     pub(super) blobs: Arc<dyn storage::BlobStore>,
     pub(super) abilities: storage::Abilities,
     /// `None` if no hooks are configured.
@@ -53,13 +55,16 @@ pub(super) struct Inner {
     pub(super) peers: Option<PeerAccess>,
     /// `None` for a node that works alone.
     pub(super) fence: Option<Fence>,
+    pub(super) handover: watch::Sender<Handover>,
+    /// True for a node that writes nothing: neither to the storage nor to the state.
+    pub(super) only_reads: bool,
     /// Notified when an upload waits for a verdict that the application did not give.
     pub(super) undecided: Notify,
     /// Memory for bytes on their way to the storage.
     pub(super) pool: pool::Pool,
     pub(super) leases: LocalLeases<WriterRequest>,
     /// Uploads with a commit that may still take effect, until a new epoch begins.
-    pub(super) in_doubt: Mutex<HashSet<UploadId>>,
+    pub(super) in_doubt: Doubts,
     pub(super) bookings: Bookings,
     pub(super) bells: Arc<dyn Bells>,
     pub(super) progress: Arc<dyn LiveProgress>,
@@ -111,36 +116,78 @@ impl Inner {
 
     /// Reports whether a commit to the upload may still take effect although it seems not to have been made.
     pub(super) fn is_in_doubt(&self, id: UploadId) -> bool {
-        lock(&self.in_doubt).contains(&id)
+        self.in_doubt.contains(id)
     }
 
-    /// Acquires the lease of an upload, and returns the lease as it is then. If a commit is in doubt, a new
-    /// epoch is begun: the commit can then no longer take effect.
-    pub(super) async fn acquire(&self, found: &Upload) -> Result<Lease, EngineError> {
+    /// Acquires the lease of an upload unless another live node holds it, and reads the record again: the
+    /// previous holder may have committed until it lost the lease, and an offset it has reported must not be
+    /// overwritten. If a commit is in doubt, a new epoch is begun: the commit can then no longer take effect.
+    pub(super) async fn acquire(&self, found: &Upload) -> Result<Acquired, EngineError> {
         let (id, lease) = (found.id(), found.record().lease);
         if lease.is_of(self.node) && self.is_in_doubt(id) {
             self.nodes.release(id, lease).await?;
         }
         let lease = self.nodes.acquire(id, self.node).await?.ok_or(Rejection::NotFound)?;
         if lease != found.record().lease {
-            lock(&self.in_doubt).remove(&id);
+            self.in_doubt.settle(id);
         }
-        Ok(lease)
+        self.confirm(id, lease).await
+    }
+
+    /// Reads the record of an upload again that this node has acquired with `lease`, if it is this node's.
+    pub(super) async fn confirm(&self, id: UploadId, lease: Lease) -> Result<Acquired, EngineError> {
+        if !lease.is_of(self.node) {
+            return Ok(Acquired::Elsewhere(lease));
+        }
+        let upload = self.find(TenantScope::All, id).await?;
+        // Another node may have taken the upload since, and its lease must not be mistaken for this node's.
+        let now = upload.record().lease;
+        Ok(if now == lease { Acquired::Here(upload) } else { Acquired::Elsewhere(now) })
     }
 
     async fn take_over(&self, found: Upload) -> Result<Upload, EngineError> {
-        let lease = self.acquire(&found).await?;
-        if !lease.is_of(self.node) {
-            return Err(EngineError::Unavailable(Unavailable::Held));
+        match self.acquire(&found).await? {
+            Acquired::Here(upload) if upload.record().version == found.record().version => Ok(upload),
+            Acquired::Here(_) => Err(EngineError::Unavailable(Unavailable::Superseded)),
+            Acquired::Elsewhere(_) => Err(EngineError::Unavailable(Unavailable::Held)),
         }
-        // The previous node may have committed until it lost its lease, and an offset it has reported must
-        // not be overwritten. Another node may have taken the upload since.
-        let upload = self.find(TenantScope::All, found.id()).await?;
-        let was_changed = upload.record().version != found.record().version || upload.record().lease != lease;
-        if was_changed { Err(EngineError::Unavailable(Unavailable::Superseded)) } else { Ok(upload) }
+    }
+
+    /// Fails if as many uploads are active as may be. Those with a commit in doubt count, until the sweeper
+    /// has settled them.
+    pub(super) fn check_active_uploads(&self, others: usize) -> Result<(), EngineError> {
+        if others + self.in_doubt.count() < self.settings.max_active_uploads {
+            return Ok(());
+        }
+        Err(EngineError::Unavailable(Unavailable::Busy))
+    }
+
+    /// Releases the leases of uploads in doubt that nobody continues. A commit in doubt loses to the epoch of
+    /// the next holder.
+    pub(super) async fn settle_doubts(&self, most: usize) {
+        for (id, epoch) in self.in_doubt.some(most) {
+            if let Err(error) = self.settle_doubt(id, epoch).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "could not settle uploads with an unknown commit; will retry");
+                return;
+            }
+        }
+    }
+
+    async fn settle_doubt(&self, id: UploadId, epoch: Epoch) -> state::Result<()> {
+        // A holder of the local lease settles the doubt itself, or has read the record before.
+        let Some(_held) = self.leases.try_take(id) else { return Ok(()) };
+        let found = self.uploads.find(TenantScope::All, id).await?;
+        let lease = found.as_ref().map(|upload| upload.record().lease);
+        if let Some(lease) = lease.filter(|lease| lease.is_of(self.node) && lease.epoch == epoch) {
+            self.nodes.release(id, lease).await?;
+        }
+        self.in_doubt.settle_epoch(id, epoch);
+        Ok(())
     }
 
     pub(super) async fn insert(&self, mut upload: Upload) -> Result<Upload, EngineError> {
+        self.check_active_uploads(0)?;
         upload.assign_to(self.node);
         let (kinds, began) = (new_event_kinds(&upload), Instant::now());
         let takes_room = !(upload.is_final() && self.abilities.joins_without_copying);
@@ -197,7 +244,7 @@ impl Inner {
                 // Boxed: this path is rare.
                 let resolved = Box::pin(state::resolve_lost_answer(&*self.uploads, signed, outcome)).await;
                 if resolved.is_err() {
-                    lock(&self.in_doubt).insert(signed.upload());
+                    self.in_doubt.note(signed.upload(), signed.epoch());
                 }
                 resolved.map(|found| self.extended(found))
             }
@@ -226,6 +273,15 @@ impl Inner {
             rung.map_err(|_| EngineError::Unavailable(Unavailable::Settling))?;
         }
     }
+}
+
+/// The outcome of acquiring the lease of an upload.
+#[expect(clippy::large_enum_variant, reason = "one lives for a moment; boxing would allocate for each takeover")]
+pub(super) enum Acquired {
+    /// This node holds the lease: the upload as it is now.
+    Here(Upload),
+    /// This node does not hold the lease: the lease as it is now.
+    Elsewhere(Lease),
 }
 
 fn new_event_kinds(upload: &Upload) -> Vec<EventKind> {

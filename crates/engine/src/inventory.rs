@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::command::{EngineError, Unavailable};
 use crate::{Engine, Inner, blobs};
+use domain::duty::Duty;
 use domain::principal::TenantScope;
 use domain::query::UploadQuery;
 use domain::rejection::Rejection;
@@ -63,6 +64,10 @@ impl Engine {
 
 impl Inner {
     async fn take_inventory(&self, rate: u32) -> Result<(), EngineError> {
+        if !self.has_duty(Duty::Inventory).await {
+            tracing::debug!("another node compares the stored files with the records of uploads");
+            return Ok(());
+        }
         let mut throttle = Throttle::of(rate);
         let blobs = self.blobs_without_record(&mut throttle).await?;
         let records = self.records_without_blob(&mut throttle).await?;

@@ -13,22 +13,22 @@
 //! [`concatenate`](mod@concatenate), `lifecycle` (creation and cancellation), [`report`] (the reports of
 //! backends), `sweep` (work that is due after a time or after a crash), `removal` (deletion by an operator or
 //! by retention), `missing` and `inventory` (records without blobs and blobs without records), [`disk`] and
-//! `space` (free disk space), [`peers`](mod@peers) and `fence` (several nodes), [`read`] (status, lists,
-//! events, downloads), [`hooks`] (calls to the application), `digest`, `pieces` and `upload_digests` (digests
-//! of the bytes).
+//! `space` (free disk space), [`peers`](mod@peers), `fence` and `handover` (several nodes), [`read`] and
+//! [`queries`] (status, lists, events, downloads), [`hooks`] (calls to the application), `digest`, `pieces`
+//! and `upload_digests` (digests of the bytes).
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use domain::id::InstanceId;
 use domain::time::Timestamp;
-use state::{Bells, Deliveries, LiveProgress, UploadStore};
+use state::{Bells, Deliveries, DirectReads, LiveProgress, Reads, UploadStore};
 
 mod admission;
 mod append;
@@ -41,8 +41,10 @@ mod completion;
 pub mod concatenate;
 mod digest;
 pub mod disk;
+mod doubts;
 pub mod feed;
 mod fence;
+mod handover;
 pub mod hooks;
 mod inner;
 mod inventory;
@@ -57,8 +59,10 @@ mod missing;
 pub mod peers;
 mod pieces;
 mod progress;
+pub mod queries;
 mod ranges;
 pub mod read;
+mod recount;
 mod removal;
 pub mod report;
 mod settings;
@@ -90,6 +94,7 @@ pub type Randomness = Arc<dyn Fn() -> [u8; 10] + Send + Sync>;
 pub struct Ports {
     pub uploads: Arc<dyn UploadStore>,
     pub nodes: Arc<dyn state::Leases>,
+    pub duties: Arc<dyn state::Duties>,
     pub deliveries: Arc<dyn Deliveries>,
     pub bells: Arc<dyn Bells>,
     pub progress: Arc<dyn LiveProgress>,
@@ -110,7 +115,7 @@ impl Engine {
     /// Builds the engine of a node that has joined the others. The engine uses the clock of the state, and
     /// its tasks run on the runtime that this function is called in.
     pub fn new(mut settings: EngineSettings, node: InstanceId, ports: Ports) -> Self {
-        let Ports { uploads, nodes, deliveries, bells, progress, blobs } = ports;
+        let Ports { uploads, nodes, duties, deliveries, bells, progress, blobs } = ports;
         let abilities = blobs.abilities();
         // A range out of order starts at the beginning of a part.
         let alignment = &mut settings.ranges.alignment_bytes;
@@ -121,17 +126,20 @@ impl Engine {
             clock: uploads.clock(),
             randomness: Arc::new(rand::random),
             node,
+            reads: Arc::new(DirectReads { uploads: Arc::clone(&uploads), deliveries }),
             uploads,
             nodes,
-            deliveries,
+            duties,
             abilities,
             blobs,
             hooks: None,
             peers: None,
             fence: None,
+            handover: watch::Sender::default(),
+            only_reads: false,
             undecided: Notify::new(),
             leases: LocalLeases::new(Arc::clone(&progress)),
-            in_doubt: Mutex::default(),
+            in_doubt: doubts::Doubts::default(),
             progress,
             bookings: Bookings::default(),
             bells,
@@ -160,6 +168,26 @@ impl Engine {
     pub fn reporting_progress_while(mut self, wanted: Arc<AtomicBool>) -> Self {
         Arc::get_mut(&mut self.0).expect("an engine is given its subscribers before it is shared").progress_wanted =
             wanted;
+        self
+    }
+
+    /// Answers queries from `reads` from now on, which may have copies of the state. Without it, they go to
+    /// the state itself.
+    #[must_use]
+    pub fn reading_from(mut self, reads: Arc<dyn Reads>) -> Self {
+        Arc::get_mut(&mut self.0).expect("an engine is set up before it is shared").reads = reads;
+        self
+    }
+
+    /// Returns the node that this engine works for.
+    pub fn node(&self) -> InstanceId {
+        self.0.node
+    }
+
+    /// Writes nothing from now on, for a node that serves only reads. Requests that write must not reach it.
+    #[must_use]
+    pub fn only_reading(mut self) -> Self {
+        Arc::get_mut(&mut self.0).expect("an engine is set up before it is shared").only_reads = true;
         self
     }
 

@@ -20,6 +20,7 @@ impl Engine {
     pub async fn create(&self, command: Create) -> Result<Upload, EngineError> {
         let inner = &self.0;
         inner.check_running()?;
+        inner.check_keeps_uploads()?;
         let length_bytes = command.length.map_or(0, Length::get);
         if length_bytes > inner.settings.max_upload_bytes {
             return Err(Rejection::OverLimit(inner.settings.max_upload_bytes).into());

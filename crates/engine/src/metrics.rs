@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use storage::Capacity;
 
 use crate::lock::lock;
+use crate::peers::PeerMetrics;
 use domain::dialect::Dialect;
 use domain::event::EventKind;
 use domain::id::UploadId;
@@ -23,6 +24,10 @@ use domain::upload::Upload;
 #[derive(Debug)]
 pub struct EngineMetrics {
     pub(super) bytes_received: Counter,
+    pub(super) generations_sealed: Counter,
+    /// Bytes that were passed on to other nodes.
+    pub(super) forwarded_bytes: Counter,
+    pub(super) peers: PeerMetrics,
     events: Family<EventLabel, Counter>,
     created: Family<ProtocolLabel, Counter>,
     ended: Family<EndLabel, Counter>,
@@ -96,6 +101,17 @@ impl Unfinished {
         }
     }
 
+    /// Forgets the uploads that are not known any more.
+    fn keep(&self, is_known: impl Fn(UploadId) -> bool) {
+        lock(&self.known).retain(|id, stage| {
+            let stays = is_known(*id);
+            if !stays {
+                self.gauge(*stage, |gauge| gauge.dec());
+            }
+            stays
+        });
+    }
+
     fn gauge(&self, stage: Stage, change: impl FnOnce(&Gauge) -> i64) {
         change(&self.counts.get_or_create(&StageLabel { stage: stage.name() }));
     }
@@ -105,6 +121,9 @@ impl Default for EngineMetrics {
     fn default() -> Self {
         Self {
             bytes_received: Counter::default(),
+            generations_sealed: Counter::default(),
+            forwarded_bytes: Counter::default(),
+            peers: PeerMetrics::default(),
             events: Family::default(),
             created: Family::default(),
             ended: Family::default(),
@@ -142,6 +161,11 @@ impl EngineMetrics {
             "Bytes received from clients, committed or not",
             self.bytes_received.clone(),
         );
+        let sealed = "Blobs of uploads that were sealed because an earlier holder may still have been writing to them";
+        registry.register("generations_sealed", sealed, self.generations_sealed.clone());
+        let forwarded = "Bytes of requests that were passed on to the nodes that write their uploads";
+        registry.register("peer_forwarded_bytes", forwarded, self.forwarded_bytes.clone());
+        self.peers.register(registry);
         registry.register("upload_events", "Upload events, by type", self.events.clone());
         registry.register("uploads_created", "Uploads created, by protocol", self.created.clone());
         let ended = "Uploads that completed, failed, expired or were terminated, by protocol and stage";
@@ -189,6 +213,11 @@ impl EngineMetrics {
     /// Returns the counter of requests rejected for lack of disk space.
     pub fn without_space(&self) -> &Counter {
         &self.without_space
+    }
+
+    /// Forgets unfinished uploads that have ended on another node.
+    pub(super) fn keep_unfinished(&self, is_known: impl Fn(UploadId) -> bool) {
+        self.unfinished.keep(is_known);
     }
 
     /// Updates the stage of an upload, as it was committed or as it is found at the start.

@@ -18,7 +18,7 @@ use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
 use domain::upload::Upload;
-use state::SweepSelection;
+use state::{SweepSelection, SweepShare};
 
 /// Number of uploads counted by one query.
 const PAGE: u32 = 1_000;
@@ -80,7 +80,7 @@ impl Inner {
 
     /// Records that the bytes of an upload are missing, without a log line. Reports whether that is new.
     pub(super) async fn mark_missing(&self, mut upload: Upload) -> Result<bool, EngineError> {
-        let is_new = upload.mark_bytes_missing(self.now());
+        let is_new = !self.only_reads && upload.mark_bytes_missing(self.now());
         if is_new {
             self.commit(upload).await?;
         }
@@ -108,6 +108,9 @@ impl Inner {
     /// Records that the bytes of an upload exist again.
     pub(super) async fn note_found(&self, mut upload: Upload) -> state::Result<Upload> {
         upload.clear_bytes_missing(self.now());
+        if self.only_reads {
+            return Ok(upload);
+        }
         let upload = self.try_commit(upload).await?;
         tracing::info!(upload = %upload.id(), "the missing bytes of an upload were found again");
         Ok(upload)
@@ -125,7 +128,8 @@ impl Inner {
     pub(super) async fn count_missing(&self) -> Result<(), EngineError> {
         let mut counted = 0;
         loop {
-            let found = self.uploads.due(SweepSelection::Missing, self.node, counted, PAGE).await?;
+            let found =
+                self.uploads.due(SweepSelection::Missing, SweepShare::OwnAndFree(self.node), counted, PAGE).await?;
             let count = u32::try_from(found.len()).unwrap_or(PAGE);
             self.metrics.missing(i64::from(count));
             counted += count;

@@ -115,8 +115,10 @@ impl ScatteredState {
         let Some(checked) = &mut request.checked else {
             return Err(Rejection::DifferentBytes { at: differs_at }.into());
         };
-        let Inner { pool, settings, .. } = &*ledger.committer.inner;
+        let Inner { pool, settings, abilities, .. } = &*ledger.committer.inner;
         let limit = settings.ranges.max_replaced_bytes.min(pool.most_kept_bytes() as u64);
+        // Where an earlier holder can still write to a blob, it must not be on its way to bytes that count.
+        let limit = if abilities.takes_over { limit } else { 0 };
         let kept: u64 = checked.replacing.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         if kept + part.len() as u64 > limit {
             return Err(Rejection::TooMuchToReplace(limit).into());

@@ -1,5 +1,5 @@
-//! All queries: status, lists, events, deliveries, downloads. They take no lease, disturb no writer, and read
-//! committed rows and the progress of running appends on any node.
+//! Reading: status, lists, events, downloads. Reads take no lease, disturb no writer, and show committed rows
+//! and the progress of running appends on any node.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,9 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::blobs::current_key;
 use crate::command::{EngineError, Unavailable};
 use crate::{Engine, Inner};
-use domain::delivery::DeliveryRecord;
-use domain::hook::HookCall;
-use domain::id::{DeliveryId, UploadId};
+use domain::id::UploadId;
 use domain::principal::Principal;
 use domain::rejection::Rejection;
 use domain::stage::{Ended, Stage};
@@ -21,7 +19,7 @@ use domain::upload::Upload;
 use state::ProgressReading;
 
 use domain::log::{EventPage, EventPosition, LoggedEvent};
-use domain::query::{DeliveryPage, DeliveryQuery, HookCallQuery, UploadQuery};
+use domain::query::{UploadPage, UploadQuery};
 
 /// The current state of an upload, with the bytes that a running append has received beyond the committed
 /// ones.
@@ -93,11 +91,22 @@ impl Engine {
         EngineLoad { leases: inner.leases.held(), tasks: inner.tasks.len(), free_buffer_bytes: inner.pool.free_bytes() }
     }
 
+    /// Returns the status as of the latest commit. [`queries`](crate::queries) may be answered by a copy of
+    /// the state.
     pub async fn status(&self, principal: &Principal, id: UploadId) -> Result<UploadStatus, EngineError> {
+        self.status_of(id, self.0.find(principal.scope(), id)).await
+    }
+
+    /// Returns the status of the upload that `finding` finds.
+    pub(crate) async fn status_of(
+        &self,
+        id: UploadId,
+        finding: impl Future<Output = Result<Upload, EngineError>>,
+    ) -> Result<UploadStatus, EngineError> {
         // Local counters first: the row read after them is at least as new, so `received` can be raised to
         // it.
         let local = self.0.progress.of(&[id]).await.into_iter().next().flatten();
-        let upload = self.0.find(principal.scope(), id).await?;
+        let upload = finding.await?;
         let live = match local {
             Some(_) => local,
             None if self.0.peers.is_none() => None,
@@ -107,12 +116,16 @@ impl Engine {
         Ok(self.view(upload, live))
     }
 
-    /// Returns the uploads that match, newest first.
+    /// Returns the uploads that match as of the latest commit, newest first.
     pub async fn list(&self, principal: &Principal, query: &UploadQuery) -> Result<StatusPage, EngineError> {
-        let page = self.0.uploads.list(principal.scope(), query).await?;
+        Ok(self.statuses(self.0.uploads.list(principal.scope(), query).await?).await)
+    }
+
+    /// Adds the progress of running appends to a page of uploads.
+    pub(crate) async fn statuses(&self, page: UploadPage) -> StatusPage {
         let live = self.0.live_of(&page.found).await;
         let view = |(upload, live)| self.view(self.0.extended(upload), live);
-        Ok(StatusPage { found: page.found.into_iter().zip(live).map(view).collect(), next: page.next })
+        StatusPage { found: page.found.into_iter().zip(live).map(view).collect(), next: page.next }
     }
 
     fn view(&self, upload: Upload, live: Option<ProgressReading>) -> UploadStatus {
@@ -205,22 +218,14 @@ impl Engine {
         Ok(self.0.uploads.count_events_behind(principal.scope(), after, most).await?)
     }
 
-    pub async fn deliveries(&self, principal: &Principal, query: &DeliveryQuery) -> Result<DeliveryPage, EngineError> {
-        Ok(self.0.deliveries.deliveries(principal.scope(), query).await?)
-    }
-
-    pub async fn delivery(&self, principal: &Principal, id: DeliveryId) -> Result<Option<DeliveryRecord>, EngineError> {
-        Ok(self.0.deliveries.delivery(principal.scope(), id).await?)
-    }
-
-    /// Returns the recorded hook calls, newest first.
-    pub async fn hook_calls(&self, principal: &Principal, query: &HookCallQuery) -> Result<Vec<HookCall>, EngineError> {
-        Ok(self.0.uploads.hook_calls(principal.scope(), query).await?)
-    }
-
     /// Checks that the storage and the database work.
     pub async fn check(&self) -> Result<(), EngineError> {
         self.0.check_running()?;
+        if self.0.only_reads {
+            // The other checks write.
+            self.0.nodes.nodes().await?;
+            return Ok(());
+        }
         self.0.blobs.check().await.map_err(EngineError::storage)?;
         self.0.uploads.check().await?;
         Ok(())

@@ -20,11 +20,10 @@ pub struct SpaceSettings {
 
 impl Inner {
     /// Reports whether uploads may be filled in any order. That needs a storage on which bytes sent again can
-    /// be compared with the stored ones, bytes with a checksum may replace them, and a newer writer can fill
-    /// the gaps of an older one.
+    /// be compared with the stored ones, and bytes that do not count may be written again.
     pub(super) fn takes_any_order(&self) -> bool {
-        let Abilities { any_order, overwrites, reads_open, takes_over, .. } = self.abilities;
-        any_order && overwrites && reads_open && takes_over
+        let Abilities { any_order, overwrites, reads_open, .. } = self.abilities;
+        any_order && overwrites && reads_open
     }
 
     /// Checks that `bytes` of a new upload fit beside the reserve that must stay free and the bookings of

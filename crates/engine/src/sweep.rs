@@ -2,7 +2,9 @@
 //! uploads, expires and stalls uploads, removes bytes, and removes files at the end of their retention.
 //!
 //! All its work is on uploads whose local lease is free; a live writer does this work for its own upload.
-//! Uploads that another live node holds are left to that node, also at the start of this one.
+//! Uploads that another live node holds are left to that node, also at the start of this one. Of the nodes,
+//! one at a time handles the uploads that none of them holds; that is a duty for each selection. Two nodes
+//! that do it at once do no harm: a takeover fences out the slower one.
 
 use std::error::Error;
 use std::time::Duration;
@@ -13,16 +15,12 @@ use tokio::time::Instant;
 use crate::command::{EngineError, Unavailable};
 use crate::hooks::Initiator;
 use crate::lifetime::LifetimeSettings;
-use crate::metrics::UNFINISHED;
 use crate::upload_digests::UploadDigests;
 use crate::{Engine, Inner};
+use domain::duty::Duty;
 use domain::principal::TenantScope;
-use domain::query::UploadQuery;
 use domain::upload::Upload;
-use state::SweepSelection;
-
-/// Number of uploads per page when counting.
-const PAGE: u32 = 1_000;
+use state::{SweepSelection, SweepShare};
 
 /// Number of uploads per query.
 const BATCH: u32 = 200;
@@ -63,6 +61,7 @@ impl Engine {
 
     /// Sweeps at the configured interval until the engine shuts down.
     pub fn start_sweeping(&self) {
+        self.start_recounting();
         let inner = std::sync::Arc::clone(&self.0);
         self.spawn(async move {
             let every = inner.settings.lifetimes.sweep_every;
@@ -85,6 +84,7 @@ impl Engine {
                 if let Err(error) = inner.measure_disk() {
                     tracing::warn!(error = &error as &dyn Error, "could not measure the free disk space");
                 }
+                inner.settle_doubts(BATCH as usize).await;
                 if steps != inner.clock.steps() {
                     steps = inner.clock.steps();
                     inner.renew_terms_of_the_future().await;
@@ -109,23 +109,6 @@ impl Engine {
 }
 
 impl Inner {
-    /// Counts unfinished uploads by stage, and the bytes they have yet to receive.
-    async fn count_unfinished(&self) -> Result<(), EngineError> {
-        let stages = UNFINISHED.to_vec();
-        let mut query = UploadQuery { stages, limit: PAGE, ..UploadQuery::default() };
-        loop {
-            let page = self.uploads.list(TenantScope::All, &query).await?;
-            for upload in &page.found {
-                self.metrics.booked(self.bookings.note(upload));
-                self.metrics.note(upload);
-            }
-            query.before = page.next;
-            if query.before.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
     /// Restarts the lifetime of every upload that a node with a fast clock has written, so that none expires
     /// or stalls later than an upload created now.
     async fn renew_terms_of_the_future(&self) {
@@ -141,10 +124,11 @@ impl Inner {
     /// Handles all uploads of one selection; returns how many were handled.
     async fn sweep(&self, selection: SweepSelection, initiator: &Initiator) -> usize {
         let (mut moved, mut unmoved) = (0, 0);
-        loop {
+        while !self.hands_over() {
             // Uploads that could not be handled are skipped, so that they neither come back at once nor hide
             // those after them.
-            let due = match self.uploads.due(selection, self.node, unmoved, BATCH).await {
+            let share = self.share(selection).await;
+            let due = match self.uploads.due(selection, share, unmoved, BATCH).await {
                 Ok(due) => due,
                 Err(error) => {
                     tracing::warn!(
@@ -165,10 +149,24 @@ impl Inner {
                 return moved;
             }
         }
+        moved
+    }
+
+    /// Returns the uploads that are this node's to handle: those it holds, and with the duty for the
+    /// selection also those that no live node holds.
+    async fn share(&self, selection: SweepSelection) -> SweepShare {
+        match self.has_duty(duty_of(selection)).await {
+            true => SweepShare::OwnAndFree(self.node),
+            false => SweepShare::Own(self.node),
+        }
+    }
+
+    pub(super) async fn has_duty(&self, duty: Duty) -> bool {
+        state::has_duty(&*self.duties, duty, self.node).await
     }
 
     async fn try_to_handle(&self, selection: SweepSelection, upload: Upload, initiator: &Initiator) -> bool {
-        if self.stop.is_cancelled() {
+        if self.stop.is_cancelled() || self.hands_over() {
             return false;
         }
         let id = upload.id();
@@ -251,5 +249,20 @@ impl Inner {
         let upload = self.commit(upload).await?;
         self.drive_to_completion(upload, initiator).await?;
         Ok(true)
+    }
+}
+
+/// Returns the duty of handling the uploads of a selection that no node holds.
+const fn duty_of(selection: SweepSelection) -> Duty {
+    match selection {
+        SweepSelection::Unsettled => Duty::SweepUnsettled,
+        SweepSelection::Unsealed => Duty::SweepUnsealed,
+        SweepSelection::Expired { .. } => Duty::SweepExpired,
+        SweepSelection::Silent { .. } => Duty::SweepSilent,
+        SweepSelection::Overlong { .. } => Duty::SweepOverlong,
+        SweepSelection::ChangedAfter { .. } => Duty::SweepChangedAfter,
+        SweepSelection::Removable => Duty::SweepRemovable,
+        SweepSelection::Outdated { .. } => Duty::SweepOutdated,
+        SweepSelection::Missing => Duty::Inventory,
     }
 }

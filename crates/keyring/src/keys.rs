@@ -93,6 +93,13 @@ impl ServerKeys {
         self.0.iter().map(line).fold(HEADING.to_owned(), |text, line| text + &line)
     }
 
+    /// Returns a fingerprint of each key, newest first, by which servers find out whether they have a key in
+    /// common. It reveals nothing about the key.
+    pub fn fingerprints(&self) -> Vec<String> {
+        let hex = |key: &DerivedKey| key.bytes().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        self.derive("longshore fingerprint").iter().map(hex).collect()
+    }
+
     /// Derives the keys for a purpose. The text that names the purpose must be unique to it.
     pub fn derive(&self, purpose: &str) -> DerivedKeys {
         let derive = |key: &Key| DerivedKey(Key { id: key.id.clone(), bytes: mac(&key.bytes, purpose.as_bytes()) });
@@ -196,6 +203,19 @@ mod tests {
         assert_eq!(derived.newest(), derived.by_id("b").unwrap());
         assert_ne!(derived.by_id("b").unwrap().bytes(), derived.by_id("a_1-x").unwrap().bytes());
         assert_eq!(derived.by_id("c"), None);
+    }
+
+    #[test]
+    fn a_fingerprint_tells_keys_apart_and_is_none_of_their_bytes() {
+        let text = format!("{}{}", line("a", 2), line("b", 1));
+        let [newest, oldest] = ServerKeys::parse(&text).unwrap().fingerprints().try_into().unwrap();
+        assert_eq!(
+            ServerKeys::parse(&line("c", 1)).unwrap().fingerprints(),
+            [oldest.as_str()],
+            "the id is no part of it"
+        );
+        assert_ne!(newest, oldest);
+        assert!(oldest.len() == 32 && !oldest.contains("0101"), "{oldest}");
     }
 
     #[test]

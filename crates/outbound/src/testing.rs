@@ -35,6 +35,8 @@ pub enum Script {
         headers: Vec<(&'static str, String)>,
         body: Vec<u8>,
     },
+    /// Answers with this status after a time.
+    Late(Duration, u16),
     /// Never responds.
     Hang,
     /// Sends the status line a byte at a time and never completes it.
@@ -85,6 +87,8 @@ struct ReceiverState {
     received: Mutex<Vec<Received>>,
     count: watch::Sender<usize>,
     body_bytes_sent: AtomicU64,
+    at_once: AtomicU64,
+    most_at_once: AtomicU64,
 }
 
 impl Receiver {
@@ -96,6 +100,8 @@ impl Receiver {
             received: Mutex::default(),
             count: watch::Sender::new(0),
             body_bytes_sent: AtomicU64::new(0),
+            at_once: AtomicU64::new(0),
+            most_at_once: AtomicU64::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
         Self { address, state, accepting }
@@ -115,6 +121,11 @@ impl Receiver {
         let enough = counted.wait_for(|heard| *heard >= count);
         timeout(PATIENCE, enough).await.unwrap_or_else(|_| panic!("{count} requests did not come")).unwrap();
         self.received()
+    }
+
+    /// Returns the greatest number of requests that were answered late at the same time.
+    pub fn most_at_once(&self) -> u64 {
+        self.state.most_at_once.load(Ordering::SeqCst)
     }
 
     pub fn body_bytes_sent(&self) -> u64 {
@@ -151,6 +162,13 @@ impl ReceiverState {
         match script.expect("a script has at least one line") {
             Script::Status(status) => answer(stream, status, &[], b"").await,
             Script::Answer { status, headers, body } => answer(stream, status, &headers, &body).await,
+            Script::Late(after, status) => {
+                self.at_once.fetch_add(1, Ordering::SeqCst);
+                self.most_at_once.fetch_max(self.at_once.load(Ordering::SeqCst), Ordering::SeqCst);
+                sleep(after).await;
+                self.at_once.fetch_sub(1, Ordering::SeqCst);
+                answer(stream, status, &[], b"").await
+            }
             Script::Hang => std::future::pending().await,
             Script::DripHead => drip(stream, "HTTP/1.1 200 OK", Duration::from_millis(200)).await,
             Script::DripBody(status) => {

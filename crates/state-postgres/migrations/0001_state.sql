@@ -78,6 +78,8 @@ CREATE TABLE upload_progress (
     id uuid NOT NULL,
     version bigint NOT NULL,
     epoch bigint NOT NULL,
+    -- The epoch since which every takeover was clean.
+    lease_generation bigint NOT NULL,
     holder uuid,
     commit_id uuid,
     received text NOT NULL,
@@ -147,7 +149,23 @@ CREATE TABLE endpoints (
 );
 
 -- One row, incremented by every change of endpoint data that commits and claims cache.
-CREATE TABLE endpoints_version (version bigint NOT NULL);
+-- `config_epoch` is the highest epoch of a configuration of endpoints.
+CREATE TABLE endpoints_version (version bigint NOT NULL, config_epoch bigint NOT NULL DEFAULT 0);
+
+-- One row: no upload before `uploads` has work left for the sweeper, and no delivery of a source before `deliveries` is
+-- unfinished. Frequent statements name these bounds, so that the partitions of older days cost them nothing.
+-- Every identifier before `past` lies in a row of past_days.
+CREATE TABLE unfinished_from (uploads uuid NOT NULL, deliveries uuid NOT NULL, past uuid NOT NULL);
+
+-- Days without unfinished uploads: the positions of their oldest and newest event, and their newest delivery. Reads of the
+-- log and lists of deliveries look only at the past days with something new enough.
+CREATE TABLE past_days (
+    from_id uuid NOT NULL PRIMARY KEY,
+    end_id uuid NOT NULL,
+    oldest_position bigint NOT NULL,
+    newest_position bigint NOT NULL,
+    newest_delivery uuid NOT NULL
+);
 
 CREATE TABLE deliveries (
     bucket smallint NOT NULL,
@@ -256,6 +274,8 @@ CREATE TABLE nodes (
     instance uuid NOT NULL PRIMARY KEY,
     name text NOT NULL,
     alive_until timestamptz,
+    -- When it closed all uploads and left. The row then stays for a while: a takeover from this node is clean.
+    left_at timestamptz,
     role text COLLATE "C" NOT NULL,
     version text NOT NULL,
     -- The URL at which other nodes reach it.
@@ -264,6 +284,19 @@ CREATE TABLE nodes (
     draining boolean NOT NULL
 );
 
+-- The cluster that uses this database: at most one row.
+CREATE TABLE cluster (
+    singleton boolean NOT NULL DEFAULT true PRIMARY KEY CHECK (singleton),
+    name text NOT NULL,
+    -- Fingerprints of the server keys of its nodes.
+    keys text NOT NULL
+);
+
+-- One row: the history of transactions that the latest writers have used, as a server and its timeline. After
+-- a failover that lost commits, epochs up to `(before + timeline) << 32` may have been given to writers that no row
+-- knows of; later ones are higher.
+CREATE TABLE lineage (system bigint NOT NULL, timeline bigint NOT NULL, before bigint NOT NULL);
+
 -- The endpoints that the configuration of each node names.
 CREATE TABLE node_endpoints (
     instance uuid NOT NULL,
@@ -271,9 +304,30 @@ CREATE TABLE node_endpoints (
     PRIMARY KEY (instance, endpoint)
 );
 
+-- Background work that one node does for all.
+CREATE TABLE duties (
+    name text COLLATE "C" NOT NULL PRIMARY KEY,
+    instance uuid NOT NULL,
+    until timestamptz NOT NULL
+);
+
 -- One row, updated to check that writes work.
 CREATE TABLE health (checks bigint NOT NULL);
 
+-- At most one row: the move of all records of another database into this one. Until it is finished, no server uses this
+-- database, and `step` and `after` are the table and the key at which the move continues.
+CREATE TABLE moves (
+    id uuid NOT NULL,
+    source text NOT NULL,
+    step text COLLATE "C",
+    after bytea NOT NULL,
+    is_finished boolean NOT NULL
+);
+
 INSERT INTO log (base, removed_up_to) VALUES (0, 0);
 INSERT INTO endpoints_version (version) VALUES (0);
+INSERT INTO unfinished_from (uploads, deliveries, past)
+    VALUES ('00000000-0000-0000-0000-000000000000', '00000000-0000-0000-0000-000000000000',
+        '00000000-0000-0000-0000-000000000000');
+INSERT INTO lineage (system, timeline, before) VALUES (0, 0, 0);
 INSERT INTO health (checks) VALUES (0);

@@ -20,6 +20,7 @@ use crate::subscribers::Subscriber;
 use crate::transaction::{AfterLostAnswer, Transaction, Work};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
 use domain::endpoint::{EndpointId, Health};
+use domain::health::HealthChange;
 use domain::id::{DeliveryId, EventId, UploadId};
 use domain::lane::{self, SettledDelivery};
 use domain::notice::Notice;
@@ -46,10 +47,10 @@ impl Work for Settle {
             self.settle(tx).await?;
         }
         // A fixed order, so that the updates of two nodes do not deadlock.
-        let health: BTreeMap<&EndpointId, Health> =
-            self.settled.health.iter().map(|(endpoint, health)| (endpoint, *health)).collect();
-        for (endpoint, health) in health {
-            note_health(tx, endpoint, health).await?;
+        let changes: BTreeMap<&EndpointId, &HealthChange> =
+            self.settled.health.iter().map(|(endpoint, change)| (endpoint, change)).collect();
+        for (endpoint, change) in changes {
+            note_health(tx, endpoint, change).await?;
         }
         Ok(())
     }
@@ -110,7 +111,7 @@ const FIND: &str = "SELECT settled.number, deliveries.source_id, deliveries.uplo
          AS settled (number, bucket, id, least, most)
      JOIN deliveries ON deliveries.bucket = settled.bucket AND deliveries.id = settled.id
          AND deliveries.source_id BETWEEN settled.least AND settled.most
-     WHERE deliveries.source_id BETWEEN $6 AND $7";
+     /*days*/ WHERE deliveries.source_id BETWEEN $6 AND $7/*end*/";
 
 /// Returns the locations of the settled deliveries, by the number of the settlement in the batch. The rows
 /// are not locked yet.
@@ -132,7 +133,7 @@ async fn find_rows(tx: &Transaction<'_>, settlements: &[Settlement]) -> Result<B
         let number = usize::try_from(columns.next::<u32>()?).unwrap_or(usize::MAX);
         Ok((number, Place { source: columns.next()?, upload: columns.next()? }))
     };
-    tx.query(FIND, values).await?.iter().map(place).collect()
+    tx.query_of([first, last].iter(), FIND, values).await?.iter().map(place).collect()
 }
 
 /// A delivery whose lease the settlement still holds.
@@ -162,13 +163,13 @@ impl ClaimedRow {
 /// Locks and reads the deliveries whose leases are still held; the keys come first.
 const CLAIMED: &str = "SELECT settled.number, tenant, endpoint, event_id, upload_id, kind, attempts,
          EXISTS (SELECT 1 FROM events WHERE events.bucket = deliveries.bucket
-             AND events.source_id = deliveries.source_id AND events.source_id BETWEEN $4 AND $5
+             AND events.source_id = deliveries.source_id/*days*/ AND events.source_id BETWEEN $4 AND $5/*end*/
              AND events.sequence > deliveries.sequence)
      FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $6::uuid[], $7::bigint[])
          AS settled (bucket, source_id, id, lease, number)
      JOIN deliveries ON deliveries.bucket = settled.bucket AND deliveries.source_id = settled.source_id
          AND deliveries.id = settled.id AND deliveries.lease = settled.lease
-     WHERE deliveries.source_id BETWEEN $4 AND $5
+     /*days*/ WHERE deliveries.source_id BETWEEN $4 AND $5/*end*/
      FOR UPDATE OF deliveries";
 
 async fn read_claimed(
@@ -218,7 +219,8 @@ async fn read_claimed(
         };
         Ok((number, row))
     };
-    tx.query(CLAIMED, &values).await?.iter().map(claimed).collect()
+    let sources = wanted.iter().map(|(.., source)| source);
+    tx.query_of(sources, CLAIMED, &values).await?.iter().map(claimed).collect()
 }
 
 /// Writes the new states of deliveries; the keys come first.
@@ -230,7 +232,7 @@ const WRITE: &str = "UPDATE deliveries SET state = settled.state, attempts = set
              $10::bigint[])
          AS settled (bucket, source_id, id, state, attempts, next_at_ms, finished_at_ms, generation)
      WHERE deliveries.bucket = settled.bucket AND deliveries.source_id = settled.source_id
-         AND deliveries.id = settled.id AND deliveries.source_id BETWEEN $4 AND $5";
+         AND deliveries.id = settled.id/*days*/ AND deliveries.source_id BETWEEN $4 AND $5/*end*/";
 
 async fn write(
     tx: &Transaction<'_>,
@@ -249,7 +251,7 @@ async fn write(
         Param::Integers(settled().map(|it| it.state.is_finished().then_some(now.unix_ms())).collect()),
         Param::Integers(written.iter().map(|(.., generation)| *generation).collect()),
     ]);
-    tx.execute(WRITE, &values).await.map(drop)
+    tx.execute_of(written.iter().map(|(key, ..)| &key.source), WRITE, &values).await.map(drop)
 }
 
 fn late_note(attempt: &Attempt) -> String {
@@ -298,11 +300,25 @@ async fn record(tx: &Transaction<'_>, attempts: &[NewAttempt]) -> Result<(), Fau
         let cells = attempts.iter().map(|attempt| &attempt.cells[place]);
         values.push(Kind::of(AttemptRow::TABLE, column).array(cells));
     }
-    tx.execute(&RECORD, &values).await.map(drop)
+    tx.execute_of(attempts.iter().map(|attempt| &attempt.source), &RECORD, &values).await.map(drop)
 }
 
-/// Writes the health of an endpoint. Commits and claims do not use it, so their cached endpoints stay valid.
-async fn note_health(tx: &Transaction<'_>, id: &EndpointId, health: Health) -> Result<(), Fault> {
+const HEALTH: &str = "SELECT consecutive_failures, failing_since_ms, exhausted, open_until_ms, warned_percent
+     FROM endpoints WHERE id = $1 FOR UPDATE";
+
+/// Applies a change to the health of an endpoint, which other nodes change too. Commits and claims do not
+/// cache it, so their endpoints stay valid.
+async fn note_health(tx: &Transaction<'_>, id: &EndpointId, change: &HealthChange) -> Result<(), Fault> {
+    let Some(row) = tx.query_opt(HEALTH, params![id]).await? else { return Ok(()) };
+    let mut columns = Columns::of(&row);
+    let stored = Health {
+        consecutive_failures: columns.next()?,
+        failing_since: columns.next()?,
+        exhausted: columns.next()?,
+        open_until: columns.next()?,
+        warned_percent: u8::try_from(columns.next::<u32>()?).unwrap_or(u8::MAX),
+    };
+    let health = stored.after(change);
     tx.execute(
         "UPDATE endpoints SET consecutive_failures = $2, failing_since_ms = $3, exhausted = $4, open_until_ms = $5,
              warned_percent = $6

@@ -22,6 +22,7 @@
 
 use tokio_postgres::Row;
 
+use crate::bucket::all_buckets;
 use crate::fault::Fault;
 use crate::lanes::{ChangedLanes, DeliveryKey, keys};
 use crate::params::{Param, params};
@@ -71,12 +72,13 @@ pub(crate) async fn begin(
     tx.execute("UPDATE endpoints SET generation = $2 WHERE id = $1", params![endpoint, number]).await?;
     tx.forget_subscribers();
     if kind == BacklogJobKind::Cancel {
+        let from = tx.unfinished_from().await?.deliveries;
         // The number of rows is limited by the deliveries in flight. A settlement that still arrives is late.
         tx.execute(
             "UPDATE deliveries SET state = 'cancelled', finished_at_ms = $2, lease = NULL, lease_until_ms = NULL,
                  claimed_by = NULL
-             WHERE endpoint = $1 AND state = 'leased'",
-            params![endpoint, now],
+             WHERE endpoint = $1 AND state = 'leased' AND bucket = ANY($3::bigint[]) AND source_id >= $4",
+            params![endpoint, now, all_buckets(), from],
         )
         .await?;
     }
@@ -149,7 +151,7 @@ macro_rules! find_cancelled {
         concat!(
             "SELECT source_id, id, upload_id FROM deliveries WHERE endpoint = $1 AND state = '",
             $state,
-            "' AND generation < $2 LIMIT $3"
+            "' AND generation < $2 AND bucket = ANY($4::bigint[]) AND source_id >= $5 LIMIT $3"
         )
     };
 }
@@ -158,16 +160,19 @@ macro_rules! find_cancelled {
 const HASTEN: &str = "UPDATE deliveries SET next_at_ms = $4, generation = $2
      FROM (SELECT bucket, source_id, id FROM deliveries
          WHERE endpoint = $1 AND state = 'ready' AND next_at_ms > $4 AND generation < $2
+             AND bucket = ANY($5::bigint[]) AND source_id >= $6
              AND generation >= coalesce((SELECT max(number) FROM backlog_jobs
                  WHERE backlog_jobs.endpoint = $1 AND kind = 'cancel'), 0)
          LIMIT $3 FOR UPDATE) AS later
-     WHERE deliveries.bucket = later.bucket AND deliveries.source_id = later.source_id AND deliveries.id = later.id";
+     WHERE deliveries.bucket = later.bucket AND deliveries.source_id = later.source_id AND deliveries.id = later.id
+         AND deliveries.source_id >= $6";
 
 const RELEASE_ALL: &str = "UPDATE deliveries SET state = 'ready'
      FROM (SELECT bucket, source_id, id FROM deliveries WHERE endpoint = $1 AND state = 'waiting'
+             AND bucket = ANY($3::bigint[]) AND source_id >= $4
          LIMIT $2 FOR UPDATE) AS waiting
      WHERE deliveries.bucket = waiting.bucket AND deliveries.source_id = waiting.source_id
-         AND deliveries.id = waiting.id";
+         AND deliveries.id = waiting.id AND deliveries.source_id >= $4";
 
 impl BacklogJob {
     /// Does a batch. Returns true if it was the last one.
@@ -189,10 +194,15 @@ impl BacklogJob {
 
     /// Cancels waiting deliveries first; otherwise each would become ready before it is cancelled.
     async fn cancel(&self, tx: &mut Transaction<'_>, limit: u32, now: Timestamp) -> Result<u64, Fault> {
-        let mut found = tx.query(find_cancelled!("waiting"), params![&self.endpoint, self.number, limit]).await?;
+        let from = tx.unfinished_from().await?.deliveries;
+        let values = |limit: u64| {
+            let (endpoint, number) = (Param::from(&self.endpoint), Param::from(self.number));
+            [endpoint, number, Param::from(limit), Param::from(all_buckets()), Param::from(from)]
+        };
+        let mut found = tx.query(find_cancelled!("waiting"), &values(u64::from(limit))).await?;
         let left = u64::from(limit).saturating_sub(count(&found));
         if left > 0 {
-            found.extend(tx.query(find_cancelled!("ready"), params![&self.endpoint, self.number, left]).await?);
+            found.extend(tx.query(find_cancelled!("ready"), &values(left)).await?);
         }
         let (mut old, mut lanes) = (Vec::new(), ChangedLanes::new());
         for row in &found {
@@ -229,7 +239,8 @@ impl BacklogJob {
     }
 
     async fn hasten(&self, tx: &mut Transaction<'_>, limit: u32) -> Result<u64, Fault> {
-        let values = params![&self.endpoint, self.number, limit, self.begun_at];
+        let from = tx.unfinished_from().await?.deliveries;
+        let values = params![&self.endpoint, self.number, limit, self.begun_at, all_buckets(), from];
         let hastened = tx.execute(HASTEN, values).await?;
         tx.made_ready |= hastened > 0;
         Ok(hastened)
@@ -238,16 +249,19 @@ impl BacklogJob {
     /// Releases deliveries by the endpoint's current ordering, which may have changed again since the job
     /// began.
     async fn release(&self, tx: &mut Transaction<'_>, limit: u32, now: Timestamp) -> Result<u64, Fault> {
+        let from = tx.unfinished_from().await?.deliveries;
         match tx.ordering_of(self.endpoint.as_str()).await? {
             Ordering::None => {
-                let released = tx.execute(RELEASE_ALL, params![&self.endpoint, limit]).await?;
+                let values = params![&self.endpoint, limit, all_buckets(), from];
+                let released = tx.execute(RELEASE_ALL, values).await?;
                 tx.made_ready |= released > 0;
                 Ok(released)
             }
             Ordering::PerUpload | Ordering::Strict => {
                 let sql = "SELECT DISTINCT source_id FROM deliveries
-                     WHERE endpoint = $1 AND state = 'waiting' AND source_id > $2 ORDER BY source_id LIMIT $3";
-                let found = tx.query(sql, params![&self.endpoint, self.cursor, limit]).await?;
+                     WHERE endpoint = $1 AND state = 'waiting' AND source_id > $2 AND bucket = ANY($4::bigint[])
+                         AND source_id >= $5 ORDER BY source_id LIMIT $3";
+                let found = tx.query(sql, params![&self.endpoint, self.cursor, limit, all_buckets(), from]).await?;
                 let uploads = found.iter().map(|row| Columns::of(row).next());
                 let uploads: Vec<UploadId> = uploads.collect::<Result<_, Fault>>()?;
                 tx.lock_lanes(uploads.iter().copied()).await?;

@@ -3,12 +3,14 @@
 use state::Result;
 
 use crate::PostgresStore;
+use crate::bucket::all_buckets;
 use crate::fault::{Fault, Remedy};
 use crate::params::{Param, params};
 use crate::query::tenants;
 use crate::rows::Columns;
 use crate::session::Session;
 use crate::transaction::one;
+use crate::unfinished;
 use domain::delivery::Backlog;
 use domain::endpoint::EndpointId;
 use domain::principal::TenantScope;
@@ -53,7 +55,7 @@ macro_rules! count_in {
         concat!(
             "(SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE endpoint = $1 AND state = '",
             $state,
-            "' LIMIT ",
+            "' AND bucket = ANY($5::bigint[]) AND source_id >= $6 LIMIT ",
             $most,
             ") AS counted)"
         )
@@ -67,7 +69,8 @@ const COUNTS: &str = concat!(
     count_in!("waiting", "$3"),
     ", ",
     count_in!("ready", "$4"),
-    ", (SELECT next_at_ms FROM deliveries WHERE endpoint = $1 AND state = 'ready' ORDER BY next_at_ms LIMIT 1)"
+    ", (SELECT next_at_ms FROM deliveries WHERE endpoint = $1 AND state = 'ready' AND bucket = ANY($5::bigint[])
+         AND source_id >= $6 ORDER BY next_at_ms LIMIT 1)"
 );
 
 /// Counts unfinished deliveries by endpoint: every count is the size of a part of a partial index. At most
@@ -82,6 +85,7 @@ pub(crate) async fn read_backlog(
     let mut backlog = Backlog::default();
     let name = endpoint.map(Param::from);
     let (least, greatest) = tenants(scope);
+    let from = unfinished::read(session).await?.deliveries;
     let values = [name.unwrap_or(Param::Text(None)), Param::from(least), Param::from(greatest)];
     for row in session.query(ENDPOINTS, &values).await? {
         let mut columns = Columns::of(&row);
@@ -90,7 +94,7 @@ pub(crate) async fn read_backlog(
         let left = |so_far: u64| enough.saturating_sub(so_far);
         let (waiting, ready) =
             if is_enabled { (backlog.waiting, backlog.ready) } else { (backlog.paused, backlog.paused) };
-        let values = params![id, left(backlog.leased), left(waiting), left(ready)];
+        let values = params![id, left(backlog.leased), left(waiting), left(ready), all_buckets(), from];
         let counted = session.query(COUNTS, values).await?;
         let mut columns = Columns::of(one(&counted)?);
         let (leased, waiting, ready): (u64, u64, u64) = (columns.next()?, columns.next()?, columns.next()?);

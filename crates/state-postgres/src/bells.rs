@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::fault::Fault;
-use crate::session::{Connector, Purpose, Session};
-use crate::transaction::one;
+use crate::pooler::process_of;
+use crate::session::{Connector, Purpose};
 use domain::id::UploadId;
 use state::{Bell, Bells, LocalBells};
 
@@ -99,9 +99,4 @@ async fn listen(
         session.batch(if woken.is_ok() { NOTIFY } else { LISTEN }).await?;
         tokio::time::sleep(NOTIFY_EVERY).await;
     }
-}
-
-async fn process_of(session: &Session) -> Result<i32, Fault> {
-    let rows = session.query("SELECT pg_backend_pid()", &[]).await?;
-    Ok(one(&rows)?.try_get(0)?)
 }

@@ -2,14 +2,16 @@
 //!
 //! The due rows of each endpoint are searched separately, so the backlog of an endpoint that is down never
 //! blocks another. A claim skips rows that another claim has locked, so nodes that claim at the same time
-//! neither wait for each other nor get the same delivery. A claim locks no lane: it only changes deliveries
-//! from ready to leased. Work that ends pending deliveries checks their state again in its update.
+//! never get the same delivery. Claims for one endpoint are made one after the other, so that each counts the
+//! deliveries that other nodes are sending. A claim locks no lane: it only changes deliveries from ready to
+//! leased. Work that ends pending deliveries checks their state again in its update.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::try_join_all;
 use state_rows::{DeliveryRow, Row as _, sql};
 use tokio::sync::Notify;
 use tokio_postgres::Row;
@@ -17,6 +19,7 @@ use tokio_postgres::Row;
 use crate::PostgresStore;
 use crate::attempts::Settle;
 use crate::bucket::{NEW_LEASE, all_buckets};
+use crate::due_places::{DuePlace, due_places};
 use crate::fault::Fault;
 use crate::lanes::{DeliveryKey, keys};
 use crate::params::{Param, params};
@@ -27,7 +30,7 @@ use crate::waits::RenewLeases;
 use domain::delivery::DeliveryClass;
 use domain::endpoint::{EndpointId, Payload};
 use domain::id::InstanceId;
-use domain::lane::ClaimOrder;
+use domain::lane::{ClaimLimits, ClaimOrder};
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use state::{Claim, Dispatch, EventBodies, Result, SettlementBatch, StoredEvent};
@@ -37,15 +40,15 @@ impl Dispatch for PostgresStore {
     async fn claim_due(
         &self,
         node: InstanceId,
-        slots: &[(EndpointId, u32)],
+        limits: &[(EndpointId, ClaimLimits)],
         now: Timestamp,
         lease: Duration,
     ) -> Result<Vec<Claim>> {
-        let slots: Vec<_> = slots.iter().filter(|(_, count)| *count > 0).cloned().collect();
-        if slots.is_empty() {
+        let limits: BTreeMap<_, _> = limits.iter().filter(|(_, limits)| limits.slots > 0).cloned().collect();
+        if limits.is_empty() {
             return Ok(Vec::new());
         }
-        let claimed = self.write(ClaimDue { node, slots, now, lease }).await?;
+        let claimed = self.write(ClaimDue { node, limits, now, lease }).await?;
         Ok(claimed.into_iter().map(|claimed| claimed.into_claim(self.shared.bodies)).collect())
     }
 
@@ -64,9 +67,17 @@ impl Dispatch for PostgresStore {
     async fn next_due(&self, endpoints: &[EndpointId]) -> Result<Option<Timestamp>> {
         const OPERATION: &str = "find when a delivery is due";
         let wanted: Vec<String> = endpoints.iter().map(|endpoint| endpoint.as_str().to_owned()).collect();
-        let found = self.readers.query(OPERATION, NEXT_DUE, params![wanted, all_buckets()]).await?;
-        let due = found.first().map(|row| Columns::of(row).next::<Option<Timestamp>>()).transpose();
-        due.map(Option::flatten).map_err(|fault| fault.into_error(OPERATION))
+        let from = self.unfinished_from(OPERATION).await?.deliveries;
+        let places = due_places(&self.shared.days, from, self.time.now(), &self.shared.other_days_read);
+        let mut first = None::<Timestamp>;
+        for place in places {
+            let values = params![wanted.clone(), all_buckets(), place.from, place.end];
+            let found = self.readers.query_as(OPERATION, NEXT_DUE, place.planning, values).await?;
+            let due = found.first().map(|row| Columns::of(row).next::<Option<Timestamp>>()).transpose();
+            let due = due.map(Option::flatten).map_err(|fault| fault.into_error(OPERATION))?;
+            first = first.into_iter().chain(due).min();
+        }
+        Ok(first)
     }
 
     async fn test_endpoint(
@@ -93,15 +104,17 @@ const NEXT_DUE: &str = "SELECT min(due.at_ms)
      CROSS JOIN LATERAL (
          (SELECT next_at_ms FROM deliveries
              WHERE endpoint = wanted.endpoint AND state = 'ready' AND bucket = ANY($2::bigint[])
+                 AND source_id >= $3 AND source_id < $4
              ORDER BY next_at_ms LIMIT 1)
          UNION ALL
          (SELECT lease_until_ms FROM deliveries
              WHERE endpoint = wanted.endpoint AND state = 'leased' AND bucket = ANY($2::bigint[])
+                 AND source_id >= $3 AND source_id < $4
              ORDER BY lease_until_ms LIMIT 1)) AS due (at_ms)";
 
 struct ClaimDue {
     node: InstanceId,
-    slots: Vec<(EndpointId, u32)>,
+    limits: BTreeMap<EndpointId, ClaimLimits>,
     now: Timestamp,
     lease: Duration,
 }
@@ -116,13 +129,19 @@ impl Work for ClaimDue {
         let subscribers = tx.subscribers().await?;
         // Absent and stopped endpoints get no claims, and neither do endpoints whose backlog is being
         // cancelled.
-        let takes = |id: &EndpointId| subscribers.iter().find(|one| one.id == *id && one.availability().takes_claims());
-        let wanted: Vec<(&Subscriber, u32)> =
-            self.slots.iter().filter_map(|(id, slots)| Some((takes(id)?, *slots))).collect();
+        let takes = |one: &&Subscriber| self.limits.contains_key(&one.id) && one.availability().takes_claims();
+        let open: Vec<&Subscriber> = subscribers.iter().filter(takes).collect();
+        let places = due_places(
+            &tx.shared.days,
+            tx.unfinished_from().await?.deliveries,
+            self.now,
+            &tx.shared.other_days_claimed,
+        );
+        let wanted = if open.is_empty() { Vec::new() } else { self.claimable(tx, &places, open).await? };
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let due = due(tx, &wanted, self.now).await?;
+        let due = due(tx, &places, &wanted, self.now).await?;
         let claimed = lease(tx, &due, self.now.plus(self.lease), self.node).await?;
         let mut claims = Vec::with_capacity(claimed.len());
         for (subscriber, _) in wanted {
@@ -130,12 +149,59 @@ impl Work for ClaimDue {
             let mut of_endpoint: Vec<_> = of_endpoint.cloned().collect();
             of_endpoint.sort_by_key(|(_, order)| *order);
             claims.extend(of_endpoint.into_iter().map(|(claim, order)| StoredClaim {
-                claim: Claim { begun_at: subscriber.availability().begun_at(claim.begun_at), ..claim },
+                claim: Claim {
+                    endpoint_version: subscriber.version,
+                    begun_at: subscriber.availability().begun_at(claim.begun_at),
+                    ..claim
+                },
                 sequence: order.sequence,
                 payload: subscriber.terms.payload,
             }));
         }
         Ok(claims)
+    }
+}
+
+/// Selects the end of the pause of each endpoint's breaker, and the number of deliveries that other nodes are
+/// sending to it.
+const LEASED_ELSEWHERE: &str = "SELECT id, open_until_ms,
+         (SELECT count(*) FROM deliveries WHERE endpoint = endpoints.id AND state = 'leased' AND lease_until_ms > $2
+             AND claimed_by IS DISTINCT FROM $3 AND bucket = ANY($4::bigint[]) AND source_id >= $5 AND source_id < $6)
+     FROM endpoints WHERE id = ANY($1::text[])";
+
+impl ClaimDue {
+    /// Returns the number of deliveries to claim for each endpoint, at least one. Claims by other nodes for
+    /// these endpoints wait until this transaction has ended, so that they count its deliveries.
+    async fn claimable<'s>(
+        &self,
+        tx: &mut Transaction<'_>,
+        places: &[DuePlace],
+        open: Vec<&'s Subscriber>,
+    ) -> std::result::Result<Vec<(&'s Subscriber, u32)>, Fault> {
+        let names: Vec<String> = open.iter().map(|subscriber| subscriber.id.as_str().to_owned()).collect();
+        let values = |place: &DuePlace| {
+            params![names.clone(), self.now, self.node, all_buckets(), place.from, place.end].to_vec()
+        };
+        let count = async |place: &DuePlace| tx.query_as(LEASED_ELSEWHERE, place.planning, &values(place)).await;
+        // The other statements begin when the locks are granted, and see what was committed before.
+        let ((), counted) = futures::try_join!(
+            tx.lock_claims(open.iter().map(|subscriber| &subscriber.id)),
+            try_join_all(places.iter().map(count))
+        )?;
+        let mut found = BTreeMap::<EndpointId, (Option<Timestamp>, u32)>::new();
+        for row in counted.iter().flatten() {
+            let mut columns = Columns::of(row);
+            let (id, open_until): (EndpointId, Option<Timestamp>) = (columns.next()?, columns.next()?);
+            found.entry(id).or_insert((open_until, 0)).1 += columns.next::<u32>()?;
+        }
+        let mut wanted = Vec::new();
+        for (id, (open_until, elsewhere)) in found {
+            let Some(subscriber) = open.iter().find(|subscriber| subscriber.id == id) else { continue };
+            let Some(limits) = self.limits.get(&id) else { continue };
+            let slots = limits.claimable(elsewhere, open_until, self.now);
+            wanted.extend((slots > 0).then_some((*subscriber, slots)));
+        }
+        Ok(wanted)
     }
 }
 
@@ -151,7 +217,7 @@ macro_rules! find_due {
             $state,
             "' AND ",
             $due_at,
-            " <= $3 AND bucket = ANY($4::bigint[])
+            " <= $3 AND bucket = ANY($4::bigint[]) AND source_id >= $5 AND source_id < $6
                  ORDER BY ",
             $due_at,
             ", ",
@@ -176,14 +242,20 @@ struct DueRow {
 /// Returns the rows to lease for each endpoint: those that have been due for the longest time.
 async fn due(
     tx: &Transaction<'_>,
+    places: &[DuePlace],
     wanted: &[(&Subscriber, u32)],
     now: Timestamp,
 ) -> std::result::Result<Vec<DueRow>, Fault> {
     let names: Vec<String> = wanted.iter().map(|(subscriber, _)| subscriber.id.as_str().to_owned()).collect();
     let slots: Vec<i64> = wanted.iter().map(|(_, slots)| i64::from(*slots)).collect();
-    let values = params![names, slots, now, all_buckets()];
-    let (ready, run_out) = futures::try_join!(tx.query(READY, values), tx.query(RUN_OUT, values))?;
-    let found = ready.iter().map(|row| (row, false)).chain(run_out.iter().map(|row| (row, true)));
+    let find = async |place: &DuePlace| {
+        let values = params![names.clone(), slots.clone(), now, all_buckets(), place.from, place.end];
+        let find = |sql| tx.query_as(sql, place.planning, values);
+        futures::try_join!(find(READY), find(RUN_OUT))
+    };
+    let found = try_join_all(places.iter().map(find)).await?;
+    let ready = found.iter().flat_map(|(ready, _)| ready).map(|row| (row, false));
+    let found = ready.chain(found.iter().flat_map(|(_, run_out)| run_out).map(|row| (row, true)));
     let mut of_endpoints = BTreeMap::<String, Vec<DueRow>>::new();
     for (row, is_taken_over) in found {
         let mut columns = Columns::of(row);
@@ -210,12 +282,12 @@ static LEASE: LazyLock<String> = LazyLock::new(|| {
              UPDATE deliveries SET state = 'leased', lease = {}, lease_until_ms = $6, claimed_by = $7
              FROM unnest($1::bigint[], $2::uuid[], $3::uuid[]) AS due (bucket, source, delivery)
              WHERE deliveries.bucket = due.bucket AND source_id = due.source AND id = due.delivery
-                 AND source_id BETWEEN $4 AND $5
+                /*days*/ AND source_id BETWEEN $4 AND $5/*end*/
              RETURNING deliveries.bucket, source_id, {})
          SELECT {}, events.occurred_at_ms, events.body
          FROM leased JOIN events ON events.bucket = leased.bucket AND events.source_id = leased.source_id
              AND events.sequence = leased.sequence
-         WHERE events.source_id BETWEEN $4 AND $5",
+        /*days*/ WHERE events.source_id BETWEEN $4 AND $5/*end*/",
         NEW_LEASE,
         returned.collect::<Vec<_>>().join(", "),
         read.collect::<Vec<_>>().join(", "),
@@ -233,7 +305,7 @@ async fn lease(
     }
     let mut values = keys(&due.iter().map(|row| row.key).collect::<Vec<_>>());
     values.extend([Param::from(until), Param::from(node)]);
-    let leased = tx.query(&LEASE, &values).await?;
+    let leased = tx.query_of(due.iter().map(|row| &row.key.source), &LEASE, &values).await?;
     let mut claims: Vec<_> = leased.iter().map(claim).collect::<std::result::Result<_, Fault>>()?;
     for (claim, _) in &mut claims {
         claim.is_taken_over = due.iter().any(|row| row.is_taken_over && row.key.id == claim.delivery);
@@ -250,6 +322,7 @@ fn claim(row: &Row) -> std::result::Result<(Claim, ClaimOrder), Fault> {
         delivery: delivery.id,
         lease: delivery.lease.unwrap_or_default(),
         endpoint: delivery.endpoint,
+        endpoint_version: 0,
         event: delivery.event_id,
         kind: delivery.kind,
         class: DeliveryClass::of(delivery.kind),
@@ -310,6 +383,6 @@ impl Work for TestEndpoint {
         let order = ClaimOrder { next_at: self.now, sequence: 0 };
         let row = DueRow { key, order, is_taken_over: false };
         let leased = lease(tx, &[row], self.now.plus(self.lease), self.node).await?;
-        Ok(leased.into_iter().next().map(|(claim, _)| claim))
+        Ok(leased.into_iter().next().map(|(claim, _)| Claim { endpoint_version: subscriber.version, ..claim }))
     }
 }

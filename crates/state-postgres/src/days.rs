@@ -4,11 +4,16 @@
 //! to the partition `…_other`, which should stay empty: it receives identifiers with a time far from the
 //! present, and all rows if the clock of the server is wrong.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::bucket::{DAY, day_of, first_id_of};
+use tokio_postgres::Row;
+
+use crate::bucket::{DAY, SourceId, day_of, first_id_of};
+use crate::day_tables::label;
 use crate::fault::{Fault, Remedy};
 use crate::params::params;
+use crate::rows::Columns;
 use crate::session::Session;
 use crate::transaction::one;
 use domain::time::Timestamp;
@@ -69,11 +74,46 @@ pub(crate) async fn make(session: &Session, from: Timestamp, days: u32) -> Resul
     Ok(())
 }
 
+/// The days of the table of uploads, oldest first, with the time at which each begins.
+const DAYS: &str = "SELECT right(relname::text, 8),
+         (extract(epoch FROM to_date(right(relname::text, 8), 'YYYYMMDD')) * 1000)::bigint
+     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+     WHERE inhparent = 'uploads'::regclass AND relname::text ~ '^uploads_[0-9]{8}$' ORDER BY relname::text";
+
+/// Returns the first identifiers of the days that have partitions, oldest first.
+pub(crate) async fn first_ids(session: &Session) -> Result<Vec<SourceId>, Fault> {
+    let first_id = |row: &Row| Ok(first_id_of(Timestamp::from_unix_ms(row.try_get(1)?)));
+    session.query(DAYS, &[]).await?.iter().map(first_id).collect()
+}
+
+/// Returns the end of the days from `now` on whose partitions exist in all tables.
+pub(crate) async fn end(session: &Session, now: Timestamp) -> Result<Timestamp, Fault> {
+    const YOUNG: &str = "SELECT relname::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+         WHERE relname::text ~ '_[0-9]{8}$' AND right(relname::text, 8) >= $1";
+    let found = session.query(YOUNG, params![label(now)]).await?;
+    let found: BTreeSet<String> = found.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let mut day = day_of(now);
+    while TABLES.iter().all(|(table, _)| found.contains(&format!("{table}_{}", label(day)))) {
+        day = day.plus(DAY);
+    }
+    Ok(day)
+}
+
+/// The maximum number of rows counted in the partition of a table for other days.
+pub const MOST_OTHER_ROWS: u32 = 1_000;
+
+/// Counts the rows of days without partitions, at most [`MOST_OTHER_ROWS`] of each table.
+pub(crate) async fn count_other(session: &Session) -> Result<u64, Fault> {
+    let count = |(table, _): (&str, &str)| {
+        format!("(SELECT count(*) FROM (SELECT 1 FROM {table}_other LIMIT {MOST_OTHER_ROWS}) AS found)")
+    };
+    let rows = session.query(&format!("SELECT {}", TABLES.map(count).join(" + ")), &[]).await?;
+    Columns::of(one(&rows)?).next()
+}
+
 /// Drops the partitions of empty days, and returns the number of days. A day is dropped from all tables
 /// together, so that a later row of that day does not find only some of its partitions.
 pub(crate) async fn drop_empty(session: &Session, now: Timestamp) -> Result<u32, Fault> {
-    const DAYS: &str = "SELECT right(relname::text, 8) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-         WHERE inhparent = 'uploads'::regclass AND relname::text ~ '^uploads_[0-9]{8}$' ORDER BY relname";
     let youngest = label(now.minus(KEPT_EMPTY));
     let mut dropped = 0;
     for row in session.query(DAYS, &[]).await? {
@@ -108,22 +148,8 @@ async fn drop_day(session: &Session, day: &str) -> Result<bool, Fault> {
         }
         Ok(true)
     };
-    match dropping.await {
-        Ok(true) => session.commit().await.map(|()| true),
-        Ok(false) => {
-            session.roll_back().await;
-            Ok(false)
-        }
-        // A table in use is left for the next run.
-        Err(fault) if fault.remedy() == Remedy::Repeat => {
-            session.roll_back().await;
-            Ok(false)
-        }
-        Err(fault) => {
-            session.roll_back().await;
-            Err(fault)
-        }
-    }
+    // A table in use is left for the next run.
+    session.end_upkeep(dropping.await).await
 }
 
 /// The number of attempts to lock a table in use.
@@ -151,11 +177,6 @@ async fn try_locked(session: &Session, sql: &str) -> Result<(), Fault> {
         session.roll_back().await;
     }
     made
-}
-
-/// `20261130`.
-fn label(day: Timestamp) -> String {
-    day.day_path().replace('/', "")
 }
 
 fn uuid_text(id: [u8; 16]) -> String {

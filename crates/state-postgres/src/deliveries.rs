@@ -8,11 +8,15 @@ use state_rows::{AttemptRow, DeliveryRow, Row as _};
 use tokio_postgres::Row;
 
 use crate::PostgresStore;
-use crate::bucket::{bucket_of, first_id_of};
+use crate::bucket::{all_buckets, bucket_of, first_id_of};
 use crate::fault::Fault;
+use crate::past_days::{self, ReadWindow};
 use crate::query::{AFTER_ALL, Query};
+use crate::read_source::ReadSource;
 use crate::replay::ReplayDelivery;
 use crate::rows::Columns;
+use crate::unfinished;
+use crate::windows::{KnownDays, Window};
 use domain::delivery::{Attempt, AttemptOutcome, Backlog, DeliveryRecord, DeliveryState, ReplayOutcome};
 use domain::endpoint::EndpointId;
 use domain::id::DeliveryId;
@@ -26,22 +30,11 @@ const LIST: &str = "list deliveries";
 #[async_trait]
 impl Deliveries for PostgresStore {
     async fn deliveries(&self, scope: TenantScope, query: &DeliveryQuery) -> Result<DeliveryPage> {
-        let route = self.delivery_route(query).await?;
-        let last = match route {
-            DeliveryRoute::Scan(scan) if may_skip_rows(scope, query, scan) => self.last_delivery(query, scan).await?,
-            DeliveryRoute::Scan(_) | DeliveryRoute::Few => None,
-        };
-        let found = self.read_deliveries(LIST, &deliveries_query(scope, query, last)).await?;
-        let is_full = found.len() == usize::try_from(query.limit).unwrap_or(usize::MAX);
-        let next = if is_full { found.last().map(|delivery| delivery.id) } else { last };
-        Ok(DeliveryPage { found, next })
+        list(self.primary(), &self.shared.days, scope, query).await
     }
 
     async fn delivery(&self, scope: TenantScope, id: DeliveryId) -> Result<Option<DeliveryRecord>> {
-        let mut sql = Query::new(&DELIVERIES);
-        sql.push("id = ").bind(id).push(" AND bucket = ").bind(bucket_of(id.as_bytes()));
-        sql.push(" AND ").within("tenant", scope).push(&WITH_ATTEMPTS);
-        Ok(self.read_deliveries("find a delivery", &sql).await?.pop())
+        find(self.primary(), &self.shared.days, scope, id).await
     }
 
     async fn backlog(&self, scope: TenantScope, endpoint: Option<&EndpointId>) -> Result<Backlog> {
@@ -87,7 +80,7 @@ static WITH_ATTEMPTS: LazyLock<String> = LazyLock::new(|| {
         ") AS found
          LEFT JOIN LATERAL (SELECT {} FROM attempts
              WHERE attempts.bucket = found.bucket AND attempts.source_id = found.source_id
-                 AND attempts.delivery_id = found.id
+                 AND attempts.delivery_id = found.id AND attempts.source_id >= $1 AND attempts.source_id < $2
              ORDER BY number DESC, started_at_ms DESC LIMIT {MAX_ATTEMPTS_SHOWN}) AS latest ON true
          ORDER BY found.id DESC",
         state_rows::sql::columns::<AttemptRow>(),
@@ -126,52 +119,132 @@ enum ScanIndex {
     Dead,
 }
 
-impl PostgresStore {
-    async fn read_deliveries(&self, operation: &'static str, sql: &Query) -> Result<Vec<DeliveryRecord>> {
-        let rows = self.readers.query(operation, sql.sql(), sql.values()).await?;
-        deliveries(&rows).map_err(|fault| fault.into_error(operation))
+/// Lists deliveries on a server, whose partitions are looked at window by window.
+pub(crate) async fn list(
+    from: ReadSource<'_>,
+    days: &KnownDays,
+    scope: TenantScope,
+    query: &DeliveryQuery,
+) -> Result<DeliveryPage> {
+    let route = delivery_route(from, query).await?;
+    let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+    let (mut found, mut last) = (Vec::<DeliveryRecord>::new(), None);
+    for window in windows(from, days, query).await? {
+        let needed = if found.len() == limit { found.last().map(|delivery| delivery.id) } else { last };
+        if needed.is_some_and(|needed: DeliveryId| window.newest_delivery < *needed.as_bytes()) {
+            break;
+        }
+        if let DeliveryRoute::Scan(scan) = route
+            && may_skip_rows(scope, query, scan)
+        {
+            last = last_delivery(from, query, scan, window).await?.max(last);
+        }
+        found.extend(read_deliveries(from, LIST, &deliveries_query(scope, query, last, window)).await?);
+        found.sort_by_key(|delivery| std::cmp::Reverse(delivery.id));
+        found.truncate(limit);
     }
+    found.retain(|delivery| last.is_none_or(|last| delivery.id >= last));
+    let next = if found.len() == limit { found.last().map(|delivery| delivery.id) } else { last };
+    Ok(DeliveryPage { found, next })
+}
 
-    async fn delivery_route(&self, query: &DeliveryQuery) -> Result<DeliveryRoute> {
-        if query.upload.is_some() {
-            return Ok(DeliveryRoute::Scan(ScanIndex::Upload));
-        }
-        let Some(state) = query.state else { return Ok(DeliveryRoute::Scan(ScanIndex::All)) };
-        if state == DeliveryState::Dead {
-            return Ok(DeliveryRoute::Scan(ScanIndex::Dead));
-        }
-        if state.is_finished() {
-            return Ok(DeliveryRoute::Scan(ScanIndex::All));
-        }
-        let mut sql = Query::new("SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ");
-        sql.push(condition_of(state));
-        if let Some(endpoint) = &query.endpoint {
-            sql.push(" AND endpoint = ").bind(endpoint);
-        }
-        sql.push(" LIMIT ").bind(MAX_SCANNED + 1).push(") AS found");
-        let counted = self.readers.query(LIST, sql.sql(), sql.values()).await?;
-        let are_few = counted.first().is_some_and(|row| row.get::<_, i64>(0) <= i64::from(MAX_SCANNED));
-        Ok(if are_few { DeliveryRoute::Few } else { DeliveryRoute::Scan(ScanIndex::All) })
+/// Returns the days to look at for a list, those with the newest deliveries first.
+async fn windows(from: ReadSource<'_>, days: &KnownDays, query: &DeliveryQuery) -> Result<Vec<ReadWindow>> {
+    if query.upload.is_some() {
+        // One partition, by the identifier.
+        return Ok(vec![ReadWindow::ALL]);
     }
+    if query.state.is_some_and(|state| !state.is_finished()) {
+        let first = unfinished::read_from(from, LIST).await?.deliveries;
+        let days = Window { from: first, ..ReadWindow::ALL.days };
+        return Ok(vec![ReadWindow { days, ..ReadWindow::ALL }]);
+    }
+    let least = query.created_from.map_or([0; 16], first_id_of);
+    past_days::with_deliveries(from, LIST, days, least).await
+}
 
-    /// Returns the end of a walk that is too long for one query.
-    async fn last_delivery(&self, query: &DeliveryQuery, scan: ScanIndex) -> Result<Option<DeliveryId>> {
-        let mut sql = Query::new("SELECT id FROM deliveries WHERE id < ");
-        sql.bind(upper_bound(query));
-        match (scan, query.upload) {
-            (ScanIndex::Upload, Some(upload)) => {
-                sql.push(" AND source_id = ").bind(upload).push(" AND bucket = ").bind(bucket_of(upload.as_bytes()))
-            }
-            (ScanIndex::Dead, _) => sql.push(" AND state = 'dead'"),
-            (ScanIndex::All | ScanIndex::Upload, _) => &mut sql,
-        };
-        sql.push(" ORDER BY id DESC LIMIT 1 OFFSET ").bind(MAX_SCANNED - 1);
-        let found = self.readers.query(LIST, sql.sql(), sql.values()).await?;
-        let last = found.first().map(|row| Columns::of(row).next::<DeliveryId>()).transpose();
-        let last = last.map_err(|fault| fault.into_error(LIST))?;
-        let is_wanted = |last: &DeliveryId| query.created_from.is_none_or(|from| first_id_of(from) <= *last.as_bytes());
-        Ok(last.filter(is_wanted))
+/// Finds a delivery on a server.
+pub(crate) async fn find(
+    from: ReadSource<'_>,
+    days: &KnownDays,
+    scope: TenantScope,
+    id: DeliveryId,
+) -> Result<Option<DeliveryRecord>> {
+    const OPERATION: &str = "find a delivery";
+    for window in past_days::with_deliveries(from, OPERATION, days, *id.as_bytes()).await? {
+        let mut sql = Query::new(&DELIVERIES);
+        within_days(&mut sql, window);
+        sql.push(" AND id = ").bind(id).push(" AND bucket = ").bind(bucket_of(id.as_bytes()));
+        sql.push(" AND ").within("tenant", scope).push(&WITH_ATTEMPTS);
+        if let Some(found) = read_deliveries(from, OPERATION, &sql).await?.pop() {
+            return Ok(Some(found));
+        }
     }
+    Ok(None)
+}
+
+/// Adds the condition that the source of a delivery lies in a window, whose bounds are the first values of
+/// [`WITH_ATTEMPTS`].
+fn within_days(sql: &mut Query, ReadWindow { days, .. }: ReadWindow) {
+    sql.push("source_id >= ").bind(days.from).push(" AND source_id < ").bind(days.end);
+}
+
+async fn read_deliveries(from: ReadSource<'_>, operation: &'static str, sql: &Query) -> Result<Vec<DeliveryRecord>> {
+    let rows = from.query(operation, sql.sql(), sql.values()).await?;
+    deliveries(&rows).map_err(|fault| fault.into_error(operation))
+}
+
+async fn delivery_route(from: ReadSource<'_>, query: &DeliveryQuery) -> Result<DeliveryRoute> {
+    if query.upload.is_some() {
+        return Ok(DeliveryRoute::Scan(ScanIndex::Upload));
+    }
+    let Some(state) = query.state else { return Ok(DeliveryRoute::Scan(ScanIndex::All)) };
+    if state == DeliveryState::Dead {
+        return Ok(DeliveryRoute::Scan(ScanIndex::Dead));
+    }
+    if state.is_finished() {
+        return Ok(DeliveryRoute::Scan(ScanIndex::All));
+    }
+    let mut sql = Query::new("SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE ");
+    let first = unfinished::read_from(from, LIST).await?.deliveries;
+    sql.push(condition_of(state)).push(" AND source_id >= ").bind(first);
+    sql.push(" AND bucket = ANY(").bind(all_buckets()).push("::bigint[])");
+    if let Some(endpoint) = &query.endpoint {
+        sql.push(" AND endpoint = ").bind(endpoint);
+    }
+    sql.push(" LIMIT ").bind(MAX_SCANNED + 1).push(") AS found");
+    let counted = from.query(LIST, sql.sql(), sql.values()).await?;
+    let are_few = counted.first().is_some_and(|row| row.get::<_, i64>(0) <= i64::from(MAX_SCANNED));
+    Ok(if are_few { DeliveryRoute::Few } else { DeliveryRoute::Scan(ScanIndex::All) })
+}
+
+/// Returns the end of a walk that is too long for one query.
+async fn last_delivery(
+    from: ReadSource<'_>,
+    query: &DeliveryQuery,
+    scan: ScanIndex,
+    window: ReadWindow,
+) -> Result<Option<DeliveryId>> {
+    let mut sql = Query::new("SELECT id FROM deliveries WHERE id < ");
+    sql.bind(upper_bound(query)).push(" AND ");
+    within_days(&mut sql, window);
+    match (scan, query.upload) {
+        (ScanIndex::Upload, Some(upload)) => {
+            sql.push(" AND source_id = ").bind(upload).push(" AND bucket = ").bind(bucket_of(upload.as_bytes()))
+        }
+        (ScanIndex::Dead, _) => {
+            sql.push(" AND state = 'dead' AND bucket = ANY(").bind(all_buckets()).push("::bigint[])")
+        }
+        (ScanIndex::All | ScanIndex::Upload, _) => {
+            sql.push(" AND bucket = ANY(").bind(all_buckets()).push("::bigint[])")
+        }
+    };
+    sql.push(" ORDER BY id DESC LIMIT 1 OFFSET ").bind(MAX_SCANNED - 1);
+    let found = from.query(LIST, sql.sql(), sql.values()).await?;
+    let last = found.first().map(|row| Columns::of(row).next::<DeliveryId>()).transpose();
+    let last = last.map_err(|fault| fault.into_error(LIST))?;
+    let is_wanted = |last: &DeliveryId| query.created_from.is_none_or(|from| first_id_of(from) <= *last.as_bytes());
+    Ok(last.filter(is_wanted))
 }
 
 /// Reports whether a walk may pass deliveries that do not match or belong to other tenants. Without a
@@ -189,11 +262,12 @@ fn upper_bound(query: &DeliveryQuery) -> [u8; 16] {
     query.created_before.map_or(cursor, |before| first_id_of(before).min(cursor))
 }
 
-fn deliveries_query(scope: TenantScope, query: &DeliveryQuery, last: Option<DeliveryId>) -> Query {
+fn deliveries_query(scope: TenantScope, query: &DeliveryQuery, last: Option<DeliveryId>, window: ReadWindow) -> Query {
     let mut sql = Query::new(&DELIVERIES);
     // Always present, so that a list without conditions also walks from a position. An identifier begins with
     // the time of its delivery.
-    sql.push("id < ").bind(upper_bound(query));
+    within_days(&mut sql, window);
+    sql.push(" AND id < ").bind(upper_bound(query));
     sql.push(" AND ").within("tenant", scope);
     if let Some(last) = last {
         sql.push(" AND id >= ").bind(last);
@@ -207,6 +281,8 @@ fn deliveries_query(scope: TenantScope, query: &DeliveryQuery, last: Option<Deli
     if let Some(upload) = query.upload {
         sql.push(" AND source_id = ").bind(upload).push(" AND bucket = ").bind(bucket_of(upload.as_bytes()));
         sql.push(" AND upload_id IS NOT NULL");
+    } else {
+        sql.push(" AND bucket = ANY(").bind(all_buckets()).push("::bigint[])");
     }
     if let Some(event) = query.event {
         sql.push(" AND event_id = ").bind(event);

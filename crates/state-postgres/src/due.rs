@@ -1,29 +1,54 @@
 //! The queries of the sweeper. Each uses a partial index of `uploads`. The rounded times of the index also
 //! match a few other rows, which a condition on the exact times excludes.
+//!
+//! Uploads with work are searched from the oldest day that has any. Completed uploads may lie on every day,
+//! and are searched window by window.
 
+use crate::bucket::{DAY, SourceId, all_buckets, first_id_of};
 use crate::leases::NOT_ELSEWHERE;
-use crate::query::Query;
+use crate::query::{AFTER_ALL, Query};
 use crate::records::{CHANGED_WITHIN_MS, EXPIRES_WITHIN_MS};
 use crate::rows::{UPLOAD_COLUMNS, UPLOAD_TABLES};
-use domain::id::InstanceId;
-use state::SweepSelection;
+use crate::unfinished::work_condition;
+use crate::windows::Window;
+use state::{SweepSelection, SweepShare};
 
 use std::sync::LazyLock;
 
 static SELECT: LazyLock<String> = LazyLock::new(|| format!("SELECT {} FROM {UPLOAD_TABLES} WHERE ", *UPLOAD_COLUMNS));
 
 /// The condition that an upload has an expiry.
-const EXPIRES: &str = "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))";
+const EXPIRES: &str = work_condition!(expiring);
 
-/// Builds the query for a selection. Each query repeats the condition of its partial index.
-pub(crate) fn query(selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Query {
+/// Returns the identifier that follows those of all uploads in a selection of completed uploads; `None` for a
+/// selection of uploads with work.
+pub(crate) fn end_of_completed(selection: SweepSelection) -> Option<SourceId> {
+    match selection {
+        // An identifier chosen by the application may be a day ahead of its creation.
+        SweepSelection::Outdated { completed_before } => Some(first_id_of(completed_before.plus(DAY * 2))),
+        SweepSelection::Missing => Some(AFTER_ALL),
+        SweepSelection::Unsettled
+        | SweepSelection::Unsealed
+        | SweepSelection::Expired { .. }
+        | SweepSelection::Silent { .. }
+        | SweepSelection::Overlong { .. }
+        | SweepSelection::ChangedAfter { .. }
+        | SweepSelection::Removable => None,
+    }
+}
+
+/// Builds the query for a selection within a window. Each query repeats the condition of its partial index.
+pub(crate) fn query(selection: SweepSelection, share: SweepShare, window: Window, skip: u32, limit: u32) -> Query {
     let mut sql = Query::new(&SELECT);
+    // Each table is named, because the planner excludes partitions of a table only by conditions on it.
+    for table in ["uploads.id", "upload_progress.id"] {
+        sql.push(table).push(" >= ").bind(window.from).push(" AND ");
+        sql.push(table).push(" < ").bind(window.end).push(" AND ");
+    }
+    sql.push("bucket = ANY(").bind(all_buckets()).push("::bigint[]) AND ");
     let oldest_first = match selection {
         SweepSelection::Unsettled => {
-            sql.push(
-                "(stage IN ('verified', 'stored') OR (stage = 'received' AND role <> 'partial')
-                     OR (stage = 'created' AND role = 'final'))",
-            );
+            sql.push(work_condition!(unsettled));
             "id"
         }
         SweepSelection::Unsealed => {
@@ -53,7 +78,7 @@ pub(crate) fn query(selection: SweepSelection, node: InstanceId, skip: u32, limi
             "changed_about_ms, updated_at_ms, id"
         }
         SweepSelection::Removable => {
-            sql.push("bytes_kept AND (stage IN ('failed', 'expired', 'terminated') OR removed_at_ms IS NOT NULL)");
+            sql.push(work_condition!(removable));
             "id"
         }
         SweepSelection::Outdated { completed_before } => {
@@ -65,7 +90,11 @@ pub(crate) fn query(selection: SweepSelection, node: InstanceId, skip: u32, limi
             "id"
         }
     };
-    sql.push(NOT_ELSEWHERE).bind(node).push(") ORDER BY ").push(oldest_first);
+    match share {
+        SweepShare::Own(node) => sql.push(" AND upload_progress.holder = ").bind(node),
+        SweepShare::OwnAndFree(node) => sql.push(NOT_ELSEWHERE).bind(node).push(")"),
+    };
+    sql.push(" ORDER BY ").push(oldest_first);
     sql.push(" LIMIT ").bind(limit).push(" OFFSET ").bind(skip);
     sql
 }

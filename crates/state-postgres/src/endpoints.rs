@@ -11,24 +11,25 @@ use state_rows::sql::Placeholders;
 use state_rows::{EndpointRow, sql};
 use tokio_postgres::Row;
 
+use crate::PostgresStore;
 use crate::backlog::{self, Advance, BacklogJobKind, EndCancel};
+use crate::bucket::{SourceId, all_buckets};
 use crate::fault::Fault;
 use crate::lanes::{DeliveryKey, keys};
 use crate::leases::is_alive;
 use crate::params::{Param, params};
 use crate::query::tenants;
 use crate::rows::{self, Columns};
-use crate::transaction::{AfterLostAnswer, Transaction, Work};
-use crate::{PostgresStore, bucket::SourceId};
+use crate::transaction::{AfterLostAnswer, Transaction, Work, one};
 use domain::delivery::DeliveryClass;
-use domain::endpoint::{Endpoint, EndpointId, EndpointState};
+use domain::endpoint::{Endpoint, EndpointId, EndpointState, differs_from};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, InstanceId};
 use domain::lane;
 use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
-use state::{Endpoints, Error, Result};
+use state::{ConfigurationStanding, EndpointConfiguration, Endpoints, Error, Result};
 
 static IN_SCOPE: LazyLock<String> = LazyLock::new(|| {
     let columns = sql::columns::<EndpointRow>();
@@ -44,8 +45,13 @@ static WRITE: LazyLock<String> = LazyLock::new(|| sql::upsert::<EndpointRow>(Pla
 
 #[async_trait]
 impl Endpoints for PostgresStore {
-    async fn open_for(&self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
-        self.write(OpenFor { node, configured, now }).await
+    async fn configure(
+        &self,
+        node: InstanceId,
+        configuration: EndpointConfiguration,
+        now: Timestamp,
+    ) -> Result<ConfigurationStanding> {
+        self.write(Configure { node, configuration, now }).await
     }
 
     async fn endpoints(&self, scope: TenantScope) -> Result<Vec<Endpoint>> {
@@ -61,9 +67,20 @@ impl Endpoints for PostgresStore {
     }
 
     async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint> {
-        let written = Endpoint { version: endpoint.version + 1, ..endpoint.clone() };
-        let won = self.write(PutEndpoint { endpoint, now }).await?;
-        if won { Ok(written) } else { Err(Error::EndpointConflict(written.id)) }
+        let id = endpoint.id.clone();
+        match self.write(PutEndpoint { endpoint, most: None, now }).await? {
+            Put::Written(written) => Ok(*written),
+            Put::Conflict | Put::TooMany => Err(Error::EndpointConflict(id)),
+        }
+    }
+
+    async fn add_endpoint(&self, endpoint: Endpoint, most: u32, now: Timestamp) -> Result<Option<Endpoint>> {
+        let id = endpoint.id.clone();
+        match self.write(PutEndpoint { endpoint, most: Some(most), now }).await? {
+            Put::Written(written) => Ok(Some(*written)),
+            Put::Conflict => Err(Error::EndpointConflict(id)),
+            Put::TooMany => Ok(None),
+        }
     }
 
     async fn remove_endpoint(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool> {
@@ -87,51 +104,49 @@ impl Endpoints for PostgresStore {
     }
 }
 
-struct OpenFor {
+struct Configure {
     node: InstanceId,
-    configured: Vec<Endpoint>,
+    configuration: EndpointConfiguration,
     now: Timestamp,
 }
 
-impl Work for OpenFor {
+impl Work for Configure {
     const OPERATION: &'static str = "open the outbox";
     const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Repeat;
-    type Output = ();
+    type Output = ConfigurationStanding;
 
-    async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<(), Fault> {
+    async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<ConfigurationStanding, Fault> {
         tx.change_endpoints().await?;
         self.reclaim(tx).await?;
-        self.name_endpoints(tx).await?;
-        for endpoint in &self.configured {
+        let epoch = tx.query("SELECT config_epoch FROM endpoints_version", &[]).await?;
+        let newest: u64 = Columns::of(one(&epoch)?).next()?;
+        if self.configuration.epoch < newest {
+            return Ok(ConfigurationStanding::Outdated { newest });
+        }
+        let differs = self.name_endpoints(tx, self.configuration.epoch > newest).await?;
+        for endpoint in &self.configuration.endpoints {
             let found = find(tx, &endpoint.id).await?.map(|(found, _)| found);
-            let is_of_another = found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant);
-            let before = found.filter(|found| found.tenant == endpoint.tenant);
-            let state = match before.as_ref().map(|before| before.state) {
-                Some(paused @ EndpointState::Paused { .. }) => paused,
-                Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
-            };
-            // An endpoint that is enabled again starts with fresh health.
-            let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
-            let written = Endpoint { state, health, ..endpoint.clone() };
+            let written = endpoint.clone().configured_over(found.as_ref());
             write(tx, &written).await?;
-            if let Some(before) = &before {
-                adjust_backlog(tx, before, &written, self.now).await?;
-            }
-            if is_of_another {
+            match found {
+                Some(before) if before.tenant == endpoint.tenant => {
+                    adjust_backlog(tx, &before, &written, self.now).await?;
+                }
                 // Deliveries not sent to another tenant's endpoint of this name do not go to this one.
-                backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now).await?;
+                Some(_) => backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now).await?,
+                None => {}
             }
         }
         tx.forget_subscribers();
         tx.made_ready = true;
-        Ok(())
+        Ok(if differs { ConfigurationStanding::Differs } else { ConfigurationStanding::Applied })
     }
 }
 
-/// Selects and locks deliveries claimed by a node that does not count as alive, or earlier by this node.
+/// Selects and locks deliveries claimed by a node that does not count as alive.
 const LOST: &str = concat!(
     "SELECT source_id, id, kind, next_at_ms FROM deliveries
-     WHERE state = 'leased' AND (claimed_by IS NULL OR claimed_by = $1
+     WHERE state = 'leased' AND bucket = ANY($1::bigint[]) AND source_id >= $2 AND (claimed_by IS NULL
          OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = claimed_by AND ",
     is_alive!(),
     ")) FOR UPDATE OF deliveries"
@@ -146,17 +161,24 @@ const TAKE_BACK: &str = "UPDATE deliveries SET state = lost.state, next_at_ms = 
          AND deliveries.source_id BETWEEN $4 AND $5 AND deliveries.state = 'leased'";
 
 const FORGET_NAMES: &str = concat!(
-    "DELETE FROM node_endpoints WHERE instance = $1
+    "DELETE FROM node_endpoints WHERE instance = $1 OR $2
          OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = node_endpoints.instance AND ",
     is_alive!(),
     ")"
 );
 
-impl OpenFor {
+/// Selects the endpoints that the configurations of other live nodes name.
+static NAMED: LazyLock<String> = LazyLock::new(|| {
+    let columns = sql::columns::<EndpointRow>();
+    format!("SELECT {columns} FROM endpoints WHERE id IN (SELECT endpoint FROM node_endpoints)")
+});
+
+impl Configure {
     /// Reclaims deliveries that lost nodes have claimed. Their number is limited by the deliveries in flight.
-    async fn reclaim(&self, tx: &Transaction<'_>) -> std::result::Result<(), Fault> {
+    async fn reclaim(&self, tx: &mut Transaction<'_>) -> std::result::Result<(), Fault> {
         let (mut lost, mut states, mut due_at, mut finished_at) = (vec![], vec![], vec![], vec![]);
-        for row in tx.query(LOST, params![self.node]).await? {
+        let from = tx.unfinished_from().await?.deliveries;
+        for row in tx.query(LOST, params![all_buckets(), from]).await? {
             let mut columns = Columns::of(&row);
             let (source, id): (SourceId, DeliveryId) = (columns.next()?, columns.next()?);
             let (kind, next_at): (EventKind, Timestamp) = (columns.next()?, columns.next()?);
@@ -175,10 +197,13 @@ impl OpenFor {
     }
 
     /// Records the endpoints that this node's configuration names. Endpoints that no live node's
-    /// configuration names are no longer present.
-    async fn name_endpoints(&self, tx: &Transaction<'_>) -> std::result::Result<(), Fault> {
-        tx.execute(FORGET_NAMES, params![self.node]).await?;
-        let names: Vec<String> = self.configured.iter().map(|endpoint| endpoint.id.as_str().to_owned()).collect();
+    /// configuration names are no longer present. Returns true if other live nodes name other endpoints.
+    async fn name_endpoints(&self, tx: &Transaction<'_>, replaces_all: bool) -> std::result::Result<bool, Fault> {
+        let EndpointConfiguration { epoch, endpoints: configured } = &self.configuration;
+        tx.execute(FORGET_NAMES, params![self.node, replaces_all]).await?;
+        let named = tx.query(&NAMED, &[]).await?;
+        let named: Vec<Endpoint> = named.iter().filter_map(|row| rows::endpoint(&mut Columns::of(row)).ok()).collect();
+        let names: Vec<String> = configured.iter().map(|endpoint| endpoint.id.as_str().to_owned()).collect();
         tx.execute(
             "INSERT INTO node_endpoints (instance, endpoint) SELECT $1, * FROM unnest($2::text[])
              ON CONFLICT DO NOTHING",
@@ -187,7 +212,9 @@ impl OpenFor {
         .await?;
         let sql = "UPDATE endpoints SET present = false
              WHERE origin = 'config' AND present AND id NOT IN (SELECT endpoint FROM node_endpoints)";
-        tx.execute(sql, &[]).await.map(drop)
+        tx.execute(sql, &[]).await?;
+        tx.execute("UPDATE endpoints_version SET config_epoch = $1", params![*epoch]).await?;
+        Ok(differs_from(configured, &named))
     }
 }
 
@@ -226,29 +253,47 @@ async fn adjust_backlog(
     Ok(())
 }
 
-/// Writes an endpoint, and returns true, if it was not changed since it was read. Otherwise nothing is
-/// changed.
+const COUNT_CREATED: &str = "SELECT count(*) FROM endpoints WHERE present AND origin = 'api' AND tenant = $1";
+
+/// The outcome of writing an endpoint.
+#[derive(Debug)]
+enum Put {
+    /// It was written, with this version.
+    Written(Box<Endpoint>),
+    Conflict,
+    TooMany,
+}
+
+/// Writes an endpoint if it was not changed since it was read. Otherwise nothing is changed.
 struct PutEndpoint {
     endpoint: Endpoint,
+    /// The number of endpoints created through the API that the tenant may have with this one.
+    most: Option<u32>,
     now: Timestamp,
 }
 
 impl Work for PutEndpoint {
     const OPERATION: &'static str = "record an endpoint";
     const AFTER_LOST_ANSWER: AfterLostAnswer = AfterLostAnswer::Report;
-    type Output = bool;
+    type Output = Put;
 
-    async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<bool, Fault> {
+    async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<Put, Fault> {
         tx.change_endpoints().await?;
         let endpoint = &self.endpoint;
+        let count = tx.query(COUNT_CREATED, params![endpoint.tenant.number()]).await?;
+        let count: u32 = Columns::of(one(&count)?).next()?;
+        if self.most.is_some_and(|most| count >= most) {
+            return Ok(Put::TooMany);
+        }
         let found = find(tx, &endpoint.id).await?;
         if found.as_ref().is_some_and(|(found, _)| found.tenant != endpoint.tenant) {
-            return Ok(false);
+            return Ok(Put::Conflict);
         }
         let before = found.and_then(|(found, is_present)| is_present.then_some(found));
         if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
-            return Ok(false);
+            return Ok(Put::Conflict);
         }
+        let endpoint = &Endpoint { health: endpoint.health_over(before.as_ref()), ..endpoint.clone() };
         write(tx, endpoint).await?;
         tx.forget_subscribers();
         match &before {
@@ -263,7 +308,7 @@ impl Work for PutEndpoint {
             let notice = Notice::EndpointDisabled { endpoint: endpoint.id.clone(), because };
             tx.log_notice(endpoint.tenant, &notice, self.now).await?;
         }
-        Ok(true)
+        Ok(Put::Written(Box::new(Endpoint { version: endpoint.version + 1, ..endpoint.clone() })))
     }
 }
 

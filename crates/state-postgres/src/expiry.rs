@@ -10,6 +10,7 @@
 use tokio_postgres::Row;
 
 use crate::PostgresStore;
+use crate::bucket::all_buckets;
 use crate::fault::Fault;
 use crate::lanes::{ChangedLanes, DeliveryKey, keys};
 use crate::params::{Param, params};
@@ -28,7 +29,8 @@ use state::{BacklogLimits, Result};
 
 /// Finds old deliveries of an endpoint. It repeats the condition of its partial index.
 const FIND: &str = "SELECT source_id, id, upload_id FROM deliveries
-     WHERE state IN ('ready', 'waiting') AND endpoint = $1 AND begun_at_ms < $2 ORDER BY begun_at_ms LIMIT $3";
+     WHERE state IN ('ready', 'waiting') AND endpoint = $1 AND begun_at_ms < $2 AND bucket = ANY($4::bigint[])
+         AND source_id >= $5 ORDER BY begun_at_ms LIMIT $3";
 
 /// A delivery that may have waited too long, and its lane.
 #[derive(Debug, Clone, Copy)]
@@ -51,11 +53,13 @@ impl PostgresStore {
         const OPERATION: &str = "find deliveries that waited too long";
         let found = self.readers.query(OPERATION, &SUBSCRIBERS, &[]).await?;
         let subscribers = subscribers::of_rows(&found).map_err(|fault| fault.into_error(OPERATION))?;
+        let from = self.unfinished_from(OPERATION).await?.deliveries;
         let mut old = Vec::new();
         for subscriber in subscribers.iter().filter(|one| one.availability().expires_deliveries(begun_before)) {
             let left = limit.saturating_sub(u32::try_from(old.len()).unwrap_or(limit));
             if left > 0 {
-                old.extend(self.find_candidates(OPERATION, FIND, params![&subscriber.id, begun_before, left]).await?);
+                let values = params![&subscriber.id, begun_before, left, all_buckets(), from];
+                old.extend(self.find_candidates(OPERATION, FIND, values).await?);
             }
         }
         if old.is_empty() {
@@ -161,7 +165,8 @@ const TO_LIMIT: &str = "SELECT id, present, state = 'enabled', coalesce(resumed_
 
 /// Pending deliveries beyond the newest ones that the limit permits.
 const TOO_MANY: &str = "SELECT source_id, id, upload_id FROM deliveries
-     WHERE state IN ('ready', 'waiting') AND endpoint = $1 ORDER BY begun_at_ms DESC, id DESC LIMIT $3 OFFSET $2";
+     WHERE state IN ('ready', 'waiting') AND endpoint = $1 AND bucket = ANY($4::bigint[]) AND source_id >= $5
+     ORDER BY begun_at_ms DESC, id DESC LIMIT $3 OFFSET $2";
 
 /// Cancels deliveries unless they were sent since they were found. A delivery that is only too old is kept if
 /// its endpoint has been resumed. The keys come first.
@@ -191,6 +196,7 @@ impl PostgresStore {
     async fn find_excess(&self, limits: BacklogLimits, limit: u32) -> Result<Option<BacklogExcess>> {
         const OPERATION: &str = "find deliveries beyond the backlog limits";
         let all = self.readers.query(OPERATION, TO_LIMIT, &[]).await?;
+        let from = self.unfinished_from(OPERATION).await?.deliveries;
         for row in &all {
             let read = || {
                 let mut columns = Columns::of(row);
@@ -201,10 +207,12 @@ impl PostgresStore {
                 Ok((id, availability.is_stopped_since(limits.begun_before)))
             };
             let (endpoint, is_at_rest) = read().map_err(|fault: Fault| fault.into_error(OPERATION))?;
-            let too_many = self.find_candidates(OPERATION, TOO_MANY, params![&endpoint, limits.most, limit]).await?;
+            let values = params![&endpoint, limits.most, limit, all_buckets(), from];
+            let too_many = self.find_candidates(OPERATION, TOO_MANY, values).await?;
             let is_too_much = !too_many.is_empty();
             let deliveries = if !is_too_much && is_at_rest {
-                self.find_candidates(OPERATION, FIND, params![&endpoint, limits.begun_before, limit]).await?
+                let values = params![&endpoint, limits.begun_before, limit, all_buckets(), from];
+                self.find_candidates(OPERATION, FIND, values).await?
             } else {
                 too_many
             };

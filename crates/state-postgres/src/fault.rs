@@ -21,6 +21,26 @@ pub(crate) enum Fault {
     /// The server cannot be used.
     #[error("{0}")]
     Unusable(String),
+    /// A newer program has written the database.
+    #[error("the database has migration {found}, this program supports up to {known}")]
+    TooNew { found: i64, known: i64 },
+    #[error("the database server is a read-only replica; configure the address of the primary")]
+    Replica,
+    /// The server of a replica's address accepts writes.
+    #[error("the database server is a primary, not a replica")]
+    Primary,
+    /// The server is a former primary.
+    #[error(
+        "the database server is on timeline {timeline}, but one on timeline {highest} has replaced it; stop the former \
+         one"
+    )]
+    Former { timeline: u32, highest: u32 },
+    /// Successive transactions found themselves on servers of different histories.
+    #[error("the database server was replaced several times during the operation")]
+    Replaced,
+    /// The caller has waited as long as a caller may.
+    #[error("the database did not complete the operation within {0} s")]
+    Overdue(u64),
     #[error("the database is closed")]
     Closed,
     /// This server runs alone, and does not hold the lock of the database.
@@ -48,7 +68,11 @@ impl Fault {
     pub(crate) fn remedy(&self) -> Remedy {
         match self {
             Self::Late(_) | Self::Unconfirmed => Remedy::Reconnect,
-            Self::Unreadable(_) | Self::Unusable(_) | Self::Closed | Self::Unlocked => Remedy::None,
+            Self::Replaced => Remedy::Repeat,
+            Self::Unreadable(_) | Self::Unusable(_) | Self::Replica | Self::Primary | Self::Former { .. } => {
+                Remedy::None
+            }
+            Self::TooNew { .. } | Self::Overdue(_) | Self::Closed | Self::Unlocked => Remedy::None,
             Self::Database(error) => match error.code() {
                 None if error.is_closed() || is_broken(error) => Remedy::Reconnect,
                 None => Remedy::None,
@@ -64,9 +88,29 @@ impl Fault {
         matches!(self, Self::Database(error) if error.code() == Some(&SqlState::DISK_FULL))
     }
 
+    /// Reports whether a table that a statement names does not exist.
+    pub(crate) fn is_of_missing_table(&self) -> bool {
+        matches!(self, Self::Database(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE))
+    }
+
+    /// Reports whether the server is not there yet: it may be starting, or waiting for its promotion.
+    pub(crate) fn is_of_start(&self) -> bool {
+        match self {
+            Self::Replica | Self::Former { .. } | Self::Late(_) => true,
+            Self::Database(error) => match error.code() {
+                None => error.is_closed() || is_broken(error) && !is_of_tls(error) || has_no_primary(error),
+                Some(code) => *code == SqlState::CANNOT_CONNECT_NOW,
+            },
+            Self::Unreadable(_) | Self::Unusable(_) | Self::TooNew { .. } | Self::Overdue(_) => false,
+            Self::Closed | Self::Unlocked | Self::Unconfirmed | Self::Primary | Self::Replaced => false,
+        }
+    }
+
     /// Reports whether the same operation may succeed later without a change to the server.
     fn is_temporary(&self) -> bool {
-        if self.remedy() != Remedy::None || matches!(self, Self::Unlocked) {
+        if self.remedy() != Remedy::None
+            || matches!(self, Self::Unlocked | Self::Overdue(_) | Self::Replica | Self::Former { .. })
+        {
             return true;
         }
         // Classes 53 (resources) and 57 (cancelled, such as by a time limit).
@@ -78,6 +122,7 @@ impl Fault {
     pub(crate) fn into_error(self, operation: &'static str) -> Error {
         match self {
             Self::Unconfirmed => Error::Unanswered { operation },
+            Self::TooNew { found, known } => Error::TooNew { found, known },
             full if full.is_full() => Error::NoSpace { operation },
             later if later.is_temporary() => Error::Unreachable { operation, source: Box::new(Described(later)) },
             other => Error::Failed { operation, source: Box::new(Described(other)) },
@@ -107,7 +152,7 @@ impl std::fmt::Display for Described {
 
 impl std::error::Error for Described {}
 
-fn described(fault: &Fault) -> String {
+pub(crate) fn described(fault: &Fault) -> String {
     let Fault::Database(error) = fault else { return fault.to_string() };
     match error.as_db_error() {
         Some(told) => format!("the database answered: {} (SQLSTATE {})", told.message(), told.code().code()),
@@ -126,16 +171,29 @@ fn described(fault: &Fault) -> String {
 /// The error of the library if no host accepts writes.
 const NO_WRITES: &str = "database does not allow writes";
 
+fn has_no_primary(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.to_string() == NO_WRITES)
+}
+
 /// Reports whether the connection failed below the protocol.
 fn is_broken(error: &tokio_postgres::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
 }
 
-/// Matches serialization failures, deadlocks and lock timeouts.
+/// Reports whether TLS could not be agreed upon, for example because of a certificate that is not trusted:
+/// time does not mend that.
+fn is_of_tls(error: &tokio_postgres::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
+}
+
+/// Matches serialization failures, deadlocks, lock timeouts, and a table that is missing: the statement named
+/// the partition of a day that was dropped, and names none when it is repeated.
 fn is_of_contention(code: &SqlState) -> bool {
     *code == SqlState::T_R_SERIALIZATION_FAILURE
         || *code == SqlState::T_R_DEADLOCK_DETECTED
         || *code == SqlState::LOCK_NOT_AVAILABLE
+        || *code == SqlState::UNDEFINED_TABLE
 }
 
 /// Matches an unusable connection, a server that stops or starts, and one that has become read-only: classes

@@ -7,10 +7,11 @@ use state_rows::{HookCallRow, sql};
 use tokio_postgres::Row;
 
 use crate::PostgresStore;
-use crate::bucket::bucket_of;
+use crate::bucket::{all_buckets, bucket_of};
 use crate::fault::Fault;
 use crate::params::Param;
 use crate::query::{AFTER_ALL, Query};
+use crate::read_source::ReadSource;
 use crate::rows;
 use crate::transaction::{AfterLostAnswer, Transaction, Work};
 use domain::hook::HookCall;
@@ -38,17 +39,25 @@ impl HookCalls for PostgresStore {
     }
 
     async fn hook_calls(&self, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>> {
-        const OPERATION: &str = "list hook calls";
-        let mut sql = Query::new(&SELECT);
-        sql.bind(query.before.map_or(AFTER_ALL, |before| *before.as_bytes())).push(" AND ").within("tenant", scope);
-        if let Some(upload) = query.upload {
-            sql.push(" AND upload_id = ").bind(upload).push(" AND bucket = ").bind(bucket_of(upload.as_bytes()));
-        }
-        sql.push(" ORDER BY id DESC LIMIT ").bind(query.limit);
-        let found = self.readers.query(OPERATION, sql.sql(), sql.values()).await?;
-        let call = |row: &Row| rows::read::<HookCallRow>(row).map(HookCall::from);
-        found.iter().map(call).collect::<std::result::Result<_, Fault>>().map_err(|fault| fault.into_error(OPERATION))
+        list(self.primary(), scope, query).await
     }
+}
+
+/// Lists hook calls on a server.
+pub(crate) async fn list(from: ReadSource<'_>, scope: TenantScope, query: &HookCallQuery) -> Result<Vec<HookCall>> {
+    const OPERATION: &str = "list hook calls";
+    let mut sql = Query::new(&SELECT);
+    sql.bind(query.before.map_or(AFTER_ALL, |before| *before.as_bytes())).push(" AND ").within("tenant", scope);
+    match query.upload {
+        Some(upload) => {
+            sql.push(" AND upload_id = ").bind(upload).push(" AND bucket = ").bind(bucket_of(upload.as_bytes()))
+        }
+        None => sql.push(" AND bucket = ANY(").bind(all_buckets()).push("::bigint[])"),
+    };
+    sql.push(" ORDER BY id DESC LIMIT ").bind(query.limit);
+    let found = from.query(OPERATION, sql.sql(), sql.values()).await?;
+    let call = |row: &Row| rows::read::<HookCallRow>(row).map(HookCall::from);
+    found.iter().map(call).collect::<std::result::Result<_, Fault>>().map_err(|fault| fault.into_error(OPERATION))
 }
 
 struct RecordHookCall(HookCall);

@@ -13,11 +13,14 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Row;
 
 use crate::PostgresStore;
+use crate::bucket::{SourceId, all_buckets};
 use crate::fault::Fault;
 use crate::log::PLACE_BITS;
 use crate::params::params;
 use crate::rows::Columns;
-use crate::transaction::one;
+use crate::session::Session;
+use crate::transaction::{Shared, one};
+use crate::{past_days, unfinished};
 use state::Result;
 
 /// The maximum time that a reader waits for older transactions, and the interval between its checks.
@@ -28,13 +31,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 const ASK_AFTER: Duration = Duration::from_millis(20);
 
 /// The newest position before the horizon of the snapshot, and the newest position of all.
-const NEWEST: &str = "SELECT coalesce((SELECT position FROM events
+/// Past days, those before `$3`, have rows with their newest positions.
+const NEWEST: &str = "SELECT greatest((SELECT position FROM events
              WHERE position < ((pg_snapshot_xmin(pg_current_snapshot())::text::bigint + $1) << 20)
-             ORDER BY position DESC LIMIT 1), 0),
-         coalesce((SELECT position FROM events ORDER BY position DESC LIMIT 1), 0)";
+                 AND bucket = ANY($2::bigint[]) AND source_id >= $3
+             ORDER BY position DESC LIMIT 1),
+             (SELECT max(newest_position) FROM past_days
+             WHERE newest_position < ((pg_snapshot_xmin(pg_current_snapshot())::text::bigint + $1) << 20)), 0),
+         greatest((SELECT position FROM events WHERE bucket = ANY($2::bigint[]) AND source_id >= $3
+             ORDER BY position DESC LIMIT 1), (SELECT max(newest_position) FROM past_days), 0)";
 
-const NEWEST_BEFORE: &str =
-    "SELECT coalesce((SELECT position FROM events WHERE position < $1 ORDER BY position DESC LIMIT 1), 0)";
+const NEWEST_BEFORE: &str = "SELECT greatest((SELECT position FROM events
+             WHERE position < $1 AND bucket = ANY($2::bigint[]) AND source_id >= $3 ORDER BY position DESC LIMIT 1),
+         (SELECT max(newest_position) FROM past_days WHERE newest_position < $1), 0)";
 
 /// The number that the next transaction gets, and those of the open transactions that may have written to
 /// this database; null for a transaction that has a lock but no number yet.
@@ -55,16 +64,16 @@ impl PostgresStore {
     pub(crate) async fn newest_visible(&self, operation: &'static str) -> Result<(i64, bool)> {
         let began = Instant::now();
         let mut wanted = None;
+        let past = past_days::end(self.primary(), operation).await?;
         loop {
-            let rows = self.readers.query(operation, NEWEST, params![self.shared.position_base()]).await?;
-            let read = || {
-                let mut columns = Columns::of(one(&rows)?);
-                Ok((columns.next::<i64>()?, columns.next::<i64>()?))
-            };
-            let (mut visible, newest) = read().map_err(|fault: Fault| fault.into_error(operation))?;
+            let rows = self
+                .readers
+                .query(operation, NEWEST, params![self.shared.position_base(), all_buckets(), past])
+                .await?;
+            let (mut visible, newest) = positions(&rows).map_err(|fault| fault.into_error(operation))?;
             let wanted = *wanted.get_or_insert(newest);
             if visible < wanted && began.elapsed() >= ASK_AFTER {
-                visible = visible.max(self.newest_before_own_writers(operation).await?);
+                visible = visible.max(self.newest_before_own_writers(operation, past).await?);
             }
             if visible >= wanted {
                 return Ok((visible, false));
@@ -79,14 +88,40 @@ impl PostgresStore {
     /// Returns the newest position before all transactions of this database that were open at the time of the
     /// call and may write. The events are read by a later statement than the locks: a transaction with a
     /// lower number that wrote here has either ended before that statement or held its lock.
-    async fn newest_before_own_writers(&self, operation: &'static str) -> Result<i64> {
+    async fn newest_before_own_writers(&self, operation: &'static str, past: SourceId) -> Result<i64> {
         let failed = |fault: Fault| fault.into_error(operation);
         let rows = self.readers.query(operation, WRITING, &[]).await?;
-        let Some(oldest) = oldest_writer(&rows).map_err(failed)? else { return Ok(0) };
-        let end = oldest.saturating_add(self.shared.position_base()) << PLACE_BITS;
-        let rows = self.readers.query(operation, NEWEST_BEFORE, params![end]).await?;
+        let Some(end) = own_writers_end(&rows, self.shared.position_base()).map_err(failed)? else { return Ok(0) };
+        let rows = self.readers.query(operation, NEWEST_BEFORE, params![end, all_buckets(), past]).await?;
         one(&rows).and_then(|row| Columns::of(row).next()).map_err(failed)
     }
+}
+
+/// Measures for how long readers have not seen the newest events. They see them at once, unless an older
+/// transaction is open.
+pub(crate) async fn measure(session: &Session, shared: &Shared) -> std::result::Result<(), Fault> {
+    let (base, past) = (shared.position_base(), unfinished::read(session).await?.past);
+    let (mut visible, newest) = positions(&session.query(NEWEST, params![base, all_buckets(), past]).await?)?;
+    if visible < newest
+        && let Some(end) = own_writers_end(&session.query(WRITING, &[]).await?, base)?
+    {
+        let rows = session.query(NEWEST_BEFORE, params![end, all_buckets(), past]).await?;
+        visible = visible.max(Columns::of(one(&rows)?).next()?);
+    }
+    shared.measures.horizon(visible, newest);
+    Ok(())
+}
+
+/// Reads the response to [`NEWEST`].
+fn positions(rows: &[Row]) -> std::result::Result<(i64, i64), Fault> {
+    let mut columns = Columns::of(one(rows)?);
+    Ok((columns.next()?, columns.next()?))
+}
+
+/// Returns the first position that open transactions of this database may still write, from the response to
+/// [`WRITING`]; `None` while a transaction is being assigned its number.
+fn own_writers_end(rows: &[Row], base: i64) -> std::result::Result<Option<i64>, Fault> {
+    Ok(oldest_writer(rows)?.map(|oldest| oldest.saturating_add(base) << PLACE_BITS))
 }
 
 /// Returns the lowest number of an open transaction of this database, or the next number if there is none.

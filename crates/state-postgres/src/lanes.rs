@@ -134,7 +134,7 @@ const UNFINISHED: &str = concat!(
     " FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS lane (bucket, source_id, endpoint)
      JOIN deliveries ON deliveries.bucket = lane.bucket AND deliveries.source_id = lane.source_id
          AND deliveries.endpoint = lane.endpoint
-     WHERE deliveries.source_id >= $4 AND deliveries.source_id < $5 AND finished_at_ms IS NULL
+     WHERE finished_at_ms IS NULL/*days*/ AND deliveries.source_id >= $4 AND deliveries.source_id < $5/*end*/
      GROUP BY deliveries.source_id, deliveries.endpoint"
 );
 
@@ -144,11 +144,13 @@ const FIRST_WAITING: &str = concat!(
     "SELECT lane.source_id, lane.endpoint, first.id, first.next_at_ms, (SELECT ",
     load!(),
     " FROM deliveries WHERE bucket = lane.bucket AND source_id = lane.source_id AND endpoint = lane.endpoint
-             AND source_id BETWEEN $4 AND $5 AND finished_at_ms IS NULL AND state IN ('ready', 'leased'))
+             /*days*/ AND source_id BETWEEN $4 AND $5/*end*/
+             AND finished_at_ms IS NULL AND state IN ('ready', 'leased'))
      FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS lane (bucket, source_id, endpoint)
      CROSS JOIN LATERAL (SELECT id, next_at_ms FROM deliveries
          WHERE bucket = lane.bucket AND source_id = lane.source_id AND endpoint = lane.endpoint
-             AND source_id BETWEEN $4 AND $5 AND finished_at_ms IS NULL AND state = 'waiting'
+             /*days*/ AND source_id BETWEEN $4 AND $5/*end*/
+             AND finished_at_ms IS NULL AND state = 'waiting'
          ORDER BY sequence LIMIT 1) AS first"
 );
 
@@ -156,7 +158,7 @@ const FIRST_WAITING: &str = concat!(
 const RELEASE: &str = "UPDATE deliveries SET state = 'ready', next_at_ms = released.next_at_ms
      FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $6::bigint[]) AS released (bucket, source_id, id, next_at_ms)
      WHERE deliveries.bucket = released.bucket AND deliveries.source_id = released.source_id
-         AND deliveries.id = released.id AND deliveries.source_id BETWEEN $4 AND $5 AND state = 'waiting'";
+         AND deliveries.id = released.id/*days*/ AND deliveries.source_id BETWEEN $4 AND $5/*end*/ AND state = 'waiting'";
 
 /// Ends deliveries that are not being sent; the keys come first.
 const END: &str = "UPDATE deliveries SET state = ended.state, finished_at_ms = $7
@@ -204,7 +206,7 @@ static SUPERSEDE: LazyLock<String> = LazyLock::new(|| {
         "UPDATE deliveries SET state = '{}', finished_at_ms = later.at_ms
          FROM unnest($1::bigint[], $2::uuid[], $3::bigint[]) AS later (bucket, source_id, at_ms)
          WHERE deliveries.bucket = later.bucket AND deliveries.source_id = later.source_id
-             AND deliveries.source_id >= $4 AND deliveries.source_id < $5
+             /*days*/ AND deliveries.source_id >= $4 AND deliveries.source_id < $5/*end*/
              AND kind = '{}' AND finished_at_ms IS NULL AND state IN ('ready', 'waiting')
          RETURNING deliveries.source_id, endpoint",
         DeliveryState::Superseded.name(),
@@ -232,7 +234,13 @@ impl Transaction<'_> {
         for (place, column) in DeliveryRow::COLUMNS.iter().enumerate() {
             values.push(Kind::of(DeliveryRow::TABLE, column).array(cells.iter().map(|row| &row[place])));
         }
-        self.execute(&INSERT, &values).await?;
+        self.execute_of(new.iter().map(|delivery| &delivery.key.source), &INSERT, &values).await?;
+        for delivery in new {
+            self.touched.note(&delivery.key.source, Some(delivery.key.id));
+        }
+        for delivery in new.iter().filter(|delivery| delivery.finished_at.is_none()) {
+            self.adds_delivery(delivery.key.source);
+        }
         self.made_ready |=
             new.iter().any(|delivery| delivery.state == DeliveryState::Ready && delivery.endpoint.is_enabled);
         self.superseded +=
@@ -254,7 +262,7 @@ impl Transaction<'_> {
             first,
             end,
         ];
-        let rows = self.query(UNFINISHED, values).await?;
+        let rows = self.query_of(lanes.iter().map(|(upload, _)| upload.as_bytes()), UNFINISHED, values).await?;
         let load = |row| {
             let mut columns = Columns::of(row);
             Ok(((columns.next()?, columns.next()?), read_load(&mut columns)?))
@@ -273,7 +281,7 @@ impl Transaction<'_> {
             first,
             end,
         ];
-        let ended = self.query(&SUPERSEDE, values).await?;
+        let ended = self.query_of(later.iter().map(|(upload, _)| upload.as_bytes()), &SUPERSEDE, values).await?;
         self.superseded += u64::try_from(ended.len()).unwrap_or_default();
         let mut lanes = ChangedLanes::new();
         for row in &ended {
@@ -297,7 +305,7 @@ impl Transaction<'_> {
             most,
         ];
         let (mut released, mut due_at) = (Vec::new(), Vec::new());
-        for row in self.query(FIRST_WAITING, values).await? {
+        for row in self.query_of(uploads().map(UploadId::as_bytes), FIRST_WAITING, values).await? {
             let mut columns = Columns::of(&row);
             let lane: (UploadId, String) = (columns.next()?, columns.next()?);
             let (id, next_at): (DeliveryId, Timestamp) = (columns.next()?, columns.next()?);
@@ -313,7 +321,7 @@ impl Transaction<'_> {
         }
         let mut values = keys(&released);
         values.push(Param::from(due_at));
-        self.execute(RELEASE, &values).await?;
+        self.execute_of(released.iter().map(|key| &key.source), RELEASE, &values).await?;
         self.made_ready = true;
         Ok(())
     }
@@ -355,6 +363,7 @@ impl Transaction<'_> {
         values.push(Param::from(now));
         values.push(Param::from(endpoint.generation));
         self.execute(REJOIN, &values).await?;
+        returning.iter().for_each(|it| self.adds_delivery(it.key.source));
         self.made_ready |= endpoint.is_enabled;
         let lane = |upload| ((upload, endpoint.id.as_str().to_owned()), now);
         Ok(returning.iter().filter_map(|it| it.upload).map(lane).collect())

@@ -1,4 +1,7 @@
 //! Nodes, and their leases on uploads. The time here is that of the database, so one clock judges all nodes.
+//!
+//! A new holder gets a higher epoch than any earlier one, including those whose leases a failover has lost:
+//! see `lineage`.
 
 use std::time::Duration;
 
@@ -13,16 +16,49 @@ use crate::rows::Columns;
 use crate::transaction::{AfterLostAnswer, Transaction, Work};
 use domain::id::{InstanceId, UploadId};
 use domain::node::{Epoch, Lease, Node, NodeName, NodeRole};
-use state::{Leases, Membership, Result};
+use state::{LEFT_NODES_KEPT, Leases, Membership, Result};
 
 /// The condition that the row of a node counts as alive.
 macro_rules! is_alive {
     () => {
-        "(nodes.alive_until IS NULL OR nodes.alive_until > clock_timestamp())"
+        "(nodes.left_at IS NULL AND (nodes.alive_until IS NULL OR nodes.alive_until > clock_timestamp()))"
     };
 }
 
 pub(crate) use is_alive;
+
+/// The least epoch of the history that the database continues: a lost history has given none from here on.
+macro_rules! least_epoch {
+    () => {
+        "(SELECT (before + timeline) << 32 FROM lineage)"
+    };
+}
+
+/// The epoch of a lease that is being taken.
+macro_rules! next_epoch {
+    () => {
+        concat!("greatest(epoch + 1, ", least_epoch!(), ")")
+    };
+}
+
+/// The beginning of a statement that takes a lease for the node `$3`; the generation of the lease follows.
+macro_rules! take {
+    () => {
+        concat!("UPDATE upload_progress SET holder = $3, epoch = ", next_epoch!(), ", lease_generation = ")
+    };
+}
+
+/// The condition that the last holder of an upload has closed its blob, and no lost history can have had
+/// another one.
+macro_rules! was_handed_over {
+    () => {
+        concat!(
+            "(upload_progress.holder IS NULL OR EXISTS (SELECT 1 FROM nodes
+                 WHERE nodes.instance = upload_progress.holder AND nodes.left_at IS NOT NULL)) AND epoch >= ",
+            least_epoch!()
+        )
+    };
+}
 
 /// Excludes uploads held by another live node; the statement appends this node's identifier.
 pub(crate) const NOT_ELSEWHERE: &str = concat!(
@@ -70,7 +106,7 @@ impl Leases for PostgresStore {
 }
 
 /// Converts a duration to milliseconds, limited to what an interval of the database can represent.
-fn milliseconds(span: Duration) -> i64 {
+pub(crate) fn milliseconds(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX).min(1 << 45)
 }
 
@@ -86,17 +122,21 @@ impl Work for Join {
     type Output = ();
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<(), Fault> {
-        let sql = match self.membership {
-            Membership::Alone => "DELETE FROM nodes",
-            Membership::Others => concat!("DELETE FROM nodes WHERE NOT ", is_alive!()),
-        };
-        tx.execute(sql, &[]).await?;
+        let is_known_alive = self.membership == Membership::Others;
+        if !tx.shared.only_reads {
+            let sql = concat!(
+                "DELETE FROM nodes WHERE NOT ($1 AND ",
+                is_alive!(),
+                ") AND (left_at IS NULL OR left_at <= clock_timestamp() - $2::bigint * interval '1 ms')"
+            );
+            tx.execute(sql, params![is_known_alive, milliseconds(LEFT_NODES_KEPT)]).await?;
+        }
         tx.execute(
             "INSERT INTO nodes (instance, name, alive_until, role, version, peer_url, draining)
              VALUES ($1, $2, clock_timestamp() + $3::bigint * interval '1 ms', $4, $5, $6, $7)
              ON CONFLICT (instance) DO UPDATE SET name = excluded.name, alive_until = excluded.alive_until,
                  role = excluded.role, version = excluded.version, peer_url = excluded.peer_url,
-                 draining = excluded.draining",
+                 draining = excluded.draining, left_at = NULL",
             params![
                 self.node.instance,
                 self.node.name.as_str().to_owned(),
@@ -176,7 +216,8 @@ impl Work for Leave {
     type Output = ();
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<(), Fault> {
-        tx.execute("DELETE FROM nodes WHERE instance = $1", params![self.0]).await.map(drop)
+        let sql = concat!("UPDATE nodes SET left_at = clock_timestamp() WHERE instance = $1 AND ", is_alive!());
+        tx.execute(sql, params![self.0]).await.map(drop)
     }
 }
 
@@ -194,7 +235,12 @@ impl Work for Acquire {
         let bucket = bucket_of(self.upload.as_bytes());
         tx.execute(
             concat!(
-                "UPDATE upload_progress SET holder = $3, epoch = epoch + 1
+                take!(),
+                "CASE WHEN ",
+                was_handed_over!(),
+                " THEN lease_generation ELSE ",
+                next_epoch!(),
+                " END
                  WHERE bucket = $1 AND id = $2 AND holder IS DISTINCT FROM $3
                      AND EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = $3 AND ",
                 is_alive!(),
@@ -210,11 +256,12 @@ impl Work for Acquire {
 }
 
 async fn lease_of(tx: &Transaction<'_>, upload: UploadId) -> std::result::Result<Option<Lease>, Fault> {
-    let sql = "SELECT holder, epoch FROM upload_progress WHERE bucket = $1 AND id = $2";
+    let sql = "SELECT holder, epoch, lease_generation FROM upload_progress WHERE bucket = $1 AND id = $2";
     let found = tx.query_opt(sql, params![bucket_of(upload.as_bytes()), upload]).await?;
     let lease = |row| {
         let mut columns = Columns::of(row);
-        Ok(Lease { holder: columns.next()?, epoch: Epoch::new(columns.next()?) })
+        let holder = columns.next()?;
+        Ok(Lease { holder, epoch: Epoch::new(columns.next()?), generation: Epoch::new(columns.next()?) })
     };
     found.as_ref().map(lease).transpose()
 }
@@ -233,7 +280,9 @@ impl Work for Seize {
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<Option<Lease>, Fault> {
         tx.execute(
             concat!(
-                "UPDATE upload_progress SET holder = $3, epoch = epoch + 1
+                take!(),
+                next_epoch!(),
+                "
                  WHERE bucket = $1 AND id = $2 AND holder IS NOT DISTINCT FROM $4 AND epoch = $5
                      AND holder IS DISTINCT FROM $3
                      AND EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = $3 AND ",

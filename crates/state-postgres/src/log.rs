@@ -12,13 +12,15 @@ use async_trait::async_trait;
 use state_rows::{EventRow, Row as _};
 
 use crate::PostgresStore;
-use crate::bucket::{SourceId, bucket_of};
+use crate::bucket::{SourceId, all_buckets, bucket_of};
 use crate::fault::Fault;
 use crate::params::{Kind, Param, params};
+use crate::past_days::ReadWindow;
 use crate::query::tenants;
 use crate::rows::{self, Columns, EVENT_COLUMNS};
 use crate::session::Session;
 use crate::transaction::{Transaction, one};
+use crate::{past_days, unfinished};
 use domain::event::EventKind;
 use domain::id::{EventId, UploadId};
 use domain::log::{EventPage, EventPosition, LoggedEvent};
@@ -100,7 +102,10 @@ impl Transaction<'_> {
         for (place, column) in EventRow::COLUMNS.iter().enumerate() {
             values.push(Kind::of("events", column).array(cells.iter().map(|row| &row[place])));
         }
-        self.execute(&INSERT, &values).await.map(drop)
+        for entry in entries {
+            self.touched.note(&entry.source, None);
+        }
+        self.execute_of(entries.iter().map(|entry| &entry.source), &INSERT, &values).await.map(drop)
     }
 }
 
@@ -118,30 +123,47 @@ static SINCE: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT {columns} FROM events
          WHERE position > $1 AND position <= $2 AND upload_id IS NOT NULL AND tenant BETWEEN $4 AND $5
+             AND bucket = ANY($6::bigint[]) AND source_id >= $7 AND source_id < $8
          ORDER BY position LIMIT $3"
     )
 });
 
 /// The end of a window that begins after `$1`; no row if the log ends earlier.
-const WINDOW_END: &str = "SELECT position FROM events WHERE position > $1 AND position <= $2 ORDER BY position
-     LIMIT 1 OFFSET $3";
+const WINDOW_END: &str = "SELECT position FROM events WHERE position > $1 AND position <= $2
+         AND bucket = ANY($4::bigint[]) AND source_id >= $5 AND source_id < $6
+     ORDER BY position LIMIT 1 OFFSET $3";
 
-/// The position up to which events may have been removed, and the number of events between two positions: of
-/// all tenants, and of the given tenants.
+/// The position up to which events may have been removed, and the number of events between two positions on
+/// some days: of all tenants, and of the given tenants.
 const BEHIND: &str = "SELECT (SELECT removed_up_to FROM log), count(*),
          count(*) FILTER (WHERE tenant BETWEEN $3 AND $4)
-     FROM (SELECT tenant FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $5) AS behind";
+     FROM (SELECT tenant FROM events WHERE position > $1 AND position <= $2 AND bucket = ANY($6::bigint[])
+             AND source_id >= $7 AND source_id < $8
+         ORDER BY position LIMIT $5) AS behind";
+
+/// Reads the number that is added to the numbers of transactions, and changes nothing.
+pub(crate) async fn read_base(session: &Session) -> std::result::Result<i64, Fault> {
+    let rows = session.query("SELECT base FROM log", &[]).await?;
+    Ok(one(&rows)?.try_get(0)?)
+}
 
 /// Reads the number that is added to the numbers of transactions. It is raised if the log contains a position
-/// that no transaction of this server can have written: the database was restored from another server.
+/// that no transaction of this server can have written: the database was restored from another server. Writes
+/// nothing otherwise.
 pub(crate) async fn base(session: &Session) -> std::result::Result<i64, Fault> {
-    const RAISE: &str = "UPDATE log SET base = greatest(base,
-             (SELECT coalesce(max(position), 0) >> 20 FROM events) - pg_current_xact_id()::text::bigint + 1)
-         RETURNING base";
+    const RAISE: &str = "UPDATE log SET base = least.base
+         FROM (SELECT (greatest((SELECT position FROM events WHERE bucket = ANY($1::bigint[]) AND source_id >= $2
+                     ORDER BY position DESC LIMIT 1), (SELECT max(newest_position) FROM past_days), 0) >> 20)
+                 - pg_current_xact_id()::text::bigint + 1) AS least (base)
+         WHERE log.base < least.base";
     session.begin().await?;
-    let raised = session.query(RAISE, &[]).await;
-    let base = raised.and_then(|rows| Ok(one(&rows)?.try_get(0)?));
-    match base {
+    let raising = async {
+        let past = unfinished::read(session).await?.past;
+        session.query(RAISE, params![all_buckets(), past]).await?;
+        let rows = session.query("SELECT base FROM log", &[]).await?;
+        Ok::<_, Fault>(one(&rows)?.try_get(0)?)
+    };
+    match raising.await {
         Ok(base) => session.commit().await.map(|()| base),
         Err(fault) => {
             session.roll_back().await;
@@ -164,18 +186,22 @@ impl EventLog for PostgresStore {
     async fn events_since(&self, scope: TenantScope, after: EventPosition, limit: u32) -> Result<EventPage> {
         const OPERATION: &str = "read the log of events";
         let (newest, is_behind) = self.newest_visible(OPERATION).await?;
-        let window = i64::from(WINDOW.max(limit)) - 1;
-        let end = self.readers.query(OPERATION, WINDOW_END, params![after, newest, window]).await?;
-        let end: Option<i64> = end.first().map(|row| row.get(0));
-        let last = end.unwrap_or(newest);
-        let (least, most) = tenants(scope);
-        let found = self.readers.query(OPERATION, &SINCE, params![after, last, limit, least, most]).await?;
-        let found: std::result::Result<Vec<LoggedEvent>, Fault> = found.iter().map(rows::logged_event).collect();
-        let found = found.map_err(|fault| fault.into_error(OPERATION))?;
-        let is_full = u32::try_from(found.len()).is_ok_and(|count| count == limit);
-        let full_at = found.last().filter(|_| is_full).map(|event| event.position);
-        let seen = full_at.unwrap_or(EventPosition(last.max(after.0)));
-        Ok(EventPage { found, seen, has_more: is_full || last < newest || is_behind })
+        let (mut found, mut last) = (Vec::<LoggedEvent>::new(), newest);
+        let is_full = |found: &[LoggedEvent]| u32::try_from(found.len()).is_ok_and(|count| count >= limit);
+        for days in past_days::with_events(self.primary(), OPERATION, &self.shared.days, after.0).await? {
+            if days.oldest_position > last {
+                break;
+            }
+            let read = self.events_within(&days, scope, after, last, limit).await?;
+            last = read.1;
+            found.extend(read.0);
+            found.sort_by_key(|event| event.position);
+            found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+            found.retain(|event| event.position.0 <= last);
+            last = found.last().filter(|_| is_full(&found)).map_or(last, |event| event.position.0);
+        }
+        let is_full = is_full(&found);
+        Ok(EventPage { found, seen: EventPosition(last.max(after.0)), has_more: is_full || last < newest || is_behind })
     }
 
     async fn newest_event(&self) -> Result<EventPosition> {
@@ -190,13 +216,46 @@ impl EventLog for PostgresStore {
             return Ok(None);
         }
         let (least, greatest) = tenants(scope);
-        let values = params![after, newest, least, greatest, WINDOW + 1];
-        let rows = self.readers.query(OPERATION, BEHIND, values).await?;
-        let read = || {
-            let mut columns = Columns::of(one(&rows)?);
-            Ok((columns.next::<i64>()?, columns.next::<u32>()?, columns.next::<u32>()?))
-        };
-        let (removed_up_to, all, wanted) = read().map_err(|fault: Fault| fault.into_error(OPERATION))?;
+        let (mut removed_up_to, mut all, mut wanted) = (0, 0_u32, 0_u32);
+        for days in past_days::with_events(self.primary(), OPERATION, &self.shared.days, after.0).await? {
+            let [from, end] = past_days::bounds(&days);
+            let values = params![after, newest, least, greatest, WINDOW + 1, all_buckets(), from, end];
+            let rows = self.readers.query(OPERATION, BEHIND, values).await?;
+            let read = || {
+                let mut columns = Columns::of(one(&rows)?);
+                Ok((columns.next::<i64>()?, columns.next::<u32>()?, columns.next::<u32>()?))
+            };
+            let counted = read().map_err(|fault: Fault| fault.into_error(OPERATION))?;
+            (removed_up_to, all, wanted) = (counted.0, all + counted.1, wanted + counted.2);
+            if all > WINDOW {
+                break;
+            }
+        }
         Ok(Some(if removed_up_to > after.0 || all > WINDOW { most } else { wanted.min(most) }))
+    }
+}
+
+impl PostgresStore {
+    /// Reads events of some days between two positions, and returns them with the position up to which it has
+    /// looked.
+    async fn events_within(
+        &self,
+        days: &ReadWindow,
+        scope: TenantScope,
+        after: EventPosition,
+        last: i64,
+        limit: u32,
+    ) -> Result<(Vec<LoggedEvent>, i64)> {
+        const OPERATION: &str = "read the log of events";
+        let window = i64::from(WINDOW.max(limit)) - 1;
+        let [from, until] = past_days::bounds(days);
+        let values = params![after, last, window, all_buckets(), from.clone(), until.clone()];
+        let end = self.readers.query(OPERATION, WINDOW_END, values).await?;
+        let last = end.first().map_or(last, |row| row.get(0));
+        let (least, most) = tenants(scope);
+        let values = params![after, last, limit, least, most, all_buckets(), from, until];
+        let found = self.readers.query(OPERATION, &SINCE, values).await?;
+        let found: std::result::Result<Vec<LoggedEvent>, Fault> = found.iter().map(rows::logged_event).collect();
+        Ok((found.map_err(|fault| fault.into_error(OPERATION))?, last))
     }
 }

@@ -1,5 +1,6 @@
 //! Values of statements. Each value carries its type, so statements need no preparation. This works behind a
-//! connection pooler, and every statement is planned for its actual values, which excludes partitions.
+//! connection pooler, and a statement about several days is planned for its actual values, which excludes
+//! partitions.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -91,6 +92,7 @@ impl Kind {
             | "tenant"
             | "version"
             | "epoch"
+            | "lease_generation"
             | "length"
             | "failure_status"
             | "next_sequence"

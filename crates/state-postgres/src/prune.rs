@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Row;
 
-use crate::bucket::{SourceId, bucket_of};
+use crate::bucket::{SourceId, all_buckets, bucket_of};
 use crate::fault::Fault;
 use crate::lanes::{ChangedLanes, DeliveryKey, keys};
 use crate::params::{Param, params};
@@ -90,7 +90,7 @@ const DELETE_EVENTS: &str = concat!(
      USING unnest($1::bigint[], $2::uuid[], $3::bigint[]) AS key (bucket, source_id, sequence)
      WHERE events.bucket = key.bucket AND events.source_id = key.source_id AND events.sequence = key.sequence
          AND events.source_id BETWEEN $4 AND $5 AND occurred_at_ms < $6 AND ",
-    without_deliveries!(),
+    without_deliveries!("BETWEEN $4 AND $5"),
     " RETURNING position"
 );
 
@@ -198,8 +198,8 @@ impl Work for Others {
             gone += tx.execute(sql, params![self.jobs.clone()]).await?;
         }
         if !self.calls.is_empty() {
-            let sql = "DELETE FROM hook_calls WHERE id = ANY($1::uuid[])";
-            gone += tx.execute(sql, params![self.calls.clone()]).await?;
+            let sql = "DELETE FROM hook_calls WHERE id = ANY($1::uuid[]) AND bucket = ANY($2::bigint[])";
+            gone += tx.execute(sql, params![self.calls.clone(), all_buckets()]).await?;
         }
         Ok(gone)
     }
@@ -220,12 +220,12 @@ const OLD_UPLOADS: &str = concat!(
      JOIN upload_progress ON upload_progress.bucket = wanted.bucket AND upload_progress.id = wanted.id
      WHERE uploads.id BETWEEN $5 AND $6 AND upload_progress.id BETWEEN $5 AND $6
          AND NOT bytes_kept AND updated_at_ms < $1 AND NOT ",
-    has_deliveries_to_keep!(),
+    has_deliveries_to_keep!("BETWEEN $5 AND $6"),
 );
 
 /// Locks the uploads against commits, in the order in which writers lock them.
 const LOCK_UPLOADS: &str = "SELECT id FROM upload_progress
-     WHERE id = ANY($1::uuid[]) AND id BETWEEN $2 AND $3 ORDER BY id FOR UPDATE";
+     WHERE id = ANY($1::uuid[]) AND bucket = ANY($4::bigint[]) AND id BETWEEN $2 AND $3 ORDER BY id FOR UPDATE";
 
 impl Work for Uploads {
     const OPERATION: &'static str = OPERATION;
@@ -235,8 +235,8 @@ impl Work for Uploads {
     async fn run(&self, tx: &mut Transaction<'_>) -> Result<u64, Fault> {
         begin(tx, self.uploads.iter().copied()).await?;
         let (Some(least), Some(most)) = (self.uploads.iter().min(), self.uploads.iter().max()) else { return Ok(0) };
-        tx.query(LOCK_UPLOADS, params![self.uploads.clone(), least, most]).await?;
         let buckets: Vec<i64> = self.uploads.iter().map(|upload| bucket_of(upload.as_bytes())).collect();
+        tx.query(LOCK_UPLOADS, params![self.uploads.clone(), least, most, buckets.clone()]).await?;
         let values = params![self.horizon.ended_uploads, self.horizon.dead, buckets, self.uploads.clone(), least, most];
         let old = |row: &Row| {
             let mut columns = Columns::of(row);
@@ -255,28 +255,29 @@ impl Uploads {
     async fn forget(&self, tx: &Transaction<'_>, old: &[(UploadId, Metadata)]) -> Result<u64, Fault> {
         let ids: Vec<UploadId> = old.iter().map(|(upload, _)| *upload).collect();
         let (least, most) = (ids.iter().min().copied(), ids.iter().max().copied());
-        let values = [Param::from(ids), Param::from(least), Param::from(most), Param::from(self.limit)];
+        let buckets: Vec<i64> = ids.iter().map(|upload| bucket_of(upload.as_bytes())).collect();
+        let values = params![ids, least, most, buckets, self.limit];
         let deliveries = tx
             .query(
                 "DELETE FROM deliveries USING (SELECT bucket, source_id, id FROM deliveries
-                     WHERE source_id = ANY($1::uuid[]) AND source_id BETWEEN $2 AND $3
-                     ORDER BY source_id, id LIMIT $4) AS old
+                     WHERE source_id = ANY($1::uuid[]) AND bucket = ANY($4::bigint[]) AND source_id BETWEEN $2 AND $3
+                     ORDER BY source_id, id LIMIT $5) AS old
                  WHERE deliveries.bucket = old.bucket AND deliveries.source_id = old.source_id
                      AND deliveries.id = old.id AND deliveries.source_id BETWEEN $2 AND $3
                  RETURNING deliveries.source_id, deliveries.id",
-                &values,
+                values,
             )
             .await?;
         tx.forget_attempts(&delivery_keys(&deliveries)?).await?;
         let events = tx
             .query(
                 "DELETE FROM events USING (SELECT bucket, source_id, sequence FROM events
-                     WHERE source_id = ANY($1::uuid[]) AND source_id BETWEEN $2 AND $3
-                     ORDER BY source_id, sequence LIMIT $4) AS old
+                     WHERE source_id = ANY($1::uuid[]) AND bucket = ANY($4::bigint[]) AND source_id BETWEEN $2 AND $3
+                     ORDER BY source_id, sequence LIMIT $5) AS old
                  WHERE events.bucket = old.bucket AND events.source_id = old.source_id
                      AND events.sequence = old.sequence AND events.source_id BETWEEN $2 AND $3
                  RETURNING position",
-                &values,
+                values,
             )
             .await?;
         tx.note_removed(&events).await?;
@@ -288,8 +289,10 @@ impl Uploads {
         let pairs: Vec<_> = old.iter().map(|(upload, metadata)| (*upload, metadata.pairs())).collect();
         tx.forget_metadata(&pairs).await?;
         for table in ["uploads", "upload_progress"] {
-            let sql = format!("DELETE FROM {table} WHERE id = ANY($1::uuid[]) AND id BETWEEN $2 AND $3");
-            tx.execute(&sql, &values[..3]).await?;
+            let sql = format!(
+                "DELETE FROM {table} WHERE id = ANY($1::uuid[]) AND bucket = ANY($4::bigint[]) AND id BETWEEN $2 AND $3"
+            );
+            tx.execute(&sql, &values[..4]).await?;
         }
         Ok(gone + size(old))
     }

@@ -10,11 +10,14 @@ use std::sync::LazyLock;
 use state_rows::{Cell, OriginRow, Row as _, ToCell, UploadRow};
 
 use crate::bucket::{bucket_of, days_of};
+use crate::day_tables::Day;
 use crate::fault::Fault;
 use crate::log::array_of;
 use crate::params::{Kind, Param, params};
 use crate::rows::{Columns, PROGRESS_COLUMNS};
+use crate::session::{Planning, Session};
 use crate::transaction::Transaction;
+use crate::unfinished::has_work;
 use domain::id::UploadId;
 use domain::stage::Stage;
 use domain::time::Timestamp;
@@ -46,6 +49,10 @@ const DERIVED_COLUMNS: [&str; 8] = [
 #[derive(Debug)]
 pub(crate) struct PreparedRecord {
     pub(crate) id: UploadId,
+    /// True if the sweeper may have to work on the upload.
+    pub(crate) has_work: bool,
+    /// True if the upload is completed or has ended.
+    pub(crate) is_settled: bool,
     /// The cells of [`COMMITTED`], followed by those of the origin.
     cells: Vec<Cell>,
 }
@@ -57,7 +64,8 @@ impl PreparedRecord {
         cells.extend(UploadRow::cells(record));
         cells.extend(derived(record));
         cells.extend(OriginRow::cells(record).into_iter().skip(1));
-        Self { id: record.id, cells }
+        let is_settled = matches!(record.stage, Stage::Completed | Stage::Ended(_));
+        Self { id: record.id, has_work: has_work(record), is_settled, cells }
     }
 }
 
@@ -120,10 +128,14 @@ fn list(columns: &[&'static str], wanted: fn(&str) -> bool, prefix: &str) -> Str
 
 static INSERT: LazyLock<String> = LazyLock::new(|| {
     let columns = &INSERTED;
+    let [bucket, key, value, upload] = [1, 2, 3, 4].map(|place| columns.len() + place);
     format!(
         "WITH {},
          progress AS (INSERT INTO upload_progress ({}) SELECT {} FROM new ON CONFLICT DO NOTHING RETURNING id),
-         record AS (INSERT INTO uploads ({}) SELECT {} FROM new WHERE id IN (SELECT id FROM progress))
+         record AS (INSERT INTO uploads ({}) SELECT {} FROM new WHERE id IN (SELECT id FROM progress)),
+         searched AS (INSERT INTO upload_metadata (bucket, key, value, upload_id)
+             SELECT * FROM unnest(${bucket}::bigint[], ${key}::text[], ${value}::bytea[], ${upload}::uuid[])
+                 AS pair (bucket, key, value, upload_id) WHERE upload_id IN (SELECT id FROM progress))
          SELECT id FROM progress",
         new_rows(columns),
         list(columns, is_progress, ""),
@@ -133,13 +145,10 @@ static INSERT: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-const INSERT_METADATA: &str = "INSERT INTO upload_metadata (bucket, key, value, upload_id)
-     SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::uuid[])";
-
 static COMMIT: LazyLock<String> = LazyLock::new(|| {
     let columns = &COMMITTED;
     let (from, end) = (columns.len() + 1, columns.len() + 2);
-    let is_set = |column: &&&str| !["bucket", "id", "holder", "epoch"].contains(*column);
+    let is_set = |column: &&&str| !["bucket", "id", "holder", "epoch", "lease_generation"].contains(*column);
     let set = |wanted: fn(&str) -> bool| {
         let set = columns.iter().filter(is_set).filter(|column| wanted(column));
         set.map(|column| format!("{column} = new.{column}")).collect::<Vec<_>>().join(", ")
@@ -150,11 +159,11 @@ static COMMIT: LazyLock<String> = LazyLock::new(|| {
     format!(
         "WITH {},
          progress AS (UPDATE upload_progress AS old SET {} FROM new
-             WHERE old.id = new.id AND old.bucket = new.bucket AND old.id >= ${from} AND old.id < ${end}
+             WHERE old.id = new.id AND old.bucket = new.bucket/*days*/ AND old.id >= ${from} AND old.id < ${end}/*end*/
                  AND old.version = new.version - 1 AND old.epoch = new.epoch
              RETURNING old.id),
          record AS (UPDATE uploads AS old SET {} FROM new JOIN progress USING (id)
-             WHERE old.id = new.id AND old.bucket = new.bucket AND old.id >= ${from} AND old.id < ${end}
+             WHERE old.id = new.id AND old.bucket = new.bucket/*days*/ AND old.id >= ${from} AND old.id < ${end}/*end*/
                  AND ({}) IS DISTINCT FROM ({}))
          SELECT id FROM progress",
         new_rows(columns),
@@ -177,6 +186,31 @@ fn ids(rows: &[tokio_postgres::Row]) -> Result<BTreeSet<UploadId>, Fault> {
     rows.iter().map(|row| Columns::of(row).next()).collect()
 }
 
+/// Writes new records, all of one day if it is given, within the open transaction of a session: see
+/// [`Transaction::insert_records`].
+pub(crate) async fn insert(
+    session: &Session,
+    day: Option<Day>,
+    records: &[(&PreparedRecord, MetadataPairs<'_>)],
+) -> Result<BTreeSet<UploadId>, Fault> {
+    let prepared: Vec<&PreparedRecord> = records.iter().map(|(record, _)| *record).collect();
+    let (mut buckets, mut keys, mut values, mut uploads) = (vec![], vec![], vec![], vec![]);
+    for (record, pairs) in records {
+        for (key, value) in *pairs {
+            if key.len() > MAX_INDEXED_BYTES || value.len() > MAX_INDEXED_BYTES {
+                continue;
+            }
+            buckets.push(bucket_of(record.id.as_bytes()));
+            keys.push(key.clone());
+            values.push(Some(value.clone()));
+            uploads.push(record.id);
+        }
+    }
+    let mut all = arrays(&prepared, &INSERTED);
+    all.extend(params![buckets, keys, Param::ByteStrings(values), uploads].iter().cloned());
+    ids(&session.query_as(&INSERT, Planning::on(day), &all).await?)
+}
+
 impl Transaction<'_> {
     /// Writes new records with the metadata they can be found by. Returns the identifiers of those that did
     /// not exist yet; existing records are left unchanged.
@@ -184,25 +218,11 @@ impl Transaction<'_> {
         &self,
         records: &[(&PreparedRecord, MetadataPairs<'_>)],
     ) -> Result<BTreeSet<UploadId>, Fault> {
-        let prepared: Vec<&PreparedRecord> = records.iter().map(|(record, _)| *record).collect();
-        let inserted = ids(&self.query(&INSERT, &arrays(&prepared, &INSERTED)).await?)?;
-        let (mut buckets, mut keys, mut values, mut uploads) = (vec![], vec![], vec![], vec![]);
-        for (record, pairs) in records.iter().filter(|(record, _)| inserted.contains(&record.id)) {
-            for (key, value) in *pairs {
-                if key.len() > MAX_INDEXED_BYTES || value.len() > MAX_INDEXED_BYTES {
-                    continue;
-                }
-                buckets.push(bucket_of(record.id.as_bytes()));
-                keys.push(key.clone());
-                values.push(Some(value.clone()));
-                uploads.push(record.id);
-            }
+        if records.is_empty() {
+            return Ok(BTreeSet::new());
         }
-        if !keys.is_empty() {
-            let values = params![buckets, keys, Param::ByteStrings(values), uploads];
-            self.execute(INSERT_METADATA, values).await?;
-        }
-        Ok(inserted)
+        let day = self.shared.days.day_of(records.iter().map(|(record, _)| record.id.as_bytes()));
+        insert(self.session(), day, records).await
     }
 
     /// Updates existing records. Returns the identifiers of those that were not changed since they were read.
@@ -210,6 +230,6 @@ impl Transaction<'_> {
         let Some((first, end)) = days_of(records.iter().map(|record| &record.id)) else { return Ok(BTreeSet::new()) };
         let mut values = arrays(records, &COMMITTED);
         values.extend([Param::from(first), Param::from(end)]);
-        ids(&self.query(&COMMIT, &values).await?)
+        ids(&self.query_of(records.iter().map(|record| record.id.as_bytes()), &COMMIT, &values).await?)
     }
 }

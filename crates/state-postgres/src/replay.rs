@@ -16,11 +16,12 @@ use tokio_postgres::Row;
 use crate::PostgresStore;
 use crate::backlog::{self, BacklogJobKind};
 use crate::backlog_counts::read_backlog;
-use crate::bucket::{SourceId, bucket_of};
+use crate::bucket::{SourceId, all_buckets, bucket_of};
 use crate::endpoints::is_there;
 use crate::fault::Fault;
 use crate::lanes::{DeliveryKey, Returning};
 use crate::params::params;
+use crate::past_days;
 use crate::query::tenants;
 use crate::replay_piece::{MOST_LOOKED_AT, PastEvent};
 use crate::rows::{self, Columns};
@@ -63,27 +64,42 @@ impl PostgresStore {
     /// Returns the last log position that is at or after every event older than `then`.
     async fn place_before(&self, then: Timestamp) -> Result<EventPosition> {
         const OPERATION: &str = BeginReplay::OPERATION;
-        const FIRST: &str = "SELECT position FROM events ORDER BY position LIMIT 1";
-        const NEXT: &str = "SELECT position, occurred_at_ms FROM events WHERE position >= $1 ORDER BY position LIMIT 1";
         let (newest, _) = self.newest_visible(OPERATION).await?;
-        let oldest = self.readers.query(OPERATION, FIRST, &[]).await?;
-        let oldest: i64 = oldest.first().map_or(1, |row| row.get(0));
+        let oldest = self.first_event_from(0).await?.map_or(1, |(position, _)| position);
         let (mut first, mut end) = (oldest, newest.saturating_add(1));
         while first < end {
             let middle = first + (end - first) / 2;
-            let found = self.readers.query(OPERATION, NEXT, params![middle]).await?;
-            let read = |row: &Row| {
-                let mut columns = Columns::of(row);
-                Ok((columns.next::<i64>()?, columns.next::<Timestamp>()?))
-            };
-            let found = found.first().map(read).transpose().map_err(|fault: Fault| fault.into_error(OPERATION))?;
-            match found {
+            match self.first_event_from(middle).await? {
                 Some((position, at)) if at < then => first = position.saturating_add(1),
                 Some(_) | None => end = middle,
             }
         }
         // No event lies before the first one.
         Ok(EventPosition(if first == oldest { 0 } else { first - 1 }))
+    }
+
+    /// Returns the position and the time of the first event at a position or behind it.
+    async fn first_event_from(&self, position: i64) -> Result<Option<(i64, Timestamp)>> {
+        const OPERATION: &str = BeginReplay::OPERATION;
+        const NEXT: &str = "SELECT position, occurred_at_ms FROM events WHERE position >= $1
+                 AND bucket = ANY($2::bigint[]) AND source_id >= $3 AND source_id < $4
+             ORDER BY position LIMIT 1";
+        let mut first: Option<(i64, Timestamp)> = None;
+        let after = position.saturating_sub(1);
+        for days in past_days::with_events(self.primary(), OPERATION, &self.shared.days, after).await? {
+            if first.is_some_and(|(position, _)| position < days.oldest_position) {
+                break;
+            }
+            let [from, end] = past_days::bounds(&days);
+            let found = self.readers.query(OPERATION, NEXT, params![position, all_buckets(), from, end]).await?;
+            let read = |row: &Row| {
+                let mut columns = Columns::of(row);
+                Ok((columns.next::<i64>()?, columns.next::<Timestamp>()?))
+            };
+            let found = found.first().map(read).transpose().map_err(|fault: Fault| fault.into_error(OPERATION))?;
+            first = first.into_iter().chain(found).min_by_key(|(position, _)| *position);
+        }
+        Ok(first)
     }
 }
 
@@ -102,13 +118,20 @@ impl Work for ReplayDelivery {
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<ReplayOutcome, Fault> {
         const FIND: &str = "SELECT source_id, upload_id FROM deliveries
-             WHERE bucket = $1 AND id = $2 AND tenant BETWEEN $3 AND $4";
+             WHERE bucket = $1 AND id = $2 AND tenant BETWEEN $3 AND $4 AND source_id >= $5 AND source_id < $6";
         const LOCK: &str = "SELECT tenant, endpoint, state, generation, attempts FROM deliveries
              WHERE bucket = $1 AND source_id = $2 AND id = $3 FOR UPDATE";
         let subscribers = tx.subscribers().await?;
         let (least, most) = tenants(self.scope);
         let bucket = bucket_of(self.delivery.as_bytes());
-        let found = tx.query_opt(FIND, params![bucket, self.delivery, least, most]).await?;
+        let mut found = None;
+        for days in tx.days_with_deliveries(self.delivery).await? {
+            let [from, end] = past_days::bounds(&days);
+            found = tx.query_opt(FIND, params![bucket, self.delivery, least, most, from, end]).await?;
+            if found.is_some() {
+                break;
+            }
+        }
         let Some(row) = found else { return Ok(ReplayOutcome::NoDelivery) };
         let mut columns = Columns::of(&row);
         let (source, upload): (SourceId, Option<UploadId>) = (columns.next()?, columns.next()?);

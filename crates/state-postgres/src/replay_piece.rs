@@ -4,14 +4,15 @@
 //! waiting, and then each lane is released once. The first event of a lane therefore goes first, whether its
 //! delivery is new or returns to the lane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Row;
 
-use crate::bucket::{bucket_of, days_of, delivery_id};
+use crate::bucket::{SourceId, all_buckets, bucket_of, days_of, delivery_id};
 use crate::fault::Fault;
 use crate::lanes::{ChangedLanes, DeliveryKey, EventPlace, NewDelivery, Returning, has_order};
 use crate::params::{Param, params};
+use crate::past_days;
 use crate::rows::Columns;
 use crate::subscribers::Subscriber;
 use crate::transaction::Transaction;
@@ -39,7 +40,9 @@ pub(crate) struct PastEvent {
 }
 
 const PIECE: &str = "SELECT position, id, tenant, upload_id, sequence, kind, occurred_at_ms FROM events
-     WHERE position > $1 AND position <= $2 AND upload_id IS NOT NULL ORDER BY position LIMIT $3";
+     WHERE position > $1 AND position <= $2 AND upload_id IS NOT NULL AND bucket = ANY($4::bigint[])
+         AND source_id >= $5 AND source_id < $6
+     ORDER BY position LIMIT $3";
 
 /// Locks the deliveries of some events to one endpoint.
 const DELIVERIES: &str = "SELECT deliveries.source_id, deliveries.sequence, deliveries.id, state, attempts
@@ -49,9 +52,29 @@ const DELIVERIES: &str = "SELECT deliveries.source_id, deliveries.sequence, deli
      WHERE endpoint = $4 AND deliveries.source_id >= $5 AND deliveries.source_id < $6
      FOR UPDATE OF deliveries";
 
+/// The events among some that the log still contains.
+const LOGGED: &str = "SELECT events.source_id, events.sequence
+     FROM unnest($1::bigint[], $2::uuid[], $3::bigint[]) AS event (bucket, source_id, sequence)
+     JOIN events ON events.bucket = event.bucket AND events.source_id = event.source_id
+         AND events.sequence = event.sequence
+     WHERE events.source_id >= $4 AND events.source_id < $5";
+
 const METADATA: &str = "SELECT uploads.id, metadata FROM unnest($1::bigint[], $2::uuid[]) AS wanted (bucket, id)
      JOIN uploads ON uploads.bucket = wanted.bucket AND uploads.id = wanted.id
      WHERE uploads.id >= $3 AND uploads.id < $4";
+
+/// Returns the values that name events: their buckets, sources and sequences; and the bounds of their
+/// sources. Returns `None` without events.
+fn event_keys(events: &[PastEvent]) -> Option<([Param; 3], [SourceId; 2])> {
+    let (first, end) = days_of(events.iter().map(|event| &event.upload))?;
+    let sequence = |event: &PastEvent| i64::try_from(event.sequence).unwrap_or(i64::MAX);
+    let keys = [
+        Param::from(events.iter().map(|event| bucket_of(event.upload.as_bytes())).collect::<Vec<i64>>()),
+        Param::from(events.iter().map(|event| event.upload).collect::<Vec<UploadId>>()),
+        Param::from(events.iter().map(sequence).collect::<Vec<i64>>()),
+    ];
+    Some((keys, [first, end]))
+}
 
 impl Transaction<'_> {
     /// Reads events of uploads between two positions.
@@ -72,19 +95,34 @@ impl Transaction<'_> {
                 occurred_at: columns.next()?,
             })
         };
-        self.query(PIECE, params![after, last, ReplayJob::MOST_LOOKED_AT]).await?.iter().map(past).collect()
+        let (mut found, mut last) = (Vec::<PastEvent>::new(), last);
+        for days in self.days_with_events(after.0).await? {
+            if days.oldest_position > last.0 {
+                break;
+            }
+            let [from, end] = past_days::bounds(&days);
+            let values = params![after, last, ReplayJob::MOST_LOOKED_AT, all_buckets(), from, end];
+            let read: Result<Vec<PastEvent>, Fault> = self.query(PIECE, values).await?.iter().map(past).collect();
+            found.extend(read?);
+            found.sort_by_key(|event| event.position);
+            found.truncate(MOST_LOOKED_AT);
+            last = found.last().filter(|_| found.len() == MOST_LOOKED_AT).map_or(last, |event| event.position);
+        }
+        Ok(found)
     }
 
-    /// Queues the events that the replay selects for an endpoint, and returns their number.
+    /// Queues the events that the replay selects for an endpoint, and returns their number. Events that were
+    /// removed since they were read are skipped.
     pub(crate) async fn queue_again(
         &mut self,
         subscriber: &Subscriber,
-        events: Vec<PastEvent>,
+        mut events: Vec<PastEvent>,
         what: ReplaySelection,
         now: Timestamp,
     ) -> Result<u64, Fault> {
         self.lock_lanes(events.iter().map(|event| event.upload)).await?;
-        let found = self.deliveries_of(subscriber, &events).await?;
+        let (logged, found) = futures::try_join!(self.logged(&events), self.deliveries_of(subscriber, &events))?;
+        events.retain(|event| logged.contains(&(event.upload, event.sequence)));
         let (mut returning, mut missing) = (Vec::new(), Vec::new());
         for event in &events {
             let delivery = found.get(&(event.upload, event.sequence));
@@ -126,31 +164,31 @@ impl Transaction<'_> {
         Ok(u64::try_from(returning.len() + joining.len()).unwrap_or(u64::MAX))
     }
 
+    /// Returns the events among some that the log still contains.
+    async fn logged(&self, events: &[PastEvent]) -> Result<BTreeSet<(UploadId, u64)>, Fault> {
+        let Some((keys, [first, end])) = event_keys(events) else { return Ok(BTreeSet::new()) };
+        let values: Vec<Param> = keys.into_iter().chain([Param::from(first), Param::from(end)]).collect();
+        let event = |row: &Row| {
+            let mut columns = Columns::of(row);
+            Ok((columns.next()?, columns.next()?))
+        };
+        self.query(LOGGED, &values).await?.iter().map(event).collect()
+    }
+
     /// Returns the deliveries of some events to an endpoint, with their states and attempts.
     async fn deliveries_of(
         &self,
         subscriber: &Subscriber,
         events: &[PastEvent],
     ) -> Result<BTreeMap<(UploadId, u64), (DeliveryId, DeliveryState, u32)>, Fault> {
-        let Some((first, end)) = days_of(events.iter().map(|event| &event.upload)) else {
-            return Ok(BTreeMap::new());
-        };
-        let sequences: Vec<i64> =
-            events.iter().map(|event| i64::try_from(event.sequence).unwrap_or(i64::MAX)).collect();
-        let values = params![
-            events.iter().map(|event| bucket_of(event.upload.as_bytes())).collect::<Vec<i64>>(),
-            events.iter().map(|event| event.upload).collect::<Vec<UploadId>>(),
-            sequences,
-            &subscriber.id,
-            first,
-            end,
-        ];
+        let Some((keys, [first, end])) = event_keys(events) else { return Ok(BTreeMap::new()) };
+        let values: Vec<Param> = keys.into_iter().chain(params![&subscriber.id, first, end].iter().cloned()).collect();
         let delivery = |row: &Row| {
             let mut columns = Columns::of(row);
             let event = (columns.next()?, columns.next()?);
             Ok((event, (columns.next()?, columns.next()?, columns.next()?)))
         };
-        self.query(DELIVERIES, values).await?.iter().map(delivery).collect()
+        self.query(DELIVERIES, &values).await?.iter().map(delivery).collect()
     }
 
     /// Returns the events that an endpoint subscribes to.

@@ -12,11 +12,14 @@ use async_trait::async_trait;
 use tokio_postgres::Row;
 
 use crate::PostgresStore;
+use crate::bucket::{SourceId, all_buckets};
 use crate::fault::Fault;
 use crate::lanes::DeliveryKey;
 use crate::params::{Param, params};
 use crate::prune::{self, OldEvent};
+use crate::query::AFTER_ALL;
 use crate::rows::Columns;
+use crate::windows::Window;
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, HookCallId, ReplayId, UploadId};
@@ -56,8 +59,12 @@ impl Retention for PostgresStore {
                 return Ok(gone);
             }
             if places.are_at_the_end() {
-                *places = PruneCursors::default();
-                return Ok(0);
+                let end = self.shared.days.from(places.from).end;
+                if end == AFTER_ALL {
+                    *places = PruneCursors::default();
+                    return Ok(0);
+                }
+                *places = PruneCursors::at(end);
             }
         }
     }
@@ -74,9 +81,12 @@ impl Retention for PostgresStore {
 /// The rounded time of an ended upload's last change, and its id: the order of the walk.
 type UploadPosition = (i64, [u8; 16]);
 
-/// The positions of the walks; `None` for a walk that has reached its end.
+/// The window of days that is walked, and the positions of the walks in it; `None` for a walk that has
+/// reached the end of the window.
 #[derive(Debug, Clone)]
 pub(crate) struct PruneCursors {
+    /// The first identifier of the window.
+    from: SourceId,
     deliveries: Option<[u8; 16]>,
     events: Option<i64>,
     uploads: Option<UploadPosition>,
@@ -84,11 +94,16 @@ pub(crate) struct PruneCursors {
 
 impl Default for PruneCursors {
     fn default() -> Self {
-        Self { deliveries: Some([0; 16]), events: Some(0), uploads: Some((i64::MIN, [0; 16])) }
+        Self::at(SourceId::default())
     }
 }
 
 impl PruneCursors {
+    /// Returns the positions at the start of a window.
+    fn at(from: SourceId) -> Self {
+        Self { from, deliveries: Some([0; 16]), events: Some(0), uploads: Some((i64::MIN, [0; 16])) }
+    }
+
     fn are_at_the_end(&self) -> bool {
         self.deliveries.is_none() && self.events.is_none() && self.uploads.is_none()
     }
@@ -128,53 +143,67 @@ macro_rules! stays {
 }
 pub(crate) use stays;
 
-/// The condition that an event has no deliveries. `OFFSET 0` makes the planner search the partition of each
-/// event instead of joining the whole tables.
+/// The condition that an event has no deliveries, given the bounds of the events. `OFFSET 0` makes the
+/// planner search the partition of each event instead of joining the whole tables.
 macro_rules! without_deliveries {
-    () => {
-        "NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.bucket = events.bucket
-             AND deliveries.source_id = events.source_id AND deliveries.sequence = events.sequence OFFSET 0)"
+    ($bounds:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.bucket = events.bucket
+                 AND deliveries.source_id = events.source_id AND deliveries.sequence = events.sequence
+                 AND deliveries.source_id ",
+            $bounds,
+            " OFFSET 0)"
+        )
     };
 }
 pub(crate) use without_deliveries;
 
 /// The condition that an upload has a delivery that is unfinished, or that became dead not long enough ago,
-/// given `dead` as `$2`.
+/// given `dead` as `$2`, and the bounds of the uploads.
 macro_rules! has_deliveries_to_keep {
-    () => {
-        "EXISTS (SELECT 1 FROM deliveries WHERE deliveries.bucket = uploads.bucket AND deliveries.source_id = uploads.id
-             AND (finished_at_ms IS NULL OR deliveries.state = 'dead' AND finished_at_ms >= $2) OFFSET 0)"
+    ($bounds:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM deliveries WHERE deliveries.bucket = uploads.bucket
+                 AND deliveries.source_id = uploads.id AND deliveries.source_id ",
+            $bounds,
+            " AND (finished_at_ms IS NULL OR deliveries.state = 'dead' AND finished_at_ms >= $2) OFFSET 0)"
+        )
     };
 }
 pub(crate) use has_deliveries_to_keep;
 
-const DELIVERIES_END: &str = "SELECT id FROM deliveries WHERE id > $1 AND id < $2 ORDER BY id LIMIT 1 OFFSET $3";
+const DELIVERIES_END: &str = "SELECT id FROM deliveries WHERE id > $1 AND id < $2
+     AND source_id >= $4 AND source_id < $5 AND bucket = ANY($6::bigint[]) ORDER BY id LIMIT 1 OFFSET $3";
 
 const DELIVERIES: &str = concat!(
     "SELECT id, source_id, sequence, upload_id IS NOT NULL AND kind <> $6 FROM deliveries AS old
-     WHERE id > $3 AND id <= $4 AND NOT ",
+     WHERE id > $3 AND id <= $4 AND source_id >= $7 AND source_id < $8 AND bucket = ANY($9::bigint[]) AND NOT ",
     stays!("old"),
     " AND (kind = $6 OR NOT EXISTS (SELECT 1 FROM deliveries AS other WHERE other.bucket = old.bucket
-         AND other.source_id = old.source_id AND other.sequence = old.sequence AND ",
+         AND other.source_id = old.source_id AND other.sequence = old.sequence
+         AND other.source_id >= $7 AND other.source_id < $8 AND ",
     stays!("other"),
     " OFFSET 0)) ORDER BY id LIMIT $5"
 );
 
-const EVENTS_END: &str =
-    "SELECT position, occurred_at_ms FROM events WHERE position > $1 ORDER BY position LIMIT 1 OFFSET $2";
+const EVENTS_END: &str = "SELECT position, occurred_at_ms FROM events WHERE position > $1
+     AND source_id >= $3 AND source_id < $4 AND bucket = ANY($5::bigint[]) ORDER BY position LIMIT 1 OFFSET $2";
 
 const EVENTS: &str = concat!(
     "SELECT source_id, sequence, upload_id IS NOT NULL FROM events
-     WHERE position > $1 AND position <= $2 AND occurred_at_ms < $3 AND ",
-    without_deliveries!(),
+     WHERE position > $1 AND position <= $2 AND occurred_at_ms < $3
+         AND source_id >= $5 AND source_id < $6 AND bucket = ANY($7::bigint[]) AND ",
+    without_deliveries!("BETWEEN $5 AND $6"),
     " ORDER BY position LIMIT $4"
 );
 
 const UPLOADS_ENDED: &str = concat!(
     "SELECT changed_about_ms, id, updated_at_ms < $1 AND NOT ",
-    has_deliveries_to_keep!(),
+    has_deliveries_to_keep!("BETWEEN $6 AND $7"),
     " FROM uploads JOIN upload_progress USING (id, bucket)
      WHERE NOT bytes_kept AND (changed_about_ms, id) > ($3, $4) AND changed_about_ms < $1
+         AND uploads.id >= $6 AND uploads.id < $7 AND upload_progress.id >= $6 AND upload_progress.id < $7
+         AND bucket = ANY($8::bigint[])
      ORDER BY changed_about_ms, id LIMIT $5"
 );
 
@@ -183,11 +212,15 @@ const JOBS: &str = "SELECT id FROM replay_jobs
      ORDER BY id LIMIT $3";
 
 const CALLS: &str = "SELECT id FROM hook_calls
-     WHERE id < greatest($1, (SELECT id FROM hook_calls ORDER BY id DESC LIMIT 1 OFFSET $2)) ORDER BY id LIMIT $3";
+     WHERE id < greatest($1, (SELECT id FROM hook_calls WHERE bucket = ANY($4::bigint[])
+             ORDER BY id DESC LIMIT 1 OFFSET $2))
+         AND bucket = ANY($4::bigint[])
+     ORDER BY id LIMIT $3";
 
 /// Pending deliveries to endpoints that no longer exist in the configuration.
 const ABANDONED: &str = "SELECT source_id, id FROM deliveries
-     WHERE state IN ('ready', 'waiting') AND endpoint = ANY($1::text[]) AND begun_at_ms < $2 LIMIT $3";
+     WHERE state IN ('ready', 'waiting') AND endpoint = ANY($1::text[]) AND begun_at_ms < $2
+         AND bucket = ANY($4::bigint[]) AND source_id >= $5 LIMIT $3";
 
 impl PostgresStore {
     async fn find_old(
@@ -197,16 +230,22 @@ impl PostgresStore {
         limit: u32,
     ) -> Result<(PrunableRows, PruneCursors)> {
         let mut old = PrunableRows::default();
+        let window = self.shared.days.from(from.from);
         let next = PruneCursors {
-            deliveries: self.find_deliveries(horizon, from.deliveries, limit, &mut old).await?,
-            events: self.find_events(horizon, from.events, limit, &mut old).await?,
-            uploads: self.find_uploads(horizon, from.uploads, &mut old).await?,
+            from: from.from,
+            deliveries: self.find_deliveries(horizon, window, from.deliveries, limit, &mut old).await?,
+            events: self.find_events(horizon, window, from.events, limit, &mut old).await?,
+            uploads: self.find_uploads(horizon, window, from.uploads, &mut old).await?,
         };
-        // Identifiers begin with their time of creation, so the old ones come first.
+        if from.from != SourceId::default() {
+            return Ok((old, next));
+        }
+        // Rows that do not belong to a day are searched with the first window. Identifiers begin with their
+        // time of creation, so the old ones come first.
         let from_then_on = *DeliveryId::new(horizon.finished, [0; 10]).as_bytes();
         old.jobs = self.find_ids(JOBS, params![from_then_on, REPLAYS - 1, limit]).await?;
         let calls_before = horizon.most_hook_calls.saturating_sub(1);
-        old.calls = self.find_ids(CALLS, params![from_then_on, calls_before, limit]).await?;
+        old.calls = self.find_ids(CALLS, params![from_then_on, calls_before, limit, all_buckets()]).await?;
         old.abandoned = self.find_abandoned(horizon, limit).await?;
         Ok((old, next))
     }
@@ -231,17 +270,21 @@ impl PostgresStore {
     async fn find_deliveries(
         &self,
         horizon: RetentionHorizon,
+        window: Window,
         from: Option<[u8; 16]>,
         limit: u32,
         old: &mut PrunableRows,
     ) -> Result<Option<[u8; 16]>> {
         let Some(from) = from else { return Ok(None) };
         let from_then_on = *DeliveryId::new(horizon.finished, [0; 10]).as_bytes();
-        let end: Vec<[u8; 16]> = self.find_ids(DELIVERIES_END, params![from, from_then_on, WINDOW - 1]).await?;
+        let Window { from: first, end } = window;
+        let values = params![from, from_then_on, WINDOW - 1, first, end, all_buckets()];
+        let end: Vec<[u8; 16]> = self.find_ids(DELIVERIES_END, values).await?;
         let end = end.first().copied();
         let last = end.unwrap_or(from_then_on);
         let progress = EventKind::Progress.name();
-        let values = params![horizon.finished, horizon.dead, from, last, limit, progress];
+        let times = (horizon.finished, horizon.dead);
+        let values = params![times.0, times.1, from, last, limit, progress, first, window.end, all_buckets()];
         let read = |columns: &mut Columns<'_>| {
             let (id, event) = (columns.next()?, OldEvent { source: columns.next()?, sequence: columns.next()? });
             Ok((DeliveryKey { source: event.source, id }, event, columns.next::<bool>()?))
@@ -262,17 +305,20 @@ impl PostgresStore {
     async fn find_events(
         &self,
         horizon: RetentionHorizon,
+        window: Window,
         from: Option<i64>,
         limit: u32,
         old: &mut PrunableRows,
     ) -> Result<Option<i64>> {
         let Some(from) = from else { return Ok(None) };
         let read = |columns: &mut Columns<'_>| Ok((columns.next()?, columns.next()?));
-        let end: Vec<(i64, Timestamp)> = self.find(EVENTS_END, params![from, WINDOW - 1], read).await?;
+        let values = params![from, WINDOW - 1, window.from, window.end, all_buckets()];
+        let end: Vec<(i64, Timestamp)> = self.find(EVENTS_END, values, read).await?;
         let end = end.first().copied();
         let last = end.map_or(i64::MAX, |(position, _)| position);
         let read = |columns: &mut Columns<'_>| Ok(OldEvent { source: columns.next()?, sequence: columns.next()? });
-        old.events = self.find(EVENTS, params![from, last, horizon.finished, limit], read).await?;
+        let values = params![from, last, horizon.finished, limit, window.from, window.end, all_buckets()];
+        old.events = self.find(EVENTS, values, read).await?;
         // Events after one that is too new are too new as well.
         let end = end.filter(|(_, at)| *at < horizon.finished.plus(ReplayJob::DISORDER)).map(|(position, _)| position);
         Ok(if is_full(&old.events, limit) { Some(from) } else { end })
@@ -283,11 +329,13 @@ impl PostgresStore {
     async fn find_uploads(
         &self,
         horizon: RetentionHorizon,
+        window: Window,
         from: Option<UploadPosition>,
         old: &mut PrunableRows,
     ) -> Result<Option<UploadPosition>> {
         let Some((changed_about_ms, id)) = from else { return Ok(None) };
-        let values = params![horizon.ended_uploads, horizon.dead, changed_about_ms, id, UPLOADS];
+        let (ended, dead) = (horizon.ended_uploads, horizon.dead);
+        let values = params![ended, dead, changed_about_ms, id, UPLOADS, window.from, window.end, all_buckets()];
         let read = |columns: &mut Columns<'_>| Ok((columns.next()?, columns.next()?, columns.next()?));
         let ended: Vec<(i64, [u8; 16], bool)> = self.find(UPLOADS_ENDED, values, read).await?;
         let end = is_full(&ended, UPLOADS).then(|| ended.last().map(|(at, id, _)| (*at, *id))).flatten();
@@ -304,7 +352,8 @@ impl PostgresStore {
             return Ok(Vec::new());
         }
         let read = |columns: &mut Columns<'_>| Ok(DeliveryKey { source: columns.next()?, id: columns.next()? });
-        self.find(ABANDONED, params![gone, horizon.abandoned, limit], read).await
+        let from = self.unfinished_from(OPERATION).await?.deliveries;
+        self.find(ABANDONED, params![gone, horizon.abandoned, limit, all_buckets(), from], read).await
     }
 
     /// Removes the rows, each kind in a separate transaction.

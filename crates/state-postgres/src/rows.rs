@@ -19,10 +19,11 @@ use domain::log::{EventPosition, LoggedEvent};
 use domain::upload::Upload;
 
 /// The columns of an upload in `upload_progress`: those that a checkpoint writes.
-pub(crate) const PROGRESS_COLUMNS: [&str; 13] = [
+pub(crate) const PROGRESS_COLUMNS: [&str; 14] = [
     "id",
     "version",
     "epoch",
+    "lease_generation",
     "holder",
     "commit_id",
     "received",

@@ -5,14 +5,16 @@
 
 use std::ops::Deref;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_postgres::Row;
 
 use crate::fault::{Fault, Remedy};
 use crate::lock::lock;
+use crate::measures::{Distribution, DistributionReading};
 use crate::params::Param;
-use crate::session::{Connector, Purpose, Session};
+use crate::session::{Connector, Planning, Purpose, READ_LIMIT, Session};
 use state::Result;
 
 #[derive(Debug)]
@@ -21,19 +23,26 @@ pub(crate) struct Sessions {
     purpose: Purpose,
     slots: Semaphore,
     count: u32,
+    /// The time that a caller of [`query`](Self::query) waits in addition to the limit of its statement.
+    patience: Duration,
     idle: Mutex<Vec<Session>>,
+    /// The times that callers waited for a session.
+    waits: Distribution,
 }
 
 impl Sessions {
-    pub(crate) fn new(connector: Connector, purpose: Purpose, count: u32) -> Self {
+    pub(crate) fn new(connector: Connector, purpose: Purpose, count: u32, patience: Duration) -> Self {
         let count = count.max(1);
         let slots = Semaphore::new(usize::try_from(count).unwrap_or(1));
-        Self { connector, purpose, slots, count, idle: Mutex::default() }
+        let waits = Distribution::of_durations();
+        Self { connector, purpose, slots, count, patience, idle: Mutex::default(), waits }
     }
 
     /// Lends a session, and connects if none is idle.
     pub(crate) async fn get(&self) -> std::result::Result<Lent<'_>, Fault> {
+        let began = Instant::now();
         let slot = self.slots.acquire().await.map_err(|_| Fault::Closed)?;
+        self.waits.observe_duration(began.elapsed());
         let kept = loop {
             match lock(&self.idle).pop() {
                 Some(session) if !session.is_usable() => {}
@@ -47,20 +56,43 @@ impl Sessions {
         Ok(Lent { session: Some(session), from: self, _slot: slot })
     }
 
-    /// Runs one statement that reads. It is repeated once on another session if the connection broke.
+    /// Runs one statement that reads. It is repeated once on another session if the connection broke. A
+    /// caller waits a bounded time, whatever the server does.
     pub(crate) async fn query(&self, operation: &'static str, sql: &str, values: &[Param]) -> Result<Vec<Row>> {
-        match self.try_query(sql, values).await {
-            Err(fault) if fault.remedy() == Remedy::Reconnect => {
-                self.forget_idle();
-                self.try_query(sql, values).await
-            }
-            first => first,
-        }
-        .map_err(|fault| fault.into_error(operation))
+        self.query_as(operation, sql, Planning::EachTime, values).await
     }
 
-    async fn try_query(&self, sql: &str, values: &[Param]) -> std::result::Result<Vec<Row>, Fault> {
-        self.get().await?.query(sql, values).await
+    /// Runs one statement that reads, as [`query`](Self::query) does, planned in this way.
+    pub(crate) async fn query_as(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        planning: Planning,
+        values: &[Param],
+    ) -> Result<Vec<Row>> {
+        let querying = async {
+            match self.try_query(sql, planning, values).await {
+                Err(fault) if fault.remedy() == Remedy::Reconnect => {
+                    self.forget_idle();
+                    self.try_query(sql, planning, values).await
+                }
+                // The partition of the day was dropped.
+                Err(fault) if fault.is_of_missing_table() => self.try_query(sql, Planning::EachTime, values).await,
+                first => first,
+            }
+        };
+        let limit = READ_LIMIT + self.patience;
+        let queried = tokio::time::timeout(limit, querying).await;
+        queried.unwrap_or(Err(Fault::Overdue(limit.as_secs()))).map_err(|fault| fault.into_error(operation))
+    }
+
+    async fn try_query(&self, sql: &str, planning: Planning, values: &[Param]) -> std::result::Result<Vec<Row>, Fault> {
+        self.get().await?.query_as(sql, planning, values).await
+    }
+
+    /// Returns the times that callers waited for a session, in seconds.
+    pub(crate) fn waits(&self) -> DistributionReading {
+        self.waits.read()
     }
 
     /// Closes the idle sessions: when one connection has broken, the others probably have too.

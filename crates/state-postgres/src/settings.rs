@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
+use crate::schema::Schema;
 use state::Durability;
 
 /// The time within which a host must accept a connection.
@@ -20,6 +21,8 @@ const DEAD_AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq)]
 pub struct PostgresSettings {
     pub address: DatabaseUrl,
+    /// The address of the server itself, if `address` is that of a pooler in transaction mode.
+    pub direct_address: Option<DatabaseUrl>,
     /// The number of connections that commit uploads. The commits of an upload always use the same one.
     pub write_connections: u32,
     /// The maximum number of commits in one transaction.
@@ -30,27 +33,64 @@ pub struct PostgresSettings {
     pub read_connections: u32,
     /// The failures that an acknowledged commit survives.
     pub durability: Durability,
+    /// The time that a start waits for a server that is not there yet.
+    pub start_timeout: Duration,
+    /// The time that a caller waits in addition to the server's limit for its statement: for its turn, a
+    /// connection, and a repetition.
+    pub patience: Duration,
+    /// True if this node only reads: it changes nothing but the entry of its node, and does not migrate.
+    pub only_reads: bool,
     /// True if no other process may have the database open.
     pub alone: bool,
+    /// The schema that this program brings the database to.
+    pub schema: Schema,
+    pub replicas: ReplicaSettings,
+}
+
+/// Settings of the replicas of the database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaSettings {
+    /// Empty: every read goes to the primary.
+    pub addresses: Vec<DatabaseUrl>,
+    /// The number of connections that read, to each replica.
+    pub connections: u32,
+    /// The time that a read waits for a replica to have what its client knows, before it goes to the primary.
+    pub wait: Duration,
+    /// The time by which a replica may be behind the primary and still be read from.
+    pub max_lag: Duration,
+}
+
+impl Default for ReplicaSettings {
+    fn default() -> Self {
+        Self { addresses: Vec::new(), connections: 8, wait: Duration::from_millis(50), max_lag: Duration::from_secs(1) }
+    }
 }
 
 impl PostgresSettings {
     pub fn new(address: DatabaseUrl) -> Self {
         Self {
             address,
-            write_connections: 4,
+            direct_address: None,
+            write_connections: 2,
             group_commit_max: 128,
             transaction_connections: 4,
             read_connections: 8,
             durability: Durability::Strict,
+            start_timeout: Duration::from_secs(60),
+            patience: Duration::from_secs(15),
+            only_reads: false,
             alone: false,
+            schema: Schema::default(),
+            replicas: ReplicaSettings::default(),
         }
     }
 
-    /// Returns the maximum number of connections of a store, including one that listens for other nodes and
-    /// one that holds the lock of the store.
+    /// Returns the maximum number of connections of a store, including one that listens for other nodes, one
+    /// that holds the lock of the store, and one that watches each replica.
     pub fn connections(&self) -> u32 {
-        self.write_connections + self.transaction_connections + self.read_connections + 2
+        let replicas = u32::try_from(self.replicas.addresses.len()).unwrap_or(u32::MAX);
+        let to_replicas = replicas.saturating_mul(self.replicas.connections.saturating_add(1));
+        (self.write_connections + self.transaction_connections + self.read_connections + 2).saturating_add(to_replicas)
     }
 }
 
@@ -157,7 +197,37 @@ impl DatabaseUrl {
         Ok(Self { config, tls, shown: redacted(address) })
     }
 
-    pub(crate) fn config(&self) -> &Config {
+    /// Returns the address of the same server as one that need not accept writes.
+    pub(crate) fn of_replica(mut self) -> Self {
+        self.config.target_session_attrs(TargetSessionAttrs::Any);
+        self
+    }
+
+    /// Returns the settings of a connection to each of the hosts.
+    pub(crate) fn hosts(&self) -> Vec<Config> {
+        let count = self.config.get_hosts().len().max(self.config.get_hostaddrs().len());
+        (0..count).map(|place| self.only_host(place)).collect()
+    }
+
+    fn only_host(&self, place: usize) -> Config {
+        let (all, mut one) = (&self.config, base_of(&self.config));
+        match all.get_hosts().get(place) {
+            Some(Host::Tcp(name)) => drop(one.host(name)),
+            Some(Host::Unix(folder)) => drop(one.host_path(folder)),
+            None => {}
+        }
+        if let Some(address) = all.get_hostaddrs().get(place) {
+            one.hostaddr(*address);
+        }
+        // A single port is that of every host.
+        if let Some(port) = all.get_ports().get(place).or(all.get_ports().first()) {
+            one.port(*port);
+        }
+        one
+    }
+
+    #[cfg(test)]
+    fn config(&self) -> &Config {
         &self.config
     }
 
@@ -181,6 +251,44 @@ impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("DatabaseUrl").field(&self.shown).finish()
     }
+}
+
+/// Copies all settings except the hosts.
+fn base_of(all: &Config) -> Config {
+    let mut one = Config::new();
+    if let Some(user) = all.get_user() {
+        one.user(user);
+    }
+    if let Some(password) = all.get_password() {
+        one.password(password);
+    }
+    if let Some(database) = all.get_dbname() {
+        one.dbname(database);
+    }
+    if let Some(options) = all.get_options() {
+        one.options(options);
+    }
+    if let Some(name) = all.get_application_name() {
+        one.application_name(name);
+    }
+    if let Some(limit) = all.get_connect_timeout() {
+        one.connect_timeout(*limit);
+    }
+    if let Some(limit) = all.get_tcp_user_timeout() {
+        one.tcp_user_timeout(*limit);
+    }
+    if let Some(interval) = all.get_keepalives_interval() {
+        one.keepalives_interval(interval);
+    }
+    if let Some(retries) = all.get_keepalives_retries() {
+        one.keepalives_retries(retries);
+    }
+    one.ssl_mode(all.get_ssl_mode())
+        .target_session_attrs(all.get_target_session_attrs())
+        .channel_binding(all.get_channel_binding())
+        .keepalives(all.get_keepalives())
+        .keepalives_idle(all.get_keepalives_idle());
+    one
 }
 
 /// Reports whether all hosts are on this machine.

@@ -23,6 +23,7 @@ pub(crate) struct Subscriber {
     pub(crate) id: EndpointId,
     pub(crate) tenant: TenantId,
     pub(crate) terms: EndpointTerms,
+    pub(crate) version: u64,
     pub(crate) is_enabled: bool,
     /// The generation of new deliveries: the number of the latest job that affects the whole backlog.
     pub(crate) generation: i64,
@@ -90,6 +91,7 @@ pub(crate) fn of_rows(found: &[Row]) -> Result<Arc<[Subscriber]>, Fault> {
             id: found.id,
             tenant: found.tenant,
             terms: found.terms,
+            version: found.version,
             generation: columns.next()?,
             cancelled_before: columns.next()?,
             resumed_at: columns.next()?,

@@ -6,17 +6,22 @@ use async_trait::async_trait;
 
 use crate::PostgresStore;
 use crate::bucket::bucket_of;
+use crate::due;
 use crate::fault::Fault;
+use crate::measures::AmbiguousCommit;
 use crate::params::params;
-use crate::query::tenants;
+use crate::query::{AFTER_ALL, tenants};
+use crate::read_source::ReadSource;
 use crate::rows::{self, UPLOAD_COLUMNS, UPLOAD_TABLES};
+use crate::session::{Planning, WRITE_LIMIT};
 use crate::transaction::TRIES;
+use crate::windows::{KnownDays, Window};
 use crate::writer::UploadChange;
-use domain::id::{InstanceId, UploadId};
+use domain::id::UploadId;
 use domain::principal::TenantScope;
 use domain::query::{UploadPage, UploadQuery};
 use domain::upload::Upload;
-use state::{Change, CommitIdentity, Error, Result, SweepSelection, Uploads, resolve_lost_answer};
+use state::{Change, CommitIdentity, Error, Result, SweepSelection, SweepShare, Uploads, resolve_lost_answer};
 
 #[async_trait]
 impl Uploads for PostgresStore {
@@ -29,57 +34,111 @@ impl Uploads for PostgresStore {
     }
 
     async fn find(&self, scope: TenantScope, id: UploadId) -> Result<Option<Upload>> {
-        const OPERATION: &str = "find an upload";
-        let (least, most) = tenants(scope);
-        let values = params![bucket_of(id.as_bytes()), id, least, most];
-        let found = self.readers.query(OPERATION, &FIND, values).await?;
-        found.first().map(rows::upload).transpose().map_err(|fault| fault.into_error(OPERATION))
+        find(self.primary(), &self.shared.days, scope, id).await
     }
 
     async fn list(&self, scope: TenantScope, query: &UploadQuery) -> Result<UploadPage> {
-        self.read_list(scope, query).await
+        self.read_list(self.primary(), scope, query).await
     }
 
-    async fn due(&self, selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
-        const OPERATION: &str = "find uploads that are due";
-        let (mut found, mut passed, mut wanted) = (Vec::new(), skip, limit);
+    async fn due(&self, selection: SweepSelection, share: SweepShare, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+        let windows = match due::end_of_completed(selection) {
+            Some(end) => self.shared.days.oldest_first(end),
+            None => vec![Window { from: self.unfinished_from(DUE).await?.uploads, end: AFTER_ALL }],
+        };
+        let (mut found, mut skip) = (Vec::new(), skip);
+        for window in windows {
+            let wanted = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit));
+            if wanted == 0 {
+                break;
+            }
+            found.extend(self.due_within(window, selection, share, &mut skip, wanted).await?);
+        }
+        Ok(found)
+    }
+}
+
+const DUE: &str = "find uploads that are due";
+
+impl PostgresStore {
+    /// Finds uploads of a window that are due, and lowers `skip` by the number of uploads skipped.
+    async fn due_within(
+        &self,
+        window: Window,
+        selection: SweepSelection,
+        share: SweepShare,
+        skip: &mut u32,
+        limit: u32,
+    ) -> Result<Vec<Upload>> {
+        let (mut found, mut passed) = (Vec::new(), 0);
         // Unreadable rows are replaced by further ones, so that only the last page is short.
         loop {
-            let sql = crate::due::query(selection, node, passed, wanted);
-            let rows = self.readers.query(OPERATION, sql.sql(), sql.values()).await?;
+            let wanted = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit)).saturating_add(*skip);
+            let sql = due::query(selection, share, window, passed, wanted);
+            let rows = self.readers.query(DUE, sql.sql(), sql.values()).await?;
             let read: std::result::Result<Vec<_>, Fault> = rows.iter().map(rows::one_of_uploads).collect();
-            let read = read.map_err(|fault| fault.into_error(OPERATION))?;
+            let read = read.map_err(|fault| fault.into_error(DUE))?;
             let seen = u32::try_from(read.len()).unwrap_or(wanted);
-            found.extend(read.into_iter().filter_map(|(_, upload)| upload));
-            let is_last = seen < wanted;
-            wanted = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit));
-            if is_last || wanted == 0 {
+            let skipped = seen.min(*skip);
+            *skip -= skipped;
+            found.extend(read.into_iter().skip(skipped as usize).filter_map(|(_, upload)| upload));
+            if seen < wanted || found.len() >= limit as usize {
                 return Ok(found);
             }
             passed = passed.saturating_add(seen);
         }
     }
-}
 
-impl PostgresStore {
+    /// Writes a change. A caller waits a bounded time, whatever the server does; after that the result is
+    /// unknown.
+    async fn persist(&self, change: Change, prepare: fn(&Change) -> UploadChange) -> Result<Upload> {
+        let settled = tokio::time::timeout(WRITE_LIMIT + self.shared.patience, self.settle(change, prepare)).await;
+        let settled = settled.unwrap_or(Err(Error::Unanswered { operation: "commit an upload" }));
+        if matches!(settled, Err(Error::Unanswered { .. })) {
+            self.shared.measures.ambiguous(AmbiguousCommit::Unknown);
+        }
+        settled
+    }
+
+    /// Returns the conflict of a change, and counts it if another node has taken over the upload.
+    async fn conflict(&self, change: &Change) -> Error {
+        let (id, epoch) = (change.upload().id(), change.upload().record().lease.epoch);
+        if let Ok(Some(found)) = find(self.primary(), &self.shared.days, TenantScope::All, id).await
+            && found.record().lease.epoch != epoch
+        {
+            self.shared.measures.epoch_rejected();
+        }
+        Error::Conflict(id)
+    }
+
     /// Writes a change. If the response is lost, the record shows whether the change was committed; if it was
     /// not, the change is written again.
-    async fn persist(&self, change: Change, prepare: fn(&Change) -> UploadChange) -> Result<Upload> {
+    async fn settle(&self, change: Change, prepare: fn(&Change) -> UploadChange) -> Result<Upload> {
         let identity = CommitIdentity::of(change.upload());
+        let measures = &self.shared.measures;
         let mut is_repeated = false;
         for _ in 0..TRIES {
             let operation = match self.writers.write(prepare(&change)).await {
                 Ok(true) => return Ok(change.into_parts().0.committed()),
-                Ok(false) if !is_repeated => return Err(Error::Conflict(change.upload().id())),
+                Ok(false) if !is_repeated => return Err(self.conflict(&change).await),
                 // An attempt whose response was lost may have been completed after the record was checked.
                 Ok(false) => "commit an upload",
                 Err(Error::Unanswered { operation }) => operation,
                 Err(other) => return Err(other),
             };
             match resolve_lost_answer(self, identity, Err(Error::Unanswered { operation })).await {
-                Ok(_) => return Ok(change.into_parts().0.committed()),
-                Err(Error::Unanswered { .. }) => is_repeated = true,
-                Err(conflict @ Error::Conflict(_)) => return Err(conflict),
+                Ok(_) => {
+                    measures.ambiguous(AmbiguousCommit::Committed);
+                    return Ok(change.into_parts().0.committed());
+                }
+                Err(Error::Unanswered { .. }) => {
+                    measures.ambiguous(AmbiguousCommit::Repeated);
+                    is_repeated = true;
+                }
+                Err(Error::Conflict(_)) => {
+                    measures.ambiguous(AmbiguousCommit::Conflict);
+                    return Err(self.conflict(&change).await);
+                }
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "could not determine whether a commit with a lost response was made");
@@ -89,6 +148,21 @@ impl PostgresStore {
         }
         Err(Error::Unanswered { operation: "commit an upload" })
     }
+}
+
+/// Finds an upload on a server.
+pub(crate) async fn find(
+    from: ReadSource<'_>,
+    days: &KnownDays,
+    scope: TenantScope,
+    id: UploadId,
+) -> Result<Option<Upload>> {
+    const OPERATION: &str = "find an upload";
+    let (least, most) = tenants(scope);
+    let values = params![bucket_of(id.as_bytes()), id, least, most];
+    let planning = Planning::on(days.day_of([id.as_bytes()].into_iter()));
+    let found = from.query_as(OPERATION, &FIND, planning, values).await?;
+    found.first().map(rows::upload).transpose().map_err(|fault| fault.into_error(OPERATION))
 }
 
 pub(crate) static FIND: LazyLock<String> = LazyLock::new(|| {

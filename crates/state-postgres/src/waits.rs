@@ -5,7 +5,7 @@
 //! transaction, so a long backlog blocks no other writes.
 
 use crate::PostgresStore;
-use crate::bucket::SourceId;
+use crate::bucket::{SourceId, all_buckets};
 use crate::fault::Fault;
 use crate::lanes::{DeliveryKey, keys};
 use crate::params::{Param, params};
@@ -23,9 +23,11 @@ const PAGE: u32 = 500;
 /// their wait.
 const LATER: &str = "SELECT source_id, id, next_at_ms, sequence, attempts, begun_at_ms,
          (SELECT max(started_at_ms) FROM attempts WHERE attempts.bucket = deliveries.bucket
-             AND attempts.source_id = deliveries.source_id AND delivery_id = deliveries.id)
+             AND attempts.source_id = deliveries.source_id AND delivery_id = deliveries.id
+             AND attempts.source_id >= $7)
      FROM deliveries
-     WHERE endpoint = $1 AND state = 'ready' AND (next_at_ms, sequence, id) > ($2, $3, $4)
+     WHERE endpoint = $1 AND state = 'ready' AND bucket = ANY($6::bigint[]) AND source_id >= $7
+         AND (next_at_ms, sequence, id) > ($2, $3, $4)
      ORDER BY next_at_ms, sequence, id LIMIT $5";
 
 /// A position in the order of an endpoint's ready deliveries.
@@ -63,7 +65,8 @@ impl PostgresStore {
     }
 
     async fn later_page(&self, endpoint: &str, from: ReadyPosition, now: Timestamp) -> Result<Page> {
-        let values = params![endpoint.to_owned(), from.next_at, from.sequence, from.id, PAGE];
+        let first = self.unfinished_from(RestartWaits::OPERATION).await?.deliveries;
+        let values = params![endpoint.to_owned(), from.next_at, from.sequence, from.id, PAGE, all_buckets(), first];
         let rows = self.readers.query(RestartWaits::OPERATION, LATER, values).await?;
         let read = || {
             let mut page = Page { ahead: Vec::new(), end: None };
@@ -97,8 +100,10 @@ impl Work for RenewLeases {
 
     async fn run(&self, tx: &mut Transaction<'_>) -> std::result::Result<(), Fault> {
         // The number of rows is limited by the deliveries in flight.
-        let sql = "UPDATE deliveries SET lease_until_ms = $1 WHERE state = 'leased' AND claimed_by = $2";
-        tx.execute(sql, params![self.until, self.node]).await.map(drop)
+        let sql = "UPDATE deliveries SET lease_until_ms = $1
+             WHERE state = 'leased' AND claimed_by = $2 AND bucket = ANY($3::bigint[]) AND source_id >= $4";
+        let from = tx.unfinished_from().await?.deliveries;
+        tx.execute(sql, params![self.until, self.node, all_buckets(), from]).await.map(drop)
     }
 }
 

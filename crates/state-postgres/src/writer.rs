@@ -24,7 +24,7 @@ use crate::lock::lock;
 use crate::records::PreparedRecord;
 use crate::session::{Connector, Purpose};
 use crate::sessions::Sessions;
-use crate::transaction::{Shared, TRIES, Transaction};
+use crate::transaction::{Shared, TRIES, Transaction, end_failed};
 use domain::id::UploadId;
 use state::{Change, Error, Result};
 
@@ -62,6 +62,13 @@ impl UploadChange {
         Self { what: What::Commit, record: PreparedRecord::of(change.upload()), events }
     }
 
+    /// Reports whether an upload without work for the sweeper may have some after this change. A checkpoint
+    /// changes an upload that has work already.
+    fn may_add_work(&self) -> bool {
+        let is_checkpoint = matches!(self.what, What::Commit) && self.events.is_empty() && !self.record.is_settled;
+        self.record.has_work && !is_checkpoint
+    }
+
     const fn operation(&self) -> &'static str {
         match self.what {
             What::Insert(_) => "record a new upload",
@@ -95,7 +102,7 @@ impl Writers {
             let writer = Writer {
                 waiting,
                 carried: VecDeque::new(),
-                session: Sessions::new(connector.clone(), Purpose::Write, 1),
+                session: Sessions::new(connector.clone(), Purpose::Write, 1, shared.patience),
                 shared: Arc::clone(shared),
                 batch_max: batch_max.max(1),
                 written: Arc::clone(&written),
@@ -230,26 +237,27 @@ impl Writer {
         let session = self.session.get().await?;
         let mut tx = Transaction::begin(&session, &self.shared).await?;
         match write(&mut tx, changes).await {
-            Ok(written) => tx.commit().await.map(|()| written),
+            Ok(written) => {
+                tx.commit().await?;
+                self.shared.measures.batch(changes.len());
+                Ok(written)
+            }
             Err(fault) => {
-                if fault.remedy() != Remedy::Reconnect {
-                    session.roll_back().await;
-                }
+                end_failed(&session, &self.shared, &fault).await;
                 Err(fault)
             }
         }
     }
 }
 
+/// Writes changes. All statements up to the records are sent together; the server executes them in order.
 async fn write(tx: &mut Transaction<'_>, changes: &[&UploadChange]) -> std::result::Result<BTreeSet<UploadId>, Fault> {
     let with_events = || changes.iter().filter(|change| !change.events.is_empty());
-    if with_events().next().is_some() {
-        tx.subscribers().await?;
-        // A new upload is unknown to other transactions.
-        let known = with_events().filter(|change| matches!(change.what, What::Commit));
-        tx.lock_lanes(known.map(|change| change.record.id)).await?;
-    }
-    let mut written = BTreeSet::new();
+    let adding = || changes.iter().filter(|change| change.may_add_work());
+    let needs_subscribers = with_events().next().is_some() || adding().next().is_some();
+    // A new upload is unknown to other transactions.
+    let known = with_events().filter(|change| matches!(change.what, What::Commit));
+    let lanes: Vec<UploadId> = known.map(|change| change.record.id).collect();
     let inserts: Vec<_> = changes
         .iter()
         .filter_map(|change| match &change.what {
@@ -257,12 +265,21 @@ async fn write(tx: &mut Transaction<'_>, changes: &[&UploadChange]) -> std::resu
             What::Commit => None,
         })
         .collect();
-    if !inserts.is_empty() {
-        written.append(&mut tx.insert_records(&inserts).await?);
-    }
     let commits = changes.iter().filter(|change| matches!(change.what, What::Commit));
     let commits: Vec<&PreparedRecord> = commits.map(|change| &change.record).collect();
-    written.append(&mut tx.commit_records(&commits).await?);
+    let subscribed = async {
+        match needs_subscribers {
+            true => tx.read_subscribers().await.map(Some),
+            false => Ok(None),
+        }
+    };
+    let (subscribed, (), mut written, mut committed) =
+        futures::try_join!(subscribed, tx.lock_lanes(lanes), tx.insert_records(&inserts), tx.commit_records(&commits))?;
+    if let Some(subscribed) = subscribed {
+        tx.note_subscribers(subscribed);
+        adding().for_each(|change| tx.adds_upload(*change.record.id.as_bytes()));
+    }
+    written.append(&mut committed);
     let events = with_events().map(|change| &change.events).filter(|events| written.contains(&events.upload));
     tx.log_events(&events.collect::<Vec<_>>()).await?;
     Ok(written)

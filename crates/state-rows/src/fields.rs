@@ -223,23 +223,22 @@ impl FromCell for ReceivedRanges {
     }
 }
 
-/// The number that stands for the generation that all others were joined into. The others have the number of
-/// their epoch.
-const JOINED: i64 = -1;
-
-/// `[[1,1048576],[3,null]]`: each generation and the end of its bytes. NULL for an upload that stays in its
-/// first generation.
+/// `[[1,1048576],[3,null]]`: each generation and the end of its bytes. A negative number is that of a joined
+/// generation. If two have no end, the upload is being joined into the second of them. NULL for an upload
+/// that stays in its first generation.
 impl ToCell for Generations {
     fn to_cell(&self) -> Cell {
         if *self == Self::default() {
             return Cell::Null;
         }
+        let integer = |epoch: Epoch| i64::try_from(epoch.get()).unwrap_or(i64::MAX);
         let number = |generation| match generation {
-            Generation::Begun(epoch) => i64::try_from(epoch.get()).unwrap_or(i64::MAX),
-            Generation::Joined => JOINED,
+            Generation::Begun(epoch) => integer(epoch),
+            Generation::Joined(epoch) => -integer(epoch),
         };
         let sealed = self.sealed().iter().map(|sealed| (number(sealed.generation), Some(sealed.end)));
-        list_json(&sealed.chain([(number(self.current()), None)]).collect::<Vec<_>>())
+        let joining = self.joining().map(|epoch| (number(Generation::Joined(epoch)), None));
+        list_json(&sealed.chain([(number(self.current()), None)]).chain(joining).collect::<Vec<_>>())
     }
 }
 
@@ -249,13 +248,20 @@ impl FromCell for Generations {
             return Some(Self::default());
         }
         let mut all: Vec<(i64, Option<u64>)> = list(cell)?;
-        let generation = |number| match number {
-            JOINED => Some(Generation::Joined),
-            number => u64::try_from(number).ok().map(|number| Generation::Begun(Epoch::new(number))),
+        let generation = |number: i64| {
+            let epoch = Epoch::new(number.unsigned_abs());
+            if number < 0 { Generation::Joined(epoch) } else { Generation::Begun(epoch) }
         };
-        let (current, None) = all.pop()? else { return None };
-        let sealed = all.into_iter().map(|(number, end)| Some(Sealed { generation: generation(number)?, end: end? }));
-        Self::from_parts(sealed.collect::<Option<_>>()?, generation(current)?)
+        let (last, None) = all.pop()? else { return None };
+        let (current, joining) = match all.pop_if(|(_, end)| end.is_none()) {
+            None => (generation(last), None),
+            Some((current, _)) => match generation(last) {
+                Generation::Joined(epoch) => (generation(current), Some(epoch)),
+                Generation::Begun(_) => return None,
+            },
+        };
+        let sealed = all.into_iter().map(|(number, end)| Some(Sealed { generation: generation(number), end: end? }));
+        Self::from_parts(sealed.collect::<Option<_>>()?, current, joining)
     }
 }
 

@@ -23,6 +23,7 @@ pub mod sql;
 mod stored_facts;
 mod stored_terms;
 mod table;
+mod transfer;
 mod uploads;
 
 pub use cell::{Cell, CellRef, FromCell, ToCell};
@@ -33,4 +34,5 @@ pub use fields::Micros;
 pub use hook_calls::HookCallRow;
 pub use replays::ReplayRow;
 pub use table::{Row, Source};
+pub use transfer::{BatchEnd, LastNumbers, MoveRecord, MovedTable, RowBatch};
 pub use uploads::{Incoherent, OriginRow, UploadRow};

@@ -58,6 +58,7 @@ table! {
         /// changes it.
         holder: Option<InstanceId> = record.lease.holder;
         epoch: u64 = record.lease.epoch.get();
+        lease_generation: u64 = record.lease.generation.get();
         generations: Generations = record.generations;
         commit_id: Option<CommitId> = record.commit_id;
     }
@@ -130,6 +131,7 @@ impl UploadRow {
             missing_since_ms,
             holder,
             epoch,
+            lease_generation,
             generations,
             commit_id,
         } = self;
@@ -162,7 +164,7 @@ impl UploadRow {
             tenant,
             version,
             commit_id,
-            lease: Lease { holder, epoch: Epoch::new(epoch) },
+            lease: Lease { holder, epoch: Epoch::new(epoch), generation: Epoch::new(lease_generation) },
             dialect,
             write_rules: WriteRules { order, completion },
             role,

@@ -33,8 +33,8 @@ impl Work for Settle {
         for settlement in &self.settled.settlements {
             settle(tx, settlement, self.now)?;
         }
-        for (endpoint, health) in &self.settled.health {
-            endpoints::note_health(tx, endpoint, *health)?;
+        for (endpoint, change) in &self.settled.health {
+            endpoints::note_health(tx, endpoint, change)?;
         }
         Ok(())
     }

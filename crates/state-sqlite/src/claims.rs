@@ -16,13 +16,14 @@ use crate::writer::{Work, WriteTransaction};
 use domain::delivery::DeliveryClass;
 use domain::endpoint::{EndpointId, Payload};
 use domain::id::InstanceId;
+use domain::lane::ClaimLimits;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 use state::{Claim, EventBodies, StoredEvent};
 
 pub(super) struct ClaimDue {
     pub(super) node: InstanceId,
-    pub(super) slots: Vec<(EndpointId, u32)>,
+    pub(super) limits: Vec<(EndpointId, ClaimLimits)>,
     pub(super) now: Timestamp,
     pub(super) lease: Duration,
 }
@@ -34,17 +35,38 @@ impl Work for ClaimDue {
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Vec<StoredClaim>> {
         let subscribers = tx.subscribers()?;
         let mut claims = Vec::new();
-        for (endpoint, slots) in self.slots.iter().filter(|(_, slots)| *slots > 0) {
+        for (endpoint, limits) in &self.limits {
             // Absent and stopped endpoints get no claims, and neither do endpoints whose backlog is being
             // cancelled.
             if let Some(subscriber) =
                 subscribers.iter().find(|one| one.id == *endpoint && one.availability().takes_claims())
             {
-                claims.extend(claim(tx, self.node, subscriber, *slots, (self.now, self.now.plus(self.lease)))?);
+                let elsewhere = self.leased_elsewhere(tx, endpoint)?;
+                let slots = limits.claimable(elsewhere, open_until(tx, endpoint)?, self.now);
+                if slots > 0 {
+                    claims.extend(claim(tx, self.node, subscriber, slots, (self.now, self.now.plus(self.lease)))?);
+                }
             }
         }
         Ok(claims)
     }
+}
+
+impl ClaimDue {
+    /// Counts the deliveries to an endpoint that other nodes are sending.
+    fn leased_elsewhere(&self, tx: &WriteTransaction, endpoint: &EndpointId) -> rusqlite::Result<u32> {
+        let mut statement = tx.connection.prepare_cached(
+            "SELECT count(*) FROM deliveries
+             WHERE endpoint = ?1 AND state = 'leased' AND lease_until_ms > ?2 AND claimed_by IS NOT ?3",
+        )?;
+        statement.query_one(params![endpoint.as_str(), self.now.unix_ms(), self.node.as_bytes()], |row| row.get(0))
+    }
+}
+
+/// Reads the end of the pause of a breaker, which is not part of the cached endpoints.
+fn open_until(tx: &WriteTransaction, endpoint: &EndpointId) -> rusqlite::Result<Option<Timestamp>> {
+    let mut statement = tx.connection.prepare_cached("SELECT open_until_ms FROM endpoints WHERE id = ?1")?;
+    statement.query_one([endpoint.as_str()], |row| Columns::of(row).next())
 }
 
 /// The columns of a claimed delivery and its event, as [`due_claim`] reads them.
@@ -95,6 +117,7 @@ fn claim(
     for (claim, _, _) in &mut claims {
         claim.is_taken_over = run_out.contains(claim.delivery.as_bytes());
         claim.begun_at = subscriber.availability().begun_at(claim.begun_at);
+        claim.endpoint_version = subscriber.version;
     }
     let payload = subscriber.terms.payload;
     Ok(claims.into_iter().map(|(claim, _, sequence)| StoredClaim { claim, sequence, payload }).collect())
@@ -146,6 +169,7 @@ fn due_claim(row: &Row<'_>) -> rusqlite::Result<(Claim, i64, i64)> {
         delivery: delivery.id,
         lease: delivery.lease.unwrap_or_default(),
         endpoint: delivery.endpoint,
+        endpoint_version: 0,
         event: delivery.event_id,
         kind: delivery.kind,
         class: DeliveryClass::of(delivery.kind),
@@ -181,6 +205,7 @@ impl Work for TestEndpoint {
         let delivery = notices::log_ping(tx, subscriber, self.now)?;
         let mut statement = tx.connection.prepare_cached(&LEASE_ONE)?;
         let values = params![delivery.as_bytes(), self.now.plus(self.lease).unix_ms(), self.node.as_bytes()];
-        statement.query_one(values, due_claim).map(|(claim, _, _)| Some(claim))
+        let (claim, _, _) = statement.query_one(values, due_claim)?;
+        Ok(Some(Claim { endpoint_version: subscriber.version, ..claim }))
     }
 }

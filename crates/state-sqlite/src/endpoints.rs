@@ -8,17 +8,19 @@ use state_rows::{EndpointRow, sql};
 use crate::backlog::BacklogJobKind;
 use crate::leases::is_alive;
 use crate::query::tenants;
-use crate::rows::{Columns, PLACEHOLDERS, bound};
+use crate::rows::{Columns, PLACEHOLDERS, bound, integer};
 use crate::writer::{Work, WriteTransaction};
 use crate::{backlog, notices, rows};
 use domain::delivery::DeliveryClass;
-use domain::endpoint::{Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Ordering};
+use domain::endpoint::{Endpoint, EndpointId, EndpointState, EndpointTerms, Ordering, differs_from};
 use domain::event::EventKind;
+use domain::health::HealthChange;
 use domain::id::{DeliveryId, InstanceId};
 use domain::lane::{self, EndpointAvailability};
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
 use domain::time::Timestamp;
+use state::{ConfigurationStanding, EndpointConfiguration};
 
 static COLUMNS: LazyLock<String> = LazyLock::new(sql::columns::<EndpointRow>);
 
@@ -39,53 +41,51 @@ pub(super) fn endpoint(row: &Row<'_>) -> rusqlite::Result<Endpoint> {
     rows::endpoint(&mut Columns::of(row))
 }
 
-pub(super) struct OpenFor {
+pub(super) struct Configure {
     pub(super) node: InstanceId,
-    pub(super) configured: Vec<Endpoint>,
+    pub(super) configuration: EndpointConfiguration,
     pub(super) now: Timestamp,
 }
 
-impl Work for OpenFor {
+impl Work for Configure {
     const OPERATION: &'static str = "open the outbox";
-    type Output = ();
+    type Output = ConfigurationStanding;
 
     /// A server must be able to start on an almost full disk, in order to delete uploads.
     fn frees_space(&self) -> bool {
         true
     }
 
-    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<ConfigurationStanding> {
         self.reclaim(tx)?;
-        self.name_endpoints(tx)?;
-        for endpoint in &self.configured {
+        let newest: i64 = tx.connection.query_row("SELECT epoch FROM endpoint_configuration", [], |row| row.get(0))?;
+        let newest = newest.unsigned_abs();
+        if self.configuration.epoch < newest {
+            return Ok(ConfigurationStanding::Outdated { newest });
+        }
+        let differs = self.name_endpoints(tx, self.configuration.epoch > newest)?;
+        for endpoint in &self.configuration.endpoints {
             let found = find(tx, &endpoint.id)?;
-            let is_of_another = found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant);
-            let before = found.filter(|found| found.tenant == endpoint.tenant);
-            let state = match before.as_ref().map(|before| before.state) {
-                Some(paused @ EndpointState::Paused { .. }) => paused,
-                Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
-            };
-            // An endpoint that is enabled again starts with fresh health.
-            let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
-            let written = Endpoint { state, health, ..endpoint.clone() };
+            let written = endpoint.clone().configured_over(found.as_ref());
             write(tx, &written)?;
-            if let Some(before) = &before {
-                adjust_backlog(tx, before, &written, self.now)?;
-            }
-            if is_of_another {
+            match found {
+                Some(before) if before.tenant == endpoint.tenant => {
+                    adjust_backlog(tx, &before, &written, self.now)?;
+                }
                 // Deliveries not sent to another tenant's endpoint of this name do not go to this one.
-                backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now)?;
+                Some(_) => backlog::begin(tx, &endpoint.id, BacklogJobKind::Cancel, self.now)?,
+                None => {}
             }
         }
         tx.subscribers = None;
         tx.made_ready = true;
-        Ok(())
+        Ok(if differs { ConfigurationStanding::Differs } else { ConfigurationStanding::Applied })
     }
 }
 
-/// Deliveries claimed by a node that does not count as alive, or earlier by this node.
+/// Deliveries claimed by a node that does not count as alive.
 const LOST: &str = concat!(
-    "SELECT id, kind, next_at_ms FROM deliveries WHERE state = 'leased' AND (claimed_by IS NULL OR claimed_by = ?1
+    "SELECT id, kind, next_at_ms FROM deliveries WHERE state = 'leased' AND (claimed_by IS NULL
          OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = claimed_by AND ",
     is_alive!(),
     "))"
@@ -96,13 +96,17 @@ const TAKE_BACK: &str = "UPDATE deliveries SET state = ?2, next_at_ms = ?3, fini
      WHERE id = ?1";
 
 const FORGET_NAMES: &str = concat!(
-    "DELETE FROM node_endpoints WHERE instance = ?1
+    "DELETE FROM node_endpoints WHERE instance = ?1 OR ?2
          OR NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = node_endpoints.instance AND ",
     is_alive!(),
     ")"
 );
 
-impl OpenFor {
+/// Selects the endpoints that the configurations of other live nodes name.
+static NAMED: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {} FROM endpoints WHERE id IN (SELECT endpoint FROM node_endpoints)", *COLUMNS));
+
+impl Configure {
     /// Reclaims deliveries that lost nodes have claimed. Their number is limited by the deliveries in flight.
     fn reclaim(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
         let lost = |row: &Row<'_>| {
@@ -110,7 +114,7 @@ impl OpenFor {
             Ok((columns.next()?, columns.next()?, columns.next()?))
         };
         let mut statement = tx.connection.prepare_cached(LOST)?;
-        let lost = statement.query_map([self.node.as_bytes()], lost)?;
+        let lost = statement.query_map([], lost)?;
         let lost: Vec<(DeliveryId, EventKind, Timestamp)> = lost.collect::<rusqlite::Result<_>>()?;
         for (delivery, kind, next_at) in lost {
             let state = lane::reclaim(DeliveryClass::of(kind));
@@ -122,10 +126,13 @@ impl OpenFor {
     }
 
     /// Records the endpoints that this node's configuration names. Endpoints that no live node's
-    /// configuration names are no longer present.
-    fn name_endpoints(&self, tx: &WriteTransaction) -> rusqlite::Result<()> {
-        tx.execute(FORGET_NAMES, [self.node.as_bytes()])?;
-        for endpoint in &self.configured {
+    /// configuration names are no longer present. Returns true if other live nodes name other endpoints.
+    fn name_endpoints(&self, tx: &WriteTransaction, replaces_all: bool) -> rusqlite::Result<bool> {
+        let EndpointConfiguration { epoch, endpoints: configured } = &self.configuration;
+        tx.execute(FORGET_NAMES, params![self.node.as_bytes(), replaces_all])?;
+        let mut statement = tx.connection.prepare_cached(&NAMED)?;
+        let named: Vec<Endpoint> = statement.query_map([], endpoint)?.filter_map(rusqlite::Result::ok).collect();
+        for endpoint in configured {
             let values = params![self.node.as_bytes(), endpoint.id.as_str()];
             tx.execute(
                 "INSERT INTO node_endpoints (instance, endpoint) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
@@ -134,7 +141,9 @@ impl OpenFor {
         }
         let sql = "UPDATE endpoints SET present = 0
              WHERE origin = 'config' AND id NOT IN (SELECT endpoint FROM node_endpoints)";
-        tx.execute(sql, []).map(drop)
+        tx.execute(sql, [])?;
+        tx.execute("UPDATE endpoint_configuration SET epoch = ?1", [integer(*epoch)])?;
+        Ok(differs_from(configured, &named))
     }
 }
 
@@ -170,28 +179,46 @@ fn adjust_backlog(
     Ok(())
 }
 
-/// Writes an endpoint, and returns true, if it was not changed since it was read. Otherwise nothing is
-/// changed.
+const COUNT_CREATED: &str = "SELECT count(*) FROM endpoints WHERE present = 1 AND origin = 'api' AND tenant = ?1";
+
+/// The outcome of writing an endpoint.
+#[derive(Debug)]
+pub(super) enum Put {
+    /// It was written, with this version.
+    Written(Box<Endpoint>),
+    Conflict,
+    TooMany,
+}
+
+/// Writes an endpoint if it was not changed since it was read. Otherwise nothing is changed.
 pub(super) struct PutEndpoint {
     pub(super) endpoint: Endpoint,
+    /// The number of endpoints created through the API that the tenant may have with this one.
+    pub(super) most: Option<u32>,
     pub(super) now: Timestamp,
 }
 
 impl Work for PutEndpoint {
     const OPERATION: &'static str = "record an endpoint";
-    type Output = bool;
+    type Output = Put;
 
-    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<bool> {
+    fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<Put> {
         let endpoint = &self.endpoint;
+        let count: u32 =
+            tx.connection.prepare_cached(COUNT_CREATED)?.query_one([endpoint.tenant.number()], |row| row.get(0))?;
+        if self.most.is_some_and(|most| count >= most) {
+            return Ok(Put::TooMany);
+        }
         let found = find(tx, &endpoint.id)?;
         if found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant) {
-            return Ok(false);
+            return Ok(Put::Conflict);
         }
         let before = tx.connection.prepare_cached(&PRESENT)?.query_one([endpoint.id.as_str()], self::endpoint);
         let before = before.optional()?;
         if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
-            return Ok(false);
+            return Ok(Put::Conflict);
         }
+        let endpoint = &Endpoint { health: endpoint.health_over(before.as_ref()), ..endpoint.clone() };
         write(tx, endpoint)?;
         tx.subscribers = None;
         match &before {
@@ -206,7 +233,7 @@ impl Work for PutEndpoint {
             let notice = Notice::EndpointDisabled { endpoint: endpoint.id.clone(), because };
             notices::log(tx, endpoint.tenant, &notice, self.now)?;
         }
-        Ok(true)
+        Ok(Put::Written(Box::new(Endpoint { version: endpoint.version + 1, ..endpoint.clone() })))
     }
 }
 
@@ -264,8 +291,10 @@ pub(super) fn is_there(tx: &WriteTransaction, scope: TenantScope, id: &EndpointI
     tx.connection.prepare_cached(sql)?.exists(params![id.as_str(), least, most])
 }
 
-/// Writes the health of an endpoint.
-pub(super) fn note_health(tx: &WriteTransaction, id: &EndpointId, health: Health) -> rusqlite::Result<()> {
+/// Applies a change to the health of an endpoint.
+pub(super) fn note_health(tx: &WriteTransaction, id: &EndpointId, change: &HealthChange) -> rusqlite::Result<()> {
+    let Some(found) = find(tx, id)? else { return Ok(()) };
+    let health = found.health.after(change);
     tx.execute(
         "UPDATE endpoints SET consecutive_failures = ?2, failing_since_ms = ?3, exhausted = ?4, open_until_ms = ?5,
              warned_percent = ?6
@@ -288,6 +317,7 @@ pub(super) struct Subscriber {
     pub(super) id: EndpointId,
     pub(super) tenant: TenantId,
     pub(super) terms: EndpointTerms,
+    pub(super) version: u64,
     pub(super) is_enabled: bool,
     /// The generation of new deliveries, see [`backlog`].
     pub(super) generation: i64,
@@ -333,6 +363,7 @@ pub(super) fn subscribers(connection: &Connection) -> rusqlite::Result<Arc<[Subs
             id: found.id,
             tenant: found.tenant,
             terms: found.terms,
+            version: found.version,
             generation: columns.next()?,
             cancelled_before: columns.next()?,
             resumed_at: columns.next()?,

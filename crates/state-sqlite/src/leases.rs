@@ -12,16 +12,25 @@ use crate::rows::{Columns, integer};
 use crate::writer::{Work, WriteTransaction};
 use domain::id::{InstanceId, UploadId};
 use domain::node::{Epoch, Lease, Node, NodeName, NodeRole};
-use state::{Leases, Membership, Result};
+use state::{LEFT_NODES_KEPT, Leases, Membership, Result};
 
 /// The condition that the row of a node counts as alive.
 macro_rules! is_alive {
     () => {
-        "(nodes.alive_until_ms IS NULL OR nodes.alive_until_ms > unixepoch('subsec') * 1000)"
+        "(nodes.left_at_ms IS NULL
+             AND (nodes.alive_until_ms IS NULL OR nodes.alive_until_ms > unixepoch('subsec') * 1000))"
     };
 }
 
 pub(super) use is_alive;
+
+/// The condition that the last holder of an upload has closed its blob.
+macro_rules! was_handed_over {
+    () => {
+        "(uploads.holder IS NULL OR EXISTS (SELECT 1 FROM nodes
+             WHERE nodes.instance = uploads.holder AND nodes.left_at_ms IS NOT NULL))"
+    };
+}
 
 /// Excludes uploads held by another live node; the statement appends this node's identifier.
 pub(super) const NOT_ELSEWHERE: &str = concat!(
@@ -65,7 +74,7 @@ impl Leases for SqliteStore {
     }
 }
 
-fn milliseconds(span: Duration) -> i64 {
+pub(super) fn milliseconds(span: Duration) -> i64 {
     i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -85,12 +94,17 @@ impl Work for Join {
     }
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
-        match self.membership {
-            Membership::Alone => tx.execute("DELETE FROM nodes", [])?,
-            Membership::Others => tx.execute(concat!("DELETE FROM nodes WHERE NOT ", is_alive!()), [])?,
-        };
+        let is_known_alive = self.membership == Membership::Others;
         tx.execute(
-            "INSERT INTO nodes (instance, name, alive_until_ms, role, version, peer_url, draining)
+            concat!(
+                "DELETE FROM nodes WHERE NOT (?1 AND ",
+                is_alive!(),
+                ") AND (left_at_ms IS NULL OR left_at_ms <= unixepoch('subsec') * 1000 - ?2)"
+            ),
+            params![is_known_alive, milliseconds(LEFT_NODES_KEPT)],
+        )?;
+        tx.execute(
+            "INSERT OR REPLACE INTO nodes (instance, name, alive_until_ms, role, version, peer_url, draining)
              VALUES (?1, ?2, unixepoch('subsec') * 1000 + ?3, ?4, ?5, ?6, ?7)",
             params![
                 self.node.instance.as_bytes(),
@@ -166,7 +180,9 @@ impl Work for Leave {
     type Output = ();
 
     fn run(&self, tx: &mut WriteTransaction) -> rusqlite::Result<()> {
-        tx.execute("DELETE FROM nodes WHERE instance = ?1", [self.0.as_bytes()]).map(drop)
+        let sql =
+            concat!("UPDATE nodes SET left_at_ms = unixepoch('subsec') * 1000 WHERE instance = ?1 AND ", is_alive!());
+        tx.execute(sql, [self.0.as_bytes()]).map(drop)
     }
 }
 
@@ -188,7 +204,11 @@ impl Work for Acquire {
         let values = params![self.upload.as_bytes(), self.by.as_bytes()];
         tx.execute(
             concat!(
-                "UPDATE uploads SET holder = ?2, epoch = epoch + 1 WHERE id = ?1 AND holder IS NOT ?2
+                "UPDATE uploads SET holder = ?2, epoch = epoch + 1,
+                     lease_generation = CASE WHEN ",
+                was_handed_over!(),
+                " THEN lease_generation ELSE epoch + 1 END
+                 WHERE id = ?1 AND holder IS NOT ?2
                      AND EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = ?2 AND ",
                 is_alive!(),
                 ") AND NOT EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = uploads.holder AND ",
@@ -202,11 +222,13 @@ impl Work for Acquire {
 }
 
 fn lease_of(tx: &WriteTransaction, upload: UploadId) -> rusqlite::Result<Option<Lease>> {
-    let mut statement = tx.connection.prepare_cached("SELECT holder, epoch FROM uploads WHERE id = ?1")?;
+    let mut statement =
+        tx.connection.prepare_cached("SELECT holder, epoch, lease_generation FROM uploads WHERE id = ?1")?;
     let lease = statement.query_one([upload.as_bytes()], |row| {
         let holder: Option<[u8; 16]> = row.get(0)?;
-        let epoch = Epoch::new(row.get::<_, i64>(1)?.unsigned_abs());
-        Ok(Lease { holder: holder.map(InstanceId::from_bytes), epoch })
+        let [epoch, generation] =
+            [row.get::<_, i64>(1)?, row.get(2)?].map(|number: i64| Epoch::new(number.unsigned_abs()));
+        Ok(Lease { holder: holder.map(InstanceId::from_bytes), epoch, generation })
     });
     lease.optional()
 }
@@ -230,7 +252,7 @@ impl Work for Seize {
         let seen = self.seen.holder.map(|holder| holder.as_bytes().to_vec());
         tx.execute(
             concat!(
-                "UPDATE uploads SET holder = ?2, epoch = epoch + 1
+                "UPDATE uploads SET holder = ?2, epoch = epoch + 1, lease_generation = epoch + 1
                  WHERE id = ?1 AND holder IS ?3 AND epoch = ?4 AND holder IS NOT ?2
                      AND EXISTS (SELECT 1 FROM nodes WHERE nodes.instance = ?2 AND ",
                 is_alive!(),

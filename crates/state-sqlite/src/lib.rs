@@ -14,13 +14,15 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Mutex, Notify};
 
 use state::clock::Clock;
-use state::{Durability, Error, EventBodies, Result};
+use state::{Durability, Error, EventBodies, Result, SchemaStatus};
 
 mod attempts;
 mod backlog;
 mod claims;
 mod clock;
 mod connection;
+mod departure;
+mod duties;
 mod endpoints;
 mod events;
 mod expiry;
@@ -47,6 +49,7 @@ mod tests;
 mod uploads;
 mod writer;
 
+pub use departure::SqliteSource;
 use file_watch::FileWatch;
 use log_bound::LogBound;
 use read_gate::ReadGate;
@@ -124,8 +127,7 @@ impl SqliteStore {
         bodies: EventBodies,
     ) -> Result<Arc<Self>> {
         let path = path.to_owned();
-        let opening = tokio::task::spawn_blocking(move || Self::open_files(clock, path, settings, bodies));
-        opening.await.map_err(|error| Error::Failed { operation: OPEN, source: error.into() })?
+        run_blocking(move || Self::open_files(clock, path, settings, bodies)).await
     }
 
     fn open_files(clock: Clock, path: PathBuf, settings: SqliteSettings, bodies: EventBodies) -> Result<Arc<Self>> {
@@ -139,6 +141,7 @@ impl SqliteStore {
             connection::open_writer(&path, settings.durability, settings.max_log_bytes / 2).map_err(failed(OPEN))?;
         connection::limit_cache(&writing, for_writing).map_err(failed(OPEN))?;
         migrate::run(&mut writing)?;
+        departure::refuse_moved(&writing)?;
         let gate = Arc::new(ReadGate::default());
         let lookups = (0..lookup_connections).map(|_| {
             let reader = connection::open_reader(&path)?;
@@ -194,6 +197,31 @@ impl SqliteStore {
             tracing::warn!(?closed, "the database was not closed cleanly; no data is lost");
         }
     }
+}
+
+/// Compares the schema of a database with that of this program, and changes nothing.
+pub async fn schema_status(path: &Path) -> Result<SchemaStatus> {
+    let path = path.to_owned();
+    run_blocking(move || migrate::status(&path)).await
+}
+
+/// Migrates a database, creates it if it does not exist, and returns the schema that it had before. No server
+/// may be using it.
+pub async fn migrate(path: &Path, settings: &SqliteSettings) -> Result<SchemaStatus> {
+    let (path, durability, log_bytes) = (path.to_owned(), settings.durability, settings.max_log_bytes / 2);
+    run_blocking(move || {
+        let before = migrate::status(&path)?;
+        let mut connection = connection::open_writer(&path, durability, log_bytes).map_err(failed(OPEN))?;
+        migrate::run(&mut connection)?;
+        close(connection).map_err(failed("close the database"))?;
+        Ok(before)
+    })
+    .await
+}
+
+async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::Failed { operation: OPEN, source: error.into() })?
 }
 
 /// Closes the database and removes its log. The next start could also replay the log; this leaves a single

@@ -8,30 +8,45 @@ use std::path::Path;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::{connection, failed};
-use state::{Error, Result};
+use state::{Error, MigrationEffect, PendingMigration, Result, SchemaStatus};
+
+struct Migration {
+    name: &'static str,
+    sql: &'static str,
+}
+
+/// Reads migrations from the files of their names.
+macro_rules! migrations {
+    ($($name:literal,)+) => {
+        [$(Migration { name: $name, sql: include_str!(concat!("../migrations/", $name, ".sql")) }),+]
+    };
+}
 
 /// The migrations in order; the number of a migration is its position, from 1.
-const MIGRATIONS: [&str; 20] = [
-    include_str!("../migrations/0001_uploads_and_outbox.sql"),
-    include_str!("../migrations/0002_facts_terms_reports.sql"),
-    include_str!("../migrations/0003_endpoints_and_replay.sql"),
-    include_str!("../migrations/0004_hook_calls.sql"),
-    include_str!("../migrations/0005_news_without_upload.sql"),
-    include_str!("../migrations/0006_next_attempt.sql"),
-    include_str!("../migrations/0007_deliveries_by_age.sql"),
-    include_str!("../migrations/0008_unsealed.sql"),
-    include_str!("../migrations/0009_pause_by_endpoint.sql"),
-    include_str!("../migrations/0010_ended_uploads.sql"),
-    include_str!("../migrations/0011_removed_files.sql"),
-    include_str!("../migrations/0012_uploads_by_type.sql"),
-    include_str!("../migrations/0013_tenants.sql"),
-    include_str!("../migrations/0014_nodes.sql"),
-    include_str!("../migrations/0015_filling.sql"),
-    include_str!("../migrations/0016_claims_by_node.sql"),
-    include_str!("../migrations/0017_generations.sql"),
-    include_str!("../migrations/0018_commit_ids.sql"),
-    include_str!("../migrations/0019_endpoint_tenants.sql"),
-    include_str!("../migrations/0020_node_records.sql"),
+const MIGRATIONS: [Migration; 23] = migrations![
+    "0001_uploads_and_outbox",
+    "0002_facts_terms_reports",
+    "0003_endpoints_and_replay",
+    "0004_hook_calls",
+    "0005_news_without_upload",
+    "0006_next_attempt",
+    "0007_deliveries_by_age",
+    "0008_unsealed",
+    "0009_pause_by_endpoint",
+    "0010_ended_uploads",
+    "0011_removed_files",
+    "0012_uploads_by_type",
+    "0013_tenants",
+    "0014_nodes",
+    "0015_filling",
+    "0016_claims_by_node",
+    "0017_generations",
+    "0018_commit_ids",
+    "0019_endpoint_tenants",
+    "0020_node_records",
+    "0021_clean_handover",
+    "0022_duties",
+    "0023_moves",
 ];
 
 const OPERATION: &str = "migrate the database";
@@ -47,6 +62,27 @@ pub(super) fn refuse_newer(path: &Path) -> Result<()> {
     if found > known { Err(Error::TooNew { found, known }) } else { Ok(()) }
 }
 
+/// Compares the schema of a database with that of this program, and changes nothing. An absent file is an
+/// empty database.
+pub(super) fn status(path: &Path) -> Result<SchemaStatus> {
+    refuse_newer(path)?;
+    let found = if path.exists() {
+        connection::open_reader(path)
+            .and_then(|connection| version(&connection))
+            .map_err(failed("read the version of the database"))?
+    } else {
+        0
+    };
+    let pending = (1..).zip(MIGRATIONS).filter(|(number, _)| *number > found);
+    // Only one program at a time uses the file, and an older one rejects it afterwards.
+    let pending = pending.map(|(number, migration)| PendingMigration {
+        number,
+        name: migration.name,
+        effect: MigrationEffect::Contract,
+    });
+    Ok(SchemaStatus { found, known: known(), pending: pending.collect() })
+}
+
 pub(super) fn run(connection: &mut Connection) -> Result<()> {
     let had = version(connection).map_err(failed(OPERATION))?;
     if is_older(had) {
@@ -57,9 +93,9 @@ pub(super) fn run(connection: &mut Connection) -> Result<()> {
             "migrating the database; with many uploads this may take minutes"
         );
     }
-    for (number, sql) in (1..).zip(MIGRATIONS) {
+    for (number, migration) in (1..).zip(MIGRATIONS) {
         if number > had {
-            apply(connection, number, sql).map_err(failed(OPERATION))?;
+            apply(connection, number, migration.sql).map_err(failed(OPERATION))?;
         }
     }
     Ok(())
@@ -93,8 +129,8 @@ mod tests {
     /// Returns a database with the first `count` migrations applied.
     fn after(count: usize) -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
-        for (number, sql) in (1..).zip(&MIGRATIONS[..count]) {
-            apply(&mut connection, number, sql).unwrap();
+        for (number, migration) in (1..).zip(&MIGRATIONS[..count]) {
+            apply(&mut connection, number, migration.sql).unwrap();
         }
         connection
     }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::attempts::Settle;
 use crate::claims::{ClaimDue, TestEndpoint};
-use crate::endpoints::{CancelBacklog, OpenFor, PutEndpoint, RemoveEndpoint};
+use crate::endpoints::{CancelBacklog, Configure, Put, PutEndpoint, RemoveEndpoint};
 use crate::notices::Announce;
 use crate::query::{AFTER_ALL, SqlQuery, first_id_of, tenants};
 use crate::replay::{AdvanceReplay, BeginReplay, CancelReplay, ReplayDelivery};
@@ -21,14 +21,15 @@ use crate::{SqliteStore, endpoints, replay, rows};
 use domain::delivery::{Attempt, AttemptOutcome, Backlog, DeliveryRecord, DeliveryState, ReplayOutcome};
 use domain::endpoint::{Endpoint, EndpointId};
 use domain::id::{DeliveryId, InstanceId, ReplayId, UploadId};
+use domain::lane::ClaimLimits;
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
 use domain::query::{DeliveryPage, DeliveryQuery};
 use domain::replay::ReplayJob;
 use domain::time::Timestamp;
 use state::{
-    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Notices, Replays, Result, Retention,
-    RetentionHorizon, SettlementBatch,
+    BacklogLimits, Claim, ConfigurationStanding, Deliveries, Dispatch, EndpointConfiguration, Endpoints, Error,
+    Notices, Replays, Result, Retention, RetentionHorizon, SettlementBatch,
 };
 
 /// The maximum number of attempts shown for one delivery; the latest are shown. Only repeated shutdowns cause
@@ -37,8 +38,13 @@ const MAX_ATTEMPTS_SHOWN: u32 = 100;
 
 #[async_trait]
 impl Endpoints for SqliteStore {
-    async fn open_for(&self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
-        self.writer.write(OpenFor { node, configured, now }).await
+    async fn configure(
+        &self,
+        node: InstanceId,
+        configuration: EndpointConfiguration,
+        now: Timestamp,
+    ) -> Result<ConfigurationStanding> {
+        self.writer.write(Configure { node, configuration, now }).await
     }
 
     async fn endpoints(&self, scope: TenantScope) -> Result<Vec<Endpoint>> {
@@ -49,9 +55,20 @@ impl Endpoints for SqliteStore {
     }
 
     async fn put_endpoint(&self, endpoint: Endpoint, now: Timestamp) -> Result<Endpoint> {
-        let written = Endpoint { version: endpoint.version + 1, ..endpoint.clone() };
-        let won = self.writer.write(PutEndpoint { endpoint, now }).await?;
-        if won { Ok(written) } else { Err(Error::EndpointConflict(written.id)) }
+        let id = endpoint.id.clone();
+        match self.writer.write(PutEndpoint { endpoint, most: None, now }).await? {
+            Put::Written(written) => Ok(*written),
+            Put::Conflict | Put::TooMany => Err(Error::EndpointConflict(id)),
+        }
+    }
+
+    async fn add_endpoint(&self, endpoint: Endpoint, most: u32, now: Timestamp) -> Result<Option<Endpoint>> {
+        let id = endpoint.id.clone();
+        match self.writer.write(PutEndpoint { endpoint, most: Some(most), now }).await? {
+            Put::Written(written) => Ok(Some(*written)),
+            Put::Conflict => Err(Error::EndpointConflict(id)),
+            Put::TooMany => Ok(None),
+        }
     }
 
     async fn remove_endpoint(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool> {
@@ -72,11 +89,11 @@ impl Dispatch for SqliteStore {
     async fn claim_due(
         &self,
         node: InstanceId,
-        slots: &[(EndpointId, u32)],
+        limits: &[(EndpointId, ClaimLimits)],
         now: Timestamp,
         lease: Duration,
     ) -> Result<Vec<Claim>> {
-        let claimed = self.writer.write(ClaimDue { node, slots: slots.to_vec(), now, lease }).await?;
+        let claimed = self.writer.write(ClaimDue { node, limits: limits.to_vec(), now, lease }).await?;
         Ok(claimed.into_iter().map(|claimed| claimed.into_claim(self.bodies)).collect())
     }
 

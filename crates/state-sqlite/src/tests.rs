@@ -495,7 +495,8 @@ async fn a_row_that_cannot_be_read_hides_no_other() {
     let node = InstanceId::new(NOW, [1; 10]);
     let now = Timestamp::from_unix_ms(i64::MAX);
     for (limit, expected) in [(2, vec![ids[0], ids[2]]), (10, vec![ids[0], ids[2], ids[3]])] {
-        let due = store.due(SweepSelection::Expired { now }, node, 0, limit).await.unwrap();
+        let due =
+            store.due(SweepSelection::Expired { now }, state::SweepShare::OwnAndFree(node), 0, limit).await.unwrap();
         assert_eq!(due.iter().map(Upload::id).collect::<Vec<_>>(), expected);
     }
     let mut query = UploadQuery { limit: 1, ..UploadQuery::default() };

@@ -14,13 +14,13 @@ use crate::rows::{PLACEHOLDERS, UPLOAD_COLUMNS, bound};
 use crate::writer::{Work, WriteTransaction};
 use crate::{SqliteStore, rows};
 use domain::hook::HookCall;
-use domain::id::{InstanceId, UploadId};
+use domain::id::UploadId;
 use domain::log::{EventPage, EventPosition, LoggedEvent};
 use domain::principal::TenantScope;
 use domain::query::{HookCallQuery, UploadPage, UploadQuery};
 use domain::upload::Upload;
 use state::clock::Clock;
-use state::{Change, Error, EventLog, HookCalls, NewEvent, Result, Store, SweepSelection, Uploads};
+use state::{Change, Error, EventLog, HookCalls, NewEvent, Result, Store, SweepSelection, SweepShare, Uploads};
 
 /// The largest metadata value that can be searched for, in bytes.
 const MAX_INDEXED_BYTES: usize = 1024;
@@ -56,12 +56,12 @@ impl Uploads for SqliteStore {
         self.read_list(scope, query).await
     }
 
-    async fn due(&self, selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+    async fn due(&self, selection: SweepSelection, share: SweepShare, skip: u32, limit: u32) -> Result<Vec<Upload>> {
         let found = self.readers.read("find uploads that are due", move |connection| {
             let (mut found, mut passed, mut wanted) = (Vec::new(), skip, limit);
             // Unreadable rows are replaced by further ones, so that only the last page is short.
             loop {
-                let rows = due_query(selection, node, passed, wanted).fetch(connection, rows::one_of_uploads)?;
+                let rows = due_query(selection, share, passed, wanted).fetch(connection, rows::one_of_uploads)?;
                 let seen = u32::try_from(rows.len()).unwrap_or(wanted);
                 found.extend(rows.into_iter().filter_map(|(_, upload)| upload));
                 let is_last = seen < wanted;
@@ -136,7 +136,7 @@ pub(super) static FIND: LazyLock<String> = LazyLock::new(|| {
 
 /// Each statement names its partial index: if condition and index ever differ, the statement fails instead of
 /// scanning the table.
-fn due_query(selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> SqlQuery {
+fn due_query(selection: SweepSelection, share: SweepShare, skip: u32, limit: u32) -> SqlQuery {
     let mut sql = SqlQuery::new("SELECT ");
     sql.push(&UPLOAD_COLUMNS).push(" FROM uploads INDEXED BY ");
     let joined = " CROSS JOIN upload_origins USING (id) WHERE ";
@@ -192,7 +192,11 @@ fn due_query(selection: SweepSelection, node: InstanceId, skip: u32, limit: u32)
             "id"
         }
     };
-    sql.push(NOT_ELSEWHERE).bind(node.as_bytes().to_vec()).push(") ORDER BY ").push(oldest_first);
+    match share {
+        SweepShare::Own(node) => sql.push(" AND uploads.holder = ").bind(node.as_bytes().to_vec()),
+        SweepShare::OwnAndFree(node) => sql.push(NOT_ELSEWHERE).bind(node.as_bytes().to_vec()).push(")"),
+    };
+    sql.push(" ORDER BY ").push(oldest_first);
     sql.push(" LIMIT ").bind(limit).push(" OFFSET ").bind(skip);
     sql
 }

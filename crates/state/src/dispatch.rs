@@ -13,27 +13,30 @@ use tokio::sync::Notify;
 
 use crate::Result;
 use domain::delivery::{Attempt, AttemptTrigger, DeliveryClass, Disposition};
-use domain::endpoint::{EndpointId, Health};
+use domain::endpoint::EndpointId;
 use domain::event::EventKind;
+use domain::health::HealthChange;
 use domain::id::{DeliveryId, EventId, InstanceId, UploadId};
+use domain::lane::ClaimLimits;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
 /// Claims of due deliveries, and their settlement.
 #[async_trait]
 pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
-    /// Leases due deliveries to a node, oldest due first. Each endpoint is given with its number of free
-    /// slots, which is the maximum for that endpoint.
+    /// Leases due deliveries to a node, oldest due first. Each endpoint is given with its limits. The
+    /// transaction also counts the deliveries that other nodes have leased and reads the breaker, so that
+    /// all nodes together keep to the limit of an endpoint, and one of them sends the probe.
     async fn claim_due(
         &self,
         node: InstanceId,
-        slots: &[(EndpointId, u32)],
+        limits: &[(EndpointId, ClaimLimits)],
         now: Timestamp,
         lease: Duration,
     ) -> Result<Vec<Claim>>;
 
-    /// Records attempts, the new states of their deliveries, and the health of their endpoints; releases the
-    /// next waiting delivery of the same endpoint and upload. A settlement whose lease is no longer held
-    /// records its attempt and changes nothing else.
+    /// Records attempts and the new states of their deliveries; releases the next waiting delivery of the
+    /// same endpoint and upload. A settlement whose lease is no longer held records its attempt and changes
+    /// nothing else. Changes of health are applied to the health as stored, which other nodes change too.
     async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> Result<()>;
 
     /// Sets the end of every lease of a node to `until`. Called after the clock was set, when the recorded
@@ -71,6 +74,8 @@ pub struct Claim {
     /// Proves the lease at settlement; another claim of the same delivery has a different value.
     pub lease: [u8; 16],
     pub endpoint: EndpointId,
+    /// The version of the endpoint at the claim. A sender that knows an older one reads the endpoint again.
+    pub endpoint_version: u64,
     pub event: EventId,
     pub kind: EventKind,
     pub class: DeliveryClass,
@@ -92,11 +97,11 @@ pub struct Claim {
     pub body: Bytes,
 }
 
-/// Settlements of claims, and the resulting health of their endpoints.
+/// Settlements of claims, and the changes in the health of their endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettlementBatch {
     pub settlements: Vec<Settlement>,
-    pub health: Vec<(EndpointId, Health)>,
+    pub health: Vec<(EndpointId, HealthChange)>,
 }
 
 /// The result of a claim.

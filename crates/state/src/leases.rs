@@ -4,6 +4,10 @@
 //! uploads therefore renews a single row, and acquiring an upload that it already holds writes nothing. A
 //! takeover raises the epoch of the upload, and the commits of the previous holder fail from then on. The
 //! clock of the state, which is the same for all nodes, determines which nodes count as alive.
+//!
+//! A takeover is clean if the previous holder has closed the blob of the upload: it has released the lease,
+//! or its node has left. After any other takeover it may still be writing, and the lease gets a new
+//! generation.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,6 +17,9 @@ use async_trait::async_trait;
 use crate::Result;
 use domain::id::{InstanceId, UploadId};
 use domain::node::{Lease, Node};
+
+/// The time for which a node that has left is remembered. A takeover from it is clean until then.
+pub const LEFT_NODES_KEPT: Duration = Duration::from_hours(30 * 24);
 
 /// The knowledge of a joining node about other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,19 +48,23 @@ pub trait Leases: fmt::Debug + Send + Sync + 'static {
     /// Records that a node is to hand over its work. Returns true if it counts as alive.
     async fn drain(&self, node: InstanceId) -> Result<bool>;
 
-    /// Removes a node. Other nodes may then take over everything it holds.
+    /// Records that a live node has closed the blobs of all its uploads and writes no more. Other nodes may
+    /// then take over everything it holds, and for [`LEFT_NODES_KEPT`] such a takeover is clean. A node that
+    /// counts as dead stays dead: others may have taken over its uploads, and nothing says when it stopped.
     async fn leave(&self, node: InstanceId) -> Result<()>;
 
     /// Acquires an upload for a live node, unless another live node holds it. Returns the resulting lease, or
     /// `None` if there is no such upload. A node that already holds the upload keeps it in the same epoch.
+    /// The takeover is clean if the last holder has released the lease or its node has left.
     async fn acquire(&self, upload: UploadId, by: InstanceId) -> Result<Option<Lease>>;
 
-    /// Takes over an upload for a live node from a holder that counts as alive but does not respond. Changes
-    /// nothing unless `seen` is still the current lease, so only one node takes over if several abandon the
-    /// same holder. Returns the resulting lease, or `None` if there is no such upload.
+    /// Takes over an upload for a live node from a holder that counts as alive but does not respond.
+    /// Changes nothing unless `seen` is still the current lease, so only one node takes over if several
+    /// abandon the same holder. The takeover is unclean. Returns the resulting lease, or `None` if there is
+    /// no such upload.
     async fn seize(&self, upload: UploadId, seen: Lease, by: InstanceId) -> Result<Option<Lease>>;
 
-    /// Ends a lease whose holder no longer writes, so that any node may acquire the upload. Changes nothing
-    /// unless `held` is still the current lease.
+    /// Ends a lease whose holder has closed the blob of the upload, so that any node may acquire it and
+    /// continue in that blob. Changes nothing unless `held` is still the current lease.
     async fn release(&self, upload: UploadId, held: Lease) -> Result<()>;
 }

@@ -11,12 +11,14 @@ use domain::id::UploadId;
 mod bells;
 mod change;
 pub mod clock;
+mod cluster_record;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 #[cfg(any(test, feature = "testing"))]
 mod delegate;
 mod deliveries;
 mod dispatch;
+mod duties;
 mod endpoints;
 mod events;
 mod hook_calls;
@@ -26,26 +28,32 @@ mod lost_answer;
 pub mod memory;
 mod notices;
 mod progress;
+mod reads;
 mod replays;
 mod retention;
+mod schema;
 mod store;
 mod uploads;
 
 pub use bells::{Bell, Bells, LocalBells};
 pub use change::{Change, EventBodies, NewEvent, StoredEvent};
+pub use cluster_record::{ClusterIdentity, ClusterRecord};
 pub use deliveries::Deliveries;
 pub use dispatch::{Claim, Dispatch, Settlement, SettlementBatch};
-pub use endpoints::Endpoints;
+pub use duties::{DUTY_LASTS, Duties, has_duty};
+pub use endpoints::{ConfigurationStanding, EndpointConfiguration, Endpoints};
 pub use events::EventLog;
 pub use hook_calls::HookCalls;
-pub use leases::{Leases, Membership};
+pub use leases::{LEFT_NODES_KEPT, Leases, Membership};
 pub use lost_answer::{CommitIdentity, resolve_lost_answer};
 pub use notices::Notices;
 pub use progress::{LiveProgress, LocalProgress, ProgressReading, WriterCounters};
+pub use reads::{DirectReads, KnownState, Reads};
 pub use replays::Replays;
 pub use retention::{BacklogLimits, Retention, RetentionHorizon};
+pub use schema::{MigrationEffect, PendingMigration, SchemaStatus};
 pub use store::Store;
-pub use uploads::{SweepSelection, Uploads};
+pub use uploads::{SweepSelection, SweepShare, Uploads};
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -104,6 +112,6 @@ pub trait UploadStore: Uploads + EventLog + HookCalls + Store {}
 impl<T: Uploads + EventLog + HookCalls + Store> UploadStore for T {}
 
 /// All ports for deliveries in one trait, for the code that provides them to the layers above.
-pub trait Outbox: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Store {}
+pub trait Outbox: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Duties + Store {}
 
-impl<T: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Store> Outbox for T {}
+impl<T: Endpoints + Dispatch + Deliveries + Notices + Replays + Retention + Duties + Store> Outbox for T {}

@@ -24,6 +24,11 @@ impl CommitIdentity {
         self.upload
     }
 
+    /// Returns the epoch of the lease under which the commit is made.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Returns the identity of the commit that will write this upload.
     pub fn of(upload: &Upload) -> Self {
         let record = upload.record();

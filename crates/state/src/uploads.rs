@@ -33,7 +33,16 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
 
     /// Returns uploads that need work by the sweeper of a node, oldest first, without the first `skip` of
     /// them. Uploads held by another live node are excluded.
-    async fn due(&self, selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>>;
+    async fn due(&self, selection: SweepSelection, share: SweepShare, skip: u32, limit: u32) -> Result<Vec<Upload>>;
+}
+
+/// The uploads that the sweeper of a node takes care of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SweepShare {
+    /// Those that the node holds.
+    Own(InstanceId),
+    /// Those that the node holds, and those that no live node holds.
+    OwnAndFree(InstanceId),
 }
 
 /// The conditions that the sweeper selects uploads by.

@@ -30,7 +30,7 @@ pub use bodies::bodies;
 pub use endpoints::endpoint::{InvalidEndpoint, SendableEndpoint};
 pub use endpoints::vault::{UnreadableSecrets, Vault};
 pub use metrics::WebhookMetrics;
-pub use parts::SenderParts;
+pub use parts::{SenderCount, SenderParts};
 pub use sender::{Sender, SenderError};
 pub use sending::health::HealthRules;
 pub use sending::liveness::{Liveness, Unhealthy};

@@ -9,6 +9,10 @@ use domain::id::InstanceId;
 use outbound::address::EgressRules;
 use state::Outbox;
 
+/// Returns the number of nodes that send at present, this one included. The rate of an endpoint is divided by
+/// it.
+pub type SenderCount = Arc<dyn Fn() -> usize + Send + Sync>;
+
 /// The dependencies of a sender.
 pub struct SenderParts {
     /// The node that sends.
@@ -18,6 +22,7 @@ pub struct SenderParts {
     pub rules: Arc<EgressRules>,
     pub vault: Vault,
     pub settings: WebhookSettings,
+    pub senders: SenderCount,
 }
 
 impl fmt::Debug for SenderParts {

@@ -12,10 +12,11 @@ use crate::admin::Administration;
 use crate::endpoints::endpoint::SendableEndpoint;
 use crate::endpoints::vault::Vault;
 use crate::metrics::WebhookMetrics;
-use crate::parts::SenderParts;
+use crate::parts::{SenderCount, SenderParts};
 use crate::sending::courier::Courier;
 use crate::sending::dispatcher::{Dispatcher, TestRequest};
 use crate::sending::egress::Egress;
+use crate::sending::follower::EndpointFollower;
 use crate::sending::liveness::Liveness;
 use crate::sending::maintenance::Maintenance;
 use crate::sending::recorder::{FINAL_WRITE_TIMEOUT, Recorder, RecorderState};
@@ -27,7 +28,7 @@ use domain::principal::TenantScope;
 use keyring::StageTokens;
 use outbound::resolver::{Lookup, system_lookup};
 use state::clock::Clock;
-use state::{Endpoints, Outbox};
+use state::{ConfigurationStanding, EndpointConfiguration, Endpoints, Outbox};
 
 /// Maximum number of tests that wait to be sent.
 const WAITING_TESTS: usize = 16;
@@ -48,11 +49,22 @@ pub enum SenderError {
     Outbox(#[from] state::Error),
 }
 
+/// The work of a sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SenderWork {
+    Sends,
+    /// Other nodes send. This one only knows the endpoints, for those who query them, and writes nothing.
+    Reads,
+}
+
 /// Sends deliveries until its stop signal.
 pub struct Sender {
+    work: SenderWork,
     node: InstanceId,
     outbox: Arc<dyn Outbox>,
     registry: Arc<EndpointRegistry>,
+    follower: Arc<EndpointFollower>,
+    senders: SenderCount,
     slots: Arc<Semaphore>,
     settings: WebhookSettings,
     clock: Clock,
@@ -81,12 +93,26 @@ impl Sender {
         Self::open_with(parts, configured, system_lookup()).await
     }
 
+    /// Opens a sender that sends nothing and writes nothing, for a node that serves only reads.
+    pub async fn open_to_read(parts: SenderParts, configured: Vec<SendableEndpoint>) -> Result<Self, SenderError> {
+        Self::open_as(SenderWork::Reads, parts, configured, system_lookup()).await
+    }
+
     pub(super) async fn open_with(
         parts: SenderParts,
         configured: Vec<SendableEndpoint>,
         lookup: Lookup,
     ) -> Result<Self, SenderError> {
-        let SenderParts { node, outbox, rules, vault, settings } = parts;
+        Self::open_as(SenderWork::Sends, parts, configured, lookup).await
+    }
+
+    async fn open_as(
+        work: SenderWork,
+        parts: SenderParts,
+        configured: Vec<SendableEndpoint>,
+        lookup: Lookup,
+    ) -> Result<Self, SenderError> {
+        let SenderParts { node, outbox, rules, vault, settings, senders } = parts;
         settings.check()?;
         let clock = outbox.clock();
         for (index, endpoint) in configured.iter().enumerate() {
@@ -100,12 +126,37 @@ impl Sender {
         if configured.iter().any(trusts_the_machine) {
             egress.prepare_tls(Origin::Config).map_err(|why| SenderError::Tls(why.clone()))?;
         }
-        let endpoints = open_endpoints(node, &*outbox, &vault, configured, &clock).await?;
+        let endpoints = match work {
+            SenderWork::Sends => {
+                open_endpoints(node, &*outbox, &vault, (settings.config_epoch, &configured), &clock).await?
+            }
+            SenderWork::Reads => Vec::new(),
+        };
         let registry = Arc::new(EndpointRegistry::new(endpoints));
+        let follower = Arc::new(EndpointFollower {
+            outbox: Arc::clone(&outbox),
+            registry: Arc::clone(&registry),
+            vault: vault.clone(),
+            configured,
+        });
+        if work == SenderWork::Reads {
+            follower.read_endpoints().await?;
+        }
         let (test_requests, tests) = mpsc::channel(WAITING_TESTS);
-        let (liveness, replays) = (Liveness::new(settings.max_due_age), Arc::new(Notify::new()));
+        let liveness = match work {
+            SenderWork::Sends => Liveness::new(settings.max_due_age),
+            SenderWork::Reads => Liveness::of_other_nodes(),
+        };
+        let replays = Arc::new(Notify::new());
         let admin = Administration::new(
-            SenderParts { node, outbox: Arc::clone(&outbox), rules, vault, settings: settings.clone() },
+            SenderParts {
+                node,
+                outbox: Arc::clone(&outbox),
+                rules,
+                vault,
+                settings: settings.clone(),
+                senders: Arc::clone(&senders),
+            },
             Arc::clone(&registry),
             lookup,
             test_requests,
@@ -114,9 +165,12 @@ impl Sender {
         let slots = Arc::new(Semaphore::new(settings.max_in_flight.min(Semaphore::MAX_PERMITS)));
         let (metrics, stage_tokens) = (WebhookMetrics::default(), None);
         Ok(Self {
+            work,
             node,
             outbox,
             registry,
+            follower,
+            senders,
             slots,
             settings,
             clock,
@@ -169,10 +223,14 @@ impl Sender {
     /// Sends until `stop`. Then claims nothing more, gives deliveries in flight the drain timeout, and
     /// returns once every result is written.
     pub async fn run(self, stop: CancellationToken) {
+        if self.work == SenderWork::Reads {
+            return self.follower.run(stop).await;
+        }
         let (results, incoming) = mpsc::channel(self.settings.max_in_flight.min(Semaphore::MAX_PERMITS));
         let (state, recording) = watch::channel(RecorderState::Works);
         let abort = CancellationToken::new();
         let maintenance = Maintenance {
+            node: self.node,
             outbox: Arc::clone(&self.outbox),
             registry: Arc::clone(&self.registry),
             settings: self.settings.clone(),
@@ -194,6 +252,8 @@ impl Sender {
             node: self.node,
             dispatch: self.outbox,
             registry: self.registry,
+            follower: Arc::clone(&self.follower),
+            senders: self.senders,
             slots: self.slots,
             recording,
             tests: self.tests,
@@ -209,7 +269,12 @@ impl Sender {
             }),
         };
         // The recorder ends when the dispatcher and its tasks have dropped the last sender of results.
-        tokio::join!(dispatcher.run(stop.clone()), recorder.run(incoming), maintenance.run(stop));
+        tokio::join!(
+            dispatcher.run(stop.clone()),
+            recorder.run(incoming),
+            maintenance.run(stop.clone()),
+            self.follower.run(stop)
+        );
     }
 }
 
@@ -218,7 +283,7 @@ async fn open_endpoints(
     node: InstanceId,
     outbox: &dyn Endpoints,
     vault: &Vault,
-    configured: Vec<SendableEndpoint>,
+    (epoch, configured): (u64, &[SendableEndpoint]),
     clock: &Clock,
 ) -> Result<Vec<SendableEndpoint>, SenderError> {
     for stored in outbox.endpoints(TenantScope::All).await? {
@@ -226,11 +291,28 @@ async fn open_endpoints(
             return Err(SenderError::NameTaken(stored.id));
         }
     }
-    outbox.open_for(node, configured.iter().map(|endpoint| endpoint.stored().clone()).collect(), clock.now()).await?;
+    let named = configured.iter().map(|endpoint| endpoint.stored().clone()).collect();
+    let configuration = EndpointConfiguration { epoch, endpoints: named };
+    match outbox.configure(node, configuration, clock.now()).await? {
+        ConfigurationStanding::Applied => {}
+        ConfigurationStanding::Differs => tracing::warn!(
+            epoch,
+            "another node has different webhook endpoints in its configuration; those of this node apply, because it \
+             started last. Increase webhooks.config_epoch in the configuration that is to apply"
+        ),
+        ConfigurationStanding::Outdated { newest } => tracing::warn!(
+            epoch,
+            newest,
+            "the webhook endpoints of this configuration do not apply: a node with a higher webhooks.config_epoch has \
+             started"
+        ),
+    }
     let mut endpoints = Vec::new();
     for stored in outbox.endpoints(TenantScope::All).await? {
         let opened = match configured.iter().find(|endpoint| *endpoint.id() == stored.id) {
             Some(endpoint) => endpoint.with(stored).ok(),
+            // Sent by the nodes whose configuration has its secrets.
+            None if stored.origin == Origin::Config => None,
             None => open_sealed(outbox, vault, stored, clock).await?,
         };
         endpoints.extend(opened);

@@ -32,6 +32,8 @@ pub struct WebhookSettings {
     /// Time for which exchanges may continue after the stop signal.
     pub drain_timeout: Duration,
     pub health: HealthRules,
+    /// The epoch of the configured endpoints: a node with a lower one than another leaves them as they are.
+    pub config_epoch: u64,
     /// Maximum number of endpoints created through the API.
     pub max_endpoints: usize,
     /// Maximum number of deliveries per second that all replays queue in total.
@@ -67,6 +69,7 @@ impl Default for WebhookSettings {
             delivery_expiry: Duration::from_hours(96),
             drain_timeout: Duration::from_secs(20),
             health: HealthRules::default(),
+            config_epoch: 0,
             max_endpoints: 100,
             replay_rate: 200,
             keep_finished: Duration::from_hours(30 * 24),

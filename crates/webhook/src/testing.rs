@@ -19,9 +19,11 @@ use domain::delivery::{
     ReplayOutcome,
 };
 use domain::dialect::Dialect;
+use domain::duty::Duty;
 use domain::endpoint::{Endpoint as StoredEndpoint, EndpointId, EndpointTerms};
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId, InstanceId, ReplayId, UploadId};
+use domain::lane::ClaimLimits;
 use domain::metadata::Metadata;
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
@@ -39,8 +41,8 @@ pub(super) use outbound::testing::{Receiver, SECRET, Script, wall_clock};
 use state::clock::{Clock, ClockReading};
 use state::memory::{MemoryDatabase, MemoryState};
 use state::{
-    BacklogLimits, Change, Claim, Deliveries, Dispatch, Endpoints, Notices, Replays, Retention, RetentionHorizon,
-    SettlementBatch, Store, Uploads,
+    BacklogLimits, Change, Claim, ConfigurationStanding, Deliveries, Dispatch, Duties, EndpointConfiguration,
+    Endpoints, Notices, Replays, Retention, RetentionHorizon, SettlementBatch, Store, Uploads,
 };
 
 /// Maximum time that a test waits for something that must happen.
@@ -66,6 +68,13 @@ pub(super) fn node() -> InstanceId {
     InstanceId::new(Timestamp::from_unix_ms(0), [7; 10])
 }
 
+/// Returns the limits of a claim of this many deliveries by a node that sends nothing else.
+pub(super) fn up_to(name: &str, slots: u32) -> (EndpointId, ClaimLimits) {
+    let longest_pause = Duration::from_secs(60);
+    let limits = ClaimLimits { slots, in_flight: 0, max_in_flight: u32::MAX, longest_pause };
+    (EndpointId::new(name).unwrap(), limits)
+}
+
 /// Returns a vault that always has the same server key.
 pub(super) fn vault() -> Vault {
     Vault::new(&ServerKeys::generate([7; 32], [7; 4]))
@@ -77,6 +86,7 @@ pub(super) fn claim() -> Claim {
         delivery: DeliveryId::new(now, rand::random()),
         lease: [0; 16],
         endpoint: EndpointId::new("app").unwrap(),
+        endpoint_version: 1,
         event: EventId::new(now, rand::random()),
         kind: EventKind::Completed,
         class: DeliveryClass::Normal,
@@ -92,9 +102,9 @@ pub(super) fn claim() -> Claim {
 }
 
 /// Key of the metadata that names the endpoint of an upload.
-const FOR: &str = "for";
+pub(super) const FOR: &str = "for";
 
-fn asked(id: UploadId) -> NewUpload {
+pub(super) fn asked(id: UploadId) -> NewUpload {
     NewUpload {
         id,
         tenant: TenantId::DEFAULT,
@@ -256,6 +266,11 @@ impl TestOutbox {
         newest.first().expect("its endpoint wants it").id
     }
 
+    /// Registers endpoints of the configuration.
+    pub(super) fn configure_now(&self, configured: Vec<StoredEndpoint>) {
+        at_once(self.inner.open_for(node(), configured, wall_clock()));
+    }
+
     /// Records that an upload has completed, again if it has completed before.
     fn log(&self, sample: Sample) {
         let known = at_once(self.inner.find(TenantScope::All, sample.upload));
@@ -359,8 +374,13 @@ impl TestOutbox {
 
 #[async_trait]
 impl Endpoints for TestOutbox {
-    async fn open_for(&self, node: InstanceId, configured: Vec<StoredEndpoint>, now: Timestamp) -> state::Result<()> {
-        self.inner.open_for(node, configured, now).await
+    async fn configure(
+        &self,
+        node: InstanceId,
+        configuration: EndpointConfiguration,
+        now: Timestamp,
+    ) -> state::Result<ConfigurationStanding> {
+        self.inner.configure(node, configuration, now).await
     }
 
     async fn endpoints(&self, scope: TenantScope) -> state::Result<Vec<StoredEndpoint>> {
@@ -370,6 +390,16 @@ impl Endpoints for TestOutbox {
     async fn put_endpoint(&self, endpoint: StoredEndpoint, now: Timestamp) -> state::Result<StoredEndpoint> {
         self.fails(&self.writes_fail, "record an endpoint")?;
         self.changed(self.inner.put_endpoint(endpoint, now).await)
+    }
+
+    async fn add_endpoint(
+        &self,
+        endpoint: StoredEndpoint,
+        most: u32,
+        now: Timestamp,
+    ) -> state::Result<Option<StoredEndpoint>> {
+        self.fails(&self.writes_fail, "record an endpoint")?;
+        self.changed(self.inner.add_endpoint(endpoint, most, now).await)
     }
 
     async fn remove_endpoint(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> state::Result<bool> {
@@ -394,7 +424,7 @@ impl Dispatch for TestOutbox {
     async fn claim_due(
         &self,
         node: InstanceId,
-        slots: &[(EndpointId, u32)],
+        limits: &[(EndpointId, ClaimLimits)],
         now: Timestamp,
         lease: Duration,
     ) -> state::Result<Vec<Claim>> {
@@ -402,7 +432,7 @@ impl Dispatch for TestOutbox {
         if self.claims_hang.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        self.inner.claim_due(node, slots, now, lease).await
+        self.inner.claim_due(node, limits, now, lease).await
     }
 
     async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> state::Result<()> {
@@ -468,6 +498,13 @@ impl Deliveries for TestOutbox {
         now: Timestamp,
     ) -> state::Result<ReplayOutcome> {
         self.inner.replay(scope, id, force, now).await
+    }
+}
+
+#[async_trait]
+impl Duties for TestOutbox {
+    async fn claim_duty(&self, duty: Duty, node: InstanceId, lasts: Duration) -> state::Result<bool> {
+        self.inner.claim_duty(duty, node, lasts).await
     }
 }
 

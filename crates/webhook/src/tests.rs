@@ -24,7 +24,8 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::testing::{
-    Receiver, SECRET, Sample, Script, TestClock, TestOutbox, endpoint, endpoint_with, node, sample, vault, wall_clock,
+    Receiver, SECRET, Sample, Script, TestClock, TestOutbox, endpoint, endpoint_with, node, sample, up_to, vault,
+    wall_clock,
 };
 use crate::{
     Admin, AdminError, EndpointChange, HealthRules, InvalidEndpoint, KeyRotation, NewEndpoint, Resumption,
@@ -38,6 +39,8 @@ use domain::time::Timestamp;
 use outbound::address::{EgressRules, RejectedUrl};
 use outbound::resolver::{Lookup, system_lookup};
 use state::Dispatch;
+
+mod nodes;
 
 /// A running sender with its parts.
 struct Work {
@@ -65,7 +68,7 @@ fn impatient() -> WebhookSettings {
 
 fn parts(outbox: &Arc<TestOutbox>, settings: WebhookSettings, rules: EgressRules) -> SenderParts {
     let outbox = Arc::clone(outbox) as _;
-    SenderParts { node: node(), outbox, rules: Arc::new(rules), vault: vault(), settings }
+    SenderParts { node: node(), outbox, rules: Arc::new(rules), vault: vault(), settings, senders: Arc::new(|| 1) }
 }
 
 impl Work {
@@ -562,10 +565,10 @@ async fn the_sender_outlives_an_outage_of_the_store() {
 #[tokio::test]
 async fn a_lease_that_ran_out_is_claimed_again() {
     let receiver = Receiver::start([Script::Status(200)]).await;
-    let (app, clock) = (EndpointId::new("app").unwrap(), TestClock::default());
+    let clock = TestClock::default();
     let outbox = Arc::new(TestOutbox::by(&clock));
     let id = outbox.add_for("app");
-    let leased = Dispatch::claim_due(&*outbox, node(), &[(app, 1)], clock.now(), Duration::from_secs(60)).await;
+    let leased = Dispatch::claim_due(&*outbox, node(), &[up_to("app", 1)], clock.now(), Duration::from_secs(60)).await;
     assert_eq!(leased.unwrap().len(), 1);
     clock.put_forward(Duration::from_secs(61));
 
@@ -683,7 +686,8 @@ async fn stopping_records_every_delivery_in_flight() {
     let untouched = outbox.row(ids[2]);
     assert!(untouched.state == DeliveryState::Ready && untouched.attempts.is_empty());
     let later = wall_clock().plus(Duration::from_mins(1));
-    let again = Dispatch::claim_due(&*outbox, node(), &[(app(), 9)], later, Duration::from_secs(60)).await.unwrap();
+    let again =
+        Dispatch::claim_due(&*outbox, node(), &[up_to("app", 9)], later, Duration::from_secs(60)).await.unwrap();
     assert_eq!(
         again.iter().map(|claim| claim.attempts).collect::<Vec<_>>(),
         [0; 3],

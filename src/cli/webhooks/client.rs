@@ -155,7 +155,7 @@ impl Api {
     }
 
     /// Sends a POST request without a body.
-    pub(super) fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
+    pub(in crate::cli) fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
         Ok(self.send(Method::POST, path, &[], None)??)
     }
 

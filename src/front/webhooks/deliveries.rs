@@ -9,12 +9,13 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::front::cursors::PageCursors;
 use crate::front::webhooks::{private, problem, read};
-use crate::front::{WebhookApi, problems, status};
+use crate::front::{WebhookApi, position, problems, status};
 use api::delivery::{Delivery, DeliveryList, ReplayOptions};
 use domain::delivery::{AttemptOutcome, DeliveryState, ReplayOutcome};
 use domain::endpoint::EndpointId;
 use domain::event::EventKind;
 use domain::id::{DeliveryId, EventId};
+use domain::position::CommitPosition;
 use domain::query::DeliveryQuery;
 use edge::principal::principal;
 use edge::problem::Problem;
@@ -34,9 +35,10 @@ pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result
     let principal = principal(request);
     let cursors = PageCursors::in_deliveries(&shared.cursors, &principal);
     let mut wanted = delivery_query(request.query_string(), shared.max_page, &cursors)?;
+    let position = position::known(request)?;
     let memory = shared.answers.reserve_page(request, &mut wanted.limit, shared.max_metadata_bytes).await?;
-    let page =
-        shared.engine.deliveries(&principal, &wanted).await.map_err(|error| problems::problem(error, request))?;
+    let found = shared.engine.queries(&principal, position).deliveries(&wanted).await;
+    let page = found.map_err(|error| problems::problem(error, request))?;
     let (deliveries, cut) = status::page(page.found.iter().map(Delivery::from), false);
     let next = cut.and_then(|last| page.found.get(last)).map(|delivery| delivery.id).or(page.next);
     let next = next.map(|next| cursors.cursor(next.as_bytes()));
@@ -45,7 +47,8 @@ pub(crate) async fn list(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result
 
 /// `GET /api/v1/webhooks/deliveries/{id}`
 pub(crate) async fn one(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
-    shown(&call.request, parse_id(&call.parameter(0))?, &shared).await
+    let position = position::known(&call.request)?;
+    shown(&call.request, parse_id(&call.parameter(0))?, position, &shared).await
 }
 
 /// `POST /api/v1/webhooks/deliveries/{id}/replay`: sends the delivery again now, with the full retry
@@ -56,7 +59,7 @@ pub(crate) async fn replay(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
     let said: ReplayOptions = read(&request, payload, &shared, r#"nothing, or {"force": true}"#).await?;
     match shared.admin(&request).replay(id, said.force).await.map_err(|error| problem(error, &request))? {
         ReplayOutcome::Queued | ReplayOutcome::UnderWay => {
-            let mut answer = shown(&request, id, &shared).await?;
+            let mut answer = shown_as_changed(&request, id, &shared).await?;
             *answer.status_mut() = StatusCode::ACCEPTED;
             Ok(answer)
         }
@@ -74,9 +77,23 @@ pub(crate) async fn replay(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resu
     }
 }
 
-pub(super) async fn shown(request: &HttpRequest, id: DeliveryId, shared: &WebhookApi) -> Result<HttpResponse, Problem> {
-    let found =
-        shared.engine.delivery(&principal(request), id).await.map_err(|error| problems::problem(error, request))?;
+/// Returns a delivery as it is after a change that the request has made.
+pub(super) async fn shown_as_changed(
+    request: &HttpRequest,
+    id: DeliveryId,
+    shared: &WebhookApi,
+) -> Result<HttpResponse, Problem> {
+    shown(request, id, shared.engine.current_position().await, shared).await
+}
+
+async fn shown(
+    request: &HttpRequest,
+    id: DeliveryId,
+    position: Option<CommitPosition>,
+    shared: &WebhookApi,
+) -> Result<HttpResponse, Problem> {
+    let found = shared.engine.queries(&principal(request), position).delivery(id).await;
+    let found = found.map_err(|error| problems::problem(error, request))?;
     let found = found.ok_or_else(no_such_delivery)?;
     Ok(private(Delivery::from(&found)))
 }

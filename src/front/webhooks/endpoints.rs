@@ -111,7 +111,7 @@ pub(crate) async fn pause(call: RoutedRequest, shared: Arc<WebhookApi>) -> Resul
 pub(crate) async fn test(call: RoutedRequest, shared: Arc<WebhookApi>) -> Result<HttpResponse, Problem> {
     let id = endpoint_id(&call.parameter(0))?;
     let tested = shared.admin(&call.request).test(&id).await.map_err(|error| problem(error, &call.request))?;
-    deliveries::shown(&call.request, tested.delivery, &shared).await
+    deliveries::shown_as_changed(&call.request, tested.delivery, &shared).await
 }
 
 /// `POST /api/v1/webhooks/endpoints/{id}/rotate`

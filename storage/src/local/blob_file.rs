@@ -290,13 +290,14 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+    use crate::local::FolderAccess;
     use crate::local::blob_locks::BlobLocks;
     use crate::{Epoch, ErrorKind};
 
     /// Opens a pipe, which supports neither positioned writes nor syncs.
     async fn broken_target(folder: &tempfile::TempDir) -> io::Result<Arc<BlobFile>> {
-        let data =
-            BlobFolder::open(folder.path().to_owned(), BlobDurability::Strict, 0, None).map_err(io::Error::other)?;
+        let access = (FolderAccess::Exclusive, BlobDurability::Strict);
+        let data = BlobFolder::open(folder.path().to_owned(), access, 0, None).map_err(io::Error::other)?;
         let key = BlobKey::new("broken").map_err(io::Error::other)?;
         let (_, pipe) = io::pipe()?;
         let opened = OpenedFile { file: File::from(OwnedFd::from(pipe)), named: true };

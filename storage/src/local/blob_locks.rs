@@ -117,13 +117,13 @@ impl Drop for LockedBlob {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::BlobDurability;
+    use crate::local::{BlobDurability, FolderAccess};
 
     #[tokio::test]
     async fn a_blob_nobody_works_on_is_forgotten() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let data =
-            BlobFolder::open(folder.path().to_owned(), BlobDurability::Strict, 0, None).map_err(io::Error::other)?;
+        let access = (FolderAccess::Exclusive, BlobDurability::Strict);
+        let data = BlobFolder::open(folder.path().to_owned(), access, 0, None).map_err(io::Error::other)?;
         let locks = Arc::new(BlobLocks::new(data));
         let key = BlobKey::new("a").map_err(io::Error::other)?;
         let mut lock = locks.take(&key, Epoch::FIRST).await?;

@@ -9,7 +9,8 @@ use std::{fs, io};
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::Errno;
 
-use super::folder::{BlobFolder, parent, remove_if_there};
+use super::durable_folders::parent;
+use super::folder::{BlobFolder, remove_if_there};
 use super::{BlobDurability, blocking};
 use crate::{BlobKey, durable_end};
 
@@ -47,7 +48,7 @@ pub(super) fn open_for_writing(data: &BlobFolder, key: &BlobKey, plan: OpenPlan)
     let opened = match options.open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && end == 0 => {
             let make = || options.clone().create(true).truncate(true).open(&path);
-            OpenedFile { file: data.within(parent(&path)?, make)?, named: false }
+            OpenedFile { file: data.folders().within(parent(&path)?, make)?, named: false }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let gone = format!("its file {} with {end} durable bytes is missing", path.display());
@@ -57,7 +58,7 @@ pub(super) fn open_for_writing(data: &BlobFolder, key: &BlobKey, plan: OpenPlan)
         Ok(file) => OpenedFile { file, named: has_token },
     };
     if !opened.named {
-        data.make_durable(parent(&path)?)?;
+        data.folders().make(parent(&path)?)?;
     }
     let length = opened.file.metadata()?.len();
     if length < end {
@@ -124,14 +125,15 @@ fn in_either_place<T>(data: &BlobFolder, key: &BlobKey, find: impl Fn(&Path) -> 
     // The third attempt finds a blob that was finished between the first two.
     for path in [data.finished(key), data.incoming(key), data.finished(key)] {
         match find(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle) => {}
             found => return found,
         }
     }
     Err(io::ErrorKind::NotFound.into())
 }
 
-/// Checks that a blob that is durable up to `end` is complete. Its file can be read where it is.
+/// Checks that a blob that is durable up to `end` is complete. Its file can be read where it is. It may be
+/// longer: it may have been laid out, or its writer in another process may still be writing.
 pub(super) fn check_whole(data: &BlobFolder, key: &BlobKey, end: u64, size_bytes: u64) -> io::Result<()> {
     if is_finished(data, key, size_bytes)? {
         return Ok(());
@@ -158,7 +160,7 @@ pub(super) fn finish(data: &BlobFolder, key: &BlobKey, end: u64, size_bytes: u64
 pub(super) fn remove(data: &BlobFolder, key: &BlobKey) -> io::Result<()> {
     for path in [data.incoming(key), data.finished(key)] {
         if remove_if_there(&path)? {
-            match data.sync_folder(parent(&path)?) {
+            match data.folders().sync(parent(&path)?) {
                 // Another removal has found the folder empty and removed it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 synced => synced?,
@@ -180,8 +182,8 @@ fn is_finished(data: &BlobFolder, key: &BlobKey, size_bytes: u64) -> io::Result<
             Err(io::Error::other(format!("it is finished with {} bytes, not with {size_bytes}", found.len())))
         }
         Ok(_) => {
-            data.make_durable(parent(&path)?)?;
-            data.sync_folder(parent(&path)?)?;
+            data.folders().make(parent(&path)?)?;
+            data.folders().sync(parent(&path)?)?;
             Ok(true)
         }
     }
@@ -193,7 +195,7 @@ fn move_to_final_place(data: &BlobFolder, key: &BlobKey, size_bytes: u64) -> io:
     options.write(true);
     let file = match options.open(&from) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && size_bytes == 0 => {
-            data.within(parent(&from)?, || options.clone().create(true).truncate(false).open(&from))?
+            data.folders().within(parent(&from)?, || options.clone().create(true).truncate(false).open(&from))?
         }
         opened => opened?,
     };
@@ -207,12 +209,12 @@ fn move_to_final_place(data: &BlobFolder, key: &BlobKey, size_bytes: u64) -> io:
         // therefore be retried after a failure, which would be wrong for bytes.
         data.sync_data(&file)?;
     }
-    data.within(parent(&to)?, || fs::rename(&from, &to))?;
+    data.folders().within(parent(&to)?, || fs::rename(&from, &to))?;
     if data.takes_direct_writes() {
         leave_page_cache(file, data.durability());
     }
     // The new name and the old one are one change to the file system: this sync makes both durable.
-    data.sync_folder(parent(&to)?)
+    data.folders().sync(parent(&to)?)
 }
 
 fn short_of(file: &Path, length: u64, size_bytes: u64) -> io::Error {

@@ -7,19 +7,18 @@
 //!
 //! Everything here blocks.
 
-use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::{fs, io};
 
 use rustix::fs::OFlags;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{BlobDurability, Guard};
-use crate::lock::lock;
+use super::durable_folders::{DurableFolders, identity, parent, sync_folder};
+use super::{BlobDurability, FolderAccess, Guard};
 use crate::{BlobKey, Capacity};
 use pool::BLOCK_BYTES;
 
@@ -48,8 +47,7 @@ pub(super) struct BlobFolder {
     files: PathBuf,
     /// Kept for its owner while any work or writer is left.
     _guard: Option<Guard>,
-    /// Folders whose names this process has made durable. Locked while the tree of folders changes.
-    durable: Mutex<HashSet<PathBuf>>,
+    folders: DurableFolders,
     durability: BlobDurability,
     direct: bool,
     /// Permits for descriptors for direct writes.
@@ -63,15 +61,12 @@ pub(super) struct DirectFile {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Above this number of known folders, they are forgotten; a few more syncs make them known again.
-const MAX_DURABLE: usize = 4096;
-
 impl BlobFolder {
     /// Creates the folder if necessary and checks that it takes bytes, and direct writes unless
     /// `direct_files` is 0.
     pub(super) fn open(
         root: PathBuf,
-        durability: BlobDurability,
+        (access, durability): (FolderAccess, BlobDurability),
         direct_files: usize,
         guard: Option<Guard>,
     ) -> Result<Self, OpenError> {
@@ -82,8 +77,8 @@ impl BlobFolder {
         }
         make_folder(&root).map_err(|source| OpenError::NotMade { path: root.clone(), source })?;
         let unreadable = |source| OpenError::NotWritable { path: root.clone(), source };
-        let root_identity = identity(&root).map_err(unreadable)?;
-        let durable = Mutex::default();
+        let root_identity = fs::metadata(&root).map(|found| identity(&found)).map_err(unreadable)?;
+        let folders = DurableFolders::below(root.clone(), access, durability);
         let permits = Arc::new(Semaphore::new(direct_files.min(Semaphore::MAX_PERMITS)));
         let mut folder = Self {
             root,
@@ -91,7 +86,7 @@ impl BlobFolder {
             incoming,
             files,
             _guard: guard,
-            durable,
+            folders,
             durability,
             direct: false,
             direct_files: permits,
@@ -118,13 +113,13 @@ impl BlobFolder {
             return Ok(None);
         }
         let Ok(permit) = Arc::clone(&self.direct_files).try_acquire_owned() else { return Ok(None) };
-        Ok(Some(DirectFile { file: open_direct(&self.incoming(key))?, _permit: permit }))
+        Ok(Some(DirectFile { file: open_direct(&self.incoming(key), &mut File::options())?, _permit: permit }))
     }
 
     fn try_direct_write(&self) -> bool {
         // In the folder where blobs are written, which may be on another disk than the root.
         let path = self.incoming.join("longshore.probe");
-        let tried = File::create(&path).and_then(|_| write_probe_directly(&path));
+        let tried = write_probe_directly(&path);
         let tried = remove_if_there(&path).and(tried);
         match &tried {
             Ok(()) => tracing::info!("large writes use direct I/O and bypass the page cache"),
@@ -159,64 +154,14 @@ impl BlobFolder {
         BlobKey::new(name).ok()
     }
 
-    /// Does `work`, which creates a file in `folder`, after making `folder` durable.
-    ///
-    /// Until it contains a file, the folder may be removed as empty at any moment. Then it is created once
-    /// more, and cannot be removed until `work` is done.
-    pub(super) fn within<T>(&self, folder: &Path, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
-        self.make_durable(folder)?;
-        match work() {
-            Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
-                let mut durable = self.durable();
-                durable.retain(|known| !folder.starts_with(known));
-                self.make_chain(folder, &mut durable)?;
-                work()
-            }
-            done => done,
-        }
-    }
-
-    /// Creates a folder below the root, and makes its name and those above it durable, even if they exist:
-    /// another caller, or a process that died meanwhile, may have created a folder that a power loss would
-    /// still remove.
-    pub(super) fn make_durable(&self, folder: &Path) -> io::Result<()> {
-        self.make_chain(folder, &mut self.durable())
-    }
-
-    fn make_chain(&self, folder: &Path, durable: &mut HashSet<PathBuf>) -> io::Result<()> {
-        if durable.contains(folder) {
-            return Ok(());
-        }
-        let below_root = |path: &&Path| path.starts_with(&self.root) && **path != self.root;
-        let mut chain: Vec<&Path> = folder.ancestors().take_while(below_root).collect();
-        chain.reverse();
-        for step in chain {
-            if durable.contains(step) {
-                continue;
-            }
-            match fs::create_dir(step) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => self.sync_folder(parent(step)?)?,
-            }
-            if durable.len() >= MAX_DURABLE {
-                durable.clear();
-            }
-            durable.insert(step.to_owned());
-        }
-        Ok(())
+    /// Returns the folders of this data folder.
+    pub(super) fn folders(&self) -> &DurableFolders {
+        &self.folders
     }
 
     /// Makes the name of an open blob durable.
     pub(super) fn sync_incoming(&self, key: &BlobKey) -> io::Result<()> {
-        self.sync_folder(parent(&self.incoming(key))?)
-    }
-
-    /// Makes the names in a folder durable: new, moved and removed ones.
-    pub(super) fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        match self.durability {
-            BlobDurability::Strict => sync_folder(folder),
-            BlobDurability::Relaxed => Ok(()),
-        }
+        self.folders.sync(parent(&self.incoming(key))?)
     }
 
     pub(super) fn durability(&self) -> BlobDurability {
@@ -235,18 +180,12 @@ impl BlobFolder {
     /// failure does not matter.
     pub(super) fn remove_empty(&self, key: &BlobKey) {
         let file = self.incoming(key);
-        let mut durable = self.durable();
-        for folder in file.ancestors().skip(1).take_while(|folder| *folder != self.incoming) {
-            if fs::remove_dir(folder).is_err() {
-                return;
-            }
-            durable.remove(folder);
-        }
+        self.folders.remove_empty(file.ancestors().skip(1).take_while(|folder| *folder != self.incoming));
     }
 
     /// Writes a few bytes and removes them again.
     pub(super) fn probe(&self) -> io::Result<()> {
-        if identity(&self.root)? != self.root_identity {
+        if identity(&fs::metadata(&self.root)?) != self.root_identity {
             // The folder was moved away, or is hidden by a disk mounted over it: bytes written here would not
             // be with the rest.
             return Err(io::Error::other("the folder was replaced after the start"));
@@ -272,8 +211,8 @@ impl BlobFolder {
     }
 
     fn lay_out(&self) -> io::Result<()> {
-        self.make_durable(&self.incoming)?;
-        self.make_durable(&self.files)?;
+        self.folders.make(&self.incoming)?;
+        self.folders.make(&self.files)?;
         let path = self.root.join("longshore.probe");
         write_probe(&path)?.sync_all()?;
         remove_if_there(&path).map(drop)
@@ -282,19 +221,6 @@ impl BlobFolder {
     fn is_divided(&self) -> io::Result<bool> {
         Ok(fs::metadata(&self.incoming)?.dev() != fs::metadata(&self.files)?.dev())
     }
-
-    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        lock(&self.durable)
-    }
-}
-
-/// Returns the folder that contains `path`.
-pub(super) fn parent(path: &Path) -> io::Result<&Path> {
-    path.parent().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a folder"))
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// Removes a file. Reports whether it existed.
@@ -304,12 +230,6 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Returns the device and the inode number of a folder.
-fn identity(folder: &Path) -> io::Result<(u64, u64)> {
-    let found = fs::metadata(folder)?;
-    Ok((found.dev(), found.ino()))
 }
 
 /// Creates a folder that does not exist, and those above it, so that they survive a power loss. The path is
@@ -329,15 +249,17 @@ pub fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Opens a file for direct writes, past the page cache.
-fn open_direct(path: &Path) -> io::Result<File> {
+fn open_direct(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(io::Error::other)?;
-    File::options().write(true).custom_flags(flags).open(path)
+    options.write(true).custom_flags(flags).open(path)
 }
 
 fn write_probe_directly(path: &Path) -> io::Result<()> {
     let memory = vec![0; 2 * BLOCK_BYTES];
     let aligned = memory.as_ptr().align_offset(BLOCK_BYTES);
-    open_direct(path)?.write_all(&memory[aligned..][..BLOCK_BYTES])
+    // Created and opened in one call: another process may remove the file of its own probe at any moment.
+    let mut probe = open_direct(path, File::options().create(true).truncate(true))?;
+    probe.write_all(&memory[aligned..][..BLOCK_BYTES])
 }
 
 fn write_probe(path: &Path) -> io::Result<File> {

@@ -1,15 +1,27 @@
 //! Blobs as files in a folder on a local disk.
 //!
-//! Owns two folders in the data folder, which its owner lets one process at a time use (see [`OpenError`] for
-//! the reasons why it cannot be used). Keeps the contracts of the ports, also across a power loss: a
-//! checkpoint syncs the file and, the first time, the folder that contains its name; finishing syncs the
-//! folder that the file moves to. Large chunks are written directly, past the page cache, into blocks
-//! allocated a step ahead of them.
+//! Owns two folders in the data folder (see [`OpenError`] for the reasons why it cannot be used). Keeps the
+//! contracts of the ports, also across a power loss: a checkpoint syncs the file and, the first time, the
+//! folder that contains its name; finishing syncs the folder that the file moves to. Large chunks are
+//! written directly, past the page cache, into blocks allocated a step ahead of them.
 //!
-//! Reading order: `folder` (the layout), `files` (operations on whole files), `blob_locks` (exclusive access
-//! to them), `writer`, `preallocation` (the blocks to allocate before they are needed), `blob_file` (the
-//! rules of a checkpoint), `reader`, `copying` and `copiers` (joining files, and the threads for it), `keys`
-//! (listing).
+//! Its owner lets one process at a time use the folder, or several that [share](FolderAccess::Shared) it.
+//! Nothing in a shared folder stops the writes of a process that has lost a blob and does not know it yet.
+//! Such a process changes no byte that counts, for these reasons:
+//!
+//! - A writer writes only behind the bytes that its caller has committed, or into gaps between them, and no
+//!   two processes write a blob at the same time unless the caller breaks the contract of
+//!   [`takes_over`](Abilities::takes_over). So a lost writer changes only bytes behind those that its
+//!   successor has sealed, and gaps, which the sealed bytes contain but nobody reads.
+//! - A file that a lost writer may still have open is never moved to its final place: it could become longer
+//!   there. The caller copies the sealed bytes into a blob that only it writes.
+//! - A blob that was finished by one process is found finished by another, and a file is removed by its name:
+//!   a lost writer keeps writing to a file without a name.
+//!
+//! Reading order: `folder` (the layout), `durable_folders` (names that survive a power loss), `files`
+//! (operations on whole files), `blob_locks` (exclusive access to them), `writer`, `preallocation` (the
+//! blocks to allocate before they are needed), `blob_file` (the rules of a checkpoint), `reader`, `copying`
+//! and `copiers` (joining files, and the threads for it), `keys` (listing).
 
 use std::any::Any;
 use std::io;
@@ -30,6 +42,7 @@ mod blob_locks;
 mod blocking;
 mod copiers;
 mod copying;
+mod durable_folders;
 mod files;
 mod folder;
 mod keys;
@@ -49,6 +62,7 @@ use writer::{LocalWriter, WriterLimits};
 /// Settings for the use of the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalStoreSettings {
+    pub access: FolderAccess,
     pub durability: BlobDurability,
     /// True if large writes go to the disk past the page cache, where the file system supports it.
     pub direct_io: bool,
@@ -75,6 +89,17 @@ pub struct LocalStoreResources {
 /// Shows the owner of a folder, as long as it exists, that the folder is in use.
 pub type Guard = Arc<dyn Any + Send + Sync>;
 
+/// The processes that use a data folder at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum FolderAccess {
+    /// One. An older writer of a blob is ended when a newer one opens it.
+    #[default]
+    Exclusive,
+    /// Several, on one machine or on a file system that shows each the writes of the others. An older writer
+    /// in another process cannot be ended, so blobs are not [taken over](Abilities::takes_over).
+    Shared,
+}
+
 /// The failures that a checkpoint survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobDurability {
@@ -86,7 +111,13 @@ pub enum BlobDurability {
 
 impl Default for LocalStoreSettings {
     fn default() -> Self {
-        Self { durability: BlobDurability::Strict, direct_io: true, preallocate: true, writes_in_flight: 3 }
+        Self {
+            access: FolderAccess::Exclusive,
+            durability: BlobDurability::Strict,
+            direct_io: true,
+            preallocate: true,
+            writes_in_flight: 3,
+        }
     }
 }
 
@@ -99,7 +130,8 @@ impl Default for LocalStoreResources {
 /// Smaller blobs are not laid out.
 const LAID_OUT_MIN_BYTES: u64 = 1 << 20;
 
-/// The abilities of files. Whether they know their free space depends on the file system.
+/// The abilities of files. Whether they know their free space depends on the file system, and whether they
+/// are taken over on the access to the folder.
 const ABILITIES: Abilities = Abilities {
     any_order: true,
     overwrites: true,
@@ -113,7 +145,8 @@ const ABILITIES: Abilities = Abilities {
     max_resume_bytes: durable_end::TOKEN_BYTES,
 };
 
-/// Blobs in a data folder, whose `incoming` and `files` belong to this store for as long as it exists.
+/// Blobs in a data folder. Its `incoming` and `files` belong to this store and to those that share it, for as
+/// long as they exist.
 #[derive(Debug)]
 pub struct LocalStore {
     locks: Arc<BlobLocks>,
@@ -132,10 +165,12 @@ impl LocalStore {
     ) -> std::result::Result<Self, OpenError> {
         let settings = LocalStoreSettings { writes_in_flight: settings.writes_in_flight.max(1), ..settings };
         let direct_files = if settings.direct_io { resources.direct_files } else { 0 };
-        let data = BlobFolder::open(root, settings.durability, direct_files, resources.guard.clone())?;
+        let access = (settings.access, settings.durability);
+        let data = BlobFolder::open(root, access, direct_files, resources.guard.clone())?;
         // If measuring fails now, later calls report the error too.
         let knows_free_space = data.capacity().map_or(true, |capacity| capacity.is_some());
-        let abilities = Abilities { knows_free_space, ..ABILITIES };
+        let takes_over = settings.access == FolderAccess::Exclusive;
+        let abilities = Abilities { knows_free_space, takes_over, ..ABILITIES };
         Ok(Self { locks: Arc::new(BlobLocks::new(data)), copiers: Copiers::default(), abilities, settings, resources })
     }
 

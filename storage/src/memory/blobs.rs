@@ -28,6 +28,8 @@ pub(super) struct Open {
     turn: u64,
     /// The epoch it was opened under.
     epoch: Epoch,
+    /// True if that opening was closed: its writer can change nothing any more.
+    is_closed: bool,
     is_sealed: bool,
     /// Number of checkpoints that have cost an additional small object.
     small_pieces: u64,
@@ -35,7 +37,15 @@ pub(super) struct Open {
 
 impl Open {
     fn new(epoch: Epoch) -> Self {
-        Self { bytes: Vec::new(), covered: Stretches::default(), turn: 0, epoch, is_sealed: false, small_pieces: 0 }
+        Self {
+            bytes: Vec::new(),
+            covered: Stretches::default(),
+            turn: 0,
+            epoch,
+            is_closed: false,
+            is_sealed: false,
+            small_pieces: 0,
+        }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -86,6 +96,13 @@ impl Blobs {
         blob.ok_or_else(|| io::Error::other("the blob was reopened, sealed, finished or removed concurrently"))
     }
 
+    /// Records that the writer of this opening has ended properly.
+    pub(super) fn close(&mut self, key: &BlobKey, turn: u64) {
+        if let Ok(blob) = self.of_turn(key, turn) {
+            blob.is_closed = true;
+        }
+    }
+
     pub(super) fn open(&mut self, key: &BlobKey, epoch: Epoch, end: u64, takes_over: bool) -> io::Result<u64> {
         if self.finished.contains_key(key) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is already finished"));
@@ -94,8 +111,9 @@ impl Blobs {
         if known.is_some_and(|blob| blob.is_sealed) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is already sealed"));
         }
-        if let Some(theirs) = known.map(|blob| blob.epoch).filter(|theirs| !takes_over && *theirs != epoch) {
-            let foreign = format!("it belongs to epoch {theirs} and cannot be resumed in epoch {epoch}");
+        let is_foreign = |blob: &&Open| !takes_over && blob.epoch != epoch && !blob.is_closed;
+        if let Some(theirs) = known.filter(is_foreign).map(|blob| blob.epoch) {
+            let foreign = format!("epoch {theirs} has not closed it, so it cannot be resumed in epoch {epoch}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, foreign));
         }
         let end = index(end)?;
@@ -111,6 +129,7 @@ impl Blobs {
         blob.covered.cut(end as u64);
         blob.turn = self.last_turn;
         blob.epoch = epoch;
+        blob.is_closed = false;
         Ok(self.last_turn)
     }
 
@@ -132,6 +151,7 @@ impl Blobs {
         let blob = self.open.entry(into.clone()).or_insert_with(|| Open::new(epoch));
         blob.covered.insert(0..end);
         blob.bytes = joined;
+        blob.is_closed = true;
         Ok(end)
     }
 

@@ -73,7 +73,8 @@ impl MemoryStore {
     }
 
     /// Creates a store that behaves like multipart uploads to an object store: parts of this size in order,
-    /// which cannot be read before they are completed, nor resumed in another epoch.
+    /// which cannot be read before they are completed. Another epoch resumes one only after its writer was
+    /// closed; this store checks that, which a real one cannot.
     pub fn like_an_object_store(part_bytes: u64) -> Self {
         Self::with_abilities(Abilities {
             any_order: false,

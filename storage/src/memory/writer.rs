@@ -122,7 +122,9 @@ impl BlobWriter for MemoryWriter {
         Ok(promise.boxed())
     }
 
-    async fn close(self: Box<Self>) {}
+    async fn close(self: Box<Self>) {
+        self.store.blobs().close(&self.key, self.turn);
+    }
 }
 
 fn written(written: &Mutex<Written>) -> MutexGuard<'_, Written> {

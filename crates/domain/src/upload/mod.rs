@@ -36,7 +36,7 @@ use crate::failure::Failure;
 use crate::generation::Generations;
 use crate::id::{CommitId, InstanceId, UploadId};
 use crate::metadata::Metadata;
-use crate::node::{Epoch, Lease};
+use crate::node::{Handover, Lease};
 use crate::principal::TenantId;
 use crate::ranges::ReceivedRanges;
 use crate::rejection::Rejection;
@@ -156,7 +156,7 @@ impl Upload {
 
     /// Assigns it to a node, which runs its writer from the first commit on.
     pub fn assign_to(&mut self, node: InstanceId) {
-        self.record.lease = self.record.lease.taken_by(node);
+        self.record.lease = self.record.lease.taken_by(node, Handover::Clean);
     }
 
     /// Returns the number of leading bytes that are durable without a gap.
@@ -408,11 +408,11 @@ impl Upload {
         self.record.facts = Some(facts);
     }
 
-    /// Continues in a new blob for this epoch, after the bytes committed in earlier epochs. Returns true if
-    /// the blob is new.
-    pub fn begin_generation(&mut self, epoch: Epoch, now: Timestamp) -> bool {
+    /// Continues in a new blob after the committed bytes, if an earlier holder of the upload may still be
+    /// writing to the current one. Returns true if the blob is new.
+    pub fn begin_generation(&mut self, now: Timestamp) -> bool {
         debug_assert!(self.record.stage.takes_bytes(), "only an upload that accepts bytes begins a generation");
-        let is_new = self.record.generations.begin(epoch, self.reach().get());
+        let is_new = self.record.generations.begin(self.record.lease.generation, self.reach().get());
         if is_new {
             self.record.resume = None;
             self.record.updated_at = now;
@@ -420,10 +420,30 @@ impl Upload {
         is_new
     }
 
-    /// Records that one blob now holds all bytes, with the storage's data for continuing with that blob.
+    /// Reports whether no node but the holder of the upload can be writing to its current blob.
+    pub fn has_sole_writer(&self) -> bool {
+        self.record.generations.is_of(self.record.lease.generation)
+    }
+
+    /// Reports whether all its bytes were copied into one blob, to which no node writes.
+    pub fn is_joined(&self) -> bool {
+        self.record.generations.are_joined_at(self.reach().get())
+    }
+
+    /// Forgets the blobs that were joined, after they were deleted.
+    pub fn drop_joined(&mut self) {
+        self.record.generations.drop_joined();
+    }
+
+    /// Records that the committed bytes are about to be joined into a new blob.
+    pub fn begin_joining(&mut self, now: Timestamp) {
+        self.record.generations.begin_joining(self.record.lease.generation);
+        self.record.updated_at = now;
+    }
+
+    /// Records that one blob now holds all committed bytes, with the storage's data for continuing in it.
     pub fn join_generations(&mut self, resume: Vec<u8>, now: Timestamp) {
-        debug_assert!(self.record.stage == Stage::Verified, "only a verified upload has its generations joined");
-        self.record.generations.join(self.offset().get());
+        self.record.generations.join(self.reach().get());
         self.record.resume = Some(resume);
         self.record.updated_at = now;
     }

@@ -64,7 +64,8 @@ impl ClientRights {
 
     /// Returns the rights of clients.
     pub(super) fn rights(self) -> Rights {
-        let rights = Rights::all().without(&[Right::ReadWebhooks, Right::ManageWebhooks]);
+        let rights =
+            Rights::all().without(&[Right::ReadWebhooks, Right::ManageWebhooks, Right::ReadNodes, Right::DrainNodes]);
         Right::ALL
             .iter()
             .filter(|right| self.not(**right).is_some())

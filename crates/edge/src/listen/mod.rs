@@ -54,6 +54,9 @@ pub enum ListenerRole {
     All,
     /// Only requests that change nothing.
     Reading,
+    /// Only requests that change nothing, at a node of a cluster that has no other listener. All others are
+    /// to be repeated, because the load balancer then sends them to another node.
+    ReadNode,
 }
 
 /// The times to wait for a peer.

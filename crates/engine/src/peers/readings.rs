@@ -8,6 +8,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::PeerAccess;
+use super::metrics::MeasuredCall;
 use crate::Inner;
 use crate::lock::lock;
 use domain::id::{InstanceId, UploadId};
@@ -49,7 +50,7 @@ impl Inner {
         };
         let wanted: Vec<(usize, UploadId, InstanceId)> = found.iter().enumerate().filter_map(elsewhere).collect();
         let asked: Vec<(UploadId, InstanceId)> = wanted.iter().map(|(_, id, holder)| (*id, *holder)).collect();
-        for ((place, ..), reading) in wanted.into_iter().zip(peers.readings_of(&asked).await) {
+        for ((place, ..), reading) in wanted.into_iter().zip(self.readings_of(peers, &asked).await) {
             live[place] = reading;
         }
         live
@@ -61,30 +62,28 @@ impl Inner {
         match &self.peers {
             Some(peers) if local.is_none() => {
                 let holder = peers.readings.holder_of(id)?;
-                peers.readings_of(&[(id, holder)]).await.into_iter().next().flatten()
+                self.readings_of(peers, &[(id, holder)]).await.into_iter().next().flatten()
             }
             Some(_) | None => local,
         }
     }
-}
 
-impl PeerAccess {
     /// Reads the progress of uploads of these holders, with one call to each of them.
-    async fn readings_of(&self, wanted: &[(UploadId, InstanceId)]) -> Vec<Option<ProgressReading>> {
+    async fn readings_of(&self, peers: &PeerAccess, wanted: &[(UploadId, InstanceId)]) -> Vec<Option<ProgressReading>> {
         let mut missing: HashMap<InstanceId, Vec<UploadId>> = HashMap::new();
-        for (upload, holder) in self.readings.outdated(wanted, self.limits.progress_reuse) {
+        for (upload, holder) in peers.readings.outdated(wanted, peers.limits.progress_reuse) {
             missing.entry(holder).or_default().push(upload);
         }
-        join_all(missing.into_iter().map(|(holder, uploads)| self.read(holder, uploads))).await;
-        self.readings.of(wanted)
+        join_all(missing.into_iter().map(|(holder, uploads)| self.read(peers, holder, uploads))).await;
+        peers.readings.of(wanted)
     }
 
-    async fn read(&self, holder: InstanceId, uploads: Vec<UploadId>) {
-        let call = self.calls.progress(holder, &uploads);
-        let answer = tokio::time::timeout(self.limits.progress_timeout, call).await;
-        let mut readings = answer.ok().and_then(Result::ok).unwrap_or_default();
+    async fn read(&self, peers: &PeerAccess, holder: InstanceId, uploads: Vec<UploadId>) {
+        let call = peers.calls.progress(holder, &uploads);
+        let answer = self.measure(MeasuredCall::Progress, peers.limits.progress_timeout, call).await;
+        let mut readings = answer.unwrap_or_default();
         readings.resize(uploads.len(), None);
-        self.readings.keep(holder, uploads.into_iter().zip(readings));
+        peers.readings.keep(holder, uploads.into_iter().zip(readings));
     }
 }
 

@@ -18,7 +18,8 @@ use domain::upload::Upload;
 pub(super) enum Ending {
     /// All bytes have arrived, or no request is left.
     Over,
-    Stop,
+    /// This node stops, or hands over its uploads.
+    Stop(Unavailable),
     /// A newer request takes over, or ends the upload.
     Yield(oneshot::Sender<Result<(), Offset>>, Option<EndNotice>),
     /// The only request, in order, leaves nothing behind.
@@ -28,13 +29,19 @@ pub(super) enum Ending {
     Broken(WriterBroken),
 }
 
+impl Ending {
+    pub(super) fn reason_of_stop(&self) -> Option<Unavailable> {
+        if let Self::Stop(reason) = self { Some(*reason) } else { None }
+    }
+}
+
 impl Writer {
     /// Ends the writer and returns the answer for the requests that remain. `completes` says that the upload
     /// completes when it is full.
     pub(super) async fn end(mut self, ending: Ending, completes: bool) -> Result<Upload, EngineError> {
         let committer = &mut self.ledger.committer;
         match ending {
-            Ending::Over | Ending::Stop => self.conclude(completes).await,
+            Ending::Over | Ending::Stop(_) => self.conclude(completes).await,
             Ending::Yield(answer, end_notice) => {
                 let upload = &committer.upload;
                 tracing::info!(upload = %upload.id(), offset_bytes = upload.offset().get(), "a newer request takes over");
@@ -76,6 +83,7 @@ impl Writer {
         let (inner, held, upload) = self.ledger.committer.into_parts();
         tracing::debug!(upload = %upload.id(), received_bytes = upload.received_bytes(), "no more bytes for now");
         let settled = inner.drive_to_completion(upload, &Initiator::Client(self.caller)).await.and_then(unless_failed);
+        inner.give_back(settled.as_ref().ok()).await;
         drop(held);
         settled
     }
@@ -97,7 +105,7 @@ pub(super) async fn answer(
     inner: &Inner,
     requests: Vec<JoinedRequest>,
     outcome: &Result<Upload, EngineError>,
-    stops: bool,
+    stopped_by: Option<Unavailable>,
 ) {
     let complete = outcome.as_ref().ok().filter(|upload| upload.stage() == Stage::Completed);
     let complete = complete.and_then(|upload| Some((upload, upload.length()?)));
@@ -107,8 +115,8 @@ pub(super) async fn answer(
             request.answer(outcome.clone());
             continue;
         }
-        if stops {
-            request.answer(outcome.clone().and(Err(EngineError::Unavailable(Unavailable::ShuttingDown))));
+        if let Some(reason) = stopped_by {
+            request.answer(outcome.clone().and(Err(EngineError::Unavailable(reason))));
             continue;
         }
         let Some((upload, length)) = complete else {

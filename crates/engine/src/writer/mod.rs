@@ -39,6 +39,7 @@ use crate::admission::Admitted;
 use crate::command::{Append, EngineError, Overflow, Unavailable};
 use crate::commit::{Committer, WriterBroken, WriterWakeup};
 use crate::feed::{Feed, FeedItem};
+use crate::fence::FenceWatch;
 use crate::joined_request::JoinedRequest;
 use crate::lease::LeaseGuard;
 use crate::ledger::Ledger;
@@ -99,16 +100,18 @@ enum WriterStep {
 }
 
 impl Writer {
-    /// Creates a writer for the holder of the lease of `upload`, which is the committed record.
+    /// Creates a writer for the holder of the lease of `upload`, which is the committed record. `contact` was
+    /// watched when the record was read.
     pub(super) async fn open(
         inner: &Arc<Inner>,
         held: LeaseGuard<WriterRequest>,
         upload: Upload,
+        contact: FenceWatch,
     ) -> Result<Self, EngineError> {
         let upload_digests = UploadDigests::resume(inner, &upload).await?;
         let now = Instant::now();
         Ok(Self {
-            ledger: Ledger::new(Committer::new(Arc::clone(inner), held, upload)),
+            ledger: Ledger::new(Committer::new(Arc::clone(inner), held, upload, contact)),
             upload_digests,
             requests: Vec::new(),
             turn: 0,
@@ -191,14 +194,14 @@ impl Writer {
 
     pub(super) async fn run(mut self) {
         let ending = self.receive().await;
-        let stops = matches!(ending, Ending::Stop);
+        let stopped_by = ending.reason_of_stop();
         let completes = self.completes_when_full();
         let requests = std::mem::take(&mut self.requests);
         // Boxed: it takes far more memory than receiving does, and thousands may be receiving.
         Box::pin(async move {
             let inner = Arc::clone(&self.ledger.committer.inner);
             let outcome = self.end(ending, completes).await;
-            ending::answer(&inner, requests, &outcome, stops).await;
+            ending::answer(&inner, requests, &outcome, stopped_by).await;
         })
         .await;
     }
@@ -212,7 +215,7 @@ impl Writer {
                 Err(broken) => return Ending::Broken(broken),
             }
             let done = match self.next_step().await {
-                WriterStep::Wakeup(WriterWakeup::Stop) => return Ending::Stop,
+                WriterStep::Wakeup(WriterWakeup::Stop(reason)) => return Ending::Stop(reason),
                 WriterStep::Wakeup(WriterWakeup::Fenced) => return self.fence(),
                 WriterStep::Wakeup(WriterWakeup::Committed(committed)) => self.on_committed(committed),
                 // Its sender has gone away: an abandoned request must not end requests whose clients are

@@ -151,3 +151,36 @@ async fn bells_ring_on_other_nodes() {
     }
     assert!(latest < std::time::Duration::from_millis(500), "{latest:?}: it rang without a commit");
 }
+
+/// A stream at one node follows what another writes, and goes on at any node behind the last event it has
+/// seen (scale-out C6).
+#[tokio::test]
+async fn a_stream_at_one_node_follows_the_writes_of_another() {
+    const EVENTS: u64 = 8;
+    let place = Database::new();
+    let (first, second) = (place.open().await, place.open().await);
+    let mut upload = first.insert(change_of(state::conformance::new_upload(1))).await.unwrap();
+    let id = upload.id();
+    let mut bell = second.bells().of_upload(id);
+    let writer = Arc::clone(&first);
+    let writing = tokio::spawn(async move {
+        for step in 1..EVENTS {
+            state::conformance::receive(&mut upload, 100, at(i64::try_from(step).unwrap()));
+            upload = writer.commit(change_of(upload)).await.unwrap();
+        }
+    });
+    let mut seen = Vec::new();
+    while seen.len() < usize::try_from(EVENTS).unwrap() {
+        let last = seen.last().copied().unwrap_or(0);
+        let found = second.events_of(TenantScope::All, id, last, 3).await.unwrap();
+        if found.is_empty() {
+            let rung = tokio::time::timeout(std::time::Duration::from_secs(10), bell.rung()).await;
+            rung.expect("the bell rings at least once a second");
+        }
+        seen.extend(found.iter().map(|event| event.sequence));
+    }
+    writing.await.unwrap();
+    assert!(seen.iter().copied().eq(1..=EVENTS), "each once and in order: {seen:?}");
+    let rest = first.events_of(TenantScope::All, id, seen[4], 100).await.unwrap();
+    assert!(rest.iter().map(|event| event.sequence).eq(6..=EVENTS), "another node goes on behind the same event");
+}

@@ -7,10 +7,10 @@ use std::sync::Mutex;
 use domain::delivery::DeliveryState;
 use domain::id::CommitId;
 use domain::principal::TenantScope;
-use longshore_state_postgres::{DatabaseUrl, PostgresSettings, PostgresStore};
+use longshore_state_postgres::PostgresStore;
 use state::conformance::{
-    LEASE, NOW, StateFixture, at, bodies, change_of, claim, deliveries_to, endpoint, new_upload, own, receive,
-    subscribed, succeed,
+    LEASE, NOW, StateFixture, at, bodies, change_of, claim, deliveries_to, new_upload, own, receive, subscribed,
+    succeed, up_to,
 };
 use state::{Dispatch, Endpoints, Error, EventLog, HookCalls, Store, Uploads};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,12 +80,12 @@ impl Proxy {
 }
 
 async fn open_behind_proxy(place: &Database) -> (Arc<PostgresStore>, Arc<Proxy>) {
-    let url = place.url();
+    let url = place.url_of_store();
     let (user, address) = url.split_once('@').unwrap();
     let (server, database) = address.split_once('/').unwrap();
     let (proxy, port) = Proxy::start(server.to_owned()).await;
-    let address = DatabaseUrl::parse(&format!("{user}@127.0.0.1:{port}/{database}"), None).unwrap();
-    (PostgresStore::open(PostgresSettings::new(address), bodies()).await.unwrap(), proxy)
+    let settings = place.settings_at(&format!("{user}@127.0.0.1:{port}/{database}"));
+    (PostgresStore::open(settings, bodies()).await.unwrap(), proxy)
 }
 
 /// The record shows whether a commit was made. A lost commit is repeated, and none is made twice.
@@ -102,6 +102,8 @@ async fn no_commit_is_lost_or_done_twice() {
         assert_eq!(upload.record().version, u64::from(number) + 1);
     }
     assert_eq!(*proxy.count.lock().unwrap(), 134);
+    let outcomes = store.readings().ambiguous_commits;
+    assert_eq!(outcomes, [("committed", 67), ("repeated", 67), ("conflict", 0), ("unknown", 0)]);
     let events = store.events_of(TenantScope::All, upload.id(), 0, 1_000).await.unwrap();
     assert!(events.iter().map(|event| event.sequence).eq(1..=events.len() as u64), "a gap or a double");
     assert_eq!(store.find(TenantScope::All, upload.id()).await.unwrap(), Some(upload));
@@ -123,6 +125,7 @@ async fn a_lost_commit_that_was_overtaken_is_a_conflict() {
     upload.set_commit_id(CommitId::new(NOW, [2; 10]));
     assert!(matches!(store.commit(change_of(upload)).await, Err(Error::Conflict(_))));
     assert_eq!(store.find(TenantScope::All, theirs.id()).await.unwrap(), Some(theirs));
+    assert_eq!(store.readings().ambiguous_commits[2], ("conflict", 1));
 }
 
 /// Repeatable work is repeated, and its caller does not notice.
@@ -168,10 +171,11 @@ async fn a_claim_whose_answer_was_lost_runs_out() {
     let (store, proxy) = open_behind_proxy(&place).await;
     store.open_for(own(), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
     store.insert(change_of(new_upload(1))).await.unwrap();
-    let slots = [(endpoint("a"), 10)];
+    let slots = [up_to("a", 10)];
     *proxy.next.lock().unwrap() = Some(Fate::AnswerLost);
     let unknown = store.claim_due(own(), &slots, at(20), LEASE).await;
     assert!(matches!(unknown, Err(Error::Unanswered { .. })), "{unknown:?}");
+    assert_eq!(store.readings().ambiguous_commits[3], ("unknown", 1));
     assert_eq!(store.claim_due(own(), &slots, at(20), LEASE).await.unwrap(), []);
     let again = store.claim_due(own(), &slots, at(20).plus(LEASE), LEASE).await.unwrap();
     assert_eq!((again.len(), again[0].is_taken_over), (1, true));

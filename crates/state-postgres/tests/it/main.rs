@@ -6,10 +6,20 @@
 
 mod days;
 mod delivery_plans;
+mod failover;
 mod log;
 mod lost_answers;
+mod measures;
+mod migrations;
+mod old_days;
 mod opening;
+mod outages;
 mod place;
 mod plans;
+mod pooled_server;
+mod pooler;
+mod read_node;
+mod replicas;
 mod sending;
+mod server;
 mod suite;

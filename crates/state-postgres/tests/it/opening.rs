@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use longshore_state_postgres::{DatabaseUrl, PostgresSettings, PostgresStore};
-use state::conformance::{StateFixture, bodies, new_upload};
+use state::conformance::{StateFixture, bodies, cluster_record, new_upload};
 use state::{Error, Store, Uploads};
 
 use crate::place::Database;
@@ -66,6 +66,13 @@ async fn a_store_that_is_alone_shares_with_nobody() {
     let second = second.await.unwrap().unwrap();
     assert!(refusal(place.settings()).await.contains("another server has this database open"));
     second.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn nodes_of_a_cluster_have_its_name_and_a_common_key() {
+    let place = Database::new();
+    let (first, second) = (place.open().await, place.open().await);
+    cluster_record::nodes_of_a_cluster_have_its_name_and_a_common_key(&*first, &*second).await;
 }
 
 /// The advisory lock of an open store.

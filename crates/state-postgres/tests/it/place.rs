@@ -39,12 +39,34 @@ impl Database {
         Self { name }
     }
 
+    /// Returns the settings of a store; it uses the pooler, if the suite has one.
     pub(crate) fn settings(&self) -> PostgresSettings {
-        PostgresSettings::new(DatabaseUrl::parse(&self.url(), None).unwrap())
+        // The suite queues thousands of calls at once, also on a busy machine.
+        PostgresSettings { patience: Duration::from_mins(10), ..self.settings_at(&self.url_of_store()) }
     }
 
+    /// Returns the settings of a store that reaches the database, or its pooler, at another address.
+    pub(crate) fn settings_at(&self, url: &str) -> PostgresSettings {
+        let parsed = |url: &str| DatabaseUrl::parse(url, None).unwrap();
+        let direct_address = pooler().map(|_| parsed(&self.url()));
+        PostgresSettings { direct_address, ..PostgresSettings::new(parsed(url)) }
+    }
+
+    /// Returns the address of the database on the server itself.
     pub(crate) fn url(&self) -> String {
         url_of(&self.name)
+    }
+
+    /// Returns the address of the database on the pooler of the suite, or on the server if there is none.
+    pub(crate) fn url_of_store(&self) -> String {
+        pooler().map_or_else(|| self.url(), |pooler| at_database(&pooler, &self.name))
+    }
+
+    /// Ends all connections to the database, also those that a pooler keeps.
+    pub(crate) async fn end_connections(&self) {
+        let sql = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        self.connect().await.query(sql, &[]).await.unwrap();
     }
 
     /// Opens a connection outside the store.
@@ -57,9 +79,17 @@ fn new_name() -> String {
     format!("longshore_test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Returns the address of the pooler of the suite, if `tests/services/postgres.sh` has started one.
+fn pooler() -> Option<String> {
+    std::env::var("TEST_POSTGRES_DIRECT_URL").is_ok().then(|| std::env::var("TEST_POSTGRES_URL").unwrap())
+}
+
 fn url_of(database: &str) -> String {
-    let address = std::env::var("TEST_POSTGRES_URL");
-    let address = address.expect("TEST_POSTGRES_URL names a server; tests/services/postgres.sh starts one");
+    let address = std::env::var("TEST_POSTGRES_DIRECT_URL").or_else(|_| std::env::var("TEST_POSTGRES_URL"));
+    at_database(&address.expect("TEST_POSTGRES_URL names a server; tests/services/postgres.sh starts one"), database)
+}
+
+fn at_database(address: &str, database: &str) -> String {
     let (server, _) = address.rsplit_once('/').unwrap();
     format!("{server}/{database}")
 }
@@ -146,6 +176,15 @@ impl StateFixture for OneWriter {
     }
 }
 
+/// Waits until so many sessions of the client's database wait for locks of a type.
+pub(crate) async fn until_waiting(client: &Client, lock_type: &str, sessions: i64) {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = $1 AND NOT granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    while client.query_one(waiting, &[&lock_type]).await.unwrap().get::<_, i64>(0) < sessions {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 impl GathersCommits for OneWriter {
     /// Locks the endpoints, and makes the writer wait for them with an upload that no test uses.
     async fn hold(store: &Arc<PostgresStore>) -> Box<dyn Send> {
@@ -156,10 +195,7 @@ impl GathersCommits for OneWriter {
             let unasked = state::conformance::new_upload(251);
             state::Uploads::insert(&*store, change_of(unasked)).await
         });
-        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-        while client.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until_waiting(&client, "advisory", 1).await;
         Box::new(client)
     }
 }

@@ -17,11 +17,11 @@ use domain::upload::{NewUpload, Upload};
 use longshore_state_postgres::PostgresStore;
 use state::conformance::{
     NOW, StateFixture, asked, at, change_of, claim, deliveries_to, endpoint, horizon, leases, new_upload, receive,
-    settle, settlement, states_at, stored, subscribed, succeed,
+    settle, settlement, states_at, stored, subscribed, succeed, up_to,
 };
 use state::{Deliveries, Dispatch, Endpoints, Leases, Membership, Replays, Retention, Uploads};
 
-use crate::place::Database;
+use crate::place::{Database, until_waiting};
 
 /// Makes every transaction that writes deliveries wait before it commits, up to `most_ms` milliseconds per
 /// row.
@@ -110,7 +110,7 @@ impl Worker {
 
     /// Leases do not expire here, so no node takes over a delivery of another.
     async fn send(self) {
-        let slots = NAMES.map(|name| (endpoint(name), 3));
+        let slots = NAMES.map(|name| up_to(name, 3));
         while !self.is_over() {
             let claims = self.store.claim_due(self.node, &slots, self.now(), Duration::from_hours(1)).await.unwrap();
             if claims.is_empty() {
@@ -171,7 +171,12 @@ impl Worker {
         let job = replay_job(name, ReplaySelection::Everything, self.now());
         let mut job = self.store.begin_replay(job).await.unwrap();
         for _ in 0..3 {
-            job = self.store.advance_replay(job.id, 50, self.now()).await.unwrap().unwrap();
+            let Some(advanced) = self.store.advance_replay(job.id, 50, self.now()).await.unwrap() else {
+                // Another node has removed the record of the job since it ended.
+                assert_ne!(job.state, ReplayState::Running, "a running job is never removed");
+                return;
+            };
+            job = advanced;
         }
         self.store.cancel_replay(TenantScope::All, job.id, self.now()).await.unwrap();
     }
@@ -192,6 +197,37 @@ pub(crate) fn replay_job(name: &str, what: ReplaySelection, now: Timestamp) -> R
         created_at: now,
         finished_at: None,
     }
+}
+
+/// A replay reads events and waits for their lanes, while another node removes the events. A delivery without
+/// its event could never be sent, and would block its lane.
+#[tokio::test]
+async fn a_replay_skips_events_that_are_removed_while_it_waits() {
+    let place = Database::new();
+    let (removing, replaying) = (place.open().await, place.open().await);
+    removing.open_for(node(1), vec![subscribed("a", &["upload.*"])], NOW).await.unwrap();
+    let upload = removing.insert(change_of(new_upload(1))).await.unwrap();
+    let claims = claim(&*removing, "a", at(1)).await;
+    succeed(&*removing, &claims[0], at(2)).await;
+    let job = replaying.begin_replay(replay_job("a", ReplaySelection::Everything, at(50))).await.unwrap();
+
+    let blocking = place.connect().await;
+    let [.., a, b, c, d] = *upload.id().as_bytes();
+    let lane = (0x4c6f_6e68_i64 << 32) | i64::from(u32::from_be_bytes([a, b, c, d]));
+    blocking.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({lane})")).await.unwrap();
+    let removed = tokio::spawn({
+        let removing = Arc::clone(&removing);
+        async move { removing.prune(horizon(at(100)), 20).await.unwrap() }
+    });
+    until_waiting(&blocking, "advisory", 1).await;
+    let replayed = tokio::spawn(async move { replaying.advance_replay(job.id, 50, at(50)).await.unwrap() });
+    until_waiting(&blocking, "advisory", 2).await;
+    blocking.batch_execute("COMMIT").await.unwrap();
+    // The locks are granted in the order in which they were requested.
+    assert_eq!(removed.await.unwrap(), 2, "a delivery and its event");
+    let replayed = replayed.await.unwrap().unwrap();
+    assert_eq!((replayed.state, replayed.queued), (ReplayState::Done, 0));
+    assert_eq!(deliveries_to(&*removing, "a").await, []);
 }
 
 /// Two nodes commit, send, replay, cancel, pause, expire and prune concurrently. No operation fails, and
@@ -232,7 +268,7 @@ async fn nothing_stops_whatever_two_nodes_do_at_once() {
     }
     while store.advance_backlog(500, at(5_000)).await.unwrap() {}
     for _ in 0..10_000 {
-        let slots = NAMES.map(|name| (endpoint(name), 100));
+        let slots = NAMES.map(|name| up_to(name, 100));
         let claims = store.claim_due(node(1), &slots, at(10_000), Duration::from_hours(1)).await.unwrap();
         if claims.is_empty() {
             break;

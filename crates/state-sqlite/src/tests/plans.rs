@@ -10,8 +10,9 @@ use super::statements::StatementTrace;
 use crate::outbox::DELIVERIES;
 use crate::{SqliteSettings, SqliteStore};
 use domain::delivery::{AttemptOutcome, DeliveryState, Disposition, ReplaySelection};
-use domain::endpoint::{Endpoint, EndpointState, EndpointTerms, Health, Ordering};
+use domain::endpoint::{Endpoint, EndpointState, EndpointTerms, Ordering};
 use domain::event::EventKind;
+use domain::health::HealthChange;
 use domain::id::{DeliveryId, EventId, ReplayId};
 use domain::log::EventPosition;
 use domain::notice::Notice;
@@ -27,7 +28,8 @@ use state::{
 };
 
 /// Tables that always have few rows.
-const SMALL: [&str; 6] = ["health", "endpoints", "nodes", "replay_jobs", "backlog_jobs", "node_endpoints"];
+const SMALL: [&str; 7] =
+    ["health", "endpoints", "endpoint_configuration", "nodes", "replay_jobs", "backlog_jobs", "node_endpoints"];
 
 /// Returns the beginnings of statements that sort a few rows: the requested number, or a small backlog.
 fn sorting() -> [String; 2] {
@@ -106,7 +108,7 @@ async fn manage_endpoints(store: &SqliteStore) {
     let failing = Notice::EndpointFailing { endpoint: endpoint("a"), since: NOW, percent: 50 };
     store.announce(TenantId::DEFAULT, failing, at(12)).await.unwrap();
     store.test_endpoint(TenantScope::All, own(), &endpoint("b"), at(12), LEASE).await.unwrap();
-    let health = vec![(endpoint("b"), Health::default())];
+    let health = vec![(endpoint("b"), HealthChange { failures: 1, ..HealthChange::default() })];
     store.settle(SettlementBatch { settlements: vec![], health }, at(12)).await.unwrap();
 }
 
@@ -153,7 +155,7 @@ async fn ask_everything(store: &SqliteStore) {
         SweepSelection::Outdated { completed_before: NOW },
         SweepSelection::Missing,
     ] {
-        store.due(question, leases::node(1).instance, 0, 10).await.unwrap();
+        store.due(question, state::SweepShare::OwnAndFree(leases::node(1).instance), 0, 10).await.unwrap();
     }
     for query in upload_queries() {
         store.list(TenantScope::All, &query).await.unwrap();

@@ -3,9 +3,9 @@
 use futures::future::join_all;
 
 use super::*;
-use crate::{CommitIdentity, Error, Membership, SweepSelection, resolve_lost_answer};
+use crate::{CommitIdentity, Error, Membership, SweepSelection, SweepShare, resolve_lost_answer};
 use domain::id::{CommitId, InstanceId};
-use domain::node::{Epoch, Lease, Node, NodeName, NodeRole};
+use domain::node::{Epoch, Handover, Lease, Node, NodeName, NodeRole};
 use domain::principal::TenantScope;
 
 pub fn node(number: u8) -> Node {
@@ -29,8 +29,14 @@ async fn insert_held<S: UploadStore>(store: &S, number: u8, node: InstanceId) ->
     store.insert(change_of(upload)).await.unwrap()
 }
 
+/// Returns a lease that was taken over cleanly since it was first held.
 fn held_by(holder: InstanceId, epoch: u64) -> Option<Lease> {
-    Some(Lease { holder: Some(holder), epoch: Epoch::new(epoch) })
+    Some(Lease { holder: Some(holder), epoch: Epoch::new(epoch), generation: Epoch::new(1) })
+}
+
+/// Returns a lease whose last takeover was unclean.
+fn taken_by(holder: InstanceId, epoch: u64) -> Option<Lease> {
+    Some(Lease { holder: Some(holder), epoch: Epoch::new(epoch), generation: Epoch::new(epoch) })
 }
 
 pub async fn a_node_that_lives_keeps_what_it_holds<P: StateFixture>(place: P) {
@@ -115,14 +121,14 @@ pub async fn a_node_counts_as_alive_as_long_as_it_said<P: StateFixture>(place: P
     second.join(&node(2), Membership::Others, Some(LONG)).await.unwrap();
     let id = insert_held(&*first, 1, one).await.id();
     assert!(!first.renew(one, LONG).await.unwrap(), "its time was over");
-    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2));
-    assert_eq!(first.acquire(id, one).await.unwrap(), held_by(two, 2), "the dead take nothing");
+    assert_eq!(second.acquire(id, two).await.unwrap(), taken_by(two, 2));
+    assert_eq!(first.acquire(id, one).await.unwrap(), taken_by(two, 2), "the dead take nothing");
 
     assert!(second.renew(two, LONG).await.unwrap());
     first.join(&node(3), Membership::Others, Some(LONG)).await.unwrap();
-    assert_eq!(first.acquire(id, three).await.unwrap(), held_by(two, 2));
+    assert_eq!(first.acquire(id, three).await.unwrap(), taken_by(two, 2));
     assert!(second.renew(two, Duration::ZERO).await.unwrap());
-    assert_eq!(first.acquire(id, three).await.unwrap(), held_by(three, 3));
+    assert_eq!(first.acquire(id, three).await.unwrap(), taken_by(three, 3));
     assert!(!second.renew(two, LONG).await.unwrap());
 }
 
@@ -141,7 +147,7 @@ pub async fn a_start_beside_a_running_node_takes_nothing<P: StateFixture>(place:
     // A node that joins as alone is trusted: no other node can be at work.
     let third = place.open().await;
     third.join(&node(3), Membership::Alone, None).await.unwrap();
-    assert_eq!(third.acquire(held.id(), node(3).instance).await.unwrap(), held_by(node(3).instance, 2));
+    assert_eq!(third.acquire(held.id(), node(3).instance).await.unwrap(), taken_by(node(3).instance, 2));
     assert!(!first.renew(one, Duration::from_secs(1)).await.unwrap());
 }
 
@@ -184,31 +190,40 @@ pub async fn a_holder_that_does_not_answer_is_taken_over_once<P: StateFixture>(p
     let three = node(3).instance;
     let mut frozen = insert_held(&*first, 1, one).await;
     let (id, seen) = (frozen.id(), frozen.record().lease);
-    assert_eq!(second.seize(id, seen.taken_by(three), two).await.unwrap(), held_by(one, 1), "it is not the lease");
-    assert_eq!(second.seize(id, seen, two).await.unwrap(), held_by(two, 2));
-    assert_eq!(second.seize(id, seen, two).await.unwrap(), held_by(two, 2), "a repetition changes nothing");
-    assert_eq!(second.seize(id, seen, three).await.unwrap(), held_by(two, 2), "it was too late");
-    assert_eq!(second.seize(id, seen.taken_by(two), two).await.unwrap(), held_by(two, 2), "its own lease stays");
+    assert_eq!(
+        second.seize(id, seen.taken_by(three, Handover::Unclean), two).await.unwrap(),
+        held_by(one, 1),
+        "it is not the lease"
+    );
+    assert_eq!(second.seize(id, seen, two).await.unwrap(), taken_by(two, 2));
+    assert_eq!(second.seize(id, seen, two).await.unwrap(), taken_by(two, 2), "a repetition changes nothing");
+    assert_eq!(second.seize(id, seen, three).await.unwrap(), taken_by(two, 2), "it was too late");
+    assert_eq!(
+        second.seize(id, seen.taken_by(two, Handover::Unclean), two).await.unwrap(),
+        taken_by(two, 2),
+        "its own lease stays"
+    );
     assert_eq!(second.seize(new_upload(9).id(), seen, two).await.unwrap(), None);
     receive(&mut frozen, 5, at(1));
     assert!(matches!(first.commit(change_of(frozen)).await, Err(Error::Conflict(conflicted)) if conflicted == id));
 
     let held = second.find(TenantScope::All, id).await.unwrap().unwrap().record().lease;
     let dead = node(9).instance;
-    assert_eq!(first.seize(id, held, dead).await.unwrap(), held_by(two, 2), "the dead take nothing");
+    assert_eq!(first.seize(id, held, dead).await.unwrap(), taken_by(two, 2), "the dead take nothing");
 }
 
 pub async fn a_released_upload_is_free<P: StateFixture>(place: P) {
     let [(first, one), (second, two)] = two_nodes(&place).await;
     let mut yielded = insert_held(&*first, 1, one).await;
     let (id, held) = (yielded.id(), yielded.record().lease);
-    first.release(id, held.taken_by(two)).await.unwrap();
+    first.release(id, held.taken_by(two, Handover::Unclean)).await.unwrap();
     assert_eq!(second.acquire(id, two).await.unwrap(), held_by(one, 1), "it was not the lease");
     first.release(id, held).await.unwrap();
     first.release(id, held).await.unwrap();
     let free = second.find(TenantScope::All, id).await.unwrap().unwrap();
-    assert_eq!(free.record().lease, Lease { holder: None, epoch: Epoch::new(1) });
-    let due = second.due(SweepSelection::Expired { now: at(1_000_000) }, two, 0, 10).await.unwrap();
+    assert_eq!(free.record().lease, held.released());
+    let due =
+        second.due(SweepSelection::Expired { now: at(1_000_000) }, SweepShare::OwnAndFree(two), 0, 10).await.unwrap();
     assert_eq!(due.len(), 1, "any sweeper may take care of it");
     assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2), "no other node ever works in its epoch");
     receive(&mut yielded, 5, at(1));
@@ -216,6 +231,51 @@ pub async fn a_released_upload_is_free<P: StateFixture>(place: P) {
     first.release(id, held).await.unwrap();
     assert_eq!(first.acquire(id, one).await.unwrap(), held_by(two, 2), "it was late");
     first.release(new_upload(9).id(), held).await.unwrap();
+}
+
+/// scale-out C3: after a clean takeover the new holder may continue in the same generation, because no other
+/// node can be writing to it.
+pub async fn only_a_holder_that_has_stopped_hands_over_cleanly<P: StateFixture>(place: P) {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let (first, second) = (place.open().await, place.open().await);
+    let [one, two, three] = [1, 2, 3].map(|number| node(number).instance);
+    first.join(&node(1), Membership::Others, Some(LONG)).await.unwrap();
+    second.join(&node(2), Membership::Others, Some(LONG)).await.unwrap();
+    let id = insert_held(&*first, 1, one).await.id();
+    let abandoned = insert_held(&*first, 2, one).await.id();
+
+    first.leave(one).await.unwrap();
+    assert_eq!(second.acquire(id, two).await.unwrap(), held_by(two, 2), "its node has left");
+    // The new holder dies. Its departure, reported too late, says nothing about what it wrote before.
+    assert!(second.renew(two, Duration::ZERO).await.unwrap());
+    second.leave(two).await.unwrap();
+    first.join(&node(3), Membership::Others, Some(LONG)).await.unwrap();
+    assert_eq!(first.acquire(id, three).await.unwrap(), taken_by(three, 3), "its node has died");
+    let lease = taken_by(three, 3).unwrap();
+    first.release(id, lease).await.unwrap();
+    second.join(&node(2), Membership::Others, Some(LONG)).await.unwrap();
+    let released = Lease { holder: Some(two), epoch: Epoch::new(4), ..lease };
+    assert_eq!(second.acquire(id, two).await.unwrap(), Some(released), "it was released");
+
+    // The first node registers again, and may write until it dies.
+    first.join(&node(1), Membership::Others, Some(Duration::ZERO)).await.unwrap();
+    assert_eq!(second.acquire(abandoned, two).await.unwrap(), taken_by(two, 2), "it was at work again");
+}
+
+/// A start takes nothing from the nodes that left before it.
+pub async fn a_node_that_left_is_remembered_by_those_that_start<P: StateFixture>(place: P) {
+    for (number, membership) in [(1, Membership::Others), (2, Membership::Alone)] {
+        let [left, next] = [number, number + 2].map(node);
+        let store = place.open().await;
+        store.join(&left, Membership::Others, None).await.unwrap();
+        let id = insert_held(&*store, number, left.instance).await.id();
+        store.leave(left.instance).await.unwrap();
+        store.join(&next, membership, None).await.unwrap();
+        assert_eq!(store.acquire(id, next.instance).await.unwrap(), held_by(next.instance, 2));
+        assert!(!store.renew(left.instance, Duration::from_secs(1)).await.unwrap(), "it does not count as alive");
+        store.leave(next.instance).await.unwrap();
+        assert!(store.nodes().await.unwrap().is_empty());
+    }
 }
 
 pub async fn each_sweeper_finds_what_no_other_node_holds<P: StateFixture>(place: P) {
@@ -226,18 +286,20 @@ pub async fn each_sweeper_finds_what_no_other_node_holds<P: StateFixture>(place:
     insert_held(&*first, 4, node(9).instance).await;
     let far = at(1_000_000);
     let expired = async |store: &P::Store, node| {
-        let due = store.due(SweepSelection::Expired { now: far }, node, 0, 100).await.unwrap();
+        let due = store.due(SweepSelection::Expired { now: far }, SweepShare::OwnAndFree(node), 0, 100).await.unwrap();
         due.iter().map(|upload| upload.id().as_bytes()[15]).collect::<Vec<u8>>()
     };
     assert_eq!(expired(&first, one).await, [1, 3, 4], "its own, free ones, and those of a dead node");
     assert_eq!(expired(&second, two).await, [2, 3, 4]);
+    let own = second.due(SweepSelection::Expired { now: far }, SweepShare::Own(two), 0, 100).await.unwrap();
+    assert_eq!(own.iter().map(Upload::id).collect::<Vec<_>>(), [new_upload(2).id()]);
     first.leave(one).await.unwrap();
     assert_eq!(expired(&second, two).await, [1, 2, 3, 4]);
 
     // The first node to act processes the upload; the other's commit is too late.
     let [mut ours, mut theirs] = [
-        second.due(SweepSelection::Expired { now: far }, two, 2, 1).await.unwrap().remove(0),
-        first.due(SweepSelection::Expired { now: far }, one, 1, 1).await.unwrap().remove(0),
+        second.due(SweepSelection::Expired { now: far }, SweepShare::OwnAndFree(two), 2, 1).await.unwrap().remove(0),
+        first.due(SweepSelection::Expired { now: far }, SweepShare::OwnAndFree(one), 1, 1).await.unwrap().remove(0),
     ];
     assert_eq!(ours.id(), theirs.id());
     second.acquire(ours.id(), two).await.unwrap();

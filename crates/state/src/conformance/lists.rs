@@ -187,7 +187,7 @@ pub async fn the_sweeper_finds_files_to_remove<P: StateFixture>(place: P) {
         store.commit(change_of(upload)).await.unwrap();
     }
     let due = async |question| {
-        let due = store.due(question, leases::node(1).instance, 0, 100).await.unwrap();
+        let due = store.due(question, crate::SweepShare::OwnAndFree(leases::node(1).instance), 0, 100).await.unwrap();
         due.iter().map(number_of).collect::<Vec<u8>>()
     };
     let outdated = |seconds| SweepSelection::Outdated { completed_before: at(seconds) };
@@ -291,8 +291,13 @@ pub async fn the_sweeper_finds_what_is_due<P: StateFixture>(place: P) {
         (SweepSelection::ChangedAfter { now: far }, vec![]),
         (SweepSelection::Removable, vec![7, 8, 27, 28, 47, 48]),
     ] {
-        let mut due: Vec<u8> =
-            store.due(question, leases::node(1).instance, 0, 100).await.unwrap().iter().map(number_of).collect();
+        let mut due: Vec<u8> = store
+            .due(question, crate::SweepShare::OwnAndFree(leases::node(1).instance), 0, 100)
+            .await
+            .unwrap()
+            .iter()
+            .map(number_of)
+            .collect();
         due.sort_unstable();
         assert_eq!(due, expected, "{question:?}");
     }
@@ -303,11 +308,14 @@ pub async fn the_sweeper_finds_what_is_due<P: StateFixture>(place: P) {
         SweepSelection::Expired { now: far },
         SweepSelection::Removable,
     ] {
-        let two = store.due(question, leases::node(1).instance, 0, 2).await.unwrap();
-        let all = store.due(question, leases::node(1).instance, 0, 100).await.unwrap();
+        let two = store.due(question, crate::SweepShare::OwnAndFree(leases::node(1).instance), 0, 2).await.unwrap();
+        let all = store.due(question, crate::SweepShare::OwnAndFree(leases::node(1).instance), 0, 100).await.unwrap();
         assert_eq!(two, all[..2], "the oldest come first: {question:?}");
     }
-    let expiring = store.due(SweepSelection::Expired { now: far }, leases::node(1).instance, 0, 100).await.unwrap();
+    let expiring = store
+        .due(SweepSelection::Expired { now: far }, crate::SweepShare::OwnAndFree(leases::node(1).instance), 0, 100)
+        .await
+        .unwrap();
     assert!(expiring.is_sorted_by_key(|upload| upload.record().expires_at));
     assert!(expiring.iter().all(|upload| upload.is_expired(far)));
 }

@@ -66,7 +66,7 @@ impl<S: UploadStore + Outbox> Candidate<'_, S> {
     }
 
     async fn claim(&mut self, name: &str, slots: u32, now: Timestamp, lease: Duration) -> Vec<Claimed> {
-        let claims = self.store.claim_due(own(), &[(endpoint(name), slots)], now, lease).await.unwrap();
+        let claims = self.store.claim_due(own(), &[up_to(name, slots)], now, lease).await.unwrap();
         let seen = claims.iter().map(|claim| {
             let upload = claim.upload.unwrap().as_bytes()[15];
             (upload, sequence_of(claim), claim.attempts, claim.attempts_before, claim.begun_at, claim.is_taken_over)

@@ -58,12 +58,14 @@ pub async fn an_endpoint_survives<P: StateFixture>(place: P) {
         store.endpoints(TenantScope::All).await.unwrap().into_iter().map(|it| it.id.as_str().to_owned()).collect();
     assert_eq!(names, ["configured", "odd", "plain"]);
     assert_eq!(stored(&*store, "odd").await, written, "neither terms nor state are touched by a start");
+    let later = Endpoint { created_at: at(60), updated_at: at(60), ..subscribed("configured", &["*"]) };
+    store.open_for(own(), vec![later], at(60)).await.unwrap();
+    let configured = stored(&*store, "configured").await;
+    assert_eq!((configured.created_at, configured.updated_at), (NOW, at(60)), "a start creates no endpoint anew");
 
+    let change = HealthChange { has_succeeded: true, exhausted: 9, ..HealthChange::default() };
+    note_health(&*store, "odd", change, NOW).await;
     let health = Health { exhausted: 9, ..Health::default() };
-    store
-        .settle(SettlementBatch { settlements: vec![], health: vec![(written.id.clone(), health)] }, NOW)
-        .await
-        .unwrap();
     assert_eq!(stored(&*store, "odd").await, Endpoint { health, ..written });
 }
 
@@ -180,8 +182,8 @@ pub async fn a_start_undoes_only_what_the_server_did<P: StateFixture>(place: P) 
     store.open_for(own(), configured(), NOW).await.unwrap();
     pause(&*store, "a", at(1)).await;
     disable(&*store, "b", at(1)).await;
-    let failing = Health { exhausted: 2, failing_since: Some(NOW), ..Health::default() };
-    store.settle(SettlementBatch { settlements: vec![], health: vec![(endpoint("b"), failing)] }, at(1)).await.unwrap();
+    let failing = HealthChange { exhausted: 2, failing_since: Some(NOW), ..HealthChange::default() };
+    note_health(&*store, "b", failing, at(1)).await;
     store.insert(change_of(new_upload(0))).await.unwrap();
     store.close().await;
     let store = place.open().await;

@@ -19,7 +19,9 @@ use domain::delivery::{Attempt, AttemptOutcome, DeliveryRecord, DeliveryState, T
 use domain::dialect::Dialect;
 use domain::endpoint::{DisabledBecause, Endpoint, EndpointId, EndpointState, EndpointTerms, Health, Origin};
 use domain::event::EventFilter;
+use domain::health::HealthChange;
 use domain::id::{InstanceId, UploadId};
+use domain::lane::ClaimLimits;
 use domain::metadata::Metadata;
 use domain::principal::TenantId;
 use domain::principal::TenantScope;
@@ -32,7 +34,9 @@ use domain::write_rules::{Completion, WriteOrder, WriteRules};
 pub mod backlogs;
 pub mod bells;
 pub mod clock;
+pub mod cluster_record;
 pub mod dispatchers;
+pub mod duties;
 pub mod endpoints;
 pub mod events;
 pub mod expiry;
@@ -182,11 +186,20 @@ macro_rules! conformance_suite {
             lists::the_sweeper_finds_what_is_due
             lists::the_sweeper_finds_files_to_remove
             dispatchers::two_dispatchers_never_hold_one_delivery
+            dispatchers::all_nodes_together_keep_to_the_slots_of_an_endpoint
+            dispatchers::concurrent_claims_keep_to_the_slots_of_an_endpoint
+            dispatchers::an_open_breaker_stops_every_node_and_one_of_them_probes
+            dispatchers::changes_of_health_by_two_nodes_add_up
+            dispatchers::the_number_of_endpoints_is_limited_over_all_nodes
             dispatchers::a_start_takes_no_delivery_from_a_running_node
             dispatchers::an_endpoint_stays_while_a_living_node_names_it
+            dispatchers::the_newest_configuration_of_endpoints_stays
             dispatchers::what_one_node_writes_the_other_knows
             dispatchers::a_reader_misses_nothing_that_two_nodes_write
             dispatchers::a_lane_advances_with_concurrent_writes_and_settlements
+            duties::one_node_has_a_duty_while_it_lives
+            duties::a_duty_runs_out
+            duties::a_duty_that_is_kept_costs_no_write
             leases::a_node_that_lives_keeps_what_it_holds
             leases::a_commit_that_was_taken_over_is_a_conflict
             leases::a_late_commit_of_a_lost_lease_changes_nothing
@@ -197,6 +210,8 @@ macro_rules! conformance_suite {
             leases::a_draining_node_is_listed_as_that
             leases::a_holder_that_does_not_answer_is_taken_over_once
             leases::a_released_upload_is_free
+            leases::only_a_holder_that_has_stopped_hands_over_cleanly
+            leases::a_node_that_left_is_remembered_by_those_that_start
             leases::each_sweeper_finds_what_no_other_node_holds
             retention::records_without_bytes_end
             replay::a_record_loses_its_words_once_it_is_over
@@ -342,9 +357,15 @@ pub fn offset(bytes: u64) -> Offset {
     Offset::new(bytes).unwrap()
 }
 
+/// Returns the limits of a node that may claim this many deliveries, and sends nothing yet.
+pub fn up_to(name: &str, slots: u32) -> (EndpointId, ClaimLimits) {
+    let longest_pause = Duration::from_secs(60);
+    (endpoint(name), ClaimLimits { slots, in_flight: 0, max_in_flight: u32::MAX, longest_pause })
+}
+
 /// Claims all due deliveries of one endpoint.
 pub async fn claim<S: Outbox>(store: &S, name: &str, now: Timestamp) -> Vec<Claim> {
-    store.claim_due(own(), &[(endpoint(name), 100)], now, LEASE).await.unwrap()
+    store.claim_due(own(), &[up_to(name, 100)], now, LEASE).await.unwrap()
 }
 
 /// Claims all due deliveries of one endpoint, and returns the sequences of their events.
@@ -383,6 +404,11 @@ pub fn settlement(claim: &Claim, outcome: AttemptOutcome, disposition: Dispositi
 
 pub async fn settle<S: Outbox>(store: &S, settlements: Vec<Settlement>, now: Timestamp) {
     store.settle(SettlementBatch { settlements, health: vec![] }, now).await.unwrap();
+}
+
+pub async fn note_health<S: Outbox>(store: &S, name: &str, change: HealthChange, now: Timestamp) {
+    let health = vec![(endpoint(name), change)];
+    store.settle(SettlementBatch { settlements: vec![], health }, now).await.unwrap();
 }
 
 pub async fn succeed<S: Outbox>(store: &S, claim: &Claim, now: Timestamp) {

@@ -181,7 +181,7 @@ pub async fn a_lane_keeps_its_age_under_a_backlog<P: StateFixture>(place: P) {
     let mut last_age = NOW;
     let mut retried = 0;
     loop {
-        let claims = store.claim_due(own(), &[(endpoint("a"), SLOTS)], now, LEASE).await.unwrap();
+        let claims = store.claim_due(own(), &[up_to("a", SLOTS)], now, LEASE).await.unwrap();
         if claims.is_empty() {
             break;
         }

@@ -50,6 +50,7 @@ pub async fn a_claim_tells_everything<P: StateFixture>(place: P) {
     for (event, class, when) in [(&log[0], DeliveryClass::Normal, at(3)), (&log[2], DeliveryClass::Progress, at(5))] {
         let claims = claim(&*store, "a", at(6)).await;
         let expected = Claim {
+            endpoint_version: 1,
             delivery: claims[0].delivery,
             lease: claims[0].lease,
             endpoint: endpoint("a"),
@@ -77,7 +78,7 @@ pub async fn nothing_is_claimed_twice<P: StateFixture>(place: P) {
         tokio::spawn(async move {
             let mut mine = Vec::new();
             loop {
-                let claims = store.claim_due(own(), &[(endpoint("a"), 3)], at(100), LEASE).await.unwrap();
+                let claims = store.claim_due(own(), &[up_to("a", 3)], at(100), LEASE).await.unwrap();
                 if claims.is_empty() {
                     return mine;
                 }
@@ -97,12 +98,12 @@ pub async fn claims_keep_to_the_slots_oldest_first<P: StateFixture>(place: P) {
     for number in [5, 1, 3, 2, 4] {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }
-    let slots = [(endpoint("a"), 2), (endpoint("b"), 1), (endpoint("unknown"), 9)];
+    let slots = [up_to("a", 2), up_to("b", 1), up_to("unknown", 9)];
     let claims = store.claim_due(own(), &slots, at(4), LEASE).await.unwrap();
     let got: Vec<_> = claims.iter().map(|claim| (claim.endpoint.as_str(), claim.upload)).collect();
     let [one, two] = [new_upload(1).id(), new_upload(2).id()].map(Some);
     assert_eq!(got, [("a", one), ("a", two), ("b", one)]);
-    assert_eq!(store.claim_due(own(), &[(endpoint("a"), 0)], at(4), LEASE).await.unwrap(), []);
+    assert_eq!(store.claim_due(own(), &[up_to("a", 0)], at(4), LEASE).await.unwrap(), []);
     assert_eq!(claim(&*store, "a", at(4)).await.len(), 2, "the fifth is not due before its second");
 }
 
@@ -120,7 +121,7 @@ pub async fn an_expired_lease_goes_to_another<P: StateFixture>(place: P) {
     for number in 1..9 {
         store.insert(change_of(new_upload(number))).await.unwrap();
     }
-    let third = store.claim_due(own(), &[(endpoint("a"), 1)], at(130), LEASE).await.unwrap();
+    let third = store.claim_due(own(), &[up_to("a", 1)], at(130), LEASE).await.unwrap();
     assert_eq!(third[0].delivery, first.delivery);
 }
 

@@ -60,8 +60,10 @@ fn odd_generations(number: u8) -> Generations {
     let begun = |epoch| Generation::Begun(Epoch::new(epoch));
     let first = Sealed { generation: Generation::FIRST, end: u64::from(number) + 1 };
     let last = Sealed { generation: begun(u64::from(u32::MAX)), end: MAX_BYTES };
-    let current = if number.is_multiple_of(2) { Generation::Joined } else { begun(u64::from(number)) };
-    Generations::from_parts(vec![first, last], current).unwrap()
+    let epoch = Epoch::new(u64::from(number) + 1);
+    let current = if number.is_multiple_of(2) { Generation::Joined(epoch) } else { Generation::Begun(epoch) };
+    let joining = number.is_multiple_of(3).then_some(epoch);
+    Generations::from_parts(vec![first, last], current, joining).unwrap()
 }
 
 fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
@@ -69,7 +71,11 @@ fn odd_record(number: u8, role: Role, stage: Stage) -> Record {
     Record {
         version: 0,
         commit_id: Some(CommitId::new(NOW, [number; 10])),
-        lease: Lease { holder: Some(leases::node(number).instance), epoch: Epoch::new(u64::from(number)) },
+        lease: Lease {
+            holder: Some(leases::node(number).instance),
+            epoch: Epoch::new(u64::from(number)),
+            generation: Epoch::new(u64::from(number / 2)),
+        },
         // A combination that no dialect uses today.
         write_rules: WriteRules { order: WriteOrder::Any, completion: Completion::WhenSaid },
         role,

@@ -6,9 +6,11 @@ use crate::memory::Tables;
 use crate::memory::backlog::{BacklogJobKind, is_cancelling};
 use crate::memory::deliveries::NewDelivery;
 use crate::memory::log::LogEntry;
+use crate::{ConfigurationStanding, EndpointConfiguration};
 use domain::delivery::{AttemptTrigger, DeliveryClass, DeliveryState};
-use domain::endpoint::{Endpoint, EndpointId, EndpointState, Health, Origin};
+use domain::endpoint::{Endpoint, EndpointId, EndpointState, Origin, differs_from};
 use domain::event::EventKind;
+use domain::health::HealthChange;
 use domain::id::{DeliveryId, EventId, InstanceId};
 use domain::lane::{self, EndpointAvailability};
 use domain::log::EventPosition;
@@ -44,51 +46,59 @@ impl Tables {
         }
     }
 
-    pub(super) fn open_for(&mut self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) {
-        self.reclaim(node, now);
-        self.name_endpoints(node, &configured);
+    pub(super) fn configure(
+        &mut self,
+        node: InstanceId,
+        configuration: EndpointConfiguration,
+        now: Timestamp,
+    ) -> ConfigurationStanding {
+        self.reclaim(now);
+        let EndpointConfiguration { epoch, endpoints: configured } = configuration;
+        if epoch < self.config_epoch {
+            return ConfigurationStanding::Outdated { newest: self.config_epoch };
+        }
+        let replaces_all = epoch > self.config_epoch;
+        self.config_epoch = epoch;
+        let differs = self.name_endpoints(node, &configured, replaces_all);
         for endpoint in configured {
             let found = self.endpoints.get(&endpoint.id).map(|kept| kept.endpoint.clone());
-            let is_of_another = found.as_ref().is_some_and(|found| found.tenant != endpoint.tenant);
-            let before = found.filter(|found| found.tenant == endpoint.tenant);
-            let state = match before.as_ref().map(|before| before.state) {
-                Some(paused @ EndpointState::Paused { .. }) => paused,
-                Some(EndpointState::Enabled | EndpointState::Disabled { .. }) | None => EndpointState::Enabled,
-            };
-            // An endpoint that is enabled again starts with fresh health.
-            let health = before.as_ref().filter(|it| it.state.is_enabled()).map_or(endpoint.health, |it| it.health);
-            let written = self.write_endpoint(Endpoint { state, health, ..endpoint });
+            let written = self.write_endpoint(endpoint.configured_over(found.as_ref()));
             if let Some(kept) = self.endpoints.get_mut(&written.id) {
                 kept.named_by.insert(node);
             }
-            if let Some(before) = before {
-                self.adjust_backlog(&before, &written, now);
-            }
-            if is_of_another {
+            match found {
+                Some(before) if before.tenant == written.tenant => self.adjust_backlog(&before, &written, now),
                 // Deliveries not sent to another tenant's endpoint of this name do not go to this one.
-                self.begin_job(&written.id, BacklogJobKind::Cancel, now);
+                Some(_) => self.begin_job(&written.id, BacklogJobKind::Cancel, now),
+                None => {}
             }
         }
         self.made_ready = true;
+        if differs { ConfigurationStanding::Differs } else { ConfigurationStanding::Applied }
     }
 
     /// Records the endpoints that this node's configuration names. Endpoints that no live node's
-    /// configuration names are no longer present.
-    fn name_endpoints(&mut self, node: InstanceId, configured: &[Endpoint]) {
+    /// configuration names are no longer present. Returns true if other live nodes name other endpoints.
+    fn name_endpoints(&mut self, node: InstanceId, configured: &[Endpoint], replaces_all: bool) -> bool {
         let alive: BTreeSet<InstanceId> = self.nodes.keys().copied().filter(|node| self.is_alive(*node)).collect();
         for kept in self.endpoints.values_mut() {
-            kept.named_by.retain(|by| *by != node && alive.contains(by));
+            kept.named_by.retain(|by| !replaces_all && *by != node && alive.contains(by));
+        }
+        let named = self.endpoints.values().filter(|kept| !kept.named_by.is_empty());
+        let differs = differs_from(configured, &named.map(|kept| kept.endpoint.clone()).collect::<Vec<_>>());
+        for kept in self.endpoints.values_mut() {
             if configured.iter().any(|endpoint| endpoint.id == kept.endpoint.id) {
                 kept.named_by.insert(node);
             }
             kept.is_present &= kept.endpoint.origin != Origin::Config || !kept.named_by.is_empty();
         }
+        differs
     }
 
     /// Reclaims deliveries that lost nodes have claimed.
-    fn reclaim(&mut self, node: InstanceId, now: Timestamp) {
+    fn reclaim(&mut self, now: Timestamp) {
         let leased = self.deliveries.values().filter(|delivery| delivery.state == DeliveryState::Leased);
-        let lost = leased.filter(|delivery| delivery.claimed_by.is_none_or(|by| by == node || !self.is_alive(by)));
+        let lost = leased.filter(|delivery| delivery.claimed_by.is_none_or(|by| !self.is_alive(by)));
         let leased: Vec<DeliveryId> = lost.map(|delivery| delivery.id).collect();
         for id in leased {
             let Some(delivery) = self.deliveries.get(&id) else { continue };
@@ -131,6 +141,12 @@ impl Tables {
         }
     }
 
+    /// Counts the endpoints of a tenant that were created through the API.
+    pub(super) fn count_created(&self, tenant: TenantId) -> usize {
+        let created = |endpoint: &Endpoint| endpoint.origin == Origin::Api && endpoint.tenant == tenant;
+        self.present().filter(|kept| created(&kept.endpoint)).count()
+    }
+
     /// Writes an endpoint if it was not changed since it was read.
     pub(super) fn put_endpoint(&mut self, endpoint: Endpoint, now: Timestamp) -> Option<Endpoint> {
         let found = self.endpoints.get(&endpoint.id);
@@ -141,7 +157,8 @@ impl Tables {
         if before.as_ref().map_or(0, |before| before.version) != endpoint.version {
             return None;
         }
-        let written = self.write_endpoint(endpoint);
+        let health = endpoint.health_over(before.as_ref());
+        let written = self.write_endpoint(Endpoint { health, ..endpoint });
         match &before {
             Some(before) => self.adjust_backlog(before, &written, now),
             // Deliveries not sent to an earlier endpoint of this name, which the configuration no longer
@@ -184,9 +201,9 @@ impl Tables {
         is_there
     }
 
-    pub(super) fn note_health(&mut self, id: &EndpointId, health: Health) {
+    pub(super) fn note_health(&mut self, id: &EndpointId, change: &HealthChange) {
         if let Some(kept) = self.endpoints.get_mut(id) {
-            kept.endpoint.health = health;
+            kept.endpoint.health = kept.endpoint.health.after(change);
         }
     }
 

@@ -5,20 +5,34 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::memory::{MemoryState, Tables};
-use crate::{Leases, Membership, Result};
+use crate::{ClusterIdentity, ClusterRecord, LEFT_NODES_KEPT, Leases, Membership, Result};
 use domain::id::{InstanceId, UploadId};
-use domain::node::{Lease, Node};
+use domain::node::{Handover, Lease, Node};
 use domain::time::Timestamp;
+
+#[async_trait]
+impl ClusterRecord for MemoryState {
+    async fn record_cluster(&self, own: &ClusterIdentity) -> Result<ClusterIdentity> {
+        self.write("record the cluster", |tables| {
+            if tables.cluster.as_ref().is_none_or(|recorded| recorded.admits(own)) {
+                tables.cluster = Some(own.clone());
+            }
+            tables.cluster.clone().unwrap_or_else(|| own.clone())
+        })
+    }
+}
 
 #[async_trait]
 impl Leases for MemoryState {
     async fn join(&self, node: &Node, membership: Membership, lasts: Option<Duration>) -> Result<()> {
         self.write("register a node", |tables| {
-            if membership == Membership::Alone {
-                tables.nodes.clear();
-            }
-            let end = lasts.map(|lasts| tables.now.plus(lasts));
-            tables.nodes.insert(node.instance, RegisteredNode { node: node.clone(), alive_until: end });
+            let now = tables.now;
+            tables.nodes.retain(|_, known| match known.left_at {
+                Some(left_at) => left_at.plus(LEFT_NODES_KEPT) > now,
+                None => membership == Membership::Others && known.is_alive(now),
+            });
+            let alive_until = lasts.map(|lasts| now.plus(lasts));
+            tables.nodes.insert(node.instance, RegisteredNode { node: node.clone(), alive_until, left_at: None });
         })
     }
 
@@ -49,7 +63,10 @@ impl Leases for MemoryState {
 
     async fn leave(&self, node: InstanceId) -> Result<()> {
         self.write("unregister a node", |tables| {
-            tables.nodes.remove(&node);
+            let now = tables.now;
+            if let Some(leaving) = tables.nodes.get_mut(&node).filter(|known| known.is_alive(now)) {
+                leaving.left_at = Some(now);
+            }
         })
     }
 
@@ -57,7 +74,8 @@ impl Leases for MemoryState {
         self.write("take the lease of an upload", |tables| {
             let lease = tables.uploads.get(&upload)?.lease;
             let is_free = !lease.is_of(by) && !lease.holder.is_some_and(|holder| tables.is_alive(holder));
-            let lease = if is_free && tables.is_alive(by) { lease.taken_by(by) } else { lease };
+            let is_taken = is_free && tables.is_alive(by);
+            let lease = if is_taken { lease.taken_by(by, tables.handover_of(lease)) } else { lease };
             tables.uploads.get_mut(&upload)?.lease = lease;
             Some(lease)
         })
@@ -68,7 +86,7 @@ impl Leases for MemoryState {
             let is_alive = tables.is_alive(by);
             let lease = &mut tables.uploads.get_mut(&upload)?.lease;
             if *lease == seen && !seen.is_of(by) && is_alive {
-                *lease = seen.taken_by(by);
+                *lease = seen.taken_by(by, Handover::Unclean);
             }
             Some(*lease)
         })
@@ -89,17 +107,25 @@ pub(super) struct RegisteredNode {
     node: Node,
     /// `None` for a node without an expiry.
     alive_until: Option<Timestamp>,
+    /// The time at which it left.
+    left_at: Option<Timestamp>,
 }
 
 impl RegisteredNode {
     fn is_alive(&self, now: Timestamp) -> bool {
-        self.alive_until.is_none_or(|until| until > now)
+        self.left_at.is_none() && self.alive_until.is_none_or(|until| until > now)
     }
 }
 
 impl Tables {
     pub(super) fn is_alive(&self, node: InstanceId) -> bool {
         self.nodes.get(&node).is_some_and(|registered| registered.is_alive(self.now))
+    }
+
+    /// Reports how the last holder of a free lease has left the upload.
+    fn handover_of(&self, free: Lease) -> Handover {
+        let has_left = |holder| self.nodes.get(&holder).is_some_and(|known| known.left_at.is_some());
+        if free.holder.is_none_or(has_left) { Handover::Clean } else { Handover::Unclean }
     }
 
     /// Reports whether another live node holds the lease.

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::lock::lock;
-use crate::{Error, EventBodies, Result};
+use crate::{ClusterIdentity, Error, EventBodies, Result};
 use domain::endpoint::EndpointId;
 use domain::hook::HookCall;
 use domain::id::{DeliveryId, HookCallId, InstanceId, ReplayId, UploadId};
@@ -27,6 +27,7 @@ use domain::upload::Record;
 
 mod backlog;
 mod deliveries;
+mod duties;
 mod endpoints;
 mod hook_calls;
 mod leases;
@@ -42,6 +43,7 @@ mod uploads;
 
 use backlog::{BacklogJob, JobNumber};
 use deliveries::{EndpointQueue, StoredDelivery};
+use duties::HeldDuty;
 use endpoints::StoredEndpoint;
 use leases::RegisteredNode;
 use log::LogEntry;
@@ -57,10 +59,14 @@ struct Tables {
     bodies: EventBodies,
     uploads: BTreeMap<UploadId, Record>,
     nodes: BTreeMap<InstanceId, RegisteredNode>,
+    cluster: Option<ClusterIdentity>,
+    duties: BTreeMap<&'static str, HeldDuty>,
     /// Events in the order of their commits.
     log: BTreeMap<EventPosition, LogEntry>,
     last_position: i64,
     endpoints: BTreeMap<EndpointId, StoredEndpoint>,
+    /// The highest epoch of a configuration of endpoints.
+    config_epoch: u64,
     deliveries: BTreeMap<DeliveryId, StoredDelivery>,
     /// All deliveries about an upload, in any state.
     of_upload: BTreeMap<UploadId, BTreeSet<DeliveryId>>,
@@ -86,9 +92,12 @@ impl MemoryDatabase {
             bodies,
             uploads: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            cluster: None,
+            duties: BTreeMap::new(),
             log: BTreeMap::new(),
             last_position: 0,
             endpoints: BTreeMap::new(),
+            config_epoch: 0,
             deliveries: BTreeMap::new(),
             of_upload: BTreeMap::new(),
             queues: BTreeMap::new(),

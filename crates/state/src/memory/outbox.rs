@@ -8,12 +8,13 @@ use tokio::sync::Notify;
 
 use crate::memory::MemoryState;
 use crate::{
-    BacklogLimits, Claim, Deliveries, Dispatch, Endpoints, Error, Notices, Replays, Result, Retention,
-    RetentionHorizon, SettlementBatch,
+    BacklogLimits, Claim, ConfigurationStanding, Deliveries, Dispatch, EndpointConfiguration, Endpoints, Error,
+    Notices, Replays, Result, Retention, RetentionHorizon, SettlementBatch,
 };
 use domain::delivery::{Backlog, DeliveryRecord, ReplayOutcome};
 use domain::endpoint::{Endpoint, EndpointId};
 use domain::id::{DeliveryId, InstanceId, ReplayId, UploadId};
+use domain::lane::ClaimLimits;
 use domain::notice::Notice;
 use domain::principal::{TenantId, TenantScope};
 use domain::query::{DeliveryPage, DeliveryQuery};
@@ -22,8 +23,13 @@ use domain::time::Timestamp;
 
 #[async_trait]
 impl Endpoints for MemoryState {
-    async fn open_for(&self, node: InstanceId, configured: Vec<Endpoint>, now: Timestamp) -> Result<()> {
-        self.write("open the outbox", |tables| tables.open_for(node, configured, now))
+    async fn configure(
+        &self,
+        node: InstanceId,
+        configuration: EndpointConfiguration,
+        now: Timestamp,
+    ) -> Result<ConfigurationStanding> {
+        self.write("open the outbox", |tables| tables.configure(node, configuration, now))
     }
 
     async fn endpoints(&self, scope: TenantScope) -> Result<Vec<Endpoint>> {
@@ -36,6 +42,15 @@ impl Endpoints for MemoryState {
         let id = endpoint.id.clone();
         let written = self.write("record an endpoint", |tables| tables.put_endpoint(endpoint, now))?;
         written.ok_or(Error::EndpointConflict(id))
+    }
+
+    async fn add_endpoint(&self, endpoint: Endpoint, most: u32, now: Timestamp) -> Result<Option<Endpoint>> {
+        let id = endpoint.id.clone();
+        let added = self.write("record an endpoint", |tables| {
+            let is_full = tables.count_created(endpoint.tenant) >= most as usize;
+            if is_full { None } else { Some(tables.put_endpoint(endpoint, now)) }
+        })?;
+        added.map(|written| written.ok_or(Error::EndpointConflict(id))).transpose()
     }
 
     async fn remove_endpoint(&self, scope: TenantScope, id: &EndpointId, now: Timestamp) -> Result<bool> {
@@ -56,11 +71,11 @@ impl Dispatch for MemoryState {
     async fn claim_due(
         &self,
         node: InstanceId,
-        slots: &[(EndpointId, u32)],
+        limits: &[(EndpointId, ClaimLimits)],
         now: Timestamp,
         lease: Duration,
     ) -> Result<Vec<Claim>> {
-        self.write("claim due deliveries", |tables| tables.claim_due(node, slots, now, lease))
+        self.write("claim due deliveries", |tables| tables.claim_due(node, limits, now, lease))
     }
 
     async fn settle(&self, settled: SettlementBatch, now: Timestamp) -> Result<()> {

@@ -7,7 +7,7 @@ use crate::{Claim, Settlement, SettlementBatch, StoredEvent};
 use domain::delivery::{Attempt, AttemptOutcome, DeliveryClass, DeliveryState};
 use domain::endpoint::{EndpointId, Payload};
 use domain::id::{DeliveryId, InstanceId};
-use domain::lane::{self, ClaimOrder, ClaimedDelivery};
+use domain::lane::{self, ClaimLimits, ClaimOrder, ClaimedDelivery};
 use domain::notice::Notice;
 use domain::principal::TenantScope;
 use domain::time::Timestamp;
@@ -19,26 +19,31 @@ impl Tables {
     pub(super) fn claim_due(
         &mut self,
         node: InstanceId,
-        slots: &[(EndpointId, u32)],
+        limits: &[(EndpointId, ClaimLimits)],
         now: Timestamp,
         lease: Duration,
     ) -> Vec<Claim> {
         let mut claims = Vec::new();
-        for (endpoint, slots) in slots {
+        for (endpoint, limits) in limits {
             let Some(kept) = self.endpoints.get(endpoint) else { continue };
             let availability = self.availability(kept);
             if !availability.takes_claims() {
                 continue;
             }
             let Some(queue) = self.queues.get(endpoint) else { continue };
-            let ready = queue.ready.iter().take(*slots as usize).map(|(_, id)| id);
-            let run_out = queue.leased.iter().take(*slots as usize).map(|(_, id)| id);
+            let elsewhere = queue.leased.iter().filter(|(until, _)| *until > now);
+            let elsewhere = elsewhere.filter_map(|(_, id)| self.deliveries.get(id));
+            let elsewhere = elsewhere.filter(|delivery| delivery.claimed_by != Some(node)).count();
+            let elsewhere = u32::try_from(elsewhere).unwrap_or(u32::MAX);
+            let slots = limits.claimable(elsewhere, kept.endpoint.health.open_until, now) as usize;
+            let ready = queue.ready.iter().take(slots).map(|(_, id)| id);
+            let run_out = queue.leased.iter().take(slots).map(|(_, id)| id);
             let found = ready.chain(run_out).filter_map(|id| self.deliveries.get(id));
             let due = found.filter(|it| lane::is_due(it.state, it.next_at, it.lease_until, now));
             let mut due: Vec<(ClaimOrder, DeliveryId)> =
                 due.map(|delivery| (delivery.claim_order(), delivery.id)).collect();
             due.sort_unstable();
-            for (_, id) in due.into_iter().take(*slots as usize) {
+            for (_, id) in due.into_iter().take(slots) {
                 claims.extend(self.lease(node, id, now.plus(lease)));
             }
         }
@@ -81,6 +86,7 @@ impl Tables {
             delivery: id,
             lease,
             endpoint: delivery.endpoint.clone(),
+            endpoint_version: kept.endpoint.version,
             event: delivery.event,
             kind: delivery.kind,
             class: DeliveryClass::of(delivery.kind),
@@ -99,8 +105,8 @@ impl Tables {
         for settlement in settled.settlements {
             self.settle_one(settlement, now);
         }
-        for (endpoint, health) in settled.health {
-            self.note_health(&endpoint, health);
+        for (endpoint, change) in settled.health {
+            self.note_health(&endpoint, &change);
         }
     }
 

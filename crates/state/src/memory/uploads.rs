@@ -7,10 +7,10 @@ use async_trait::async_trait;
 
 use crate::clock::Clock;
 use crate::memory::MemoryState;
-use crate::{Change, Error, EventLog, HookCalls, NewEvent, Result, Store, SweepSelection, Uploads};
+use crate::{Change, Error, EventLog, HookCalls, NewEvent, Result, Store, SweepSelection, SweepShare, Uploads};
 use domain::facts::Facts;
 use domain::hook::HookCall;
-use domain::id::{InstanceId, UploadId};
+use domain::id::UploadId;
 use domain::log::{EventPage, EventPosition, LoggedEvent};
 use domain::principal::TenantScope;
 use domain::query::{HookCallQuery, UploadPage, UploadQuery};
@@ -62,10 +62,14 @@ impl Uploads for MemoryState {
         Ok(UploadPage { found, next })
     }
 
-    async fn due(&self, selection: SweepSelection, node: InstanceId, skip: u32, limit: u32) -> Result<Vec<Upload>> {
+    async fn due(&self, selection: SweepSelection, share: SweepShare, skip: u32, limit: u32) -> Result<Vec<Upload>> {
         let tables = self.read("find uploads that are due")?;
-        let is_own = |record: &&Record| is_due(record, selection) && !tables.is_elsewhere(record.lease, node);
-        let mut due: Vec<&Record> = tables.uploads.values().filter(is_own).collect();
+        let is_in_share = |record: &Record| match share {
+            SweepShare::Own(node) => record.lease.is_of(node),
+            SweepShare::OwnAndFree(node) => !tables.is_elsewhere(record.lease, node),
+        };
+        let is_wanted = |record: &&Record| is_due(record, selection) && is_in_share(record);
+        let mut due: Vec<&Record> = tables.uploads.values().filter(is_wanted).collect();
         match selection {
             SweepSelection::Expired { .. } | SweepSelection::Overlong { .. } => {
                 due.sort_by_key(|record| record.expires_at)

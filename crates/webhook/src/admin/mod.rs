@@ -25,6 +25,7 @@ use crate::sending::dispatcher::TestRequest;
 use crate::sending::registry::EndpointRegistry;
 use domain::delivery::{Attempt, Backlog, ReplayOutcome, ReplaySelection};
 use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, EndpointTerms, Health, Origin};
+use domain::health::HealthChange;
 use domain::id::{DeliveryId, EventId, ReplayId, UploadId};
 use domain::log::EventPosition;
 use domain::principal::{TenantId, TenantScope};
@@ -33,6 +34,7 @@ use domain::time::Timestamp;
 use outbound::address::{RejectedUrl, literal};
 use outbound::keys::{InvalidKey, KeyEntry, KeyKind, SigningKey, SigningKeys, kinds_of};
 use outbound::resolver::Lookup;
+use state::SettlementBatch;
 
 /// Maximum number of attempts to write a change that does not depend on the values read, when other writers
 /// win.
@@ -144,7 +146,6 @@ impl fmt::Debug for VerificationKeys {
 /// An endpoint with its backlog, keys and header names.
 #[derive(Debug, Clone)]
 pub struct EndpointOverview {
-    /// The endpoint, with its current health.
     pub endpoint: Stored,
     pub backlog: Backlog,
     /// Keys that sign at present, newest first. Empty if the endpoint's secrets cannot be read.
@@ -292,13 +293,12 @@ impl Admin {
 
     async fn overview(&self, stored: Stored) -> Result<EndpointOverview> {
         let backlog = self.inner.parts.outbox.backlog(self.scope(), Some(&stored.id)).await?;
-        let health = self.inner.registry.find(&stored.id).map_or(stored.health, |entry| entry.health());
         let secrets = self.inner.secrets(&stored).unwrap_or_default();
         Ok(EndpointOverview {
-            endpoint: Stored { health, ..stored },
             backlog,
             keys: secrets.keys.live(self.inner.now()).map(key_overview).collect(),
             headers: secrets.headers.keys().map(HeaderName::to_string).collect(),
+            endpoint: stored,
         })
     }
 
@@ -313,20 +313,12 @@ impl Admin {
         if endpoints.iter().any(|stored| stored.id == id) {
             return Err(AdminError::Exists(id));
         }
-        let by_api = endpoints.iter().filter(|stored| stored.origin == Origin::Api).count();
-        if by_api >= inner.parts.settings.max_endpoints {
-            return Err(AdminError::TooManyEndpoints(by_api));
-        }
         inner.check_unshared(new.key.as_ref(), &endpoints)?;
         let secrets =
             EndpointSecrets { keys: SigningKeys::permanent(new.key, now).completed(terms.signing, now), headers };
         let stored = Stored::new(self.tenant, id, Origin::Api, terms, now);
         let verification_keys = verification_keys(&secrets.keys, kinds_of(stored.terms.signing), now);
-        let written = inner.write(stored, secrets).await.map_err(|error| match error {
-            AdminError::Changed(id) => AdminError::Exists(id),
-            error => error,
-        })?;
-        Ok((written, verification_keys))
+        Ok((inner.add(stored, secrets).await?, verification_keys))
     }
 
     /// Changes the settings of an endpoint. Keys that the change requires are generated; their verification
@@ -472,8 +464,7 @@ impl Admin {
         for _ in 0..TRIES {
             let _writing = inner.registry.write().await;
             let stored = inner.stored(self.scope(), id).await?;
-            let health = inner.registry.find(id).map_or(stored.health, |entry| entry.health());
-            let (stored, now) = (Stored { health, ..stored }, inner.now());
+            let now = inner.now();
             let Some((state, health)) = next(&stored, now) else { return Ok(stored) };
             let changed = Stored { state, health, updated_at: now, ..stored };
             match inner.parts.outbox.put_endpoint(changed, now).await {
@@ -608,12 +599,21 @@ impl Inner {
             PlannedReplay::New(job) => {
                 let job = self.parts.outbox.begin_replay(job).await?;
                 if job.what == ReplaySelection::Pending {
-                    self.registry.probe(&job.endpoint, self.now());
+                    self.probe(&job.endpoint).await?;
                 }
                 self.replays.notify_one();
                 Ok(job)
             }
         }
+    }
+
+    /// Lets any node probe an endpoint whose breaker is open at once, instead of after its pause.
+    async fn probe(&self, id: &EndpointId) -> Result<()> {
+        let now = self.now();
+        let health = vec![(id.clone(), HealthChange::probe(now))];
+        self.parts.outbox.settle(SettlementBatch { settlements: Vec::new(), health }, now).await?;
+        self.registry.probe(id, now);
+        Ok(())
     }
 
     async fn checked(&self, terms: EndpointTerms) -> Result<EndpointTerms> {
@@ -666,13 +666,27 @@ impl Inner {
         if is_taken { Err(AdminError::SecretTaken) } else { Ok(()) }
     }
 
-    /// Writes an endpoint with its secrets and hands it to the sender.
+    /// Writes a new endpoint with its secrets and hands it to the sender.
+    async fn add(&self, stored: Stored, secrets: EndpointSecrets) -> Result<Stored> {
+        let (now, most) = (self.now(), self.parts.settings.max_endpoints);
+        let _writing = self.registry.write().await;
+        let sealed = self.parts.vault.seal(&stored.id, &secrets, now);
+        let limit = u32::try_from(most).unwrap_or(u32::MAX);
+        let written = match self.parts.outbox.add_endpoint(Stored { sealed, ..stored }, limit, now).await {
+            Ok(written) => written.ok_or(AdminError::TooManyEndpoints(most))?,
+            Err(state::Error::EndpointConflict(id)) => return Err(AdminError::Exists(id)),
+            Err(error) => return Err(error.into()),
+        };
+        self.take_over(&written);
+        Ok(written)
+    }
+
+    /// Writes a changed endpoint with its secrets and hands it to the sender.
     async fn write(&self, stored: Stored, secrets: EndpointSecrets) -> Result<Stored> {
         let now = self.now();
         let _writing = self.registry.write().await;
-        let health = self.registry.find(&stored.id).map_or(stored.health, |entry| entry.health());
         let sealed = self.parts.vault.seal(&stored.id, &secrets, now);
-        let written = self.parts.outbox.put_endpoint(Stored { sealed, health, ..stored }, now).await;
+        let written = self.parts.outbox.put_endpoint(Stored { sealed, ..stored }, now).await;
         let written = written.map_err(|error| match error {
             state::Error::EndpointConflict(id) => AdminError::Changed(id),
             error => error.into(),

@@ -56,6 +56,7 @@ impl Place {
             rules: Arc::new(EgressRules::new(vec![], true)),
             vault: Vault::new(&ServerKeys::parse(keys).unwrap()),
             settings: WebhookSettings { max_endpoints: 3, ..WebhookSettings::default() },
+            senders: Arc::new(|| 1),
         };
         Ok((Sender::open(parts, configured).await?, store))
     }

@@ -47,7 +47,7 @@ pub enum UnreadableSecrets {
 }
 
 /// Seals and opens the secrets of endpoints.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Vault(DerivedKeys);
 
 impl Vault {

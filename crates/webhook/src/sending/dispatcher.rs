@@ -14,7 +14,9 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::parts::SenderCount;
 use crate::sending::courier::Courier;
+use crate::sending::follower::EndpointFollower;
 use crate::sending::liveness::Liveness;
 use crate::sending::recorder::RecorderState;
 use crate::sending::registry::{EndpointEntry, EndpointRegistry, SendCapacity};
@@ -22,6 +24,7 @@ use crate::sending::store_outage::{StoreOutage, around};
 use domain::delivery::Attempt;
 use domain::endpoint::EndpointId;
 use domain::id::InstanceId;
+use domain::lane::ClaimLimits;
 use domain::time::Timestamp;
 use state::{Claim, Dispatch};
 
@@ -48,13 +51,16 @@ pub(crate) struct Dispatcher {
     pub(crate) tests: mpsc::Receiver<TestRequest>,
     pub(crate) courier: Arc<Courier>,
     pub(crate) liveness: Liveness,
+    pub(crate) follower: Arc<EndpointFollower>,
+    pub(crate) senders: SenderCount,
 }
 
 impl Dispatcher {
     /// Runs until `stop`, then gives deliveries in flight the drain timeout.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let steps = self.courier.clock.steps();
-        DispatchLoop { shared: self, steps, turn: 0, starved: Vec::new(), tasks: JoinSet::new() }.run(stop).await;
+        let (starved, tasks) = (Vec::new(), JoinSet::new());
+        DispatchLoop { shared: self, steps, turn: 0, held_back: 0, starved, tasks }.run(stop).await;
     }
 }
 
@@ -64,6 +70,9 @@ struct DispatchLoop {
     steps: u64,
     /// Index of the endpoint that is served first if there are not enough slots for all.
     turn: usize,
+    /// Number of polls in a row in which deliveries were due and none could be claimed, because other nodes
+    /// use the slots of their endpoints.
+    held_back: u32,
     /// Endpoints that had no free slot when deliveries were last claimed.
     starved: Vec<Arc<EndpointEntry>>,
     tasks: JoinSet<()>,
@@ -73,7 +82,7 @@ struct DispatchLoop {
 struct ClaimPlan {
     /// Maximum number of deliveries to claim for each endpoint with capacity, in total no more than there are
     /// free slots.
-    slots: Vec<(EndpointId, u32)>,
+    limits: Vec<(EndpointId, ClaimLimits)>,
     /// Time until the first of the waiting endpoints has capacity.
     next: Option<Duration>,
     /// Index of the endpoint that comes first after these.
@@ -120,22 +129,46 @@ impl DispatchLoop {
         let claim_plan = self.claim_plan();
         // Endpoints that were left out this time come first the next time.
         self.turn = claim_plan.turn;
-        if !claim_plan.slots.is_empty() {
+        let mut claims = Vec::new();
+        if !claim_plan.limits.is_empty() {
             let lease = self.shared.courier.settings.lease;
-            for claim in self.shared.dispatch.claim_due(self.shared.node, &claim_plan.slots, self.now(), lease).await? {
-                self.start(claim, None);
-            }
+            claims = self.shared.dispatch.claim_due(self.shared.node, &claim_plan.limits, self.now(), lease).await?;
         }
+        let has_claimed = !claims.is_empty();
+        self.start_current(claims).await?;
         self.note_starved_endpoints();
         let poll = around(POLL, rand::random());
         let left = self.claim_plan();
         let sleep_for = left.next.unwrap_or(poll).clamp(MIN_SLEEP, poll);
-        let idle: Vec<EndpointId> = left.slots.into_iter().map(|(id, _)| id).collect();
+        let idle: Vec<EndpointId> = left.limits.into_iter().map(|(id, _)| id).collect();
         if idle.is_empty() {
             return Ok(sleep_for);
         }
         let next = self.shared.dispatch.next_due(&idle).await?.map(|due| due.since(self.now()));
-        Ok(next.unwrap_or(sleep_for).clamp(MIN_SLEEP, sleep_for))
+        let is_held_back = !has_claimed && next.is_some_and(|next| next.is_zero());
+        self.held_back = if is_held_back { self.held_back.saturating_add(1) } else { 0 };
+        let at_least = MIN_SLEEP.saturating_mul(1 << self.held_back.min(7)).min(sleep_for);
+        Ok(next.unwrap_or(sleep_for).clamp(at_least, sleep_for))
+    }
+
+    /// Starts sending. An endpoint that was changed through another node since this one has read it is read
+    /// again first, so that no message goes to a former URL.
+    async fn start_current(&mut self, claims: Vec<Claim>) -> state::Result<()> {
+        let is_current = |claim: &Claim| {
+            let entry = self.shared.registry.find(&claim.endpoint);
+            entry.is_none_or(|entry| entry.endpoint().stored().version == claim.endpoint_version)
+        };
+        let (current, outdated): (Vec<_>, Vec<_>) = claims.into_iter().partition(is_current);
+        for claim in current {
+            self.start(claim, None);
+        }
+        if !outdated.is_empty() {
+            self.shared.follower.read_endpoints().await?;
+        }
+        for claim in outdated {
+            self.start(claim, None);
+        }
+        Ok(())
     }
 
     /// Renews leases after the clock was set, so that deliveries in flight are not claimed again.
@@ -163,40 +196,42 @@ impl DispatchLoop {
     /// Distributes the free slots among the endpoints with capacity, in turn.
     fn claim_plan(&self) -> ClaimPlan {
         let entries = self.shared.registry.all();
-        let (now, instant) = (self.now(), Instant::now());
         let (mut with_capacity, mut next) = (Vec::new(), None::<Duration>);
         for place in 0..entries.len() {
             let at = (self.turn + place) % entries.len();
-            match entries[at].capacity(&self.shared.courier.settings, now, instant) {
+            match self.capacity(&entries[at]) {
                 SendCapacity::Slots(capacity) => with_capacity.push((at, &entries[at], capacity)),
                 SendCapacity::After(wait) => next = Some(next.map_or(wait, |next| next.min(wait))),
                 SendCapacity::None => {}
             }
         }
         let mut left = self.shared.slots.available_permits();
-        let (mut slots, mut turn) = (Vec::new(), self.turn);
+        let (mut limits, mut turn) = (Vec::new(), self.turn);
         for (index, (at, entry, capacity)) in with_capacity.iter().enumerate() {
             if left == 0 {
                 break;
             }
             let fair = left.div_ceil(with_capacity.len() - index);
             let share = u32::try_from(fair).unwrap_or(u32::MAX).min(*capacity);
-            slots.push((entry.id().clone(), share));
+            limits.push((entry.id().clone(), entry.claim_limits(share, &self.shared.courier.settings)));
             left -= usize::try_from(share).unwrap_or(left).min(left);
             turn = at + 1;
         }
-        ClaimPlan { slots, next, turn }
+        ClaimPlan { limits, next, turn }
+    }
+
+    fn capacity(&self, entry: &EndpointEntry) -> SendCapacity {
+        entry.capacity(&self.shared.courier.settings, (self.shared.senders)(), self.now(), Instant::now())
     }
 
     /// Remembers the endpoints for which more deliveries could be due than there was capacity for.
     fn note_starved_endpoints(&mut self) {
-        let (now, instant) = (self.now(), Instant::now());
         let exhausted = self.shared.slots.available_permits() == 0;
-        let settings = &self.shared.courier.settings;
         let starved = |entry: &&Arc<EndpointEntry>| {
-            entry.is_enabled() && (exhausted || entry.capacity(settings, now, instant) == SendCapacity::None)
+            entry.is_enabled() && (exhausted || self.capacity(entry) == SendCapacity::None)
         };
-        self.starved = self.shared.registry.all().iter().filter(starved).cloned().collect();
+        let starved = self.shared.registry.all().iter().filter(starved).cloned().collect();
+        self.starved = starved;
     }
 
     /// Sleeps until there may be something to claim: the bell rings, a delivery becomes due, an endpoint is
@@ -223,9 +258,7 @@ impl DispatchLoop {
     }
 
     fn has_capacity_for_starved(&self) -> bool {
-        let (now, instant) = (self.now(), Instant::now());
-        let settings = &self.shared.courier.settings;
-        self.starved.iter().any(|entry| matches!(entry.capacity(settings, now, instant), SendCapacity::Slots(_)))
+        self.starved.iter().any(|entry| matches!(self.capacity(entry), SendCapacity::Slots(_)))
     }
 
     fn start(&mut self, claim: Claim, waiting: Option<oneshot::Sender<Attempt>>) {
@@ -285,7 +318,7 @@ mod tests {
 
     use crate::sending::egress::Egress;
     use crate::sending::recorder::DeliveryResult;
-    use crate::testing::{Receiver, Script, TestClock, TestOutbox, endpoint, node};
+    use crate::testing::{Receiver, Script, TestClock, TestOutbox, endpoint, node, vault};
     use crate::{WebhookMetrics, WebhookSettings};
     use outbound::address::EgressRules;
     use outbound::resolver::system_lookup;
@@ -304,17 +337,30 @@ mod tests {
             results,
             settings,
         };
+        let app = endpoint("app", &receiver.url());
+        outbox.configure_now(vec![app.stored().clone()]);
+        let app = app.with(outbox.stored("app")).unwrap();
+        let registry = Arc::new(EndpointRegistry::new([app]));
+        let follower = EndpointFollower {
+            outbox: Arc::clone(outbox) as _,
+            registry: Arc::clone(&registry),
+            vault: vault(),
+            configured: vec![endpoint("app", &receiver.url())],
+        };
         let shared = Dispatcher {
             node: node(),
             dispatch: Arc::clone(outbox) as _,
-            registry: Arc::new(EndpointRegistry::new([endpoint("app", &receiver.url())])),
+            registry,
+            follower: Arc::new(follower),
+            senders: Arc::new(|| 1),
             slots: Arc::new(Semaphore::new(512)),
             recording: watch::channel(RecorderState::Works).1,
             tests: mpsc::channel(1).1,
             courier: Arc::new(courier),
             liveness: Liveness::new(Duration::ZERO),
         };
-        (DispatchLoop { shared, steps: 0, turn: 0, starved: Vec::new(), tasks: JoinSet::new() }, outcomes)
+        let (starved, tasks) = (Vec::new(), JoinSet::new());
+        (DispatchLoop { shared, steps: 0, turn: 0, held_back: 0, starved, tasks }, outcomes)
     }
 
     /// Under load the loop polls without pause, and never waits for a task to end.

@@ -4,13 +4,14 @@
 //! and no attempt is used up. After a pause one delivery goes out as a probe; a success closes the breaker.
 //! An endpoint that has failed for days without a success is disabled, and operators are warned before.
 //!
-//! Pure: instants and random numbers are arguments. [`Health`] is the stored part; the rest exists only in
-//! this process.
+//! Pure: instants and random numbers are arguments. [`Health`] is the stored part, to which all nodes
+//! contribute their [`HealthChange`]s; the rest exists only in this process.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use domain::endpoint::Health;
+use domain::health::{BreakerState, HealthChange};
 use domain::time::Timestamp;
 
 /// The window over which the failure rate is measured.
@@ -44,7 +45,7 @@ pub struct HealthRules {
 }
 
 impl HealthRules {
-    fn longest_pause(&self) -> Duration {
+    pub(crate) fn longest_pause(&self) -> Duration {
         self.breaker_pause.saturating_mul(2)
     }
 }
@@ -89,22 +90,15 @@ pub(crate) enum BreakerChange {
     Closed,
 }
 
-/// State of the breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BreakerState {
-    Closed,
-    /// Nothing is sent before `until`.
-    Open {
-        until: Timestamp,
-    },
-    /// One delivery may be sent as a probe.
-    HalfOpen,
-}
-
 /// The health of one endpoint, as this process knows it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HealthTracker {
+    /// The health as last read, with the effect of the attempts of this process since.
     pub(crate) health: Health,
+    /// The part of that effect whose writing has not begun.
+    unwritten: HealthChange,
+    /// The part that is being written.
+    writing: HealthChange,
     /// Attempts of the last minutes, oldest first.
     window: VecDeque<WindowSlice>,
 }
@@ -118,16 +112,34 @@ struct WindowSlice {
 
 impl HealthTracker {
     pub(crate) fn of(health: Health) -> Self {
-        Self { health, window: VecDeque::new() }
+        Self { health, ..Self::default() }
+    }
+
+    /// Replaces the health with that read from the outbox, which other nodes have changed, unless the effect
+    /// of own attempts is still to be written.
+    pub(crate) fn follow(&mut self, stored: Health) {
+        if self.unwritten.is_empty() && self.writing.is_empty() {
+            self.health = stored;
+        }
+    }
+
+    /// Returns the change to be written, if there is one.
+    pub(crate) fn begin_writing(&mut self) -> Option<HealthChange> {
+        self.writing = self.writing.then(&std::mem::take(&mut self.unwritten));
+        (!self.writing.is_empty()).then_some(self.writing)
+    }
+
+    pub(crate) fn end_writing(&mut self) {
+        self.writing = HealthChange::default();
+    }
+
+    fn apply(&mut self, change: &HealthChange) {
+        self.health = self.health.after(change);
+        self.unwritten = self.unwritten.then(change);
     }
 
     pub(crate) fn breaker_state(&self, rules: &HealthRules, now: Timestamp) -> BreakerState {
-        match self.health.open_until {
-            None => BreakerState::Closed,
-            // Beyond any possible pause: a clock that was ahead has set it.
-            Some(until) if now < until && until <= now.plus(rules.longest_pause()) => BreakerState::Open { until },
-            Some(_) => BreakerState::HalfOpen,
-        }
+        BreakerState::of(self.health.open_until, rules.longest_pause(), now)
     }
 
     /// Records an attempt. `may_disable` is set if the endpoint's settings allow disabling it. `failing_for`
@@ -146,7 +158,9 @@ impl HealthTracker {
             HealthSignal::Good => {
                 self.count(true, now);
                 let was_open = self.health.open_until.is_some();
-                self.health = Health::default();
+                if self.health != Health::default() {
+                    self.apply(&HealthChange { has_succeeded: true, ..HealthChange::default() });
+                }
                 if was_open {
                     self.window.clear();
                 }
@@ -158,11 +172,14 @@ impl HealthTracker {
             HealthSignal::Bad { exhausted } => {
                 let breaker = self.fail(rules, now, chance);
                 // A start of failures that was recorded by a clock ahead of this one is moved to now.
-                self.health.failing_since = Some(self.health.failing_since.map_or(now, |since| since.min(now)));
-                self.health.exhausted = self.health.exhausted.saturating_add(u32::from(exhausted));
                 let percent = if may_disable { percent(rules, failing_for) } else { 0 };
                 let warn = WARNINGS.into_iter().rfind(|step| *step <= percent && *step > self.health.warned_percent);
-                self.health.warned_percent = warn.unwrap_or(self.health.warned_percent);
+                self.apply(&HealthChange {
+                    failing_since: Some(now),
+                    exhausted: u32::from(exhausted),
+                    warned_percent: warn.unwrap_or_default(),
+                    ..HealthChange::default()
+                });
                 let disable = percent == 100 && self.health.exhausted >= MIN_EXHAUSTED;
                 HealthConsequence { breaker, warn, disable }
             }
@@ -172,7 +189,7 @@ impl HealthTracker {
     /// Counts a failure, and returns the change if it opened the breaker.
     fn fail(&mut self, rules: &HealthRules, now: Timestamp, chance: f64) -> Option<BreakerChange> {
         self.count(false, now);
-        self.health.consecutive_failures = self.health.consecutive_failures.saturating_add(1);
+        self.apply(&HealthChange { failures: 1, ..HealthChange::default() });
         let opens = match self.breaker_state(rules, now) {
             BreakerState::Open { .. } => false,
             BreakerState::HalfOpen => true,
@@ -180,7 +197,7 @@ impl HealthTracker {
         };
         opens.then(|| {
             let until = now.plus(rules.breaker_pause.mul_f64(1.0 + chance.clamp(0.0, 1.0)));
-            self.health.open_until = Some(until);
+            self.apply(&HealthChange { opened_until: Some(until), ..HealthChange::default() });
             BreakerChange::Opened { until }
         })
     }

@@ -17,7 +17,8 @@ pub struct Liveness(Arc<Mutex<LivenessState>>);
 
 #[derive(Debug)]
 struct LivenessState {
-    last_poll: Instant,
+    /// `None` if other nodes send.
+    last_poll: Option<Instant>,
     oldest_due: Duration,
     max_due_age: Duration,
 }
@@ -34,12 +35,22 @@ pub enum Unhealthy {
 impl Liveness {
     /// Creates the liveness state. With a `max_due_age` of zero, deliveries may be due without limit.
     pub(crate) fn new(max_due_age: Duration) -> Self {
-        Self(Arc::new(Mutex::new(LivenessState { last_poll: Instant::now(), oldest_due: Duration::ZERO, max_due_age })))
+        Self(Arc::new(Mutex::new(LivenessState {
+            last_poll: Some(Instant::now()),
+            oldest_due: Duration::ZERO,
+            max_due_age,
+        })))
+    }
+
+    /// Creates the state of a node that leaves sending to others, and is healthy without it.
+    pub(crate) fn of_other_nodes() -> Self {
+        let max_due_age = Duration::ZERO;
+        Self(Arc::new(Mutex::new(LivenessState { last_poll: None, oldest_due: Duration::ZERO, max_due_age })))
     }
 
     pub fn check(&self) -> Result<(), Unhealthy> {
         let state = self.state();
-        let silent = state.last_poll.elapsed();
+        let silent = state.last_poll.map_or(Duration::ZERO, |last_poll| last_poll.elapsed());
         if silent > SILENCE {
             return Err(Unhealthy::Silent(silent));
         }
@@ -51,7 +62,7 @@ impl Liveness {
 
     /// Records that the loop has polled for deliveries now.
     pub(crate) fn note_poll(&self) {
-        self.state().last_poll = Instant::now();
+        self.state().last_poll = Some(Instant::now());
     }
 
     pub(crate) fn set_oldest_due(&self, age: Duration) {

@@ -2,7 +2,7 @@
 //! and measuring the queue.
 //!
 //! All work is done in small batches with pauses, so that no delivery waits for it. After a crash it resumes
-//! at the position stored in the outbox.
+//! at the position stored in the outbox. Of several nodes, the one with the duty does it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,14 +17,16 @@ use crate::sending::liveness::Liveness;
 use crate::sending::registry::EndpointRegistry;
 use crate::sending::store_outage::StoreOutage;
 use crate::settings::WebhookSettings;
+use domain::duty::Duty;
 use domain::endpoint::EndpointId;
+use domain::id::InstanceId;
 use domain::principal::TenantScope;
 use domain::replay::{ReplayJob, ReplayState};
 use state::clock::Clock;
 use state::{BacklogLimits, Outbox, RetentionHorizon};
 
 /// Interval of polling for replays without a bell, such as those from before the start.
-const POLL_REPLAYS_EVERY: Duration = Duration::from_secs(30);
+const POLL_REPLAYS_EVERY: Duration = Duration::from_secs(5);
 
 /// Pause between two batches of a replay, of expiry or of removal.
 const PIECE_PAUSE: Duration = Duration::from_millis(20);
@@ -61,6 +63,7 @@ const CHECK_CLOCK_EVERY: Duration = Duration::from_secs(1);
 const MEASURE_QUEUE_EVERY: Duration = Duration::from_secs(5);
 
 pub(crate) struct Maintenance {
+    pub(crate) node: InstanceId,
     pub(crate) outbox: Arc<dyn Outbox>,
     pub(crate) registry: Arc<EndpointRegistry>,
     pub(crate) settings: WebhookSettings,
@@ -72,6 +75,15 @@ pub(crate) struct Maintenance {
 }
 
 impl Maintenance {
+    /// Does a step of work if this node has the duty to; otherwise there is nothing to do.
+    async fn on_duty<T: Default>(
+        &self,
+        duty: Duty,
+        work: impl Future<Output = state::Result<T>> + Send,
+    ) -> state::Result<T> {
+        if state::has_duty(&*self.outbox, duty, self.node).await { work.await } else { Ok(T::default()) }
+    }
+
     /// Runs until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         tokio::select! {
@@ -96,8 +108,9 @@ impl Maintenance {
             let pause = if followed == Some(steps) {
                 CHECK_CLOCK_EVERY
             } else {
-                match self.outbox.restart_waits(self.clock.now()).await {
-                    Ok(count) => {
+                match self.restart_waits().await {
+                    Ok(None) => CHECK_CLOCK_EVERY,
+                    Ok(Some(count)) => {
                         outage.over();
                         followed = Some(steps);
                         if count > 0 {
@@ -115,11 +128,19 @@ impl Maintenance {
         }
     }
 
+    /// Returns `None` while another node does the same.
+    async fn restart_waits(&self) -> state::Result<Option<u64>> {
+        if !self.outbox.claim_duty(Duty::RestartWaits, self.node, CHECK_CLOCK_EVERY).await? {
+            return Ok(None);
+        }
+        self.outbox.restart_waits(self.clock.now()).await.map(Some)
+    }
+
     async fn replay(&self) {
         let mut outage = StoreOutage::none("continue a replay");
         let mut last = None;
         loop {
-            let pause = match self.replay_piece(&mut last).await {
+            let pause = match self.on_duty(Duty::Replays, self.replay_piece(&mut last)).await {
                 Ok(Some(pause)) => {
                     outage.over();
                     pause
@@ -155,7 +176,8 @@ impl Maintenance {
     async fn change_backlogs(&self) {
         let mut outage = StoreOutage::none("process a backlog of deliveries");
         loop {
-            let pause = match self.outbox.advance_backlog(BACKLOG_PIECE, self.clock.now()).await {
+            let piece = self.outbox.advance_backlog(BACKLOG_PIECE, self.clock.now());
+            let pause = match self.on_duty(Duty::Backlogs, piece).await {
                 Ok(had_work) => {
                     outage.over();
                     if had_work { BACKLOG_PAUSE } else { POLL_BACKLOGS_EVERY }
@@ -173,7 +195,8 @@ impl Maintenance {
         sleep(EXPIRE_FIRST).await;
         loop {
             let begun_before = self.clock.ago(self.settings.delivery_expiry);
-            let pause = match self.outbox.expire(begun_before, EXPIRE_PIECE, self.clock.now()).await {
+            let piece = self.outbox.expire(begun_before, EXPIRE_PIECE, self.clock.now());
+            let pause = match self.on_duty(Duty::ExpireDeliveries, piece).await {
                 Ok(0) => {
                     outage.over();
                     if deliveries > 0 {
@@ -202,7 +225,8 @@ impl Maintenance {
             let now = self.clock.now();
             let begun_before = self.clock.ago(self.settings.max_backlog_age);
             let limits = BacklogLimits { begun_before, most: self.settings.max_backlog };
-            let pause = match self.outbox.drop_excess(limits, PRUNE_PIECE, now).await {
+            let piece = self.outbox.drop_excess(limits, PRUNE_PIECE, now);
+            let pause = match self.on_duty(Duty::LimitBacklogs, piece).await {
                 Ok(piece) if piece.is_empty() => {
                     outage.over();
                     for (endpoint, deliveries) in std::mem::take(&mut dropped) {
@@ -240,7 +264,8 @@ impl Maintenance {
                 most_hook_calls: self.settings.keep_hook_calls,
                 now: self.clock.now(),
             };
-            let pause = match self.outbox.prune(horizon, PRUNE_PIECE).await {
+            let piece = self.outbox.prune(horizon, PRUNE_PIECE);
+            let pause = match self.on_duty(Duty::Prune, piece).await {
                 Ok(0) => {
                     outage.over();
                     PRUNE_EVERY
@@ -306,7 +331,7 @@ mod tests {
     use domain::log::EventPosition;
     use domain::principal::TenantId;
 
-    use crate::testing::{Sample, TestClock, TestOutbox, sample, wall_clock};
+    use crate::testing::{Sample, TestClock, TestOutbox, node, sample, wall_clock};
     use domain::delivery::DeliveryState;
     use domain::id::{DeliveryId, ReplayId};
 
@@ -329,6 +354,7 @@ mod tests {
 
     fn maintenance(outbox: &Arc<TestOutbox>) -> Maintenance {
         Maintenance {
+            node: node(),
             outbox: Arc::clone(outbox) as _,
             registry: Arc::default(),
             settings: WebhookSettings::default(),

@@ -7,13 +7,15 @@
 //!    └── recorder ◄───────────┘ and consults decision, which uses retry, and health
 //! ```
 //!
-//! Beside it, [`maintenance`] does background work, [`throttle`] limits rates and slots, [`store_outage`]
-//! handles outages of the store, and [`liveness`] reports whether the loop still runs.
+//! Beside it, [`follower`] follows changes of endpoints by other nodes, [`maintenance`] does background
+//! work, [`throttle`] limits rates and slots, [`store_outage`] handles outages of the store, and
+//! [`liveness`] reports whether the loop still runs.
 
 pub(crate) mod courier;
 pub(crate) mod decision;
 pub(crate) mod dispatcher;
 pub(crate) mod egress;
+pub(crate) mod follower;
 pub(crate) mod health;
 pub(crate) mod liveness;
 pub(crate) mod maintenance;

@@ -18,7 +18,8 @@ use crate::metrics::WebhookMetrics;
 use crate::sending::registry::{EndpointEntry, EndpointRegistry};
 use crate::sending::store_outage::StoreOutage;
 use domain::delivery::{Attempt, DeliveryClass};
-use domain::endpoint::{DisabledBecause, Endpoint as Stored, EndpointId, EndpointState, Health};
+use domain::endpoint::{DisabledBecause, Endpoint as Stored, EndpointId, EndpointState};
+use domain::health::HealthChange;
 use domain::notice::Notice;
 use domain::principal::TenantScope;
 use state::clock::Clock;
@@ -90,10 +91,10 @@ impl Recorder {
         for (entry, stop) in batch.iter().filter_map(|outcome| Some((&outcome.entry, outcome.stop.as_ref()?))) {
             self.until_written(|| self.stop_endpoint(entry, stop), attempts).await;
         }
-        let health = unwritten_health(&batch);
+        let health = health_changes(&batch);
         let settled = SettlementBatch {
             settlements: batch.iter().map(|outcome| outcome.settlement.clone()).collect(),
-            health: health.iter().map(|(entry, health)| (entry.id().clone(), *health)).collect(),
+            health: health.iter().map(|(entry, change)| (entry.id().clone(), *change)).collect(),
         };
         let began = Instant::now();
         if !self.until_written(|| self.outbox.settle(settled.clone(), self.clock.now()), attempts).await {
@@ -102,8 +103,8 @@ impl Recorder {
             return;
         }
         self.metrics.outbox_write.observe(began.elapsed().as_secs_f64());
-        for (entry, health) in health {
-            entry.mark_health_written(health);
+        for (entry, _) in health {
+            entry.end_writing_health();
         }
         for outcome in batch {
             self.metrics.count_settled(outcome.settlement.disposition, outcome.class);
@@ -123,7 +124,7 @@ impl Recorder {
             let Some(stored) = stored.filter(is_meant) else { return Ok(()) };
             let now = self.clock.now();
             let state = EndpointState::Disabled { since: now, because: stop.because };
-            let disabled = Stored { state, health: entry.health(), updated_at: now, ..stored };
+            let disabled = Stored { state, updated_at: now, ..stored };
             match self.outbox.put_endpoint(disabled, now).await {
                 Ok(written) => {
                     let (endpoint, reason) = (entry.id(), stop.because.name());
@@ -176,16 +177,16 @@ async fn find(outbox: &dyn Endpoints, id: &EndpointId) -> state::Result<Option<S
     Ok(outbox.endpoints(TenantScope::All).await?.into_iter().find(|stored| stored.id == *id))
 }
 
-/// Returns each endpoint of the batch once, with its health, if that has changed.
-fn unwritten_health(batch: &[DeliveryResult]) -> Vec<(Arc<EndpointEntry>, Health)> {
-    let mut health: Vec<(Arc<EndpointEntry>, Health)> = Vec::new();
+/// Returns each endpoint of the batch once, with the change of its health, if there is one.
+fn health_changes(batch: &[DeliveryResult]) -> Vec<(Arc<EndpointEntry>, HealthChange)> {
+    let mut changes: Vec<(Arc<EndpointEntry>, HealthChange)> = Vec::new();
     for entry in batch.iter().map(|outcome| &outcome.entry) {
-        if health.iter().any(|(known, _)| known.id() == entry.id()) {
+        if changes.iter().any(|(known, _)| known.id() == entry.id()) {
             continue;
         }
-        health.extend(entry.unwritten_health().map(|now| (Arc::clone(entry), now)));
+        changes.extend(entry.begin_writing_health().map(|change| (Arc::clone(entry), change)));
     }
-    health
+    changes
 }
 
 struct WriteAttempts {

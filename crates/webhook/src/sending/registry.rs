@@ -12,11 +12,13 @@ use tokio::time::Instant;
 
 use crate::endpoints::endpoint::SendableEndpoint;
 use crate::lock::{lock, read, write};
-use crate::sending::health::{BreakerState, HealthConsequence, HealthRules, HealthSignal, HealthTracker};
+use crate::sending::health::{HealthConsequence, HealthRules, HealthSignal, HealthTracker};
 use crate::sending::throttle::{Throttle, TokenBucket};
 use crate::settings::WebhookSettings;
-use domain::endpoint::{EndpointId, EndpointState, Health};
+use domain::endpoint::{Endpoint as Stored, EndpointId, EndpointState, Health};
 use domain::event::EventKind;
+use domain::health::{BreakerState, HealthChange};
+use domain::lane::ClaimLimits;
 use domain::time::Timestamp;
 use state::clock::Clock;
 
@@ -36,8 +38,6 @@ struct SendState {
     bucket: TokenBucket,
     throttle: Throttle,
     tracker: HealthTracker,
-    /// The health as last written.
-    written: Health,
 }
 
 /// Number of deliveries that an endpoint can accept now, or the time to check again.
@@ -56,11 +56,7 @@ impl EndpointEntry {
         Self {
             id: endpoint.id().clone(),
             endpoint: RwLock::new(Arc::new(endpoint)),
-            send_state: Mutex::new(SendState {
-                tracker: HealthTracker::of(health),
-                written: health,
-                ..SendState::default()
-            }),
+            send_state: Mutex::new(SendState { tracker: HealthTracker::of(health), ..SendState::default() }),
             is_failing: AtomicBool::new(health.consecutive_failures > 0),
         }
     }
@@ -85,7 +81,6 @@ impl EndpointEntry {
             let health = changed.stored().health;
             let mut send_state = self.send_state();
             send_state.tracker = HealthTracker::of(health);
-            send_state.written = health;
             send_state.throttle.release();
             self.is_failing.store(false, Ordering::Relaxed);
         }
@@ -96,7 +91,27 @@ impl EndpointEntry {
         self.endpoint().stored().state.is_enabled()
     }
 
-    pub(crate) fn capacity(&self, settings: &WebhookSettings, now: Timestamp, instant: Instant) -> SendCapacity {
+    /// Reports whether this is the endpoint as stored, apart from its health.
+    pub(crate) fn is_current(&self, stored: &Stored) -> bool {
+        let endpoint = self.endpoint();
+        let known = endpoint.stored();
+        (known.version, known.created_at) == (stored.version, stored.created_at)
+    }
+
+    /// Adopts the health that the attempts of all nodes have resulted in.
+    pub(crate) fn follow(&self, stored: Health) {
+        self.send_state().tracker.follow(stored);
+    }
+
+    /// Returns the number of deliveries that this node may send now, as one of `senders` nodes that share the
+    /// rate of the endpoint.
+    pub(crate) fn capacity(
+        &self,
+        settings: &WebhookSettings,
+        senders: usize,
+        now: Timestamp,
+        instant: Instant,
+    ) -> SendCapacity {
         let endpoint = self.endpoint();
         if !endpoint.stored().state.is_enabled() {
             return SendCapacity::None;
@@ -109,16 +124,27 @@ impl EndpointEntry {
             }
             BreakerState::Closed => {}
         }
-        let terms = endpoint.terms();
-        let slots = send_state.throttle.of(terms.max_in_flight.unwrap_or(settings.max_in_flight_per_endpoint));
-        let free = slots.saturating_sub(send_state.in_flight);
+        let free = send_state.slots(&endpoint, settings).saturating_sub(send_state.in_flight);
         if free == 0 {
             return SendCapacity::None;
         }
-        let Some(rate) = terms.max_per_second else { return SendCapacity::Slots(free) };
+        let Some(rate) = endpoint.terms().max_per_second else { return SendCapacity::Slots(free) };
+        let rate = share_of_rate(rate, senders);
         match send_state.bucket.tokens(rate, instant).min(free) {
             0 => SendCapacity::After(send_state.bucket.until_next(rate)),
             capacity => SendCapacity::Slots(capacity),
+        }
+    }
+
+    /// Returns the limits for a claim of at most `slots` deliveries.
+    pub(crate) fn claim_limits(&self, slots: u32, settings: &WebhookSettings) -> ClaimLimits {
+        let endpoint = self.endpoint();
+        let send_state = self.send_state();
+        ClaimLimits {
+            slots,
+            in_flight: send_state.in_flight,
+            max_in_flight: send_state.slots(&endpoint, settings),
+            longest_pause: settings.health.longest_pause(),
         }
     }
 
@@ -156,20 +182,19 @@ impl EndpointEntry {
         self.send_state().tracker.health
     }
 
-    /// Returns the health if it has not been written yet.
-    pub(crate) fn unwritten_health(&self) -> Option<Health> {
-        let send_state = self.send_state();
-        (send_state.tracker.health != send_state.written).then_some(send_state.tracker.health)
+    /// Returns the change of health to write now, if there is one.
+    pub(crate) fn begin_writing_health(&self) -> Option<HealthChange> {
+        self.send_state().tracker.begin_writing()
     }
 
-    pub(crate) fn mark_health_written(&self, health: Health) {
-        self.send_state().written = health;
+    pub(crate) fn end_writing_health(&self) {
+        self.send_state().tracker.end_writing();
     }
 
     /// Permits one delivery as a probe from now on, if the breaker is open.
     fn probe(&self, now: Timestamp) {
-        let until = &mut self.send_state().tracker.health.open_until;
-        *until = until.map(|until| until.min(now));
+        let mut send_state = self.send_state();
+        send_state.tracker.health = send_state.tracker.health.after(&HealthChange::probe(now));
     }
 
     /// Reports whether the breaker is open or half open.
@@ -180,6 +205,18 @@ impl EndpointEntry {
     fn send_state(&self) -> MutexGuard<'_, SendState> {
         lock(&self.send_state)
     }
+}
+
+impl SendState {
+    /// Returns the number of deliveries to the endpoint that may be in flight at once.
+    fn slots(&self, endpoint: &SendableEndpoint, settings: &WebhookSettings) -> u32 {
+        self.throttle.of(endpoint.terms().max_in_flight.unwrap_or(settings.max_in_flight_per_endpoint))
+    }
+}
+
+/// Returns the share of an endpoint's rate that one of several nodes uses.
+fn share_of_rate(per_second: u32, senders: usize) -> f64 {
+    f64::from(per_second) / f64::from(u32::try_from(senders.max(1)).unwrap_or(u32::MAX))
 }
 
 /// A slot of an endpoint, held by a delivery in flight.
@@ -291,7 +328,7 @@ mod tests {
     use super::*;
 
     use crate::testing::{TestClock, endpoint, endpoint_with, wall_clock};
-    use domain::endpoint::{Endpoint as Stored, EndpointTerms};
+    use domain::endpoint::EndpointTerms;
     use domain::event::EventFilter;
 
     fn entry(change: impl FnOnce(&mut EndpointTerms)) -> Arc<EndpointEntry> {
@@ -301,7 +338,7 @@ mod tests {
     }
 
     fn capacity(entry: &EndpointEntry) -> SendCapacity {
-        entry.capacity(&WebhookSettings::default(), wall_clock(), Instant::now())
+        entry.capacity(&WebhookSettings::default(), 1, wall_clock(), Instant::now())
     }
 
     fn bad(entry: &EndpointEntry, count: u32) {
@@ -342,7 +379,7 @@ mod tests {
         bad(&entry, 10);
         assert!(matches!(capacity(&entry), SendCapacity::After(wait) if wait > Duration::from_secs(25)));
         let later = wall_clock().plus(Duration::from_mins(2));
-        let probing = |entry: &EndpointEntry| entry.capacity(&WebhookSettings::default(), later, Instant::now());
+        let probing = |entry: &EndpointEntry| entry.capacity(&WebhookSettings::default(), 1, later, Instant::now());
         assert_eq!(probing(&entry), SendCapacity::Slots(1));
         let probe = entry.take_slot();
         assert_eq!(probing(&entry), SendCapacity::None, "one at a time");
@@ -415,12 +452,15 @@ mod tests {
     #[test]
     fn health_is_written_when_it_has_changed() {
         let entry = entry(|_| {});
-        assert_eq!(entry.unwritten_health(), None);
+        assert_eq!(entry.begin_writing_health(), None);
         entry.note(HealthSignal::Good, &HealthRules::default(), &TestClock::default().clock(), 0.5);
-        assert_eq!(entry.unwritten_health(), None, "a healthy endpoint costs no write");
+        assert_eq!(entry.begin_writing_health(), None, "a healthy endpoint costs no write");
         bad(&entry, 1);
-        let health = entry.unwritten_health().unwrap();
-        entry.mark_health_written(health);
-        assert_eq!(entry.unwritten_health(), None);
+        assert_eq!(entry.begin_writing_health().unwrap().failures, 1);
+        bad(&entry, 2);
+        entry.end_writing_health();
+        assert_eq!(entry.begin_writing_health().unwrap().failures, 2, "an attempt made meanwhile is not lost");
+        entry.end_writing_health();
+        assert_eq!(entry.begin_writing_health(), None);
     }
 }
