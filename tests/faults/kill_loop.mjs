@@ -58,9 +58,11 @@ const server = await Server.start({
 });
 
 const world = {
-  server,
+  target: () => server.port,
+  retried: [423, 503],
+  patience: 10_000,
   random: random(SEED),
-  counts: { acknowledgements: 0, resumed: 0, lost: 0, conflicts: 0, unavailable: 0, compared: 0 },
+  counts: { acknowledgements: 0, resumed: 0, lost: 0, conflicts: 0, compared: 0 },
   /** Every upload whose URL a client has learned: its outcome by id. */
   known: new Map(),
   /** The bytes of every story, by the number in the metadata: also for uploads whose URL was lost on its way. */

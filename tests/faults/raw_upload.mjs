@@ -12,9 +12,6 @@ export const KINDS = ['plain', 'with-data', 'deferred', 'checksummed'];
 /** More wrong offsets in a row than a stale connection can cause. */
 const MAX_CONFLICTS = 50;
 
-/** The longest time for which a server may ask its clients to retry later. */
-const PATIENCE_MS = 10_000;
-
 export class RawUpload {
   url;
   /** The highest offset that a response has reported. */
@@ -25,7 +22,10 @@ export class RawUpload {
   #refusedSince;
 
   /**
-   * `world` has `server`, `random` and `counts`, and `check(id, bytes, offset)`, which compares the stored bytes.
+   * `world` has `random` and `counts`; `target()`, which returns the server of the next request; `retried`, the statuses
+   * after which it repeats a request, and `patience`, the time in ms for which servers may answer with them; and
+   * `check(id, bytes, offset)`, which compares the stored bytes. `advanced(upload)`, if there is one, is called for each
+   * higher offset. With `mayForget`, the servers may lose what they acknowledged, and the client starts there again.
    * `metadata` and `concat` are sent with the creation.
    */
   constructor(world, bytes, { kind = 'plain', metadata = {}, concat } = {}) {
@@ -52,7 +52,7 @@ export class RawUpload {
       } catch (error) {
         if (!(error instanceof Lost)) throw error;
         this.world.counts.lost += 1;
-        if (this.url) await this.#resume();
+        if (this.url) await this.resume();
       }
     }
   }
@@ -90,7 +90,7 @@ export class RawUpload {
     this.url = new URL(told.location, 'http://server/').pathname;
     this.world.born(this);
     if (withData) assert.equal(told['upload-offset'], String(count), 'the creation tells the offset');
-    this.acknowledged = count;
+    this.#acknowledge(count);
   }
 
   async #append() {
@@ -110,6 +110,7 @@ export class RawUpload {
     this.#sent = Math.max(this.#sent, start + count);
     const { status, headers: told } = await this.#ask('PATCH', this.url, headers, chunk);
     if (await this.#isToWait(status)) return;
+    if (this.#isForgotten(status)) return this.#beginAnew();
     if (status === 409) return this.#conflict();
     assert.equal(status, 204, `PATCH of ${this.id} at ${start} with ${count} bytes answered ${status}`);
     this.#conflicts = 0;
@@ -123,14 +124,16 @@ export class RawUpload {
     this.world.counts.conflicts += 1;
     this.#conflicts += 1;
     assert.ok(this.#conflicts < MAX_CONFLICTS, `${this.id} is refused at every offset that HEAD tells`);
-    await this.#resume();
+    await this.resume();
   }
 
-  async #resume() {
+  /** Queries the offset, however often the connection breaks. */
+  async resume() {
     for (;;) {
       try {
         const { status, headers } = await this.#ask('HEAD', this.url, {});
         if (await this.#isToWait(status)) continue;
+        if (this.#isForgotten(status)) return this.#beginAnew();
         assert.equal(status, 200, `HEAD of ${this.id} answered ${status}`);
         if (headers['upload-length'] !== undefined) {
           assert.equal(Number(headers['upload-length']), this.bytes.length);
@@ -151,29 +154,40 @@ export class RawUpload {
 
   /** Waits if the server asks to retry later, and returns whether it did. */
   async #isToWait(status) {
-    if (status !== 503) {
+    if (!this.world.retried.includes(status)) {
       this.#refusedSince = undefined;
       return false;
     }
-    this.world.counts.unavailable += 1;
+    this.world.counts[status] = (this.world.counts[status] ?? 0) + 1;
     this.#refusedSince ??= Date.now();
     const waited = Date.now() - this.#refusedSince;
-    assert.ok(waited < PATIENCE_MS, `${this.id} has been answered 503 for ${waited} ms, across restarts too`);
+    assert.ok(waited < this.world.patience, `${this.id} has been answered ${status} for ${waited} ms, across restarts too`);
     await sleep(50);
     return true;
   }
 
+  /** Returns whether the servers have lost the upload, or its bytes, and may do so. */
+  #isForgotten(status) {
+    return this.world.mayForget && [404, 410].includes(status);
+  }
+
+  #beginAnew() {
+    this.world.forgotten(this);
+    Object.assign(this, { url: undefined, acknowledged: 0, lengthTold: false });
+  }
+
   #acknowledge(offset) {
-    const acknowledged = this.acknowledged;
+    const acknowledged = this.world.mayForget ? Math.min(this.acknowledged, offset) : this.acknowledged;
     assert.ok(offset >= acknowledged, `${this.id}: offset ${offset} after ${acknowledged} had been acknowledged`);
     assert.ok(offset <= this.#sent, `${this.id}: offset ${offset}, but only ${this.#sent} bytes were ever sent`);
     this.acknowledged = offset;
     this.world.counts.acknowledgements += 1;
+    if (offset > acknowledged) this.world.advanced?.(this);
   }
 
   /** Sends the body in pieces of random size at a random rate, and sometimes cuts its own connection. */
   #ask(method, path, headers, body = Buffer.alloc(0)) {
-    const { random, server } = this.world;
+    const { random } = this.world;
     const pieces = [];
     for (let at = 0; at < body.length; ) {
       const size = random.between(1, 80_000);
@@ -187,7 +201,7 @@ export class RawUpload {
       await sleep(slow ? random.between(0, 25) : 0);
       return sent >= cutAt ? how : undefined;
     };
-    return request(server.port, method, path, headers, { body: pieces, between });
+    return request(this.world.target(this), method, path, headers, { body: pieces, between });
   }
 }
 
@@ -199,7 +213,7 @@ export async function concatenate(world, parts, metadata) {
   };
   for (;;) {
     try {
-      const { status, headers: told } = await request(world.server.port, 'POST', '/files', headers);
+      const { status, headers: told } = await request(world.target(), 'POST', '/files', headers);
       if (status === 201) return new URL(told.location, 'http://server/').pathname;
       assert.equal(status, 503, `concatenation answered ${status}`);
       await sleep(20);

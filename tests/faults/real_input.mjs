@@ -9,13 +9,12 @@
 // verified and in order.
 
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { parseArgs, promisify } from 'node:util';
+import { parseArgs } from 'node:util';
 import { deliveries, head, idOf, status } from '../clients/harness/api.mjs';
 import { digestOfFile } from '../clients/harness/bytes.mjs';
 import { Proxy } from '../clients/harness/proxy.mjs';
@@ -25,6 +24,8 @@ import { Server } from '../clients/harness/server.mjs';
 import { sleep, until, within } from '../clients/harness/until.mjs';
 import { UploadProcess } from '../clients/node/client.mjs';
 import { assertEventsArrived, assertStory } from './stories.mjs';
+import { bytesOf, makeVideo, mib, play } from './video.mjs';
+import { Watch } from './watch.mjs';
 
 const { values: options } = parseArgs({
   options: {
@@ -37,89 +38,10 @@ const { values: options } = parseArgs({
 const SIZE = bytesOf(options.size);
 /** The time that the line takes for the whole file, without interruptions. */
 const SECONDS = Number(options.seconds ?? 12 + SIZE / 2 ** 26);
+const LINE = { timeout: (SECONDS + 60) * 1000 };
 const KILLS = Number(options.kills);
-const run = promisify(execFile);
-
-function bytesOf(text) {
-  const [, number, unit = 'B'] = /^(\d+)([KMG]iB)?$/.exec(text) ?? assert.fail(`not a size: ${text}`);
-  return Number(number) * { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 }[unit];
-}
-
-const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 const started = Date.now();
 const say = (text) => console.log(`${((Date.now() - started) / 1000).toFixed(1).padStart(7)} s  ${text}`);
-
-/** Makes an MP4 of about `size` bytes: a few noisy seconds, encoded once and repeated until it is large enough. */
-async function makeVideo(folder, size) {
-  const clip = join(folder, 'clip.mp4');
-  const video = join(folder, 'source.mp4');
-  const quiet = ['-v', 'error', '-nostdin', '-y'];
-  const picture = 'testsrc2=size=1280x720:rate=30,noise=alls=60:allf=t';
-  await run('ffmpeg', [
-    ...quiet, '-f', 'lavfi', '-i', picture, '-f', 'lavfi', '-i', 'sine=frequency=440:sample_rate=48000',
-    '-t', '4', '-c:v', 'mpeg4', '-q:v', '4', '-pix_fmt', 'yuv420p', '-c:a', 'aac', clip,
-  ]); // prettier-ignore
-  await run('ffmpeg', [...quiet, '-stream_loop', '-1', '-i', clip, '-c', 'copy', '-fs', String(size), video]);
-  return video;
-}
-
-/**
- * Returns the properties that a player finds in a file. Decodes the first and the last seconds, and fails on any error
- * in them.
- */
-async function play(file) {
-  const { stdout } = await run('ffprobe', ['-v', 'error', '-of', 'json', '-show_format', '-show_streams', file]);
-  const { format, streams } = JSON.parse(stdout);
-  for (const from of [['-ss', '0'], ['-sseof', '-3']]) {
-    const decode = ['-v', 'error', '-xerror', '-nostdin', ...from, '-i', file, '-t', '3', '-f', 'null', '-'];
-    const { stderr } = await run('ffmpeg', decode);
-    assert.equal(stderr, '', `decoding ${file}`);
-  }
-  return {
-    duration: Number(format.duration),
-    streams: streams.map(({ codec_name: codec, nb_frames: frames }) => `${codec} × ${frames}`),
-  };
-}
-
-/** Requests the status all the time. Records every reported offset, and when one is smaller than an earlier one. */
-class Watch {
-  answers = 0;
-  unanswered = 0;
-  backwards = [];
-  offset = 0;
-  stages = [];
-  #over = false;
-
-  constructor(server, id) {
-    this.finished = this.#poll(server, id);
-  }
-
-  async #poll(server, id) {
-    while (!this.#over) {
-      try {
-        const told = await status(server, id);
-        this.answers += 1;
-        if (told.offset < this.offset) this.backwards.push({ from: this.offset, to: told.offset });
-        assert.ok(told.received >= told.offset, 'what is received is at least what is committed');
-        this.offset = told.offset;
-        if (this.stages.at(-1) !== told.stage) this.stages.push(told.stage);
-      } catch (error) {
-        if (error instanceof assert.AssertionError) throw error;
-        this.unanswered += 1; // The server is dead at the moment.
-      }
-      await sleep(25);
-    }
-  }
-
-  async reaches(offset) {
-    await until(`offset ${offset}`, () => this.offset >= offset, { timeout: (SECONDS + 60) * 1000, every: 10 });
-  }
-
-  async stop() {
-    this.#over = true;
-    await this.finished;
-  }
-}
 
 async function killAndRestart(server, watch, meanwhile = async () => {}) {
   const before = watch.offset;
@@ -170,12 +92,12 @@ try {
 
   // The kills are spread over the file; the receiver returns while the server is dead, and fails in the middle.
   for (let kill = 1; kill <= KILLS; kill += 1) {
-    await watch.reaches((source.size * kill) / (KILLS + 1));
+    await watch.reaches((source.size * kill) / (KILLS + 1), LINE);
     const ill = kill === Math.ceil(KILLS / 2) + 1;
     if (ill) {
       receiver.behave(500);
       say('the receiver answers 500');
-      await watch.reaches((source.size * (kill + 0.3)) / (KILLS + 1));
+      await watch.reaches((source.size * (kill + 0.3)) / (KILLS + 1), LINE);
     }
     await killAndRestart(server, watch, async () => {
       if (receiver.isUp) return;
@@ -189,7 +111,7 @@ try {
     }
   }
 
-  await watch.reaches(source.size * 0.93);
+  await watch.reaches(source.size * 0.93, LINE);
   await receiver.down();
   say('the receiver is down');
   await within((SECONDS + 120) * 1000, 'the client to finish', client.success());

@@ -13,32 +13,37 @@ const PATIENCE_MS = 60_000;
 const ANSWER_LIMIT_MS = 30_000;
 
 /** Connects; if the server is down, waits until it runs again. */
-async function open(port) {
+async function open({ port, host = '127.0.0.1', connectLimit }) {
   for (const deadline = Date.now() + PATIENCE_MS; ; ) {
     try {
       return await new Promise((done, failed) => {
-        const socket = connect({ port, host: '127.0.0.1', noDelay: true });
-        socket.once('connect', () => done(socket.off('error', failed)));
+        const socket = connect({ port, host, noDelay: true });
+        socket.setTimeout(connectLimit ?? 0, () => socket.destroy(new Error(`no connection in ${connectLimit} ms`)));
+        socket.once('connect', () => done(socket.setTimeout(0).removeAllListeners('timeout').off('error', failed)));
         socket.once('error', failed);
       });
     } catch (error) {
-      if (Date.now() > deadline) throw error;
+      if (connectLimit === undefined && Date.now() > deadline) throw error;
       await sleep(10);
+      if (connectLimit !== undefined) throw new Lost(error.message);
     }
   }
 }
 
 /**
- * Sends a request and returns `{status, headers}`; rejects with `Lost` when the connection ends first. `body` is a list
- * of pieces; before each, `between(sentBytes)` is awaited and may return 'fin' or 'rst' to end the connection there.
+ * Sends a request and returns `{status, headers}`; rejects with `Lost` when the connection ends first. `target` is a port
+ * of this machine, whose server always answers, or one of several servers, `{host, port, connectLimit, answerLimit}`,
+ * that the client leaves when it has not connected or answered within these milliseconds. `body` is a list of pieces;
+ * before each, `between(sentBytes)` is awaited and may return 'fin' or 'rst' to end the connection there.
  */
-export async function request(port, method, path, headers, { body = [], between = () => {} } = {}) {
-  const socket = await open(port);
-  const answer = readAnswer(socket);
+export async function request(target, method, path, headers, { body = [], between = () => {} } = {}) {
+  const server = typeof target === 'number' ? { port: target } : target;
+  const socket = await open(server);
+  const answer = readAnswer(socket, server.answerLimit);
   answer.catch(() => {});
   const size = body.reduce((sum, piece) => sum + piece.length, 0);
   const lines = Object.entries({
-    Host: `127.0.0.1:${port}`,
+    Host: `${server.host ?? '127.0.0.1'}:${server.port}`,
     'Tus-Resumable': '1.0.0',
     Connection: 'close',
     ...(method !== 'HEAD' && { 'Content-Length': size }),
@@ -64,10 +69,12 @@ export async function request(port, method, path, headers, { body = [], between 
   }
 }
 
-function readAnswer(socket) {
+function readAnswer(socket, limit) {
   return new Promise((done, failed) => {
     let text = '';
-    socket.setTimeout(ANSWER_LIMIT_MS, () => failed(new Error(`no answer within ${ANSWER_LIMIT_MS} ms`)));
+    const NoAnswer = limit === undefined ? Error : Lost;
+    const patience = limit ?? ANSWER_LIMIT_MS;
+    socket.setTimeout(patience, () => failed(new NoAnswer(`no answer within ${patience} ms`)));
     socket.on('data', (chunk) => {
       text += chunk.toString('latin1');
       const end = text.indexOf('\r\n\r\n');

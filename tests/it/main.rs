@@ -31,6 +31,8 @@ mod listeners;
 mod memory;
 mod metrics;
 mod missing;
+#[cfg(feature = "postgres-tests")]
+mod moving;
 mod nodes;
 mod operations;
 mod peers;
@@ -43,6 +45,7 @@ mod read_tokens;
 mod restart;
 mod resume;
 mod schemas;
+mod shared_folder;
 mod signals;
 mod smoke;
 mod stages;

@@ -11,6 +11,7 @@ use domain::rejection::Rejection;
 use domain::stage::Ended;
 use domain::upload::Role;
 use engine::command::{Append, BodyEnd, Create, EngineError, Unavailable};
+use futures::future::join_all;
 use state::{Change, LocalBells, Uploads};
 use storage::BlobStore;
 use storage::faults::{Effect, Operation};
@@ -200,6 +201,23 @@ async fn a_commit_in_doubt_cannot_take_effect_once_the_upload_continues() {
     assert_eq!(epoch(&life, id).await, Epoch::new(1), "a commit that is found is not in doubt");
 }
 
+/// A writer whose commit is in doubt begins a new epoch before it ends, so that doubts do not add up against
+/// the limit of active uploads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_in_doubt_begins_a_new_epoch_before_it_ends() {
+    let world = shared_world();
+    let life = world.live_with(|settings| settings.max_active_uploads = 1).await;
+    for _ in 0..3 {
+        let id = life.create(10).await;
+        life.append(id, 0, b"he").await.unwrap();
+        life.records.fail_next(Effect::Nothing, Trouble::Unanswered);
+        assert!(life.append(id, 2, b"llo").await.is_err());
+        life.at_rest(id).await;
+        assert_eq!(epoch(&life, id).await, Epoch::new(2), "the commit in doubt is excluded");
+        assert_eq!(life.committed(id).await, 2);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_changes_hands_once_for_each_node() {
     let world = World::on_disk();
@@ -374,4 +392,57 @@ async fn a_request_that_brings_nothing_ends_well_on_a_disk_that_has_become_full(
     let feed = life.engine.append(command).await.unwrap();
     let upload = feed.finish(BodyEnd::Complete).await.unwrap();
     assert_eq!(upload.offset(), offset(5));
+}
+
+/// scale-out C8: several sweepers share the uploads that no node holds, and leave those of the others alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_sweepers_expire_every_upload_once_and_no_live_one() {
+    const EXPIRING: usize = 300;
+    const LIVE: usize = 50;
+    let world = shared_world();
+    let gone = world.live().await;
+    let expiring = join_all((0..EXPIRING).map(|_| gone.create(1_000))).await;
+    gone.counts_as_dead().await;
+    gone.die();
+    world.pass(Duration::from_hours(20));
+    let lives = [world.live_beside().await, world.live_beside().await, world.live_beside().await];
+    let mut feeds = Vec::new();
+    for life in lives.iter().cycle().take(LIVE) {
+        let id = life.create(1_000).await;
+        let mut feed = life.begin(id, 0).await.unwrap();
+        feed_all(&mut feed, &[7; 10]).await;
+        life.wait_for_stage(id, "receiving").await;
+        feeds.push((life, id, feed));
+    }
+    world.pass(Duration::from_hours(20));
+    for life in &lives {
+        life.engine.start_sweeping();
+    }
+    for id in &expiring {
+        lives[0].wait_for_stage(*id, "expired").await;
+        assert_eq!(lives[1].events(*id).await, ["created", "expired"]);
+    }
+    for (life, id, mut feed) in feeds {
+        feed_all(&mut feed, &[7; 990]).await;
+        assert_eq!(feed.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+        assert_eq!(life.events(id).await, WHOLE_WAY);
+    }
+}
+
+/// scale-out C8: the sweeper of another node takes over when the one with the duty has died.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweeper_takes_over_the_duty_of_a_dead_node() {
+    let world = shared_world();
+    let first = world.live().await;
+    first.engine.start_sweeping();
+    let id = first.create(1_000).await;
+    world.pass(Duration::from_hours(40));
+    first.wait_for_stage(id, "expired").await;
+    let second = world.live_beside().await;
+    let orphan = first.create(1_000).await;
+    first.counts_as_dead().await;
+    first.die();
+    world.pass(Duration::from_hours(40));
+    second.engine.start_sweeping();
+    second.wait_for_stage(orphan, "expired").await;
 }

@@ -14,6 +14,7 @@ use domain::stage::Ended;
 use domain::upload::{Role, Upload};
 use engine::Fence;
 use engine::command::{Append, BodyEnd, EngineError, Unavailable, WritePosition};
+use engine::feed::Feed;
 use futures::future::join_all;
 use storage::memory::MemoryStore;
 
@@ -22,9 +23,9 @@ use crate::support::peers::{Line, TestPeers};
 use crate::support::seeded::Seeded;
 use crate::support::world::{Life, Medium, World, cancelling, feed_all, new_upload_of, offset};
 
-/// A store that continues a blob in a later epoch, and one that does not.
-fn worlds() -> [World; 2] {
-    [World::on(Medium::Memory(MemoryStore::new())), World::on(Medium::sealing())]
+/// A store that ends an older writer, one that cannot, and a folder that nodes share.
+fn worlds() -> [World; 3] {
+    [Medium::Memory(MemoryStore::new()), Medium::sealing(), Medium::SharedFolder].map(World::on)
 }
 
 async fn two_nodes(world: &World) -> (Arc<TestPeers>, Life, Life) {
@@ -90,7 +91,7 @@ async fn a_live_writer_of_another_node_yields_to_the_newest_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_at_a_wrong_offset_disturbs_no_writer_of_another_node() {
-    let [world, _] = worlds();
+    let [world, ..] = worlds();
     let (peers, first, second) = two_nodes(&world).await;
     let source = source();
     let id = first.create(source.len()).await;
@@ -159,7 +160,7 @@ async fn a_lost_answer_to_a_yield_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_inspection_has_the_holder_commit_what_it_has() {
-    let [world, _] = worlds();
+    let [world, ..] = worlds();
     let (peers, first, second) = two_nodes(&world).await;
     let source = source();
     for line in [Line::Open, Line::AnswersLost] {
@@ -179,9 +180,25 @@ async fn an_inspection_has_the_holder_commit_what_it_has() {
     }
 }
 
+/// scale-out C3: a client that resumes begins with this request, and a frozen node must not delay it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inspection_does_not_wait_for_a_silent_holder() {
+    for line in [Line::Silent, Line::Stopped] {
+        let [world, ..] = worlds();
+        let (peers, first, second) = two_nodes(&world).await;
+        let id = first.create(10_000).await;
+        first.append(id, 0, &source()[..5_000]).await.unwrap();
+        peers.set(first.node(), line);
+        let began = Instant::now();
+        let inspected = second.engine.inspect(&Principal::server(), id).await.unwrap();
+        assert_eq!(inspected.upload.offset(), offset(5_000));
+        assert!(began.elapsed() < Duration::from_millis(2_500), "{line:?}: {:?}", began.elapsed());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn any_node_ends_an_upload() {
-    let [world, _] = worlds();
+    let [world, ..] = worlds();
     let (peers, first, second) = two_nodes(&world).await;
     for line in [Line::Open, Line::Refused] {
         peers.set(first.node(), line);
@@ -200,46 +217,92 @@ async fn any_node_ends_an_upload() {
     }
 }
 
-/// Requests in any order do not replace each other, so the upload moves to another node between them.
+/// The size of the ranges in the tests below.
+const PART: usize = 20_000;
+
+/// Sends one range of an upload that takes them in any order.
+async fn send_range(node: &Life, id: UploadId, start: usize, bytes: &[u8]) -> Result<Upload, EngineError> {
+    let mut feed = begin_range(node, id, start).await?;
+    feed_all(&mut feed, bytes).await;
+    feed.finish(BodyEnd::Complete).await
+}
+
+async fn begin_range(node: &Life, id: UploadId, start: usize) -> Result<Feed, EngineError> {
+    let command = Append {
+        dialect: Dialect::named("ranged"),
+        position: WritePosition::Anywhere(offset(start)),
+        ..Append::at(Principal::server(), id, offset(start), Some(PART as u64))
+    };
+    node.engine.append(command).await
+}
+
+async fn create_ranged(node: &Life, length: usize) -> UploadId {
+    let command = new_upload_of(Dialect::named("ranged"), Role::Single, length);
+    node.engine.create(command).await.unwrap().id()
+}
+
+/// scale-out C7: while one node receives a range, it receives those that reach other nodes, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_of_one_upload_may_go_to_several_nodes() {
-    const PART: usize = 20_000;
-    let [world, _] = worlds();
-    let (_peers, first, second) = two_nodes(&world).await;
+    for world in [World::on(Medium::Memory(MemoryStore::new())), World::on(Medium::SharedFolder)] {
+        fill_through_two_nodes(&world).await;
+    }
+}
+
+async fn fill_through_two_nodes(world: &World) {
+    let (_peers, first, second) = two_nodes(world).await;
     let source = source();
-    let command = new_upload_of(Dialect::named("ranged"), Role::Single, source.len());
-    let id = first.engine.create(command).await.unwrap().id();
+    let id = create_ranged(&first, source.len()).await;
+    let mut open = begin_range(&first, id, 0).await.unwrap();
+    feed_all(&mut open, &source[..1_000]).await;
     let nodes = [&first, &second];
-    let parts = (0..source.len() / PART).map(async |number| {
+    let send = async |number: usize| {
         let start = number * PART;
-        let began = Instant::now();
-        loop {
-            let command = Append {
-                dialect: Dialect::named("ranged"),
-                position: WritePosition::Anywhere(offset(start)),
-                ..Append::at(Principal::server(), id, offset(start), Some(PART as u64))
-            };
-            let sent = async {
-                let mut feed = nodes[number % 2].engine.append(command).await?;
-                feed_all(&mut feed, &source[start..start + PART]).await;
-                feed.finish(BodyEnd::Complete).await
-            };
-            match sent.await {
-                Ok(_) => return,
-                Err(EngineError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-                Err(error) => panic!("{error:?}"),
-            }
-            assert!(began.elapsed() < PATIENCE, "part {number} is accepted by no node");
-        }
-    });
-    join_all(parts).await;
-    second.wait_for_stage(id, "completed").await;
+        let committed = send_range(nodes[number % 2], id, start, &source[start..start + PART]).await.unwrap();
+        let own = |range: &(u64, u64)| range.0 <= start as u64 && range.1 >= (start + PART) as u64;
+        assert!(committed.record().received.pairs().iter().any(own), "an acknowledged range is committed");
+    };
+    // Fewer than one upload may receive at once.
+    for numbers in (1..source.len() / PART).collect::<Vec<_>>().chunks(6) {
+        join_all(numbers.iter().map(|number| send(*number))).await;
+    }
+    feed_all(&mut open, &source[1_000..PART]).await;
+    assert_eq!(open.finish(BodyEnd::Complete).await.unwrap().stage().name(), "completed");
+    assert_eq!(epoch(&second, id).await, Epoch::new(1));
     assert!(first.read(id).await == source);
+}
+
+/// scale-out C7: a holder that no call reaches loses the upload, as for a request in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_on_its_way_to_a_node_that_is_gone_is_sent_again() {
+    for line in [Line::Silent, Line::Stopped, Line::Refused] {
+        let [world, ..] = worlds();
+        let (peers, first, second) = two_nodes(&world).await;
+        let source = source();
+        let id = create_ranged(&first, source.len()).await;
+        let mut zombie = begin_range(&first, id, 0).await.unwrap();
+        feed_all(&mut zombie, &source[..1_000]).await;
+        let mut passed_on = begin_range(&second, id, PART).await.unwrap();
+        feed_all(&mut passed_on, &source[PART..PART + 1_000]).await;
+        let arrived = async || (first.engine.received_bytes(id).await == Some(2_000)).then_some(());
+        until("the bytes arrive at the holder", arrived).await;
+
+        peers.set(first.node(), line);
+        tokio::time::timeout(PATIENCE, passed_on.ended()).await.expect("the client is notified");
+        let lost = passed_on.finish(BodyEnd::Cut).await;
+        assert!(matches!(lost, Err(EngineError::Unavailable(Unavailable::Held))), "{line:?} {lost:?}");
+        send_range(&second, id, PART, &source[PART..2 * PART]).await.unwrap();
+        assert_eq!(epoch(&second, id).await, Epoch::new(2));
+        peers.set(first.node(), Line::Open);
+        // Without new bytes there would be nothing to commit.
+        feed_all(&mut zombie, &source[1_000..2_000]).await;
+        assert!(zombie.finish(BodyEnd::Complete).await.is_err());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_progress_of_another_node_is_read_from_it() {
-    let [world, _] = worlds();
+    let [world, ..] = worlds();
     let (peers, first, second) = two_nodes(&world).await;
     let source = source();
     let id = first.create(source.len()).await;
@@ -266,7 +329,7 @@ async fn the_progress_of_another_node_is_read_from_it() {
 /// A node without contact to the state reports no offset for clients, and resumes with the next contact.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_node_reports_no_offset() {
-    let [world, _] = worlds();
+    let [world, ..] = worlds();
     let fence = Fence::new(Duration::from_secs(2));
     let life = world.live_behind(fence.clone()).await;
     let id = life.create(10).await;

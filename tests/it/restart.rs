@@ -318,6 +318,8 @@ async fn a_second_signal_ends_at_once() {
     program.signal("TERM");
     // The response shows that stopping has begun; the open body keeps it from finishing.
     assert_eq!(live.answer("PATCH").await.status, 503);
+    // Two signals within a moment are one request to stop.
+    tokio::time::sleep(Duration::from_millis(150)).await;
     program.signal("TERM");
     let ran = program.ran();
     assert_eq!(ran.code, Some(1), "{ran:?}");
@@ -459,6 +461,28 @@ fn a_configuration_that_cannot_be_used_is_told_with_exit_code_2() {
     assert_eq!(run(&["config", "--config", "/nowhere/longshore.toml"]).code, Some(2));
     assert_eq!(run(&["serve", "--no-such-flag"]).code, Some(2));
     assert_eq!(run(&[]).code, Some(2));
+}
+
+/// The check changes nothing, and its exit code tells a script whether there is something to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_migrated_by_command_while_no_server_uses_it() {
+    let folder = TempDir::new().unwrap();
+    let data_dir = folder.path().join("data");
+    let migrate = |flags: &[&str]| run(&[&["migrate", "--data-dir", data_dir.to_str().unwrap()], flags].concat());
+    let check = migrate(&["--check"]);
+    assert_eq!(check.code, Some(1), "{check:?}");
+    assert!(check.stdout.contains("is empty") && check.stdout.contains("\npending: 1 0001_"), "{}", check.stdout);
+    assert!(!data_dir.exists());
+    let applied = migrate(&[]);
+    assert_eq!(applied.code, Some(0), "{applied:?}");
+    assert!(applied.stdout.contains("\napplied: 1 0001_"), "{}", applied.stdout);
+    let mut server = Program::serve(&data_dir, &[]);
+    server.address();
+    let check = migrate(&["--check"]);
+    assert_eq!((check.code, check.stdout.ends_with("nothing to migrate\n")), (Some(0), true), "{check:?}");
+    let refused = migrate(&[]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("in use by another running server"), "{}", refused.stderr);
 }
 
 #[test]

@@ -125,7 +125,7 @@ async fn all_news_of_the_sending_is_as_its_schema_says() {
     }
 
     let lease = Duration::from_secs(60);
-    let mut claims = store.claim_due(node, &[(endpoint("all"), 100)], now, lease).await.unwrap();
+    let mut claims = store.claim_due(node, &[state::conformance::up_to("all", 100)], now, lease).await.unwrap();
     assert_eq!(claims.len(), count);
     claims.extend(store.test_endpoint(TenantScope::All, node, &endpoint("all"), now, lease).await.unwrap());
     let mut told = Vec::new();

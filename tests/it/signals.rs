@@ -47,3 +47,15 @@ async fn each_signal_that_asks_for_an_end_stops_in_order() {
         assert!(ran.stderr.contains("shutting down") && ran.stderr.contains("stopped"), "SIG{signal}: {ran:?}");
     }
 }
+
+/// `timeout` signals both the program and its process group.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_signals_at_once_are_one_request_to_stop() {
+    let folder = TempDir::new().unwrap();
+    let mut program = Program::serve(&folder.path().join("data"), &[]);
+    Client::connect(program.address()).await.create(1).await;
+    program.signals(&["TERM", "INT"]);
+    let ran = program.ran();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(!ran.stderr.contains("stopped immediately"), "{ran:?}");
+}

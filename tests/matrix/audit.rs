@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::checksum::{Algorithm, Digest};
+use domain::generation::Generation;
 use domain::id::UploadId;
 use domain::principal::TenantScope;
+use domain::query::UploadQuery;
 use domain::removal::{DeletedBy, Removal};
 use domain::stage::{Ended, Stage};
 use domain::time::Timestamp;
@@ -23,7 +25,6 @@ use storage::memory::MemoryStore;
 use crate::log;
 use crate::model::{Known, Model, Promised, places};
 use crate::script::{Content, Promise};
-use domain::query::UploadQuery;
 
 /// More than any run contains.
 const ALL: u32 = 100_000;
@@ -58,7 +59,19 @@ impl Audit {
 
     /// Returns the durable bytes of an upload, and whether they are at their final place.
     pub fn durable(&self, id: UploadId) -> Option<(bool, Bytes)> {
-        self.blobs.durable(&key_of(id))
+        let row = self.row(id)?;
+        let generations = row.generations();
+        if generations.is_single() {
+            return self.blobs.durable(&key_of(id, generations.current()));
+        }
+        let reach = row.record().received.pairs().last().map_or(0, |(_, end)| *end);
+        let mut bytes = Vec::new();
+        for span in generations.spans(0, reach) {
+            let (_, part) = self.blobs.durable(&key_of(id, span.generation))?;
+            let count = usize::try_from(span.end - span.start).expect("files are small");
+            bytes.extend_from_slice(&part[..count.min(part.len())]);
+        }
+        Some((false, bytes.into()))
     }
 
     /// Checks everything that has changed since the last time.
@@ -224,7 +237,9 @@ impl Audit {
                     model.breaks(Promised::NothingLeaks, format!("{name} has ended, and its bytes are still stored"));
                 }
                 (false, Kept::Removed) => {}
-                (true, _) => owned.push(key_of(row.id())),
+                (true, _) => {
+                    owned.extend(row.generations().all().map(|it| key_of(row.id(), it)));
+                }
             }
         }
         for key in self.blobs.keys().iter().filter(|key| !owned.contains(key)) {
@@ -308,7 +323,13 @@ fn check_failure(row: &Upload, known: Option<&Known>, name: &str) -> Option<Stri
     (!has_reason).then(|| format!("{name} has failed with {code:?} without a reason"))
 }
 
-/// Returns the key of an upload's bytes.
-pub fn key_of(id: UploadId) -> BlobKey {
-    BlobKey::new(format!("{}/{id}", id.made_at().day_path())).expect("a day and an id are a key")
+/// Returns the key of a generation of an upload's bytes.
+fn key_of(id: UploadId, generation: Generation) -> BlobKey {
+    let first = format!("{}/{id}", id.made_at().day_path());
+    let name = match generation {
+        Generation::FIRST => first,
+        Generation::Begun(epoch) => format!("{first}~{}", epoch.get()),
+        Generation::Joined(epoch) => format!("{first}~joined-{}", epoch.get()),
+    };
+    BlobKey::new(name).expect("a day, an id and an epoch are a key")
 }

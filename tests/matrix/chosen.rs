@@ -1,6 +1,8 @@
 //! Handwritten scripts: one for each combination that is worth every fault at every call. The scripts at the
 //! end have revealed defects, and are kept as regression tests.
 
+mod nodes;
+
 use domain::dialect::Dialect;
 
 use crate::script::{Body, Name, Plan, RequestName, Script, Step, Tuning};
@@ -11,7 +13,7 @@ const C: Name = Name(2);
 
 /// Returns every script, by name.
 pub fn all() -> Vec<(&'static str, Script)> {
-    vec![
+    let mut all = vec![
         ("in_order_with_checkpoints", in_order_with_checkpoints()),
         ("cut_and_resumed", cut_and_resumed()),
         ("taken_over", taken_over()),
@@ -29,7 +31,9 @@ pub fn all() -> Vec<(&'static str, Script)> {
         ("a_stall_of_an_upload_that_a_request_has_made_full", a_stall_of_an_upload_that_a_request_has_made_full()),
         ("a_length_below_bytes_on_their_way", a_length_below_bytes_on_their_way()),
         ("other_bytes_come_with_the_last_ones", other_bytes_come_with_the_last_ones()),
-    ]
+    ];
+    all.extend(nodes::all());
+    all
 }
 
 /// Makes a script in which calls take time, always the same amount.
@@ -195,7 +199,8 @@ fn concatenation() -> Script {
     steps.extend(whole(1, A, Body::next(5_000)));
     steps.extend(whole(2, B, Body::next(3_000)));
     steps.extend([
-        wait(4_000),
+        // Both have arrived then, however long the calls take.
+        wait(10_000),
         Step::Concatenate { upload: C, parts: [Some(A), Some(B), None] },
         wait(5),
         Step::Inspect { upload: C },

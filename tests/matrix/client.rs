@@ -7,12 +7,13 @@ use domain::dialect::Dialect;
 use domain::id::UploadId;
 use domain::metadata::Metadata;
 use domain::principal::Principal;
+use domain::rejection::Rejection;
 use domain::size::{Length, Offset};
 use domain::upload::{Role, Upload};
-use engine::Engine;
 use engine::command::{Append, BodyEnd, Cancel, CompletesUpload, Create, EngineError, Overflow, WritePosition};
 use engine::concatenate::Concatenate;
 use engine::feed::Feed;
+use engine::{Engine, Fence};
 use sha2::Digest as _;
 use tokio::sync::mpsc;
 
@@ -29,18 +30,20 @@ pub enum Order {
     Vanish,
 }
 
-/// The clients of one life of the engine.
+/// The clients of one node.
 #[derive(Debug, Clone)]
 pub struct Clients {
     pub engine: Engine,
     pub court: Court,
     pub seed: u64,
+    /// `None` for a node that is alone.
+    pub fence: Option<Fence>,
 }
 
 impl Clients {
     /// Creates an upload, and waits for the answer.
-    pub async fn create(&self, name: Name, plan: Plan) {
-        let ticket = self.court.waits(format!("the creation of {name}"));
+    pub async fn create(self, name: Name, plan: Plan) {
+        let _waiting = self.court.waits(format!("the creation of {name}"));
         let mut known = Known::new(name, plan, nobody(), self.seed);
         let size = usize::try_from(plan.size).expect("files are small");
         let file = &known.file.bytes(Content::File)[..size];
@@ -62,12 +65,11 @@ impl Clients {
             promised_digests: promised.iter().map(|value| sha256(value)).collect(),
             caller: None,
         };
-        if let Ok(upload) = self.engine.create(command).await {
+        if let Ok(upload) = self.request(self.engine.create(command)).await {
             known.id = upload.id();
             self.court.bench().model.add(known);
             self.court.hear(name, &upload, 0);
         }
-        self.court.is_over(ticket);
     }
 
     /// Concatenates uploads into another one.
@@ -77,7 +79,7 @@ impl Clients {
             parts.iter().filter_map(|part| bench.model.get(*part)).map(|known| known.id).collect()
         };
         let joined = self.parts_at_rest(&ids);
-        let ticket = self.court.waits(format!("the concatenation of {name}"));
+        let _waiting = self.court.waits(format!("the concatenation of {name}"));
         let command = Concatenate {
             principal: Principal::server(),
             dialect: Dialect::named("tus"),
@@ -96,7 +98,6 @@ impl Clients {
             self.court.bench().model.add(known);
             self.court.hear(name, &upload, 0);
         }
-        self.court.is_over(ticket);
     }
 
     /// Returns the bytes of partial uploads, if none of them is being written.
@@ -115,38 +116,46 @@ impl Clients {
     /// Requests the offset of an upload, as `HEAD` does.
     pub async fn inspect(self, name: Name) {
         let Some((id, floor)) = self.believed(name) else { return };
-        let ticket = self.court.waits(format!("a HEAD of {name}"));
-        if let Ok(found) = self.engine.inspect(&Principal::server(), id).await
+        let _waiting = self.court.waits(format!("a HEAD of {name}"));
+        if let Ok(found) = self.request(self.engine.inspect(&Principal::server(), id)).await
             && found.gone.is_none()
         {
             self.court.hear(name, &found.upload, floor);
         }
-        self.court.is_over(ticket);
     }
 
     pub async fn cancel(self, name: Name) {
         let Some((id, _)) = self.believed(name) else { return };
-        let ticket = self.court.waits(format!("a DELETE of {name}"));
+        let _waiting = self.court.waits(format!("a DELETE of {name}"));
         if let Some(known) = self.court.bench().model.get_mut(name) {
             known.cancelled = true;
         }
         if self.engine.cancel(Cancel { principal: Principal::server(), id, caller: None }).await.is_ok() {
             self.court.hear_of_the_end(name);
         }
-        self.court.is_over(ticket);
     }
 
     /// Deletes an upload as an operator does.
     pub async fn delete(self, name: Name) {
         let Some((id, _)) = self.believed(name) else { return };
-        let ticket = self.court.waits(format!("the deletion of {name} by an operator"));
+        let _waiting = self.court.waits(format!("the deletion of {name} by an operator"));
         if let Some(known) = self.court.bench().model.get_mut(name) {
             known.deleted = true;
         }
         if self.engine.delete(&Principal::server(), id).await.is_ok() {
             self.court.hear_of_the_deletion(name);
         }
-        self.court.is_over(ticket);
+    }
+
+    /// Makes a request. A node that has no contact to the state when it is made must not accept it.
+    async fn request<T>(&self, made: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
+        let is_fenced = self.fence.as_ref().is_some_and(Fence::is_closed);
+        let answer = made.await;
+        if is_fenced && answer.is_ok() {
+            let how = "a request was accepted by a node without contact to the state";
+            self.court.bench().model.breaks(Promised::FencedNodesAreSilent, how);
+        }
+        answer
     }
 
     fn believed(&self, name: Name) -> Option<(UploadId, u64)> {
@@ -242,17 +251,16 @@ impl Request {
     /// disconnected.
     pub async fn run(self, orders: mpsc::UnboundedReceiver<Order>) -> Option<Result<Upload, EngineError>> {
         let court = self.clients.court.clone();
-        let ticket = court.waits(format!("{}, for {}", self.request, self.name));
-        let outcome = self.make(orders).await;
-        court.is_over(ticket);
-        outcome
+        let _waiting = court.waits(format!("{}, for {}", self.request, self.name));
+        self.make(orders).await
     }
 
     async fn make(self, mut orders: mpsc::UnboundedReceiver<Order>) -> Option<Result<Upload, EngineError>> {
-        let feed = match self.clients.engine.append(self.command.clone()).await {
+        let feed = match self.clients.request(self.clients.engine.append(self.command.clone())).await {
             Ok(feed) => feed,
             Err(error) => {
                 self.answered(false);
+                self.hear_rejection(&error);
                 return Some(Err(error));
             }
         };
@@ -271,6 +279,7 @@ impl Request {
             self.hear(upload, sent as u64);
         } else {
             self.answered(false);
+            outcome.as_ref().err().inspect(|error| self.hear_rejection(error));
         }
         Some(outcome)
     }
@@ -297,6 +306,12 @@ impl Request {
         let is_whole = end == self.start + self.bytes.len() as u64;
         self.answered(all_there && is_whole);
         self.clients.court.hear(name, upload, self.floor);
+    }
+
+    fn hear_rejection(&self, error: &EngineError) {
+        if let EngineError::Rejected(Rejection::WrongOffset { ours, .. }) = error {
+            self.clients.court.hear_of_another_offset(self.name, *ours, self.floor);
+        }
     }
 
     /// Records that the upload is no longer the planned file.

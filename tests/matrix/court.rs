@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use domain::size::Offset;
 use domain::stage::{Ended, Stage};
-
 use domain::upload::Upload;
 
 use crate::audit::Audit;
@@ -30,17 +30,13 @@ impl Court {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that a client waits. Returns the number for [`Self::is_over`].
-    pub fn waits(&self, what: String) -> u64 {
+    /// Records that a client waits, until the returned value is dropped.
+    pub fn waits(&self, what: String) -> Waiting {
         let mut bench = self.bench();
         bench.tickets += 1;
         let ticket = bench.tickets;
         bench.model.waiting.insert(ticket, what);
-        ticket
-    }
-
-    pub fn is_over(&self, ticket: u64) {
-        self.bench().model.waiting.remove(&ticket);
+        Waiting { court: self.clone(), ticket }
     }
 
     /// Checks everything that has changed.
@@ -54,6 +50,14 @@ impl Court {
         let bench = &mut *self.bench();
         bench.model.hear(name, upload, floor);
         bench.audit.look(&mut bench.model);
+    }
+
+    /// Records a rejection that reports an offset to a client.
+    pub fn hear_of_another_offset(&self, name: Name, ours: Offset, floor: u64) {
+        if ours.get() < floor {
+            let how = format!("{name} was reported at offset {}, after {floor} before, in a rejection", ours.get());
+            self.bench().model.breaks(Promised::OffsetsNeverFall, how);
+        }
     }
 
     /// Records the confirmation that an upload was terminated at a client's request.
@@ -76,5 +80,18 @@ impl Court {
             let how = format!("{name} was reported to an operator as deleted, and is not");
             bench.model.breaks(Promised::NothingAcknowledgedIsLost, how);
         }
+    }
+}
+
+/// A client that waits for its answer.
+#[derive(Debug)]
+pub struct Waiting {
+    court: Court,
+    ticket: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.court.bench().model.waiting.remove(&self.ticket);
     }
 }

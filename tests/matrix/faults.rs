@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::dice::mix;
+use crate::process::Process;
 use crate::report::say;
 
 /// The duration of a call that hangs.
@@ -25,6 +26,11 @@ pub enum Call {
     Commit,
     Find,
     Due,
+    Acquire,
+    Seize,
+    Release,
+    /// The renewal of a heartbeat.
+    Renew,
     Open,
     Write,
     /// The request for a durability promise.
@@ -33,6 +39,7 @@ pub enum Call {
     Sync,
     Close,
     Concatenate,
+    Seal,
     Finish,
     Discard,
     Read,
@@ -40,17 +47,22 @@ pub enum Call {
 }
 
 impl Call {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::Insert,
         Self::Commit,
         Self::Find,
         Self::Due,
+        Self::Acquire,
+        Self::Seize,
+        Self::Release,
+        Self::Renew,
         Self::Open,
         Self::Write,
         Self::Checkpoint,
         Self::Sync,
         Self::Close,
         Self::Concatenate,
+        Self::Seal,
         Self::Finish,
         Self::Discard,
         Self::Read,
@@ -63,12 +75,17 @@ impl Call {
             Self::Commit => "state.commit",
             Self::Find => "state.find",
             Self::Due => "state.due",
+            Self::Acquire => "state.acquire",
+            Self::Seize => "state.seize",
+            Self::Release => "state.release",
+            Self::Renew => "state.renew",
             Self::Open => "storage.open",
             Self::Write => "storage.write",
             Self::Checkpoint => "storage.checkpoint",
             Self::Sync => "storage.sync",
             Self::Close => "storage.close",
             Self::Concatenate => "storage.concatenate",
+            Self::Seal => "storage.seal",
             Self::Finish => "storage.finish",
             Self::Discard => "storage.discard",
             Self::Read => "storage.read",
@@ -78,7 +95,15 @@ impl Call {
 
     /// Reports whether this fault can happen to the call. Closing returns no error.
     pub fn can(self, fault: Fault) -> bool {
-        self != Self::Close || matches!(fault, Fault::Hangs | Fault::Dies | Fault::DiesWhenDone)
+        match fault {
+            Fault::Hangs | Fault::Dies | Fault::DiesWhenDone => true,
+            Fault::Fails | Fault::FailsLate | Fault::IsFull | Fault::FailsWhenDone => self != Self::Close,
+            Fault::IsUnanswered => self.changes_the_state(),
+        }
+    }
+
+    fn changes_the_state(self) -> bool {
+        matches!(self, Self::Insert | Self::Commit | Self::Acquire | Self::Seize | Self::Release | Self::Renew)
     }
 }
 
@@ -93,6 +118,8 @@ pub enum Fault {
     IsFull,
     /// An error, but it was done.
     FailsWhenDone,
+    /// It was done, and the answer is lost: the caller knows that it does not know.
+    IsUnanswered,
     /// The call takes [`HANG`] longer.
     Hangs,
     /// The process dies before anything is done.
@@ -102,8 +129,16 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 7] =
-        [Self::Fails, Self::FailsLate, Self::IsFull, Self::FailsWhenDone, Self::Hangs, Self::Dies, Self::DiesWhenDone];
+    pub const ALL: [Self; 8] = [
+        Self::Fails,
+        Self::FailsLate,
+        Self::IsFull,
+        Self::FailsWhenDone,
+        Self::IsUnanswered,
+        Self::Hangs,
+        Self::Dies,
+        Self::DiesWhenDone,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -111,6 +146,7 @@ impl Fault {
             Self::FailsLate => "fails after a while",
             Self::IsFull => "finds no space",
             Self::FailsWhenDone => "is done, but fails",
+            Self::IsUnanswered => "is done, and not answered",
             Self::Hangs => "hangs",
             Self::Dies => "does not happen, for the process dies",
             Self::DiesWhenDone => "is done, and the process dies",
@@ -138,14 +174,19 @@ impl fmt::Display for Planned {
 pub enum Cause {
     Broken,
     Full,
+    Unanswered,
 }
 
 /// The number of times that each fault happened to each call.
 pub type Tally = BTreeMap<(Call, Fault), u64>;
 
-/// The faults of a run. Clones share it.
+/// The faults of a run, as they happen to the calls of one process. The processes of a run share them, and
+/// their calls are counted together.
 #[derive(Debug, Clone)]
-pub struct Faults(Arc<Shared>);
+pub struct Faults {
+    shared: Arc<Shared>,
+    process: Process,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -161,8 +202,9 @@ struct Shared {
 struct Ledger {
     planned: Vec<Planned>,
     calls: BTreeMap<Call, u64>,
+    /// The calls that faults could happen to, once no more can.
+    exposed: Option<BTreeMap<Call, u64>>,
     happened: Tally,
-    open_writers: usize,
     /// A hash of every call in order.
     trace: u64,
 }
@@ -177,7 +219,17 @@ impl Faults {
     pub fn new(seed: u64, slow: bool, planned: Vec<Planned>) -> Self {
         let ledger = Mutex::new(Ledger { planned, ..Ledger::default() });
         let loud = std::env::var_os("MATRIX_TRACE").is_some();
-        Self(Arc::new(Shared { seed, slow, loud, ledger, died: Notify::new() }))
+        let shared = Arc::new(Shared { seed, slow, loud, ledger, died: Notify::new() });
+        Self { shared, process: Process::start() }
+    }
+
+    /// Returns the same faults for the calls of another process.
+    pub fn of(&self, process: Process) -> Self {
+        Self { shared: Arc::clone(&self.shared), process }
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
     }
 
     /// Does `work` as the next call of its kind, with the fault that is planned for it.
@@ -187,6 +239,7 @@ impl Faults {
         error: impl FnOnce(Cause) -> E,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
+        self.process.runs().await;
         let Turn { fault, before, after } = self.enter(call);
         pause(before).await;
         let done = match fault {
@@ -198,6 +251,7 @@ impl Faults {
             }
             Some(Fault::IsFull) => Err(error(Cause::Full)),
             Some(Fault::FailsWhenDone) => work.await.and(Err(error(Cause::Broken))),
+            Some(Fault::IsUnanswered) => work.await.and(Err(error(Cause::Unanswered))),
             Some(Fault::Hangs) => {
                 tokio::time::sleep(HANG).await;
                 work.await
@@ -210,6 +264,7 @@ impl Faults {
             }
         };
         pause(after).await;
+        self.process.runs().await;
         done
     }
 
@@ -223,31 +278,39 @@ impl Faults {
             *ledger.happened.entry((call, fault)).or_insert(0) += 1;
         }
         ledger.trace = mix(&[ledger.trace, call as u64, number]);
-        if self.0.loud {
+        if self.shared.loud {
             let what = fault.map_or_else(String::new, |fault| format!(" {}", fault.name()));
             say(&format!("{} number {number}{what}", call.name()));
         }
-        let [before, after] = if self.0.slow { takes(mix(&[self.0.seed, call as u64, number])) } else { [0, 0] };
+        let [before, after] =
+            if self.shared.slow { takes(mix(&[self.shared.seed, call as u64, number])) } else { [0, 0] };
         Turn { fault, before: Duration::from_millis(before), after: Duration::from_millis(after) }
     }
 
     async fn die<T>(&self) -> T {
-        self.0.died.notify_one();
+        self.process.kill();
+        self.note_death();
         std::future::pending().await
     }
 
-    /// Waits for the death of the process.
+    pub fn note_death(&self) {
+        self.shared.died.notify_one();
+    }
+
+    /// Waits for the death of a process.
     pub async fn death(&self) {
-        self.0.died.notified().await;
+        self.shared.died.notified().await;
     }
 
     pub fn is_loud(&self) -> bool {
-        self.0.loud
+        self.shared.loud
     }
 
     /// Stops all faults.
     pub fn disarm(&self) {
-        self.ledger().planned.clear();
+        let mut ledger = self.ledger();
+        ledger.planned.clear();
+        ledger.exposed = Some(ledger.calls.clone());
     }
 
     /// Returns the number of kinds of calls that have hung.
@@ -256,9 +319,10 @@ impl Faults {
         u32::try_from(hung).unwrap_or(u32::MAX)
     }
 
-    /// Returns the number of calls of each kind.
+    /// Returns the number of calls of each kind that a fault can happen to.
     pub fn calls(&self) -> BTreeMap<Call, u64> {
-        self.ledger().calls.clone()
+        let ledger = self.ledger();
+        ledger.exposed.as_ref().unwrap_or(&ledger.calls).clone()
     }
 
     pub fn happened(&self) -> Tally {
@@ -269,28 +333,8 @@ impl Faults {
         self.ledger().trace
     }
 
-    pub fn open_writers(&self) -> usize {
-        self.ledger().open_writers
-    }
-
-    /// Counts a writer until the returned value is dropped.
-    pub fn count_writer(&self) -> OpenWriter {
-        self.ledger().open_writers += 1;
-        OpenWriter(self.clone())
-    }
-
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.0.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A writer that is open.
-#[derive(Debug)]
-pub struct OpenWriter(Faults);
-
-impl Drop for OpenWriter {
-    fn drop(&mut self) {
-        self.0.ledger().open_writers -= 1;
+        self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Scripts from seeds: a few uploads, overlapping requests to them, and a few faults.
 
+mod disturbances;
+
 use domain::dialect::Dialect;
 use domain::write_rules::WriteOrder;
 
@@ -15,9 +17,18 @@ pub fn script(seed: u64) -> Script {
     let mut dice = Dice::new(seed);
     let tuning = tuning(&mut dice);
     let faults = faults(&mut dice);
-    let mut writer = Writer { uploads: Vec::new(), requests: Vec::new(), next_request: 1, steps: Vec::new(), dice };
+    let mut writer =
+        Writer { dice, tuning, uploads: Vec::new(), requests: Vec::new(), next_request: 1, steps: Vec::new() };
     writer.write();
     Script { seed, tuning, steps: writer.steps, faults }
+}
+
+/// The maximum number of nodes, if `MATRIX_NODES` does not say another one.
+const MOST_NODES: u8 = 3;
+
+/// Returns the maximum number of nodes.
+pub fn most_nodes() -> u8 {
+    crate::number_in("MATRIX_NODES").map_or(MOST_NODES, |most| u8::try_from(most).expect("a few"))
 }
 
 fn tuning(dice: &mut Dice) -> Tuning {
@@ -31,6 +42,8 @@ fn tuning(dice: &mut Dice) -> Tuning {
         progress: dice.chance(50),
         keeps_files_ms: dice.chance(20).then(|| dice.pick(&[3_000, 15_000])),
         slow: dice.chance(80),
+        nodes: dice.pick(&[1, 1, 2, 3]).min(most_nodes()),
+        seals: dice.chance(25),
     }
 }
 
@@ -42,7 +55,7 @@ fn faults(dice: &mut Dice) -> Vec<Planned> {
         let fault = dice.pick(&Fault::ALL);
         // Mostly one of the first calls, sometimes a late one; some kinds of calls are rare.
         let most = match call {
-            Call::Insert | Call::Concatenate | Call::Finish | Call::Discard => 2,
+            Call::Insert | Call::Concatenate | Call::Seal | Call::Finish | Call::Discard | Call::Seize => 2,
             _ => dice.pick(&[2, 4, 8, 16]),
         };
         let planned = Planned { call, nth: 1 + dice.below(most), fault };
@@ -56,6 +69,7 @@ fn faults(dice: &mut Dice) -> Vec<Planned> {
 /// Writes a script, and keeps enough of its state to continue in a meaningful way.
 struct Writer {
     dice: Dice,
+    tuning: Tuning,
     uploads: Vec<(Name, Plan)>,
     /// Open requests, with the rest of their bodies.
     requests: Vec<(RequestName, u64)>,
@@ -82,6 +96,9 @@ impl Writer {
     }
 
     fn act(&mut self) {
+        if self.tuning.nodes > 1 && self.dice.chance(35) {
+            return self.disturb();
+        }
         match self.dice.below(100) {
             0..6 if self.uploads.len() < 4 => self.create(),
             0..36 => self.begin(),
@@ -116,6 +133,8 @@ impl Writer {
             Dialect::named("ietf"),
             Dialect::named("google"),
         ]);
+        // Such a storage takes no bytes out of order.
+        let dialect = if self.tuning.seals && dialect.name() == "ranged" { Dialect::named("tus") } else { dialect };
         let upload = Name(u8::try_from(self.uploads.len()).expect("there are few"));
         let plan = Plan {
             dialect,
@@ -172,7 +191,12 @@ impl Writer {
                 "ietf" | "google" => end == plan.size || self.dice.chance(10),
                 _ => self.dice.chance(5),
             },
-            content: if in_any_order && self.dice.chance(15) { Content::Other } else { Content::File },
+            // With several nodes, the bytes of one that has lost an upload can be distinguished from those
+            // of the next.
+            content: match in_any_order || self.tuning.nodes > 1 {
+                true if self.dice.chance(15) => Content::Other,
+                true | false => Content::File,
+            },
             checksum: self.dice.pick(&[
                 Checksum::None,
                 Checksum::None,

@@ -11,14 +11,24 @@ mod court;
 mod dice;
 mod faults;
 mod generate;
+mod leases;
 mod log;
 mod model;
+mod node;
+mod nodes;
 mod panics;
+#[path = "../it/support/peers.rs"]
+mod peers;
+mod print;
+mod process;
 mod prove;
+mod records;
 mod report;
 mod script;
+mod settings;
 mod shrink;
 mod stores;
+mod unanswered;
 mod watchdog;
 mod world;
 
@@ -26,7 +36,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use faults::{Fault, Planned};
+use faults::{Call, Fault, Planned};
 use report::Report;
 use script::Script;
 use watchdog::Watchdog;
@@ -35,7 +45,7 @@ use watchdog::Watchdog;
 const FEW: u64 = 300;
 
 /// In this many runs every fault has happened to every call.
-const ENOUGH: u64 = 10_000;
+const ENOUGH: u64 = 50_000;
 
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
@@ -147,7 +157,12 @@ fn generated_mixtures_keep_what_is_promised() {
     let failures = matrix.failures.into_inner().expect("no worker has panicked");
     report::say(&format!("generated scripts from number {first}: {}\n{report}", report.line(matrix.began.elapsed())));
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(report.runs < ENOUGH || report.never().is_empty(), "these have never happened: {:?}", report.never());
+    let mut never = report.never();
+    if generate::most_nodes() == 1 {
+        // A node that is alone needs no calls for leases of others.
+        never.retain(|(call, _)| !matches!(call, Call::Acquire | Call::Seize | Call::Release | Call::Renew));
+    }
+    assert!(report.runs < ENOUGH || never.is_empty(), "these have never happened: {never:?}");
 }
 
 /// Generated scripts, run by several threads.

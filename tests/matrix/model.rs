@@ -29,6 +29,10 @@ pub enum Promised {
     FullUploadsAreFinished,
     EverythingCanBeResumed,
     EndsHaveAReason,
+    ZombiesCommitNothing,
+    LiveHoldersAreAsked,
+    ReleasedUploadsAreClosed,
+    FencedNodesAreSilent,
     NothingPanics,
 }
 

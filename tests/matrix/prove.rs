@@ -11,18 +11,19 @@ use engine::command::{Append, BodyEnd, CompletesUpload, EngineError, WritePositi
 use crate::client::{Clients, RETRY_AFTER, length};
 use crate::model::{Promised, places};
 use crate::script::{Content, Name};
-use crate::world::SWEEP_EVERY;
+use crate::settings::SWEEP_EVERY;
 
 /// The number of attempts of a client.
-const TRIES: u32 = 4;
+const TRIES: usize = 4;
 
-/// Waits for the sweeper, and then resumes the clients.
-pub async fn prove(clients: &Clients) {
+/// Waits for the sweeper, and then resumes the clients. Each request goes to the next node.
+pub async fn prove(nodes: &[Clients]) {
     tokio::time::sleep(SWEEP_EVERY * 2 + SWEEP_EVERY / 2).await;
-    check_swept(clients);
-    let names = clients.court.bench().model.names();
+    check_swept(&nodes[0]);
+    let names = nodes[0].court.bench().model.names();
+    let mut turns = nodes.iter().cycle();
     for name in names {
-        resume(clients, name).await;
+        resume(&mut turns, name).await;
     }
 }
 
@@ -43,9 +44,11 @@ fn check_swept(clients: &Clients) {
 }
 
 /// Brings an upload to its end, as its client would.
-async fn resume(clients: &Clients, name: Name) {
+async fn resume<'a>(turns: &mut impl Iterator<Item = &'a Clients>, name: Name) {
     let mut last = None;
-    for _ in 0..TRIES {
+    let mut court = None;
+    for clients in turns.take(TRIES) {
+        court = Some(&clients.court);
         match go_on(clients, name).await {
             Ok(true) => return,
             Ok(false) => {}
@@ -53,7 +56,7 @@ async fn resume(clients: &Clients, name: Name) {
         }
         tokio::time::sleep(RETRY_AFTER).await;
     }
-    let bench = &mut *clients.court.bench();
+    let bench = &mut *court.expect("there is a node").bench();
     let row = bench.model.get(name).and_then(|known| bench.audit.row(known.id));
     let stands = row.map_or_else(
         || "nowhere".to_owned(),
@@ -126,14 +129,15 @@ async fn send(
     Ok(())
 }
 
-/// Audits everything, and downloads the complete uploads.
-pub async fn check_all(clients: &Clients) {
-    {
-        let bench = &mut *clients.court.bench();
+/// Audits everything, and downloads the complete uploads, each from the next node.
+pub async fn check_all(nodes: &[Clients]) {
+    let rows = {
+        let bench = &mut *nodes[0].court.bench();
         bench.audit.look_at_rest(&mut bench.model);
-    }
-    let rows = clients.court.bench().audit.rows();
-    for row in rows.iter().filter(|row| row.stage() == Stage::Completed && row.owns_bytes()) {
+        bench.audit.rows()
+    };
+    let complete = rows.iter().filter(|row| row.stage() == Stage::Completed && row.owns_bytes());
+    for (row, clients) in complete.zip(nodes.iter().cycle()) {
         if let Err(how) = check_download(clients, row).await {
             let bench = &mut *clients.court.bench();
             // Its retention may have ended just now.

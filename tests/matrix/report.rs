@@ -49,7 +49,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let titles = ["fails", "fails late", "no space", "done, fails", "hangs", "dies", "done, dies"];
+        let titles = ["fails", "fails late", "no space", "done, fails", "unanswered", "hangs", "dies", "done, dies"];
         write!(f, "{:<20}", "")?;
         titles.iter().try_for_each(|title| write!(f, "{title:>12}"))?;
         for call in Call::ALL {

@@ -1,12 +1,11 @@
 //! The content of a run: steps of clients, faults below, and the settings of the engine. A script is a value,
 //! so it can be generated, written by hand, repeated, shrunk, and printed.
 
-use std::fmt;
-
 use domain::dialect::Dialect;
 use domain::write_rules::{Completion, WriteOrder, WriteRules};
 
 use crate::faults::Planned;
+use crate::peers::Line;
 
 /// An upload of the script, printed as a letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +14,10 @@ pub struct Name(pub u8);
 /// A request of the script, printed with a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestName(pub u8);
+
+/// A node of the script. A node that was killed or stopped is followed by another one of the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeNumber(pub u8);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Script {
@@ -39,6 +42,10 @@ pub struct Tuning {
     pub keeps_files_ms: Option<u64>,
     /// Set when calls take time.
     pub slow: bool,
+    /// The number of nodes that share the stores.
+    pub nodes: u8,
+    /// Set when the storage is like an object store: in order, and no node continues in the blob of another.
+    pub seals: bool,
 }
 
 impl Default for Tuning {
@@ -53,6 +60,8 @@ impl Default for Tuning {
             progress: false,
             keeps_files_ms: None,
             slow: false,
+            nodes: 1,
+            seals: false,
         }
     }
 }
@@ -104,10 +113,42 @@ pub enum Step {
     Wait {
         ms: u64,
     },
-    /// The process is killed, and started again.
+    /// The node of the next requests is killed, and started again.
     Kill,
-    /// The process is stopped gracefully, and started again.
+    /// The node of the next requests is stopped gracefully, and started again.
     Stop,
+    /// The next requests go to this node. This and the steps below need several nodes.
+    Switch {
+        node: NodeNumber,
+    },
+    /// A line of a node is cut or restored.
+    Cut {
+        node: NodeNumber,
+        wire: Wire,
+        line: Line,
+    },
+    /// The process of a node is stopped, and later continues as if no time had passed.
+    Freeze {
+        node: NodeNumber,
+    },
+    Thaw {
+        node: NodeNumber,
+    },
+    /// The state forgets that a node is alive, and the node has not noticed it yet.
+    Forget {
+        node: NodeNumber,
+    },
+}
+
+/// A connection of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// From other nodes.
+    Peers,
+    /// To the state.
+    State,
+    /// To the state, for heartbeats only.
+    Heartbeat,
 }
 
 /// The knowledge of the client that creates an upload.
@@ -227,90 +268,5 @@ impl Body {
 
     pub const fn last(self) -> Self {
         Self { last: true, ..self }
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", char::from(b'A' + self.0 % 26))
-    }
-}
-
-impl fmt::Display for RequestName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "request {}", self.0)
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = if self.partial { ", a partial one" } else { "" };
-        let length = if self.says_size { "" } else { ", which is not said yet" };
-        let promise = match self.promise {
-            Promise::None => "",
-            Promise::Right => ", with the digest of the file promised",
-            Promise::Wrong => ", with a wrong digest promised",
-        };
-        write!(f, "{}{part}, of {} bytes{length}{promise}", self.dialect.name(), self.size)
-    }
-}
-
-impl fmt::Display for Body {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { size, .. } = self;
-        match self.at {
-            At::Offset => write!(f, "{size} bytes at the offset it knows")?,
-            At::Place(start) => write!(f, "bytes {start} to {}", start + size)?,
-        }
-        if !self.says_size {
-            f.write_str(", chunked")?;
-        }
-        if let Some(length) = self.length {
-            write!(f, ", says the length is {length}")?;
-        }
-        let extras = [
-            (self.last, ", says that it is the last"),
-            (self.content == Content::Other, ", other bytes than the file's"),
-            (self.checksum == Checksum::Right, ", with its checksum"),
-            (self.checksum == Checksum::Wrong, ", with a wrong checksum"),
-            (self.fatal, ", too many are fatal"),
-        ];
-        extras.iter().filter(|(holds, _)| *holds).try_for_each(|(_, text)| f.write_str(text))
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Create { upload, plan } => write!(f, "create {upload}: {plan}"),
-            Self::Begin { request, upload, body } => write!(f, "{request} begins, for {upload}: {body}"),
-            Self::Send { request, bytes } => write!(f, "{request} sends {bytes} bytes"),
-            Self::End { request } => write!(f, "{request} ends its body"),
-            Self::Fall { request } => write!(f, "{request} falls silent and is abandoned"),
-            Self::Vanish { request } => write!(f, "{request} vanishes"),
-            Self::Inspect { upload } => write!(f, "HEAD {upload}"),
-            Self::Cancel { upload } => write!(f, "DELETE {upload}"),
-            Self::Delete { upload } => write!(f, "an operator deletes {upload}"),
-            Self::Concatenate { upload, parts } => {
-                write!(f, "create {upload} out of")?;
-                parts.iter().flatten().try_for_each(|part| write!(f, " {part}"))
-            }
-            Self::Wait { ms } => write!(f, "{ms} ms pass"),
-            Self::Kill => f.write_str("the process is killed and started again"),
-            Self::Stop => f.write_str("the process is stopped in order and started again"),
-        }
-    }
-}
-
-impl fmt::Display for Script {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  settings: {:?}", self.tuning)?;
-        for fault in &self.faults {
-            writeln!(f, "  fault: {fault}")?;
-        }
-        for (number, step) in (1..).zip(&self.steps) {
-            writeln!(f, "  {number:>2}. {step}")?;
-        }
-        Ok(())
     }
 }

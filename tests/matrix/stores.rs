@@ -1,5 +1,5 @@
-//! The stores as the engine sees them: in memory, with faults. Work that was started continues without its
-//! caller, as it does on the threads of real stores.
+//! The storage as the engine of a node sees it: in memory, with faults. Work that was started continues
+//! without its caller, as it does on the threads of real stores.
 
 use std::fmt;
 use std::ops::Range;
@@ -9,12 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::id::{InstanceId, UploadId};
-use domain::principal::TenantScope;
-use domain::upload::Upload;
 use futures::{FutureExt, StreamExt};
-use state::memory::MemoryState;
-use state::{Change, SweepSelection, Uploads};
 use storage::memory::MemoryStore;
 use storage::{
     Abilities, BlobKey, BlobPart, BlobStore, BlobWriter, ByteStream, Capacity, Checkpoint, Epoch, ErrorKind, KeyStream,
@@ -23,21 +18,14 @@ use storage::{
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::faults::{Call, Cause, Faults, OpenWriter};
-use domain::query::{UploadPage, UploadQuery};
+use crate::faults::{Call, Cause, Faults};
+use crate::process::OpenWriter;
 
 /// The capacity of the storage.
 const CAPACITY_BYTES: u64 = 512 << 10;
 
 const BROKEN_DISK: i32 = 5;
 const NO_SPACE: i32 = 28;
-
-/// The state with faults.
-#[derive(Debug)]
-pub struct Records {
-    pub inner: Arc<MemoryState>,
-    pub faults: Faults,
-}
 
 /// The storage with faults.
 #[derive(Debug)]
@@ -56,18 +44,11 @@ impl Blobs {
     }
 }
 
-fn state_error(cause: Cause) -> state::Error {
-    match cause {
-        Cause::Broken => state::Error::Failed { operation: "use the state", source: "it is broken".into() },
-        Cause::Full => state::Error::NoSpace { operation: "use the state" },
-    }
-}
-
 fn storage_error(operation: &'static str, what: &dyn fmt::Display) -> impl FnOnce(Cause) -> storage::Error + use<> {
     let what = what.to_string();
     move |cause| {
         let code = match cause {
-            Cause::Broken => BROKEN_DISK,
+            Cause::Broken | Cause::Unanswered => BROKEN_DISK,
             Cause::Full => NO_SPACE,
         };
         storage::Error::about(operation, what, std::io::Error::from_raw_os_error(code))
@@ -78,40 +59,6 @@ fn storage_error(operation: &'static str, what: &dyn fmt::Display) -> impl FnOnc
 async fn set_in_motion<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     tokio::spawn(work).await.expect("the stores do not panic and are not aborted")
 }
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl Uploads for Records {
-    async fn insert(&self, new: Change) -> state::Result<Upload> {
-        let (inner, faults) = (Arc::clone(&self.inner), self.faults.clone());
-        set_in_motion(async move { faults.around(Call::Insert, state_error, inner.insert(new)).await }).await
-    }
-
-    async fn commit(&self, change: Change) -> state::Result<Upload> {
-        let (inner, faults) = (Arc::clone(&self.inner), self.faults.clone());
-        set_in_motion(async move { faults.around(Call::Commit, state_error, inner.commit(change)).await }).await
-    }
-
-    async fn find(&self, scope: TenantScope, id: UploadId) -> state::Result<Option<Upload>> {
-        self.faults.around(Call::Find, state_error, self.inner.find(scope, id)).await
-    }
-
-    async fn list(&self, scope: TenantScope, query: &UploadQuery) -> state::Result<UploadPage> {
-        self.inner.list(scope, query).await
-    }
-
-    async fn due(
-        &self,
-        selection: SweepSelection,
-        node: InstanceId,
-        skip: u32,
-        limit: u32,
-    ) -> state::Result<Vec<Upload>> {
-        self.faults.around(Call::Due, state_error, self.inner.due(selection, node, skip, limit)).await
-    }
-}
-
-state::delegate_store!(Records, inner);
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
@@ -133,7 +80,7 @@ impl BlobStore for Blobs {
         Ok(Box::new(Writer {
             inner,
             key: key.clone(),
-            _open: faults.count_writer(),
+            _open: faults.process().count_writer(key),
             faults,
             broken: Arc::default(),
             syncs: Vec::new(),
@@ -148,7 +95,13 @@ impl BlobStore for Blobs {
     }
 
     async fn seal(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> storage::Result<()> {
-        self.inner.seal(key, epoch, from, size_bytes).await
+        let (inner, faults) = (self.inner.clone(), self.faults.clone());
+        let (key, from) = (key.clone(), from.cloned());
+        set_in_motion(async move {
+            let error = storage_error("seal", &key);
+            faults.around(Call::Seal, error, inner.seal(&key, epoch, from.as_ref(), size_bytes)).await
+        })
+        .await
     }
 
     async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> storage::Result<()> {

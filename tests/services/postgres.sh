@@ -5,6 +5,8 @@
 #   tests/services/postgres.sh [COMMAND…]
 #
 #   PGBIN=DIR     programs of another version; by default /usr/lib/postgresql/*/bin, the newest
+#   PG_POOLER=1   puts PgBouncer in transaction mode in front of the server: TEST_POSTGRES_URL leads through it, and
+#                 TEST_POSTGRES_DIRECT_URL to the server
 #   PG_DURABLE=1  syncs every commit to the disk, as a real server does; without it the suite is quicker
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -22,6 +24,7 @@ as_owner() {
 }
 
 stop() {
+  [[ ! -f $PLACE/pgbouncer.pid ]] || kill -INT "$(cat "$PLACE/pgbouncer.pid")" 2>/dev/null || true
   as_owner "$BIN/pg_ctl" -D "$PLACE/data" -m immediate -w stop >/dev/null 2>&1 || true
   rm -rf "$PLACE"
 }
@@ -39,7 +42,41 @@ as_owner "$BIN/initdb" -D "$PLACE/data" -U postgres --auth=trust --no-locale -E 
   cat "$PLACE/initdb.log" >&2
   exit 1
 }
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+free_port() {
+  python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# Few server connections, so that sessions share them.
+start_pooler() {
+  local pooler_port
+  pooler_port=$(free_port)
+  cat >"$PLACE/pgbouncer.ini" <<EOF
+[databases]
+* = host=127.0.0.1 port=$port user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $pooler_port
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 8
+max_client_conn = 2000
+server_idle_timeout = 5
+logfile = $PLACE/pgbouncer.log
+pidfile = $PLACE/pgbouncer.pid
+EOF
+  as_owner env PATH="$PATH:/usr/sbin" pgbouncer -q -d "$PLACE/pgbouncer.ini"
+  export TEST_POSTGRES_DIRECT_URL=$TEST_POSTGRES_URL
+  export TEST_POSTGRES_URL=postgres://postgres@127.0.0.1:$pooler_port/postgres
+  for _ in $(seq 100); do
+    if (exec 3<>"/dev/tcp/127.0.0.1/$pooler_port") 2>/dev/null; then return; fi
+    sleep 0.1
+  done
+  cat "$PLACE/pgbouncer.log" >&2
+  exit 1
+}
+
+port=$(free_port)
 durable=off
 [[ -z ${PG_DURABLE:-} ]] || durable=on
 cat >>"$PLACE/data/postgresql.conf" <<EOF
@@ -55,8 +92,8 @@ max_wal_size = 2GB
 # Tests find the plans of their statements by this.
 log_line_prefix = '%d: '
 EOF
-# A certificate for localhost, and who has signed it.
-if command -v openssl >/dev/null; then
+# A certificate for localhost, and who has signed it. Some builds of PostgreSQL have no TLS.
+if command -v openssl >/dev/null && [[ -n $(as_owner "$BIN/postgres" -D "$PLACE/data" -C ssl_library) ]]; then
   openssl req -x509 -newkey rsa:2048 -nodes -keyout "$PLACE/ca.key" -out "$PLACE/ca.pem" -days 2 -subj /CN=test 2>/dev/null
   openssl req -newkey rsa:2048 -nodes -keyout "$PLACE/server.key" -out "$PLACE/server.csr" -subj /CN=localhost 2>/dev/null
   openssl x509 -req -in "$PLACE/server.csr" -CA "$PLACE/ca.pem" -CAkey "$PLACE/ca.key" -CAcreateserial -days 2 \
@@ -73,6 +110,9 @@ fi
 as_owner "$BIN/pg_ctl" -D "$PLACE/data" -l "$PLACE/server.log" -w -t 30 start >/dev/null
 export TEST_POSTGRES_URL=postgres://postgres@127.0.0.1:$port/postgres
 export TEST_POSTGRES_LOG=$PLACE/server.log
+# Some tests start servers of their own, below this folder.
+export TEST_POSTGRES_BIN=$BIN TEST_POSTGRES_PLACE=$PLACE
+[[ -z ${PG_POOLER:-} ]] || start_pooler
 cd - >/dev/null
 if [[ $# -eq 0 ]]; then
   set -- cargo test --locked --package longshore-state-postgres --features postgres-tests --test postgres

@@ -6,3 +6,4 @@ mod disks;
 mod faults;
 mod local;
 mod random;
+mod shared_folder;

@@ -1,4 +1,5 @@
-// The requests of an application to the server: status, lists, deliveries, events, downloads.
+// The requests of an application to the server: status, lists, deliveries, events, downloads. `server` has a `url`, and
+// `headers` if its requests need credentials.
 
 import assert from 'node:assert/strict';
 import { Readable } from 'node:stream';
@@ -27,24 +28,24 @@ async function ask(url, options) {
   }
 }
 
-async function json(url) {
-  const response = await ask(url);
+async function json(server, url) {
+  const response = await ask(url, { headers: server.headers });
   const text = await response.text();
   assert.equal(response.status, 200, `GET ${url} answered ${response.status}: ${text}`);
   return JSON.parse(text);
 }
 
 export function status(server, id) {
-  return json(`${server.url}/api/v1/uploads/${id}`);
+  return json(server, `${server.url}/api/v1/uploads/${id}`);
 }
 
 /** Returns all pages of a list, joined. */
-async function pages(url, field) {
+async function pages(server, path, field) {
   const all = [];
   for (let cursor = ''; ; ) {
-    const page = new URL(url);
+    const page = new URL(path, server.url);
     if (cursor) page.searchParams.set('cursor', cursor);
-    const answer = await json(page);
+    const answer = await json(server, page);
     all.push(...answer[field]);
     if (!answer.next) return all;
     cursor = answer.next;
@@ -52,11 +53,11 @@ async function pages(url, field) {
 }
 
 export function list(server, query = '') {
-  return pages(`${server.url}/api/v1/uploads?${query}`, 'uploads');
+  return pages(server, `/api/v1/uploads?${query}`, 'uploads');
 }
 
 export function deliveries(server, query = '') {
-  return pages(`${server.url}/api/v1/webhooks/deliveries?${query}`, 'deliveries');
+  return pages(server, `/api/v1/webhooks/deliveries?${query}`, 'deliveries');
 }
 
 /** Sends a request to the administration of webhooks. Returns `{status, headers, body}`, whatever the response is. */

@@ -29,11 +29,12 @@ export class Receiver {
   port = 0;
 
   /**
-   * Starts a receiver. `verify` is a verifier to use instead of the library. With a node:test context `t`, it ends with
-   * the test.
+   * Starts a receiver. `verify` is a verifier to use instead of the library, `host` the address to listen on. With a
+   * node:test context `t`, it ends with the test.
    */
-  static async start({ secret = newSecret(), verify, t } = {}) {
+  static async start({ secret = newSecret(), verify, host = '127.0.0.1', t } = {}) {
     const receiver = new Receiver();
+    receiver.host = host;
     receiver.secret = secret;
     receiver.verifyWith(verify ?? HMAC.standardwebhooks(secret));
     await receiver.up();
@@ -42,7 +43,7 @@ export class Receiver {
   }
 
   get url() {
-    return `http://127.0.0.1:${this.port}${this.path}`;
+    return `http://${this.host}:${this.port}${this.path}`;
   }
 
   /** Returns the endpoint in the form of the server's configuration file. */
@@ -70,7 +71,7 @@ export class Receiver {
   async up() {
     if (this.isUp) return;
     const http = createServer((request, response) => this.#receive(request, response));
-    http.listen(this.port, '127.0.0.1');
+    http.listen(this.port, this.host);
     await once(http, 'listening');
     this.#http = http;
     this.port = http.address().port;

@@ -29,39 +29,44 @@ export class Server {
   #child;
   #exit;
   #log;
+  #ownsFolder = true;
 
-  constructor(folder, dataDir, configFile) {
+  constructor(folder, dataDir, configFile, { host = '127.0.0.1', port = 0, prefix = [], env = {}, binary = BINARY } = {}) {
+    Object.assign(this, { host, port, prefix, env, binary });
     this.folder = folder;
     this.dataDir = dataDir;
     this.configFile = configFile;
     this.logFile = join(folder, 'server.log');
     this.#log = openSync(this.logFile, 'a');
-    this.port = 0;
     this.starts = 0;
   }
 
   /**
    * Starts a server. `config` is the configuration file as an object: sections contain values, and lists of objects
-   * become `[[section.name]]`. With a node:test context `t`, it ends with the test.
+   * become `[[section.name]]`. With a node:test context `t`, it ends with the test. `place` is where it runs:
+   * `{host, port, prefix, env, binary}`, the address that it listens on, the command that executes the program
+   * elsewhere, additional variables, and the program itself. Without `folder`, its configuration and its log are in a
+   * new one, which ends with it.
    */
-  static async start({ name = 'server', config = {}, dataDir, t } = {}) {
-    const server = await Server.prepare({ name, config, dataDir, t });
+  static async start({ name = 'server', config = {}, dataDir, place, t } = {}) {
+    const server = await Server.prepare({ name, config, dataDir, place, t });
     await server.restart();
     return server;
   }
 
   /** Prepares everything except the start. */
-  static async prepare({ name = 'server', config = {}, dataDir, t } = {}) {
-    const folder = await scratchFolder(name);
+  static async prepare({ name = 'server', config = {}, dataDir, place, folder: given, t } = {}) {
+    const folder = given ?? (await scratchFolder(name));
     const configFile = join(folder, 'longshore.toml');
     await writeFile(configFile, toToml(config));
-    const server = new Server(folder, dataDir ?? join(folder, 'data'), configFile);
+    const server = new Server(folder, dataDir ?? join(folder, 'data'), configFile, place);
+    server.#ownsFolder = given === undefined;
     t?.after(() => server.dispose());
     return server;
   }
 
   get url() {
-    return `http://127.0.0.1:${this.port}`;
+    return `http://${this.host}:${this.port}`;
   }
 
   get endpoint() {
@@ -79,11 +84,13 @@ export class Server {
   /** Starts the program without waiting for it. */
   launch() {
     if (this.running) throw new Error('the server is running already');
-    const child = spawn(
-      BINARY,
-      ['serve', '--listen', `127.0.0.1:${this.port}`, '--data-dir', this.dataDir, '--config', this.configFile],
-      { env: withoutSettings(process.env), stdio: ['ignore', 'pipe', this.#log] },
-    );
+    const address = `${this.host}:${this.port}`;
+    const serve = [this.binary, 'serve', '--listen', address, '--data-dir', this.dataDir, '--config', this.configFile];
+    const [program, ...args] = [...this.prefix, ...serve];
+    const child = spawn(program, args, {
+      env: { ...withoutSettings(process.env), ...this.env },
+      stdio: ['ignore', 'pipe', this.#log],
+    });
     this.starts += 1;
     writeSync(this.#log, `--- start ${this.starts}, process ${child.pid}\n`);
     this.#child = child;
@@ -107,7 +114,7 @@ export class Server {
         const found = /^listening on http:\/\/.*:(\d+)$/.exec(line);
         if (found) return Number(found[1]);
       }
-      throw new Error(`the server ended before it listened (${describe(await exit)}), ${BINARY}; see ${this.logFile}`);
+      throw new Error(`the server ended before it listened (${describe(await exit)}), ${this.binary}; see ${this.logFile}`);
     })();
     this.port = await within(START_LIMIT_MS, `the server to listen; see ${this.logFile}`, listening);
     child.stdout.resume();
@@ -141,11 +148,12 @@ export class Server {
     return within(60_000, `the server to end after ${signal}; see ${this.logFile}`, exit);
   }
 
-  /** Ends the process. Its folder is removed too, unless LONGSHORE_KEEP is set. */
+  /** Ends the process. A folder of its own is removed too, unless LONGSHORE_KEEP is set. */
   async dispose() {
     await this.kill();
     if (this.#log) closeSync(this.#log);
     this.#log = undefined;
+    if (!this.#ownsFolder) return;
     if (process.env.LONGSHORE_KEEP) console.log(`kept ${basename(this.folder)} in ${SCRATCH}`);
     else await rm(this.folder, { recursive: true, force: true });
   }
@@ -156,7 +164,7 @@ function describe({ error, signal, code }) {
 }
 
 /** LONGSHORE_BIN and similar variables belong to the tests; the server would read every LONGSHORE_* as a setting. */
-function withoutSettings(env) {
+export function withoutSettings(env) {
   return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('LONGSHORE_')));
 }
 

@@ -72,8 +72,8 @@ export class UploadProcess {
   }
 
   /** Waits for the client to exit without help, and for its success. */
-  async success() {
-    const exit = await within(LIMIT_MS, 'the client process to end', this.exit);
+  async success({ timeout = LIMIT_MS } = {}) {
+    const exit = await within(timeout, 'the client process to end', this.exit);
     const [success] = this.all('success');
     if (!success) throw new Error(`the client ended with ${JSON.stringify(exit)}: ${JSON.stringify(this.told.slice(-3))}`);
     return success.url;

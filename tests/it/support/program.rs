@@ -33,12 +33,13 @@ impl Program {
         let outputs = TempDir::new().unwrap();
         let file = |name| Stdio::from(fs::File::create(outputs.path().join(name)).unwrap());
         let line = [wrapper, &[env!("CARGO_BIN_EXE_longshore")], args].concat();
-        let child = Command::new(line[0])
-            .args(&line[1..])
-            .stdin(Stdio::null())
-            .stdout(file("stdout"))
-            .stderr(file("stderr"))
-            .spawn();
+        let mut command = Command::new(line[0]);
+        // A variable such as LONGSHORE_BIN, which chooses the executable of other tests, would be read as a
+        // setting.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LONGSHORE_")) {
+            command.env_remove(name);
+        }
+        let child = command.args(&line[1..]).stdin(Stdio::null()).stdout(file("stdout")).stderr(file("stderr")).spawn();
         Self { child: child.unwrap(), outputs }
     }
 
@@ -85,6 +86,13 @@ impl Program {
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Sends several signals at once.
+    pub fn signals(&self, names: &[&str]) {
+        let kill = |name: &&str| format!("kill -{name} {};", self.child.id());
+        let script: String = names.iter().map(kill).collect();
+        assert!(Command::new("sh").arg("-c").arg(script).status().unwrap().success());
     }
 
     /// Waits until it exits without being killed.

@@ -30,16 +30,18 @@ use longshore::app::data_folder::DataFolder;
 use longshore::config::Config;
 use state::clock::{Clock, ClockReading};
 use state::{
-    Change, Deliveries, Leases, LocalBells, LocalProgress, Membership, Store, SweepSelection, UploadStore, Uploads,
+    Change, Deliveries, Duties, Leases, LocalBells, LocalProgress, Membership, Store, SweepSelection, SweepShare,
+    UploadStore, Uploads,
 };
 use state_sqlite::{SqliteSettings, SqliteStore};
 use storage::BlobStore;
 use storage::faults::{Effect, Faults, Faulty};
-use storage::local::LocalStore;
+use storage::local::{FolderAccess, LocalStore, LocalStoreResources, LocalStoreSettings};
 use storage::memory::MemoryStore;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::app::collect_files;
 use crate::support::patience::until;
@@ -63,6 +65,8 @@ pub enum Medium {
     Memory(MemoryStore),
     /// Files. Bytes that were written but not made durable are still there in the next life.
     Disk,
+    /// Files of several nodes, none of which can stop the writes of another.
+    SharedFolder,
 }
 
 impl Medium {
@@ -206,7 +210,8 @@ impl World {
         let faults = Faults::new();
         let blobs: Arc<dyn BlobStore> = match &self.medium {
             Medium::Memory(store) => Arc::new(Faulty::new(store.clone(), faults.clone())),
-            Medium::Disk => Arc::new(Faulty::new(self.disk().await, faults.clone())),
+            Medium::Disk => Arc::new(Faulty::new(self.disk(FolderAccess::Exclusive).await, faults.clone())),
+            Medium::SharedFolder => Arc::new(Faulty::new(self.disk(FolderAccess::Shared).await, faults.clone())),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let database = self.folder.path().join("longshore.db");
@@ -224,12 +229,13 @@ impl World {
             let deliveries: Arc<dyn Deliveries> = Arc::<SqliteStore>::clone(&state);
             state.join(&node, membership, None).await.unwrap();
             let nodes: Arc<dyn Leases> = Arc::<SqliteStore>::clone(&state);
+            let duties: Arc<dyn Duties> = Arc::<SqliteStore>::clone(&state);
             let records = Arc::new(FaultyRecords::new(state));
             let uploads: Arc<dyn UploadStore> = Arc::<FaultyRecords>::clone(&records);
             let engine = Engine::new(
                 settings,
                 node.instance,
-                Ports { uploads, nodes, deliveries, bells: Arc::new(bells), progress: published, blobs },
+                Ports { uploads, nodes, duties, deliveries, bells: Arc::new(bells), progress: published, blobs },
             );
             let engine = if let Some(hooks) = hooks { engine.with_hooks(hooks) } else { engine };
             let engine = if let Some(fence) = fence { engine.fenced_by(fence) } else { engine };
@@ -241,7 +247,7 @@ impl World {
         });
         let (engine, records) = starting.await.unwrap();
         if let Some(peers) = reached {
-            peers.add(instance, engine.clone());
+            peers.add(instance, engine.clone(), CancellationToken::new());
         }
         Life { engine, faults, records, progress, node: instance, runtime: Some(runtime), medium: self.medium.clone() }
     }
@@ -271,16 +277,17 @@ impl World {
     }
 
     pub fn is_on_disk(&self) -> bool {
-        matches!(self.medium, Medium::Disk)
+        matches!(self.medium, Medium::Disk | Medium::SharedFolder)
     }
 
     /// Opens the files. The folder's lock ends with the last handle of the previous life, which may take a
     /// moment.
-    async fn disk(&self) -> LocalStore {
+    async fn disk(&self, access: FolderAccess) -> LocalStore {
         until("the folder is free", async || {
-            let folder = DataFolder::take(self.folder.path()).ok()?;
-            let resources = storage::local::LocalStoreResources { guard: Some(folder.lock()), ..Default::default() };
-            LocalStore::open(folder.path().to_owned(), storage::local::LocalStoreSettings::default(), resources).ok()
+            let folder = DataFolder::take(self.folder.path(), access).ok()?;
+            let resources = LocalStoreResources { guard: Some(folder.lock()), ..Default::default() };
+            let settings = LocalStoreSettings { access, ..LocalStoreSettings::default() };
+            LocalStore::open(folder.path().to_owned(), settings, resources).ok()
         })
         .await
     }
@@ -294,7 +301,7 @@ impl Life {
     pub fn stored_keys(&self) -> Vec<storage::BlobKey> {
         match &self.medium {
             Medium::Memory(store) => store.keys(),
-            Medium::Disk => panic!("there are files"),
+            Medium::Disk | Medium::SharedFolder => panic!("there are files"),
         }
     }
 
@@ -305,6 +312,11 @@ impl Life {
 
     /// Makes other nodes treat this node as dead, like a frozen one; it continues without noticing.
     pub async fn counts_as_dead(&self) {
+        assert!(self.records.inner.renew(self.node, Duration::ZERO).await.unwrap());
+    }
+
+    /// Reports that this node, which writes no more, has left.
+    pub async fn leaves(&self) {
         self.records.inner.leave(self.node).await.unwrap();
     }
 
@@ -568,11 +580,11 @@ impl Uploads for FaultyRecords {
     async fn due(
         &self,
         selection: SweepSelection,
-        node: InstanceId,
+        share: SweepShare,
         skip: u32,
         limit: u32,
     ) -> state::Result<Vec<Upload>> {
-        self.inner.due(selection, node, skip, limit).await
+        self.inner.due(selection, share, skip, limit).await
     }
 }
 
