@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
 
+use crate::postgres::Programs;
 use crate::server::{Hook, Place, Setup};
 use crate::subject::Subject;
 
@@ -64,6 +65,15 @@ impl Kit {
         &self.scratch
     }
 
+    /// Returns the program that is measured as `Longshore`.
+    pub(crate) fn longshore_program(&self) -> &Path {
+        &self.longshore
+    }
+
+    pub(crate) fn peers(&self) -> &Path {
+        &self.peers
+    }
+
     /// Reports whether this build of Longshore has a configuration key, such as `storage.durability`.
     pub(crate) fn knows(&self, key: &str) -> bool {
         self.keys.contains(key)
@@ -81,6 +91,10 @@ impl Kit {
                 Some(before) => missing(before.clone()),
                 None => Some("no --before was given".to_owned()),
             },
+            Subject::LongshorePostgres if !self.knows("database.url") => {
+                Some("this build has no database.url".to_owned())
+            }
+            Subject::LongshorePostgres => Programs::find().err().map(|error| format!("{error:#}")),
             Subject::Tusd => missing(self.peers.join("bin/tusd")),
             Subject::TusNode => missing(self.peers.join("node/node_modules/@tus/server")),
             Subject::Rustus => missing(self.peers.join("bin/rustus")),
@@ -101,8 +115,11 @@ impl Kit {
             pin("TUS_NODE_FILE_STORE"),
             said(Path::new("node"), "--version")
         );
+        let postgres = Programs::find().and_then(|programs| programs.version());
+        let on_postgres = format!("{own} on {}", postgres.unwrap_or_else(|_| "no PostgreSQL".to_owned()));
         BTreeMap::from([
             (Subject::Longshore, own),
+            (Subject::LongshorePostgres, on_postgres),
             (Subject::Tusd, pin("TUSD")),
             (Subject::TusNode, node),
             (Subject::Rustus, pin("RUSTUS")),
@@ -117,8 +134,12 @@ impl Kit {
     }
 
     pub(crate) fn empty_folder(&self, subject: Subject) -> anyhow::Result<PathBuf> {
+        self.empty_folder_called(subject.name())
+    }
+
+    pub(crate) fn empty_folder_called(&self, name: &str) -> anyhow::Result<PathBuf> {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
-        let folder = self.scratch.join(format!("{}-{number}", subject.name()));
+        let folder = self.scratch.join(format!("{name}-{number}"));
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
@@ -153,7 +174,9 @@ impl Kit {
 
     pub(crate) fn command(&self, subject: Subject, place: &Place<'_>) -> anyhow::Result<Command> {
         match subject {
-            Subject::Longshore | Subject::LongshoreRelaxed => self.longshore(&self.longshore, subject, place),
+            Subject::Longshore | Subject::LongshoreRelaxed | Subject::LongshorePostgres => {
+                self.longshore(&self.longshore, subject, place)
+            }
             Subject::LongshoreBefore => {
                 self.longshore(self.before.as_ref().context("no --before was given")?, subject, place)
             }
@@ -184,8 +207,14 @@ impl Kit {
         if keys.contains("storage.durability") {
             writeln!(text, "durability = \"{durability}\"").expect("a string takes everything");
         }
+        if place.setup.skip_scan {
+            text += "scan_rate = 0\n";
+        }
         if place.setup.sha256 {
             text += "digests = [\"sha256\"]\n";
+        }
+        if let Some(database) = place.database {
+            writeln!(text, "[database]\nurl = \"{}\"", database.url()).expect("a string takes everything");
         }
         if let Some(tls) = &place.setup.tls {
             let (certificate, key) = (tls.certificate.display(), tls.key.display());
@@ -307,7 +336,7 @@ fn said(program: &Path, question: &str) -> String {
 
 fn durability(subject: Subject) -> Option<&'static str> {
     match subject {
-        Subject::Longshore | Subject::LongshoreBefore => Some("strict"),
+        Subject::Longshore | Subject::LongshoreBefore | Subject::LongshorePostgres => Some("strict"),
         Subject::LongshoreRelaxed => Some("relaxed"),
         _ => None,
     }

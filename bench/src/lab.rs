@@ -21,6 +21,8 @@ pub(crate) struct Lab {
     /// The subjects that the command line selects.
     pub(crate) chosen: Vec<Subject>,
     pub(crate) rounds: u32,
+    /// The number of upload records for the runs beside many rows (15, 16); 0 to leave these runs out.
+    pub(crate) rows: u64,
     /// The number of files that this process and its servers may have open.
     pub(crate) files_allowed: u64,
 }
@@ -51,6 +53,19 @@ impl Notebook {
 
     pub(crate) fn saw(&mut self, server: &Running) {
         self.commands.entry(server.subject).or_insert_with(|| server.command.clone());
+    }
+
+    /// Records a command line that was not started by [`Lab::start`].
+    pub(crate) fn started(&mut self, subject: Subject, command: &str) {
+        self.commands.entry(subject).or_insert_with(|| command.to_owned());
+    }
+
+    /// Adds the results of another process.
+    pub(crate) fn absorb(&mut self, measured: Measured) {
+        self.rounds = self.rounds.max(measured.rounds);
+        self.commands.extend(measured.commands);
+        self.notes.extend(measured.notes);
+        self.samples.extend(measured.samples);
     }
 
     pub(crate) fn keep(&mut self, subject: Subject, variant: &str, round: u32, outcome: anyhow::Result<Values>) {

@@ -28,6 +28,7 @@ mod lab;
 mod machine;
 mod payload;
 mod plan;
+mod postgres;
 mod process;
 mod receiver;
 mod report;
@@ -87,6 +88,12 @@ fn command() -> Command {
         .arg(Arg::new("only").long("only").value_name("LIST").value_delimiter(',').help("Scenarios, such as 1,2,6"))
         .arg(Arg::new("servers").long("servers").value_name("LIST").value_delimiter(',').help("The servers to measure"))
         .arg(Arg::new("rounds").long("rounds").value_parser(clap::value_parser!(u32).range(1..)).default_value("5"))
+        .arg(
+            Arg::new("rows")
+                .long("rows")
+                .value_parser(clap::value_parser!(u64))
+                .help("Upload records for the runs beside many rows in 15 and 16; 0: no such runs [default: 1000000]"),
+        )
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("Small sizes and one round"))
         .arg(text("root", "The repository").default_value("."))
         .arg(text("longshore", "The server").default_value("target/release/longshore"))
@@ -129,11 +136,13 @@ fn lab(matches: &ArgMatches) -> anyhow::Result<Lab> {
     let kit = Kit::find(&path(matches, "root"), &path(matches, "longshore"), &path(matches, "peers"), &scratch)?
         .beside(matches.get_one::<String>("before").map(PathBuf::from))?;
     let rounds = *matches.get_one::<u32>("rounds").expect("it has a default");
+    let plan = if quick { Plan::quick() } else { Plan::full() };
     Ok(Lab {
         machine: Machine::look(kit.scratch())?,
         files_allowed: process::allow_files(FILES)?,
         payload: Payload::prepare()?,
-        plan: if quick { Plan::quick() } else { Plan::full() },
+        rows: matches.get_one::<u64>("rows").copied().unwrap_or(plan.rows),
+        plan,
         chosen: subjects(matches)?,
         rounds: if quick { 1 } else { rounds },
         kit,
@@ -145,7 +154,7 @@ fn scenarios(matches: &ArgMatches) -> anyhow::Result<Vec<&'static scenario::Scen
     wanted
         .map(|wanted| {
             let found = scenario::ALL.iter().find(|scenario| scenario.number.to_string() == *wanted);
-            found.with_context(|| format!("there is no scenario {wanted}; they are 1 to 14"))
+            found.with_context(|| format!("there is no scenario {wanted}; they are 1 to 16"))
         })
         .collect()
 }

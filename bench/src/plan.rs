@@ -46,6 +46,13 @@ pub(crate) struct Plan {
     pub(crate) paced: Duration,
     /// Deliveries that cannot be sent (14).
     pub(crate) overdue: u64,
+    /// Upload records that other uploads are measured beside (15, 16).
+    pub(crate) rows: u64,
+    /// Uploads that are taken over from a healthy node, and failures of each kind (16).
+    pub(crate) takeovers: usize,
+    pub(crate) failures: usize,
+    /// The size of each upload over a limited line (16).
+    pub(crate) capped: u64,
     /// The number of uploads that report their progress, and their duration (14).
     pub(crate) progressing: usize,
     pub(crate) progress: Duration,
@@ -82,6 +89,10 @@ impl Plan {
             draining: Duration::from_secs(10),
             paced: Duration::from_secs(20),
             overdue: 1_000_000,
+            rows: 1_000_000,
+            takeovers: 500,
+            failures: 9,
+            capped: 128 * MIB,
             progressing: 2_000,
             progress: Duration::from_secs(25),
             telling: Duration::from_secs(20),
@@ -115,6 +126,10 @@ impl Plan {
             draining: Duration::from_secs(3),
             paced: Duration::from_secs(4),
             overdue: 20_000,
+            rows: 6_000,
+            takeovers: 30,
+            failures: 2,
+            capped: 16 * MIB,
             progressing: 200,
             progress: Duration::from_secs(12),
             telling: Duration::from_secs(8),

@@ -57,14 +57,24 @@ pub(crate) enum Metric {
     MbPerSecondSynced,
     /// Processor time of the server, per 10^9 bytes.
     CpuSecondsPerGb,
+    /// Processor time of the server of the database, per 10^9 bytes.
+    DatabaseCpuSecondsPerGb,
+    /// The sum of both.
+    AllCpuSecondsPerGb,
     UploadsPerSecond,
     CpuMsPerUpload,
+    /// Processor time of the server of the database, per upload.
+    DatabaseCpuMsPerUpload,
+    /// Changes of uploads that the database has made durable.
+    CommitsPerSecond,
+    CommitsPerTransaction,
     /// The time of the slowest of several concurrent uploads, divided by that of the fastest.
     SpreadRatio,
     P50Ms,
     P95Ms,
     P99Ms,
     P999Ms,
+    MaxMs,
     /// The 99th percentile immediately before, without other load.
     QuietP99Ms,
     /// The number of requests that the percentiles cover.
@@ -126,14 +136,20 @@ impl Metric {
             Self::MbPerSecond => "MB/s",
             Self::MbPerSecondSynced => "MB/s until synced",
             Self::CpuSecondsPerGb => "CPU s per GB",
+            Self::DatabaseCpuSecondsPerGb => "CPU s per GB, PostgreSQL",
+            Self::AllCpuSecondsPerGb => "CPU s per GB, both",
             Self::PeakMib => "peak memory, MiB",
             Self::UploadsPerSecond => "uploads/s",
             Self::CpuMsPerUpload => "CPU ms per upload",
+            Self::DatabaseCpuMsPerUpload => "CPU ms per upload, PostgreSQL",
+            Self::CommitsPerSecond => "commits/s",
+            Self::CommitsPerTransaction => "commits per transaction",
             Self::SpreadRatio => "spread",
             Self::P50Ms => "p50, ms",
             Self::P95Ms => "p95, ms",
             Self::P99Ms => "p99, ms",
             Self::P999Ms => "p99.9, ms",
+            Self::MaxMs => "maximum, ms",
             Self::QuietP99Ms => "quiet p99, ms",
             Self::Requests => "requests",
             Self::Alive => "alive",
@@ -172,6 +188,7 @@ impl Metric {
             Self::MbPerSecond
             | Self::MbPerSecondSynced
             | Self::UploadsPerSecond
+            | Self::CommitsPerSecond
             | Self::Alive
             | Self::HitPercent
             | Self::DeliveriesPerSecond
@@ -182,7 +199,8 @@ impl Metric {
             | Self::Connections
             | Self::Backlog
             | Self::RequestsPerSecond
-            | Self::Expected => None,
+            | Self::Expected
+            | Self::CommitsPerTransaction => None,
             _ => Some(false),
         }
     }

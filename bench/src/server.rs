@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 
 use crate::certificate::Certificate;
 use crate::kit::Kit;
+use crate::postgres::{Database, Postgres};
 use crate::process;
 use crate::subject::Subject;
 use crate::tus::{Client, Target};
@@ -37,10 +38,14 @@ pub(crate) struct Setup {
     pub(crate) retry_schedule: Option<&'static [&'static str]>,
     /// The number of tusd's attempts to reach its hook, instead of three.
     pub(crate) tusd_tries: Option<u32>,
+    /// Longshore does not compare files with records after its start.
+    pub(crate) skip_scan: bool,
     /// A SHA-256 of every upload; only Longshore computes one.
     pub(crate) sha256: bool,
     /// The expected number of concurrent uploads; a server with limits gets limits above it.
     pub(crate) uploads_at_once: Option<usize>,
+    /// The database of a Longshore on PostgreSQL, instead of an empty one on a server started for it.
+    pub(crate) database: Option<Arc<Database>>,
     /// A folder to use and keep, instead of an empty one.
     pub(crate) data: Option<PathBuf>,
     /// The `cgroup.procs` of a control group to put the server in.
@@ -54,6 +59,8 @@ pub(crate) struct Place<'a> {
     pub(crate) port: u16,
     pub(crate) read_port: u16,
     pub(crate) folder: &'a Path,
+    /// The database, if it is not in the folder.
+    pub(crate) database: Option<&'a Database>,
 }
 
 /// A running server. When dropped, it is killed and its folder is removed.
@@ -71,6 +78,8 @@ pub(crate) struct Running {
     pub(crate) idle: u64,
     keep: bool,
     child: Child,
+    /// The database, if it is not in the folder. It outlives the process.
+    database: Option<Arc<Database>>,
 }
 
 impl Running {
@@ -80,7 +89,11 @@ impl Running {
             None => kit.empty_folder(subject)?,
         };
         let [port, read_port] = free_ports()?;
-        let place = Place { setup, port, read_port, folder: &folder };
+        let database = match &setup.database {
+            None if subject == Subject::LongshorePostgres => Some(empty_database(kit)?),
+            given => given.clone(),
+        };
+        let place = Place { setup, port, read_port, folder: &folder, database: database.as_deref() };
         let mut command = kit.command(subject, &place)?;
         let shown = kit.describe(subject, &command, &place);
         let log_path = folder.with_extension("log");
@@ -104,6 +117,7 @@ impl Running {
             idle: 0,
             keep: setup.data.is_some(),
             child,
+            database,
         };
         if let Some(group) = &setup.group {
             fs::write(group, running.pid().to_string()).context("could not put a server into its control group")?;
@@ -118,6 +132,12 @@ impl Running {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Returns the processor seconds used so far by the server of the database; `None` if the database is in
+    /// the process.
+    pub(crate) fn database_cpu_seconds(&self) -> anyhow::Result<Option<f64>> {
+        self.database.as_ref().map(|database| process::cpu_seconds(database.server.pid())).transpose()
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -172,6 +192,12 @@ impl Drop for Running {
             rustix::fs::sync();
         }
     }
+}
+
+/// Starts a PostgreSQL server, and creates a database in it.
+pub(crate) fn empty_database(kit: &Kit) -> anyhow::Result<Arc<Database>> {
+    let folder = kit.empty_folder_called("postgres")?;
+    Postgres::start(&folder, Ipv4Addr::LOCALHOST.into())?.create_database()
 }
 
 /// Returns two ports that were free a moment ago.

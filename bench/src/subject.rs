@@ -11,6 +11,8 @@ pub(crate) enum Subject {
     LongshoreRelaxed,
     /// An earlier build of Longshore, strict: shows the effect of a change on speed.
     LongshoreBefore,
+    /// Longshore, strict, with its records in a PostgreSQL server on the same machine.
+    LongshorePostgres,
     Tusd,
     TusNode,
     Rustus,
@@ -21,10 +23,11 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Longshore,
         Self::LongshoreRelaxed,
         Self::LongshoreBefore,
+        Self::LongshorePostgres,
         Self::Tusd,
         Self::TusNode,
         Self::Rustus,
@@ -38,6 +41,7 @@ impl Subject {
             Self::Longshore => "longshore",
             Self::LongshoreRelaxed => "longshore-relaxed",
             Self::LongshoreBefore => "longshore-before",
+            Self::LongshorePostgres => "longshore-postgres",
             Self::Tusd => "tusd",
             Self::TusNode => "tus-node",
             Self::Rustus => "rustus",
@@ -52,6 +56,7 @@ impl Subject {
             Self::Longshore => "Longshore",
             Self::LongshoreRelaxed => "Longshore, relaxed",
             Self::LongshoreBefore => "Longshore, before",
+            Self::LongshorePostgres => "Longshore on PostgreSQL",
             Self::Tusd => "tusd",
             Self::TusNode => "@tus/server",
             Self::Rustus => "rustus",
@@ -65,7 +70,7 @@ impl Subject {
     }
 
     pub(crate) fn is_longshore(self) -> bool {
-        matches!(self, Self::Longshore | Self::LongshoreRelaxed | Self::LongshoreBefore)
+        matches!(self, Self::Longshore | Self::LongshoreRelaxed | Self::LongshoreBefore | Self::LongshorePostgres)
     }
 
     pub(crate) fn named(name: &str) -> Option<Self> {

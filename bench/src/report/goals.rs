@@ -1,6 +1,7 @@
 //! The goals, and an evaluation of the numbers against them. Medians are compared with medians.
 
 use crate::report::numbers::Numbers;
+use crate::report::scale_goals;
 use crate::results::Metric;
 use crate::scenario::{bystander, dialects, records, status, tls, webhooks};
 use crate::subject::Subject;
@@ -42,6 +43,8 @@ pub(crate) fn judge(scenario: u8, numbers: Numbers<'_>) -> Vec<Verdict> {
         12 => many_records(numbers),
         13 => other_dialects(numbers),
         14 => webhooks(numbers),
+        15 => scale_goals::on_postgres(numbers),
+        16 => scale_goals::cluster(numbers),
         _ => Vec::new(),
     }
 }
@@ -263,13 +266,24 @@ fn below(numbers: Numbers<'_>, variant: &str, metric: Metric, limit: f64) -> Ver
     }
 }
 
-enum Bound {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
 
 fn bounded(numbers: Numbers<'_>, variant: &str, metric: Metric, bound: Bound) -> Verdict {
-    let own = numbers.median(Longshore, variant, metric);
+    bounded_of(numbers, Longshore, variant, metric, bound)
+}
+
+pub(super) fn bounded_of(
+    numbers: Numbers<'_>,
+    subject: Subject,
+    variant: &str,
+    metric: Metric,
+    bound: Bound,
+) -> Verdict {
+    let own = numbers.median(subject, variant, metric);
     let (words, limit) = match bound {
         Bound::AtLeast(limit) => ("at least", limit),
         Bound::AtMost(limit) => ("at most", limit),
@@ -284,11 +298,11 @@ fn bounded(numbers: Numbers<'_>, variant: &str, metric: Metric, bound: Bound) ->
     }
 }
 
-fn at_least(goal: String, own: Option<f64>, other: Option<f64>, times: f64) -> Verdict {
+pub(super) fn at_least(goal: String, own: Option<f64>, other: Option<f64>, times: f64) -> Verdict {
     compare(goal, own, other, |ratio| ratio >= times)
 }
 
-fn at_most(goal: String, own: Option<f64>, other: Option<f64>, times: f64) -> Verdict {
+pub(super) fn at_most(goal: String, own: Option<f64>, other: Option<f64>, times: f64) -> Verdict {
     compare(goal, own, other, |ratio| ratio <= times)
 }
 

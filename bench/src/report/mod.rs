@@ -11,6 +11,7 @@ mod goals;
 mod numbers;
 mod page;
 mod plot;
+mod scale_goals;
 
 /// Reads `OUT/benchmarks/results.json`; writes `OUT/benchmarks.md` and the plots beside the numbers.
 pub(crate) fn write(out: &Path) -> anyhow::Result<()> {

@@ -27,7 +27,9 @@ const PREFACE: &str = "# Benchmarks\n\n\
     never sync; rustus can, and does not by default. `MB/s until synced` adds the time that the system then needs to \
     write everything to the disk.\n\
     - CPU is the user and system time of the server's processes, as the operating system counts it. Later work of the \
-    kernel on its own threads, such as writing back pages that a server left in the page cache, is not included.\n\n";
+    kernel on its own threads, such as writing back pages that a server left in the page cache, is not included.\n\
+    - *Longshore on PostgreSQL* has a separate PostgreSQL server on the same disk and cores, with `fsync` on. Its processor \
+    time has separate columns.\n\n";
 
 const QUICK: &str = "**This was a quick run with small sizes and one round. It only shows that everything works.**\n\n";
 
@@ -78,6 +80,8 @@ fn primary(scenario: u8) -> &'static [Metric] {
         10 => &[Metric::MessageMs],
         12 => &[Metric::P99Ms, Metric::StartUpSeconds],
         14 => &[Metric::Lost, Metric::DelayMs],
+        15 => &[Metric::P99Ms, Metric::MbPerSecond],
+        16 => &[Metric::P99Ms],
         _ => &[Metric::MbPerSecond],
     }
 }

@@ -134,6 +134,7 @@ fn colour(subject: Subject) -> &'static str {
         Subject::Longshore => "#0072b2",
         Subject::LongshoreRelaxed => "#56b4e9",
         Subject::LongshoreBefore => "#999999",
+        Subject::LongshorePostgres => "#d55e00",
         Subject::Tusd => "#e69f00",
         Subject::TusNode => "#009e73",
         Subject::Rustus => "#cc79a7",

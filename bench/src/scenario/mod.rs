@@ -5,10 +5,12 @@ use crate::lab::{Lab, Notebook};
 mod asking;
 pub(crate) mod bystander;
 mod cache;
+pub(crate) mod cluster;
 mod completion;
 pub(crate) mod dialects;
 mod eight;
 mod load;
+pub(crate) mod on_postgres;
 mod one;
 pub(crate) mod records;
 mod relay;
@@ -28,7 +30,7 @@ pub(crate) struct Scenario {
     pub(crate) run: fn(&Lab, &mut Notebook) -> anyhow::Result<()>,
 }
 
-pub(crate) const ALL: [Scenario; 14] = [
+pub(crate) const ALL: [Scenario; 16] = [
     Scenario {
         number: 1,
         title: "One upload in one request",
@@ -129,5 +131,22 @@ pub(crate) const ALL: [Scenario; 14] = [
                how many messages are lost when the receiver is slow or down, or the server is killed, compared with \
                tusd's HTTP hooks.",
         run: webhooks::run,
+    },
+    Scenario {
+        number: 15,
+        title: "PostgreSQL instead of SQLite",
+        what: "The same server with its records in SQLite, and in PostgreSQL 15 beside it on the same two cores, in \
+               turns: commits a second, uploads of 64 KiB from 64 connections, status requests, the delay of \
+               webhooks, and one 2 GiB upload in one PATCH. Then again with PostgreSQL beside a million upload \
+               records.",
+        run: on_postgres::run,
+    },
+    Scenario {
+        number: 16,
+        title: "Several nodes",
+        what: "Three nodes share one PostgreSQL database and one folder. How soon another node accepts bytes of an \
+               upload when its node is healthy, frozen (SIGSTOP), or killed; and the rate of three nodes with lines \
+               of limited bandwidth compared with that of one.",
+        run: cluster::run,
     },
 ];

@@ -37,12 +37,12 @@ pub(crate) fn in_chunks(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
 }
 
 /// Uploads `plan.big` bytes in chunks and measures it.
-fn upload(lab: &Lab, server: &Running, chunk: u64) -> anyhow::Result<Values> {
+pub(super) fn upload(lab: &Lab, server: &Running, chunk: u64) -> anyhow::Result<Values> {
     let size = lab.plan.big;
     let mut client = server.client();
     let path = client.create(size)?;
     process::forget_peak(server.pid())?;
-    let cpu = process::cpu_seconds(server.pid())?;
+    let (cpu, database) = (process::cpu_seconds(server.pid())?, server.database_cpu_seconds()?);
     let began = Instant::now();
     let mut offset = 0;
     while offset < size {
@@ -50,16 +50,23 @@ fn upload(lab: &Lab, server: &Running, chunk: u64) -> anyhow::Result<Values> {
     }
     let rate = mb_per_second(size, began);
     let cpu = process::cpu_seconds(server.pid())? - cpu;
+    let database = database.zip(server.database_cpu_seconds()?).map(|(before, after)| after - before);
     rustix::fs::sync();
     let synced = mb_per_second(size, began);
     if !matches!(server.subject, Subject::Sink | Subject::Bare) {
         let told = client.offset(&path)?;
         ensure!(told == size, "the server says {told} after {size} bytes were accepted");
     }
-    Ok(Values::from([
+    let gigabytes = size as f64 / 1e9;
+    let mut values = Values::from([
         (Metric::MbPerSecond, rate),
         (Metric::MbPerSecondSynced, synced),
-        (Metric::CpuSecondsPerGb, cpu / (size as f64 / 1e9)),
+        (Metric::CpuSecondsPerGb, cpu / gigabytes),
         (Metric::PeakMib, mib(process::peak(server.pid())?)),
-    ]))
+    ]);
+    if let Some(database) = database {
+        values.insert(Metric::DatabaseCpuSecondsPerGb, database / gigabytes);
+        values.insert(Metric::AllCpuSecondsPerGb, (cpu + database) / gigabytes);
+    }
+    Ok(values)
 }

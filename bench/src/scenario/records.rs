@@ -84,7 +84,7 @@ fn ask_all(lab: &Lab, count: u64, folder: &Path, book: &mut Notebook) -> anyhow:
 }
 
 /// Creates one upload of each kind that is copied, in this order: completed, deleted, begun.
-fn make_originals(server: &Running) -> anyhow::Result<()> {
+pub(super) fn make_originals(server: &Running) -> anyhow::Result<()> {
     let mut client = server.client();
     let mut paths = Vec::new();
     for body in ["hello", "hello", ""] {

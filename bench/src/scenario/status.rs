@@ -52,9 +52,9 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
 }
 
 /// A request: a method and a path.
-struct Question {
-    method: &'static str,
-    path: String,
+pub(super) struct Question {
+    pub(super) method: &'static str,
+    pub(super) path: String,
 }
 
 /// Returns one request for each connection, each about a different upload: the peers lock an upload even to
@@ -75,13 +75,14 @@ fn question(lab: &Lab, server: &Running) -> anyhow::Result<Question> {
     Ok(Question { method: "GET", path: format!("/api/v1/uploads/{id}") })
 }
 
-fn idle(lab: &Lab, server: &Running, questions: &[Question]) -> anyhow::Result<Values> {
-    let mut times = PACE.ask_for(lab.plan.asking, |number| (server.reader(), &questions[number]), ask)?;
+/// Sends the requests in rotation, without load. If there is one for each connection, each sends its own.
+pub(super) fn idle(lab: &Lab, server: &Running, questions: &[Question]) -> anyhow::Result<Values> {
+    let mut times = PACE.ask_for(lab.plan.asking, |_| (server.reader(), questions), ask)?;
     Ok(quantiles(&mut times))
 }
 
 /// Uploads run in a loop until the time is up; the requests stop when the last loop has ended.
-fn loaded(lab: &Lab, server: &Running, questions: &[Question]) -> anyhow::Result<Values> {
+pub(super) fn loaded(lab: &Lab, server: &Running, questions: &[Question]) -> anyhow::Result<Values> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let upload = scope.spawn(|| {
@@ -89,7 +90,7 @@ fn loaded(lab: &Lab, server: &Running, questions: &[Question]) -> anyhow::Result
             stop.store(true, Ordering::Relaxed);
             outcome
         });
-        let times = PACE.ask(&stop, |number| (server.reader(), &questions[number]), ask);
+        let times = PACE.ask(&stop, |_| (server.reader(), questions), ask);
         let load = upload.join().expect("the load does not panic")?;
         let mut values = quantiles(&mut times?);
         values.insert(Metric::LoadMbPerSecond, load);
@@ -110,7 +111,8 @@ fn upload_in_a_loop(lab: &Lab, server: &Running) -> anyhow::Result<f64> {
     Ok(mb_per_second(sent, began))
 }
 
-fn ask((client, question): &mut (Client, &Question), _: u64) -> anyhow::Result<()> {
+fn ask((client, questions): &mut (Client, &[Question]), number: u64) -> anyhow::Result<()> {
+    let question = &questions[usize::try_from(number)? % questions.len()];
     client.ask(question.method, &question.path)?.expect(&[200, 204]).map(drop)
 }
 

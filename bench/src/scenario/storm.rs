@@ -29,23 +29,27 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(lab: &Lab, server: &Running) -> anyhow::Result<Values> {
+pub(super) fn measure(lab: &Lab, server: &Running) -> anyhow::Result<Values> {
     let mut request = tus::creation_head(&server.target, SIZE as u64, SIZE as u64).into_bytes();
     request.extend_from_slice(lab.payload.head(SIZE));
     process::forget_peak(server.pid())?;
-    let cpu = process::cpu_seconds(server.pid())?;
+    let (cpu, database) = (process::cpu_seconds(server.pid())?, server.database_cpu_seconds()?);
     let began = Instant::now();
     let mut times = run_for(server, request, SIZE, lab.plan.storm)?;
     let seconds = began.elapsed().as_secs_f64();
     let cpu = process::cpu_seconds(server.pid())? - cpu;
     let uploads = times.count() as f64;
-    Ok(Values::from([
+    let mut values = Values::from([
         (Metric::UploadsPerSecond, uploads / seconds),
         (Metric::CpuMsPerUpload, cpu * 1000.0 / uploads),
         (Metric::P50Ms, times.quantile_ms(500)),
         (Metric::P99Ms, times.quantile_ms(990)),
         (Metric::PeakMib, mib(process::peak(server.pid())?)),
-    ]))
+    ]);
+    if let Some((before, after)) = database.zip(server.database_cpu_seconds()?) {
+        values.insert(Metric::DatabaseCpuMsPerUpload, (after - before) * 1000.0 / uploads);
+    }
+    Ok(values)
 }
 
 /// Repeats the request, which creates an upload of `size` with its bytes, on all connections.

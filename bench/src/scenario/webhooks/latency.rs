@@ -91,7 +91,8 @@ fn fill_queue(lab: &Lab, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(lab: &Lab, server: &Running, receiver: &Receiver) -> anyhow::Result<Values> {
+/// Causes events at a fixed pace and measures the delays of their messages.
+pub(in crate::scenario) fn measure(lab: &Lab, server: &Running, receiver: &Receiver) -> anyhow::Result<Values> {
     let each = messages_of_one(lab, server, receiver)?;
     let before = receiver.count();
     let per_connection = EVENTS_PER_SECOND.div_ceil(each * CONNECTIONS);

@@ -14,6 +14,7 @@ mod patching;
 mod progress;
 mod sustained;
 
+pub(super) use latency::measure as delay;
 pub(crate) use latency::{OVERDUE, PACED};
 pub(crate) use loss::{DEAD, KILLED, SLOW, WELL};
 pub(crate) use patching::{TOLD, UNTOLD};
@@ -38,7 +39,7 @@ pub(crate) fn run(lab: &Lab, book: &mut Notebook) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn endpoint(receiver: &Receiver) -> Hook {
+pub(super) fn endpoint(receiver: &Receiver) -> Hook {
     Hook { name: "bench", address: receiver.address, events: EVERYTHING }
 }
 
