@@ -42,7 +42,7 @@ typedef Row {
   byte generation;      /* the current one; generations are numbered by epochs */
   byte at[LENGTH];      /* the generation that holds each committed byte */
   byte tail;            /* not in the row: the node that wrote the byte behind the offset in the current generation */
-  bit clean;            /* the current generation may be continued in this epoch */
+  byte since;           /* the epoch since which every takeover was clean: its generation may be continued */
   bit reported
 };
 
@@ -58,8 +58,12 @@ typedef Pending {
 Row row[UPLOADS];
 Pending pending[UPLOADS];
 bit answered[NODES + 1];  /* the database has sent the answer to a commit */
+bit left[NODES + 1];      /* the node has closed all its blobs and left */
 
 #define UNLOCKED(u) (pending[u].node == NOBODY)
+
+/* The last holder of an upload writes it no more. */
+#define CLOSED(u) (row[u].holder == NOBODY || left[row[u].holder])
 
 /* Safety: no node changes a byte that counts. */
 #define UNCOUNTED(u, g, p) (!((p) < row[u].offset && row[u].at[p] == (g)))
@@ -92,8 +96,7 @@ bit answered[NODES + 1];  /* the database has sent the answer to a commit */
 inline land() {
   if
   :: pending[x].kind == RELEASE ->
-    row[x].holder = NOBODY;
-    row[x].clean = 1
+    row[x].holder = NOBODY
   :: else ->
     /* Safety: no two epochs commit. */
     assert(pending[x].epoch == row[x].epoch);
@@ -112,7 +115,7 @@ inline land() {
     row[x].by = pending[x].node;
     row[x].version++;
     if
-    :: pending[x].kind == BEGIN -> row[x].clean = 0; row[x].tail = 0
+    :: pending[x].kind == BEGIN -> row[x].tail = 0
     :: pending[x].kind == REPORT -> row[x].reported = 1
     :: else
     fi
@@ -147,16 +150,16 @@ inline read_row() {
   ke = row[u].epoch;
   ko = row[u].offset;
   kg = row[u].generation;
-  kc = row[u].clean
+  ks = row[u].since
 }
 
 /* The epoch is raised in the row, so this waits for the transaction that has it locked. */
 inline take(is_clean) {
   row[u].holder = me;
-  row[u].clean = is_clean;
 #ifndef BREAK_EPOCH_RAISED
-  row[u].epoch++
+  row[u].epoch++;
 #endif
+  row[u].since = (is_clean -> row[u].since : row[u].epoch)
 }
 
 /* The node knows the outcome, so the commit id is not needed any more. */
@@ -169,7 +172,7 @@ inline known() {
 }
 
 inline forget() {
-  answered[me] = 0; u = 0; kv = 0; ke = 0; ko = 0; kg = 0; kc = 0; kind = 0; wrote = 0
+  answered[me] = 0; u = 0; kv = 0; ke = 0; ko = 0; kg = 0; ks = 0; kind = 0; wrote = 0
 }
 
 /* Opening a blob drops everything behind the offset that the node knows. */
@@ -187,8 +190,7 @@ inline truncate() {
 }
 
 proctype Node(byte me) {
-  byte u, kv, ke, ko, kg;       /* the upload, and what the node knows of its row */
-  bit kc;
+  byte u, kv, ke, ko, kg, ks;   /* the upload, and what the node knows of its row */
   byte kind;                    /* the change that is being committed */
   bit wrote;                    /* a byte was written behind ko */
   byte p;
@@ -209,6 +211,8 @@ end_idle:
 #ifndef NO_REPORTS
     :: me == NODES && u == 0 && !row[u].reported -> read_row(); kind = REPORT; goto sending
 #endif
+    /* The node stops, with all its blobs closed. Only of one that holds an upload does this matter. */
+    :: row[u].holder == me -> forget(); left[me] = 1; goto gone
     fi
   };
 
@@ -217,10 +221,10 @@ taking:
     UNLOCKED(u);
     if
     :: row[u].holder == me || row[u].epoch == MAX_EPOCH(u) -> goto end_idle
-    /* The holder has released the lease, and no node writes the generation any more. */
-    :: row[u].holder == NOBODY && row[u].epoch < MAX_EPOCH(u) -> take(1)
+    /* The holder has released the lease or left, and no node writes the generation any more. */
+    :: CLOSED(u) && row[u].epoch < MAX_EPOCH(u) -> take(1)
     /* The holder counts as dead, or does not answer. It may still be writing. */
-    :: row[u].holder != NOBODY && row[u].holder != me && row[u].epoch < MAX_EPOCH(u) ->
+    :: !CLOSED(u) && row[u].holder != me && row[u].epoch < MAX_EPOCH(u) ->
 #ifdef BREAK_GENERATION
       take(1)
 #else
@@ -228,7 +232,7 @@ taking:
 #endif
     fi;
     ke = row[u].epoch;
-    kc = row[u].clean
+    ks = row[u].since
   };
 #ifndef BREAK_READ_AFTER_TAKEOVER
   /* The previous holder may have committed until it lost the lease. */
@@ -248,9 +252,9 @@ taking:
 
 opening:
   if
-  :: kg != ke && !kc ->
+  :: kg != ks ->
 #ifdef BREAK_GENERATION_RECORDED
-    kg = ke
+    kg = ks
 #else
     kind = BEGIN; goto sending
 #endif
@@ -285,6 +289,9 @@ writing:
   /* Safety: no offset is reported below one that was reported before. */
   :: d_step { assert(ko >= row[u].offset) } goto writing
 #endif
+#ifdef BREAK_LEAVE_ENDS_WRITERS
+  :: left[me] = 1; goto writing
+#endif
   /* The client is gone, or the upload is full. */
   :: goto end_idle
   fi;
@@ -305,7 +312,7 @@ sending:
       pending[u].epoch = ke;
       pending[u].offset = ko + (kind == BYTES);
       if
-      :: kind == BEGIN -> pending[u].generation = ke
+      :: kind == BEGIN -> pending[u].generation = ks
       :: else -> pending[u].generation = kg
       fi
     :: else
@@ -346,7 +353,7 @@ done:
       ko++; wrote = 0;
       /* Safety: what is acknowledged to a client is committed. */
       assert(row[u].offset >= ko)
-    :: kind == BEGIN -> kg = ke
+    :: kind == BEGIN -> kg = ks
     :: else -> goto end_idle
     fi;
     kv++;
@@ -354,7 +361,10 @@ done:
     :: kind == BEGIN -> kind = 0; goto opened
     :: else -> kind = 0; goto writing
     fi
-  }
+  };
+
+gone:
+  skip
 }
 
 init {
@@ -367,6 +377,7 @@ init {
       row[x].holder = x + 1;
       row[x].epoch = 1;
       row[x].generation = 1;
+      row[x].since = 1;
       x++
     :: else -> break
     od;
