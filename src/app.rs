@@ -199,7 +199,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
         drain: drain.clone(),
         nodes,
     };
-    let listeners = Listeners::start(&config, memory, web::edge(&config, parts, &server_keys))?;
+    let listeners = Listeners::start(&config, memory, &database, web::edge(&config, parts, &server_keys))?;
     rules.set_own([listeners.address].into_iter().chain(listeners.read_address).collect());
     fitted.log();
     let stop_sending = CancellationToken::new();

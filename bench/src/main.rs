@@ -114,6 +114,7 @@ fn command() -> Command {
 }
 
 fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    process::end_all_on_signal().context("could not wait for signals")?;
     let file = path(matches, "out").join("benchmarks/results.json");
     let chosen = scenarios(matches)?;
     let lab = lab(matches)?;

@@ -1,10 +1,53 @@
-//! Statistics of the operating system about a process and its children: processor time, memory, reads from
-//! disk.
+//! A process and its children: statistics of the operating system (processor time, memory, reads from disk),
+//! and how they end with this process.
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The time that processes have to end in an orderly way, such as PostgreSQL, which removes its shared memory.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// Ends all processes that this one has started, and then this one, when it gets SIGINT, SIGTERM or SIGHUP.
+/// A process in a new namespace does the same with its own.
+pub(crate) fn end_all_on_signal() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut hangup, mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::hangup())?, signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    thread::spawn(move || {
+        let status = runtime.block_on(async {
+            tokio::select! {
+                _ = hangup.recv() => 129,
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            }
+        });
+        let own = std::process::id();
+        signal_descendants(own, Signal::TERM);
+        let deadline = Instant::now() + ENDING;
+        while family(own).len() > 1 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+        signal_descendants(own, Signal::KILL);
+        std::process::exit(status);
+    });
+    Ok(())
+}
+
+fn signal_descendants(own: u32, signal: Signal) {
+    for pid in family(own).into_iter().filter(|pid| *pid != own) {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        // It may have ended since it was listed.
+        pid.and_then(|pid| kill_process(pid, signal).ok());
+    }
+}
 
 /// The niceness of threads that act as clients and receivers on other machines, and must not wait for the
 /// processor.

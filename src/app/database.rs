@@ -72,6 +72,14 @@ impl Database {
         }
     }
 
+    /// Prepares the database for reads by the calling thread, which does nothing else.
+    pub(super) fn serve_reads_on_this_thread(&self) {
+        match self {
+            Self::Sqlite(_) => {}
+            Self::Postgres(store) => store.drive_reads_on_this_thread(),
+        }
+    }
+
     pub(super) fn nodes(&self) -> Arc<dyn Leases> {
         with_store!(self, store => Arc::clone(store) as Arc<dyn Leases>)
     }

@@ -8,6 +8,7 @@ use actix_web::web;
 use anyhow::Context;
 use tokio::sync::mpsc;
 
+use crate::app::database::Database;
 use crate::app::threads;
 use crate::config::Config;
 use domain::node::NodeRole;
@@ -30,7 +31,12 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Binds the addresses and starts serving.
-    pub(super) fn start(config: &Config, memory: ListenerMemory, edge: Edge) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        config: &Config,
+        memory: ListenerMemory,
+        database: &Database,
+        edge: Edge,
+    ) -> anyhow::Result<Self> {
         let edge = web::Data::new(edge);
         let (tls, reload) = match &config.tls.files {
             Some(files) => {
@@ -42,7 +48,7 @@ impl Listeners {
         // Both addresses are bound before either is served.
         let (uploads, address) = listen_on(uploading(config, tls.clone(), memory.clone()), edge.clone())?;
         let reads = match config.server.read_listen.filter(|_| config.role != NodeRole::Upload) {
-            Some(address) => Some(listen_on(reading(config, address, tls, memory), edge)?),
+            Some(address) => Some(listen_on(reading(config, address, tls, memory, database), edge)?),
             None => None,
         };
         let read_address = reads.as_ref().map(|(_, address)| *address);
@@ -118,13 +124,20 @@ fn uploading(config: &Config, tls: Option<Tls>, memory: ListenerMemory) -> liste
     }
 }
 
-fn reading(config: &Config, address: SocketAddr, tls: Option<Tls>, memory: ListenerMemory) -> listen::ListenerSettings {
+fn reading(
+    config: &Config,
+    address: SocketAddr,
+    tls: Option<Tls>,
+    memory: ListenerMemory,
+    database: &Database,
+) -> listen::ListenerSettings {
+    let database = database.clone();
     listen::ListenerSettings {
         address,
         role: ListenerRole::Reading,
         workers: worker_count(config.server.read_workers),
         max_connections: config.limits.max_read_connections,
-        on_thread_start: Arc::new(|| {}),
+        on_thread_start: Arc::new(move || database.serve_reads_on_this_thread()),
         ..uploading(config, tls, memory)
     }
 }

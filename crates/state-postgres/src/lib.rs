@@ -230,6 +230,13 @@ impl PostgresStore {
         Arc::clone(&self.bells) as Arc<dyn Bells>
     }
 
+    /// Gives the calling thread database connections of its own for reads, as far as their limit permits. It
+    /// must be the only thread of a runtime, and be free for them at all times.
+    pub fn drive_reads_on_this_thread(&self) {
+        self.readers.drive_on_this_thread();
+        self.replicas.drive_on_this_thread();
+    }
+
     /// Returns the number of transactions begun. Many commits share one.
     pub fn transactions(&self) -> u64 {
         self.connector.transactions()

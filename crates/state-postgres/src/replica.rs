@@ -67,6 +67,10 @@ impl Replica {
         Self { connector, readers, state: Mutex::new(ReplicaState::Unknown), samples: Mutex::default() }
     }
 
+    pub(crate) fn drive_on_this_thread(&self) {
+        self.readers.drive_on_this_thread();
+    }
+
     pub(crate) fn is_followed(&self) -> bool {
         *lock(&self.state) == ReplicaState::Following
     }

@@ -89,6 +89,11 @@ impl Replicas {
         self.all.is_empty()
     }
 
+    /// Gives the calling thread sessions of its own with each replica.
+    pub(crate) fn drive_on_this_thread(&self) {
+        self.all.iter().for_each(Replica::drive_on_this_thread);
+    }
+
     /// Returns the position that the answer to a write names.
     pub(crate) async fn current_position(&self, primary: &Sessions) -> Option<CommitPosition> {
         if self.are_none() {

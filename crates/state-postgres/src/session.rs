@@ -70,8 +70,9 @@ pub(crate) struct Connector {
     lineage: Arc<Lineage>,
     /// The number of transactions begun by the sessions of this connector.
     transactions: Arc<AtomicU64>,
-    /// The threads that drive the connections: those that have opened the store. A session may first be
-    /// needed by a thread that takes uploads, which is busy and has a lower priority.
+    /// The threads that drive the connections: those that have opened the store, unless the session is for
+    /// one thread. A session may first be needed by a thread that takes uploads, which is busy and has a
+    /// lower priority.
     runtime: Handle,
 }
 
@@ -101,6 +102,11 @@ impl Connector {
     /// Returns a connector whose sessions set nothing on the server that outlasts a transaction.
     pub(crate) fn without_settings(&self) -> Self {
         Self { route: Route::TransactionPooler, ..self.clone() }
+    }
+
+    /// Returns a connector whose connections are driven by the runtime of the caller.
+    pub(crate) fn driven_here(&self) -> Self {
+        Self { runtime: Handle::current(), ..self.clone() }
     }
 
     /// Returns a connector to a replica of the same server.

@@ -2,9 +2,15 @@
 //!
 //! A session is created when it is first needed and kept until it breaks. If all sessions are lent, callers
 //! wait in a queue.
+//!
+//! A thread may have sessions of its own, whose connections it drives itself: a statement then needs no other
+//! thread. Those of all threads count towards the limit, and while it is reached, a thread also gets one that
+//! another drives.
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::Mutex;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -25,9 +31,19 @@ pub(crate) struct Sessions {
     count: u32,
     /// The time that a caller of [`query`](Self::query) waits in addition to the limit of its statement.
     patience: Duration,
-    idle: Mutex<Vec<Session>>,
+    idle: Mutex<Vec<IdleSession>>,
+    /// The threads that have sessions of their own.
+    driving: Mutex<HashSet<ThreadId>>,
     /// The times that callers waited for a session.
     waits: Distribution,
+}
+
+/// A session that is not lent.
+#[derive(Debug)]
+struct IdleSession {
+    session: Session,
+    /// The thread that drives its connection, if it is one of those with sessions of their own.
+    driver: Option<ThreadId>,
 }
 
 impl Sessions {
@@ -35,7 +51,19 @@ impl Sessions {
         let count = count.max(1);
         let slots = Semaphore::new(usize::try_from(count).unwrap_or(1));
         let waits = Distribution::of_durations();
-        Self { connector, purpose, slots, count, patience, idle: Mutex::default(), waits }
+        let (idle, driving) = (Mutex::default(), Mutex::default());
+        Self { connector, purpose, slots, count, patience, idle, driving, waits }
+    }
+
+    /// Gives the calling thread sessions of its own. It must be the only thread of a runtime.
+    pub(crate) fn drive_on_this_thread(&self) {
+        lock(&self.driving).insert(std::thread::current().id());
+    }
+
+    /// Returns the calling thread, if it has sessions of its own.
+    fn driving_thread(&self) -> Option<ThreadId> {
+        let thread = std::thread::current().id();
+        lock(&self.driving).contains(&thread).then_some(thread)
     }
 
     /// Lends a session, and connects if none is idle.
@@ -43,17 +71,29 @@ impl Sessions {
         let began = Instant::now();
         let slot = self.slots.acquire().await.map_err(|_| Fault::Closed)?;
         self.waits.observe_duration(began.elapsed());
-        let kept = loop {
-            match lock(&self.idle).pop() {
-                Some(session) if !session.is_usable() => {}
-                kept => break kept,
+        let driver = self.driving_thread();
+        let session = match self.take_idle(driver) {
+            Some(kept) => kept,
+            None => {
+                let connecting = match driver {
+                    Some(_) => self.connector.driven_here().connect(self.purpose).await,
+                    None => self.connector.connect(self.purpose).await,
+                };
+                IdleSession { session: connecting?, driver }
             }
         };
-        let session = match kept {
-            Some(session) => session,
-            None => self.connector.connect(self.purpose).await?,
-        };
         Ok(Lent { session: Some(session), from: self, _slot: slot })
+    }
+
+    /// Takes an idle session with this driver. Takes another one if none may be opened, as the caller has
+    /// taken its slot already.
+    fn take_idle(&self, driver: Option<ThreadId>) -> Option<IdleSession> {
+        let mut idle = lock(&self.idle);
+        idle.retain(|kept| kept.session.is_usable());
+        if let Some(own) = idle.iter().rposition(|kept| kept.driver == driver) {
+            return Some(idle.remove(own));
+        }
+        if idle.len() > self.slots.available_permits() { idle.pop() } else { None }
     }
 
     /// Runs one statement that reads. It is repeated once on another session if the connection broke. A
@@ -112,7 +152,7 @@ impl Sessions {
 /// A lent session, which returns to the pool when it is dropped, if it is still usable.
 #[derive(Debug)]
 pub(crate) struct Lent<'a> {
-    session: Option<Session>,
+    session: Option<IdleSession>,
     from: &'a Sessions,
     _slot: SemaphorePermit<'a>,
 }
@@ -121,14 +161,14 @@ impl Deref for Lent<'_> {
     type Target = Session;
 
     fn deref(&self) -> &Session {
-        self.session.as_ref().expect("it is only taken when this is dropped")
+        &self.session.as_ref().expect("it is only taken when this is dropped").session
     }
 }
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        if let Some(session) = self.session.take().filter(Session::is_usable) {
-            lock(&self.from.idle).push(session);
+        if let Some(lent) = self.session.take().filter(|lent| lent.session.is_usable()) {
+            lock(&self.from.idle).push(lent);
         }
     }
 }

@@ -23,3 +23,4 @@ mod replicas;
 mod sending;
 mod server;
 mod suite;
+mod threads;
