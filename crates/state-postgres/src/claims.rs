@@ -19,7 +19,7 @@ use tokio_postgres::Row;
 use crate::PostgresStore;
 use crate::attempts::Settle;
 use crate::bucket::{NEW_LEASE, all_buckets};
-use crate::due_places::{DuePlace, due_places};
+use crate::due_places::{DuePlace, Search, due_places};
 use crate::fault::Fault;
 use crate::lanes::{DeliveryKey, keys};
 use crate::params::{Param, params};
@@ -68,7 +68,7 @@ impl Dispatch for PostgresStore {
         const OPERATION: &str = "find when a delivery is due";
         let wanted: Vec<String> = endpoints.iter().map(|endpoint| endpoint.as_str().to_owned()).collect();
         let from = self.unfinished_from(OPERATION).await?.deliveries;
-        let places = due_places(&self.shared.days, from, self.time.now(), &self.shared.other_days_read);
+        let places = due_places(&self.shared.days, from, self.time.now(), &self.shared.later_days, Search::NextDue);
         let mut first = None::<Timestamp>;
         for place in places {
             let values = params![wanted.clone(), all_buckets(), place.from, place.end];
@@ -131,13 +131,12 @@ impl Work for ClaimDue {
         // cancelled.
         let takes = |one: &&Subscriber| self.limits.contains_key(&one.id) && one.availability().takes_claims();
         let open: Vec<&Subscriber> = subscribers.iter().filter(takes).collect();
-        let places = due_places(
-            &tx.shared.days,
-            tx.unfinished_from().await?.deliveries,
-            self.now,
-            &tx.shared.other_days_claimed,
-        );
-        let wanted = if open.is_empty() { Vec::new() } else { self.claimable(tx, &places, open).await? };
+        if open.is_empty() {
+            return Ok(Vec::new());
+        }
+        let from = tx.unfinished_from().await?.deliveries;
+        let places = due_places(&tx.shared.days, from, self.now, &tx.shared.later_days, Search::Claim);
+        let wanted = self.claimable(tx, &places, open).await?;
         if wanted.is_empty() {
             return Ok(Vec::new());
         }

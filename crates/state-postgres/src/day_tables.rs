@@ -6,12 +6,9 @@
 //! statements therefore name the partitions, and their plans are made once in each session.
 
 use crate::bucket::{DAY, SourceId, day_of, first_id_of};
+use crate::days::TABLES;
 use domain::id::UploadId;
 use domain::time::Timestamp;
-
-/// The partitioned tables.
-pub(crate) const TABLES: [&str; 6] =
-    ["uploads", "upload_progress", "upload_metadata", "events", "deliveries", "attempts"];
 
 /// A UTC day whose partitions exist in all tables, as far as this node knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +65,8 @@ pub(crate) fn on_day(sql: &str, Day(day): Day) -> String {
         let (piece, after) = rest.split_at(end);
         text.push_str(piece);
         if is_word(first) {
-            if TABLES.contains(&piece) && (after.starts_with('.') || BEFORE_TABLES.contains(&last_word)) {
+            let is_table = TABLES.iter().any(|(table, _)| *table == piece);
+            if is_table && (after.starts_with('.') || BEFORE_TABLES.contains(&last_word)) {
                 text.push_str(&suffix);
             }
             last_word = piece;

@@ -28,7 +28,7 @@ const KEPT_EMPTY: Duration = Duration::from_hours(72);
 const DAYS_LOCK: i64 = 0x4c6f_6e65_0000_0000;
 
 /// The partitioned tables, with the storage parameters of their partitions.
-const TABLES: [(&str, &str); 6] = [
+pub(crate) const TABLES: [(&str, &str); 6] = [
     ("uploads", "fillfactor = 90"),
     // Two fifths of each page are reserved for new versions of its rows.
     ("upload_progress", "fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_limit = 2000"),

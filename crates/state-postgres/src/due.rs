@@ -1,16 +1,16 @@
 //! The queries of the sweeper. Each uses a partial index of `uploads`. The rounded times of the index also
 //! match a few other rows, which a condition on the exact times excludes.
 //!
-//! Uploads with work are searched from the oldest day that has any. Completed uploads may lie on every day,
-//! and are searched window by window.
+//! Uploads with work are searched day by day, from the oldest day that has any. Completed uploads may lie on
+//! every day, and are searched window by window.
 
 use crate::bucket::{DAY, SourceId, all_buckets, first_id_of};
+use crate::due_places::DuePlace;
 use crate::leases::NOT_ELSEWHERE;
 use crate::query::{AFTER_ALL, Query};
 use crate::records::{CHANGED_WITHIN_MS, EXPIRES_WITHIN_MS};
 use crate::rows::{UPLOAD_COLUMNS, UPLOAD_TABLES};
 use crate::unfinished::work_condition;
-use crate::windows::Window;
 use state::{SweepSelection, SweepShare};
 
 use std::sync::LazyLock;
@@ -37,15 +37,16 @@ pub(crate) fn end_of_completed(selection: SweepSelection) -> Option<SourceId> {
     }
 }
 
-/// Builds the query for a selection within a window. Each query repeats the condition of its partial index.
-pub(crate) fn query(selection: SweepSelection, share: SweepShare, window: Window, skip: u32, limit: u32) -> Query {
+/// Builds the query for a selection within a place. Each query repeats the condition of its partial index.
+pub(crate) fn query(selection: SweepSelection, share: SweepShare, place: DuePlace, skip: u32, limit: u32) -> Query {
     let mut sql = Query::new(&SELECT);
     // Each table is named, because the planner excludes partitions of a table only by conditions on it.
+    sql.push("/*days*/");
     for table in ["uploads.id", "upload_progress.id"] {
-        sql.push(table).push(" >= ").bind(window.from).push(" AND ");
-        sql.push(table).push(" < ").bind(window.end).push(" AND ");
+        sql.push(table).push(" >= ").bind(place.from).push(" AND ");
+        sql.push(table).push(" < ").bind(place.end).push(" AND ");
     }
-    sql.push("bucket = ANY(").bind(all_buckets()).push("::bigint[]) AND ");
+    sql.push("/*end*/bucket = ANY(").bind(all_buckets()).push("::bigint[]) AND ");
     let oldest_first = match selection {
         SweepSelection::Unsettled => {
             sql.push(work_condition!(unsettled));

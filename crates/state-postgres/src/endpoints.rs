@@ -20,6 +20,7 @@ use crate::leases::is_alive;
 use crate::params::{Param, params};
 use crate::query::tenants;
 use crate::rows::{self, Columns};
+use crate::session::Planning;
 use crate::transaction::{AfterLostAnswer, Transaction, Work, one};
 use domain::delivery::DeliveryClass;
 use domain::endpoint::{Endpoint, EndpointId, EndpointState, differs_from};
@@ -57,7 +58,8 @@ impl Endpoints for PostgresStore {
     async fn endpoints(&self, scope: TenantScope) -> Result<Vec<Endpoint>> {
         const OPERATION: &str = "list endpoints";
         let (least, most) = tenants(scope);
-        let found = self.readers.query(OPERATION, &IN_SCOPE, params![least, most]).await?;
+        let values = params![least, most];
+        let found = self.readers.query_as(OPERATION, &IN_SCOPE, Planning::Once(None), values).await?;
         let endpoint = |row: &Row| rows::endpoint(&mut Columns::of(row));
         found
             .iter()
@@ -94,7 +96,7 @@ impl Endpoints for PostgresStore {
     async fn advance_backlog(&self, limit: u32, now: Timestamp) -> Result<bool> {
         const OPERATION: &str = "find a backlog to process";
         let oldest = "SELECT number FROM backlog_jobs ORDER BY number LIMIT 1";
-        let found = self.readers.query(OPERATION, oldest, &[]).await?;
+        let found = self.readers.query_as(OPERATION, oldest, Planning::Once(None), &[]).await?;
         let number = found.first().map(|row| Columns::of(row).next()).transpose();
         let Some(number) = number.map_err(|fault: Fault| fault.into_error(OPERATION))? else { return Ok(false) };
         if self.write(Advance { number, limit, now }).await? {

@@ -83,7 +83,7 @@ pub use arrival::{MovePlace, PostgresTarget};
 use bells::SharedBells;
 use clock::ServerTime;
 pub use days::MOST_OTHER_ROWS;
-use due_places::OtherDays;
+use due_places::LaterDays;
 use fault::Fault;
 pub use measures::{DistributionReading, Readings};
 use migrate::Allowed;
@@ -174,8 +174,7 @@ impl PostgresStore {
             patience: settings.patience,
             bell: Arc::new(Notify::new()),
             wake_others: Arc::new(Notify::new()),
-            other_days_claimed: OtherDays::default(),
-            other_days_read: OtherDays::default(),
+            later_days: LaterDays::default(),
             is_unlocked: AtomicBool::new(false),
             only_reads: settings.only_reads,
             measures: measures::Measures::default(),

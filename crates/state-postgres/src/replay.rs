@@ -25,6 +25,7 @@ use crate::past_days;
 use crate::query::tenants;
 use crate::replay_piece::{MOST_LOOKED_AT, PastEvent};
 use crate::rows::{self, Columns};
+use crate::session::Planning;
 use crate::transaction::{AfterLostAnswer, Transaction, Work};
 use domain::delivery::{Backlog, DeliveryState, ReplayOutcome, ReplaySelection};
 use domain::event::EventKind;
@@ -45,7 +46,8 @@ impl Replays for PostgresStore {
     async fn replay_jobs(&self, scope: TenantScope) -> Result<Vec<ReplayJob>> {
         const OPERATION: &str = "list replays";
         let (least, most) = tenants(scope);
-        let found = self.readers.query(OPERATION, &JOBS, params![least, most]).await?;
+        let values = params![least, most];
+        let found = self.readers.query_as(OPERATION, &JOBS, Planning::Once(None), values).await?;
         let jobs: std::result::Result<_, Fault> = found.iter().map(job).collect();
         jobs.map_err(|fault| fault.into_error(OPERATION))
     }

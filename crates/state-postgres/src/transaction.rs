@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio_postgres::Row;
 
 use crate::bucket::SourceId;
-use crate::due_places::OtherDays;
+use crate::due_places::LaterDays;
 use crate::fault::{Fault, Remedy};
 use crate::lineage::RecordedTimeline;
 use crate::measures::{AmbiguousCommit, Measures};
@@ -78,8 +78,7 @@ pub(crate) struct Shared {
     /// Rings when other nodes must be notified.
     pub(crate) wake_others: Arc<Notify>,
     /// When claims, and queries of the next due time, have searched all days.
-    pub(crate) other_days_claimed: OtherDays,
-    pub(crate) other_days_read: OtherDays,
+    pub(crate) later_days: LaterDays,
     /// True while this server runs alone and does not hold the lock of the database.
     pub(crate) is_unlocked: AtomicBool,
     /// True for a store that changes nothing but the registration of its node.

@@ -7,15 +7,16 @@ use async_trait::async_trait;
 use crate::PostgresStore;
 use crate::bucket::bucket_of;
 use crate::due;
+use crate::due_places::{DuePlace, DuePlaces, Search, swept_places};
 use crate::fault::Fault;
 use crate::measures::AmbiguousCommit;
 use crate::params::params;
-use crate::query::{AFTER_ALL, tenants};
+use crate::query::tenants;
 use crate::read_source::ReadSource;
 use crate::rows::{self, UPLOAD_COLUMNS, UPLOAD_TABLES};
 use crate::session::{Planning, WRITE_LIMIT};
 use crate::transaction::TRIES;
-use crate::windows::{KnownDays, Window};
+use crate::windows::KnownDays;
 use crate::writer::UploadChange;
 use domain::id::UploadId;
 use domain::principal::TenantScope;
@@ -42,17 +43,25 @@ impl Uploads for PostgresStore {
     }
 
     async fn due(&self, selection: SweepSelection, share: SweepShare, skip: u32, limit: u32) -> Result<Vec<Upload>> {
-        let windows = match due::end_of_completed(selection) {
-            Some(end) => self.shared.days.oldest_first(end),
-            None => vec![Window { from: self.unfinished_from(DUE).await?.uploads, end: AFTER_ALL }],
+        let DuePlaces { days, later } = match due::end_of_completed(selection) {
+            Some(end) => DuePlaces::of_windows(self.shared.days.oldest_first(end)),
+            None => {
+                let from = self.unfinished_from(DUE).await?.uploads;
+                swept_places(&self.shared.days, from, self.time.now())
+            }
         };
         let (mut found, mut skip) = (Vec::new(), skip);
-        for window in windows {
-            let wanted = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit));
-            if wanted == 0 {
-                break;
+        let missing = |found: &[Upload]| limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit));
+        for place in days {
+            if missing(&found) > 0 {
+                found.extend(self.due_within(place, selection, share, &mut skip, missing(&found)).await?);
             }
-            found.extend(self.due_within(window, selection, share, &mut skip, wanted).await?);
+        }
+        if let Some(place) = later
+            && missing(&found) > 0
+            && self.shared.later_days.are_due(Search::of_sweep(selection))
+        {
+            found.extend(self.due_within(place, selection, share, &mut skip, missing(&found)).await?);
         }
         Ok(found)
     }
@@ -61,10 +70,10 @@ impl Uploads for PostgresStore {
 const DUE: &str = "find uploads that are due";
 
 impl PostgresStore {
-    /// Finds uploads of a window that are due, and lowers `skip` by the number of uploads skipped.
+    /// Finds uploads in a place that are due, and lowers `skip` by the number of uploads skipped.
     async fn due_within(
         &self,
-        window: Window,
+        place: DuePlace,
         selection: SweepSelection,
         share: SweepShare,
         skip: &mut u32,
@@ -74,8 +83,8 @@ impl PostgresStore {
         // Unreadable rows are replaced by further ones, so that only the last page is short.
         loop {
             let wanted = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(limit)).saturating_add(*skip);
-            let sql = due::query(selection, share, window, passed, wanted);
-            let rows = self.readers.query(DUE, sql.sql(), sql.values()).await?;
+            let sql = due::query(selection, share, place, passed, wanted);
+            let rows = self.readers.query_as(DUE, sql.sql(), place.planning, sql.values()).await?;
             let read: std::result::Result<Vec<_>, Fault> = rows.iter().map(rows::one_of_uploads).collect();
             let read = read.map_err(|fault| fault.into_error(DUE))?;
             let seen = u32::try_from(read.len()).unwrap_or(wanted);
