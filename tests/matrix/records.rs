@@ -148,6 +148,10 @@ impl Uploads for Records {
     ) -> state::Result<Vec<Upload>> {
         self.read(Call::Due, self.inner.due(selection, share, skip, limit)).await
     }
+
+    async fn count_missing(&self) -> state::Result<u64> {
+        self.read(Call::Due, self.inner.count_missing()).await
+    }
 }
 
 async fn epoch_of(state: &MemoryState, id: UploadId) -> state::Result<Option<Epoch>> {

@@ -18,10 +18,6 @@ use domain::principal::TenantScope;
 use domain::rejection::Rejection;
 use domain::stage::Stage;
 use domain::upload::Upload;
-use state::{SweepSelection, SweepShare};
-
-/// Number of uploads counted by one query.
-const PAGE: u32 = 1_000;
 
 /// Reports whether an upload must have a file: it has bytes, or has been moved to its final place.
 pub(super) fn needs_file(upload: &Upload) -> bool {
@@ -126,16 +122,8 @@ impl Inner {
 
     /// Counts the uploads whose bytes were found missing before the start.
     pub(super) async fn count_missing(&self) -> Result<(), EngineError> {
-        let mut counted = 0;
-        loop {
-            let found =
-                self.uploads.due(SweepSelection::Missing, SweepShare::OwnAndFree(self.node), counted, PAGE).await?;
-            let count = u32::try_from(found.len()).unwrap_or(PAGE);
-            self.metrics.missing(i64::from(count));
-            counted += count;
-            if count < PAGE {
-                return Ok(());
-            }
-        }
+        let count = self.uploads.count_missing().await?;
+        self.metrics.missing(i64::try_from(count).unwrap_or(i64::MAX));
+        Ok(())
     }
 }

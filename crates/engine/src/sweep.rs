@@ -231,8 +231,6 @@ impl Inner {
             }
             SweepSelection::Removable => return Ok(self.remove_bytes(upload).await),
             SweepSelection::Outdated { .. } => self.remove_outdated(upload).await?,
-            // Counted by `count_missing`, and looked for when the upload is accessed.
-            SweepSelection::Missing => return Ok(false),
         }
         Ok(true)
     }
@@ -263,6 +261,5 @@ const fn duty_of(selection: SweepSelection) -> Duty {
         SweepSelection::ChangedAfter { .. } => Duty::SweepChangedAfter,
         SweepSelection::Removable => Duty::SweepRemovable,
         SweepSelection::Outdated { .. } => Duty::SweepOutdated,
-        SweepSelection::Missing => Duty::Inventory,
     }
 }

@@ -7,7 +7,7 @@
 use crate::bucket::{DAY, SourceId, all_buckets, first_id_of};
 use crate::due_places::DuePlace;
 use crate::leases::NOT_ELSEWHERE;
-use crate::query::{AFTER_ALL, Query};
+use crate::query::Query;
 use crate::records::{CHANGED_WITHIN_MS, EXPIRES_WITHIN_MS};
 use crate::rows::{UPLOAD_COLUMNS, UPLOAD_TABLES};
 use crate::unfinished::work_condition;
@@ -26,7 +26,6 @@ pub(crate) fn end_of_completed(selection: SweepSelection) -> Option<SourceId> {
     match selection {
         // An identifier chosen by the application may be a day ahead of its creation.
         SweepSelection::Outdated { completed_before } => Some(first_id_of(completed_before.plus(DAY * 2))),
-        SweepSelection::Missing => Some(AFTER_ALL),
         SweepSelection::Unsettled
         | SweepSelection::Unsealed
         | SweepSelection::Expired { .. }
@@ -85,10 +84,6 @@ pub(crate) fn query(selection: SweepSelection, share: SweepShare, place: DuePlac
         SweepSelection::Outdated { completed_before } => {
             sql.push("stage = 'completed' AND removed_at_ms IS NULL AND completed_at_ms < ").bind(completed_before);
             "completed_at_ms, id"
-        }
-        SweepSelection::Missing => {
-            sql.push("missing_since_ms IS NOT NULL");
-            "id"
         }
     };
     match share {

@@ -326,8 +326,10 @@ impl Planning {
     }
 }
 
-/// The number of days for which a session keeps a statement.
-const MOST_DAYS_PREPARED: usize = 4;
+/// The number of days for which a session keeps a statement: reads find uploads of any age, and changes
+/// rarely concern old ones.
+const MOST_DAYS_READ: usize = 64;
+const MOST_DAYS_WRITTEN: usize = 4;
 
 /// Settings for prepared statements. The plan may be made when the tables of a day are still empty, so it
 /// must not be the best one for empty tables. All these statements look up rows by an index.
@@ -454,7 +456,7 @@ impl Session {
         let statement = self.in_time(self.client.prepare_typed(text, &types)).await?;
         let mut prepared = lock(&self.prepared);
         let all = prepared.entry(sql.to_owned()).or_default();
-        if all.len() >= MOST_DAYS_PREPARED
+        if all.len() >= self.most_days_prepared()
             && let Some((oldest, _)) = all.iter().enumerate().min_by_key(|(_, one)| one.day)
         {
             all.swap_remove(oldest);
@@ -463,12 +465,19 @@ impl Session {
         Ok(())
     }
 
+    fn most_days_prepared(&self) -> usize {
+        match self.purpose {
+            Purpose::Read | Purpose::ReadReplica => MOST_DAYS_READ,
+            Purpose::Write | Purpose::Migrate | Purpose::Listen => MOST_DAYS_WRITTEN,
+        }
+    }
+
     /// Reports whether a statement about a day is kept: it is newer than the oldest one that would be
     /// removed.
     fn keeps(&self, sql: &str, day: Option<Day>) -> bool {
         let prepared = lock(&self.prepared);
         let all = prepared.get(sql).map_or(&[][..], Vec::as_slice);
-        all.len() < MOST_DAYS_PREPARED || all.iter().any(|one| one.day < day)
+        all.len() < self.most_days_prepared() || all.iter().any(|one| one.day < day)
     }
 
     /// Sends a statement, after `BEGIN` if it is the first of a transaction, and after the settings for its

@@ -5,17 +5,17 @@ use std::sync::LazyLock;
 use async_trait::async_trait;
 
 use crate::PostgresStore;
-use crate::bucket::bucket_of;
+use crate::bucket::{all_buckets, bucket_of};
 use crate::due;
 use crate::due_places::{DuePlace, DuePlaces, Search, swept_places};
 use crate::fault::Fault;
 use crate::measures::AmbiguousCommit;
 use crate::params::params;
-use crate::query::tenants;
+use crate::query::{AFTER_ALL, tenants};
 use crate::read_source::ReadSource;
-use crate::rows::{self, UPLOAD_COLUMNS, UPLOAD_TABLES};
+use crate::rows::{self, Columns, UPLOAD_COLUMNS, UPLOAD_TABLES};
 use crate::session::{Planning, WRITE_LIMIT};
-use crate::transaction::TRIES;
+use crate::transaction::{TRIES, one};
 use crate::windows::KnownDays;
 use crate::writer::UploadChange;
 use domain::id::UploadId;
@@ -65,9 +65,24 @@ impl Uploads for PostgresStore {
         }
         Ok(found)
     }
+
+    async fn count_missing(&self) -> Result<u64> {
+        const OPERATION: &str = "count uploads whose bytes are missing";
+        let mut count = 0;
+        for window in self.shared.days.oldest_first(AFTER_ALL) {
+            let values = params![window.from, window.end, all_buckets()];
+            let rows = self.readers.query(OPERATION, COUNT_MISSING, values).await?;
+            let counted = one(&rows).and_then(|row| Columns::of(row).next::<u64>());
+            count += counted.map_err(|fault| fault.into_error(OPERATION))?;
+        }
+        Ok(count)
+    }
 }
 
 const DUE: &str = "find uploads that are due";
+
+const COUNT_MISSING: &str = "SELECT count(*) FROM uploads
+     WHERE missing_since_ms IS NOT NULL AND id >= $1 AND id < $2 AND bucket = ANY($3::bigint[])";
 
 impl PostgresStore {
     /// Finds uploads in a place that are due, and lowers `skip` by the number of uploads skipped.

@@ -74,6 +74,13 @@ impl Uploads for SqliteStore {
         });
         found.await
     }
+
+    async fn count_missing(&self) -> Result<u64> {
+        let counting =
+            |connection: &mut Connection| connection.query_one(COUNT_MISSING, [], |row| row.get::<_, i64>(0));
+        let count = self.readers.read("count uploads whose bytes are missing", counting).await?;
+        Ok(count.unsigned_abs())
+    }
 }
 
 #[async_trait]
@@ -187,10 +194,6 @@ fn due_query(selection: SweepSelection, share: SweepShare, skip: u32, limit: u32
             sql.bind(completed_before.unix_ms());
             "json_extract(timeline, '$[#-1][1]')"
         }
-        SweepSelection::Missing => {
-            sql.push("uploads_missing").push(joined).push("missing_since_ms IS NOT NULL");
-            "id"
-        }
     };
     match share {
         SweepShare::Own(node) => sql.push(" AND uploads.holder = ").bind(node.as_bytes().to_vec()),
@@ -200,6 +203,9 @@ fn due_query(selection: SweepSelection, share: SweepShare, skip: u32, limit: u32
     sql.push(" LIMIT ").bind(limit).push(" OFFSET ").bind(skip);
     sql
 }
+
+const COUNT_MISSING: &str =
+    "SELECT count(*) FROM uploads INDEXED BY uploads_missing WHERE missing_since_ms IS NOT NULL";
 
 /// The condition that an upload has an expiry.
 const EXPIRES: &str = "(stage IN ('created', 'receiving', 'stalled') OR (stage = 'received' AND role = 'partial'))";

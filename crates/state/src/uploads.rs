@@ -34,6 +34,9 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
     /// Returns uploads that need work by the sweeper of a node, oldest first, without the first `skip` of
     /// them. Uploads held by another live node are excluded.
     async fn due(&self, selection: SweepSelection, share: SweepShare, skip: u32, limit: u32) -> Result<Vec<Upload>>;
+
+    /// Returns the number of uploads whose bytes are known to be missing. Cheap, however many they are.
+    async fn count_missing(&self) -> Result<u64>;
 }
 
 /// The uploads that the sweeper of a node takes care of.
@@ -67,6 +70,4 @@ pub enum SweepSelection {
     Removable,
     /// Completed before this instant, with its file still kept.
     Outdated { completed_before: Timestamp },
-    /// Its bytes are known to be missing.
-    Missing,
 }

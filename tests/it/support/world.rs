@@ -586,6 +586,10 @@ impl Uploads for FaultyRecords {
     ) -> state::Result<Vec<Upload>> {
         self.inner.due(selection, share, skip, limit).await
     }
+
+    async fn count_missing(&self) -> state::Result<u64> {
+        self.inner.count_missing().await
+    }
 }
 
 state::delegate_store!(FaultyRecords, inner);

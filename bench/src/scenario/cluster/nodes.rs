@@ -120,7 +120,7 @@ fn settings(host: &Host, folder: &Path, key: &Path, database: &str) -> String {
         "listen = \"{address}:{PORT}\"\ndata_dir = \"{}\"\nnode_name = \"{name}\"\n\
          [auth]\nopen = true\nhosts = [\"{address}\"]\nserver_key_file = \"{}\"\n\
          [limits]\nmax_active_uploads_per_address = 1000\nmax_connections_per_address = 2000\n\
-         [storage]\nshared = true\n[database]\nurl = \"{database}\"\n\
+         [storage]\nshared = true\nscan_rate = 0\n[database]\nurl = \"{database}\"\n\
          [cluster]\npeer_listen = \"{address}:{PEER_PORT}\"\n[log]\nlevel = \"warn\"\n",
         folder.join("data").display(),
         key.display()

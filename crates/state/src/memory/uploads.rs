@@ -78,12 +78,14 @@ impl Uploads for MemoryState {
                 due.sort_by_key(|record| record.updated_at)
             }
             SweepSelection::Outdated { .. } => due.sort_by_key(|record| completed_at(record)),
-            SweepSelection::Unsettled
-            | SweepSelection::Unsealed
-            | SweepSelection::Removable
-            | SweepSelection::Missing => {}
+            SweepSelection::Unsettled | SweepSelection::Unsealed | SweepSelection::Removable => {}
         }
         Ok(page(due.into_iter(), skip, limit))
+    }
+
+    async fn count_missing(&self) -> Result<u64> {
+        let tables = self.read("count uploads whose bytes are missing")?;
+        Ok(tables.uploads.values().filter(|record| record.missing_since.is_some()).count() as u64)
     }
 }
 
@@ -203,6 +205,5 @@ fn is_due(record: &Record, selection: SweepSelection) -> bool {
             let has_file = record.stage == Stage::Completed && record.removed.is_none();
             has_file && completed_at(record).is_some_and(|at| at < completed_before)
         }
-        SweepSelection::Missing => record.missing_since.is_some(),
     }
 }
