@@ -10,7 +10,7 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The time that processes have to end in an orderly way, such as PostgreSQL, which removes its shared memory.
+/// The time that processes have to end in an orderly way: PostgreSQL removes its shared memory.
 const ENDING: Duration = Duration::from_secs(3);
 
 /// Ends all processes that this one has started, and then this one, when it gets SIGINT, SIGTERM or SIGHUP.

@@ -36,7 +36,7 @@ pub(crate) struct DuePlace {
     pub(crate) end: SourceId,
 }
 
-/// What is searched.
+/// A kind of search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Search {
     Claim,
@@ -132,7 +132,7 @@ mod tests {
         assert!(first.windows(2).all(|two| two[0].end == two[1].from));
         let again = |search| due_places(&known, from, now, &later, search).len();
         assert_eq!(again(Search::Claim), 3, "later days were searched just now");
-        assert_eq!(again(Search::NextDue), 4, "each search has times of its own");
+        assert_eq!(again(Search::NextDue), 4, "each kind of search has separate times");
         let swept = swept_places(&known, day(-3), now);
         assert_eq!(swept.days.len(), 5);
         assert_eq!(swept.later.map(|later| (later.from, later.end)), Some((swept.days[4].end, AFTER_ALL)));

@@ -229,7 +229,7 @@ impl PostgresStore {
         Arc::clone(&self.bells) as Arc<dyn Bells>
     }
 
-    /// Gives the calling thread database connections of its own for reads, as far as their limit permits. It
+    /// Gives the calling thread separate database connections for reads, as far as their limit permits. It
     /// must be the only thread of a runtime, and be free for them at all times.
     pub fn drive_reads_on_this_thread(&self) {
         self.readers.drive_on_this_thread();

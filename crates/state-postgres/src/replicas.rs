@@ -89,7 +89,7 @@ impl Replicas {
         self.all.is_empty()
     }
 
-    /// Gives the calling thread sessions of its own with each replica.
+    /// Gives the calling thread separate sessions with each replica.
     pub(crate) fn drive_on_this_thread(&self) {
         self.all.iter().for_each(Replica::drive_on_this_thread);
     }

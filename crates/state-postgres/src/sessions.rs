@@ -3,7 +3,7 @@
 //! A session is created when it is first needed and kept until it breaks. If all sessions are lent, callers
 //! wait in a queue.
 //!
-//! A thread may have sessions of its own, whose connections it drives itself: a statement then needs no other
+//! A thread may have separate sessions, whose connections it drives itself: a statement then needs no other
 //! thread. Those of all threads count towards the limit, and while it is reached, a thread also gets one that
 //! another drives.
 
@@ -32,7 +32,7 @@ pub(crate) struct Sessions {
     /// The time that a caller of [`query`](Self::query) waits in addition to the limit of its statement.
     patience: Duration,
     idle: Mutex<Vec<IdleSession>>,
-    /// The threads that have sessions of their own.
+    /// The threads that have separate sessions.
     driving: Mutex<HashSet<ThreadId>>,
     /// The times that callers waited for a session.
     waits: Distribution,
@@ -42,7 +42,7 @@ pub(crate) struct Sessions {
 #[derive(Debug)]
 struct IdleSession {
     session: Session,
-    /// The thread that drives its connection, if it is one of those with sessions of their own.
+    /// The thread that drives its connection, if it is one with separate sessions.
     driver: Option<ThreadId>,
 }
 
@@ -55,12 +55,12 @@ impl Sessions {
         Self { connector, purpose, slots, count, patience, idle, driving, waits }
     }
 
-    /// Gives the calling thread sessions of its own. It must be the only thread of a runtime.
+    /// Gives the calling thread separate sessions. It must be the only thread of a runtime.
     pub(crate) fn drive_on_this_thread(&self) {
         lock(&self.driving).insert(std::thread::current().id());
     }
 
-    /// Returns the calling thread, if it has sessions of its own.
+    /// Returns the calling thread, if it has separate sessions.
     fn driving_thread(&self) -> Option<ThreadId> {
         let thread = std::thread::current().id();
         lock(&self.driving).contains(&thread).then_some(thread)
