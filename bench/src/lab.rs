@@ -82,12 +82,14 @@ impl Notebook {
     }
 
     pub(crate) fn close(self, lab: &Lab) -> Measured {
+        let mut versions = lab.kit.versions();
+        versions.retain(|subject, _| lab.kit.lacks(*subject).is_none());
         Measured {
             at: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
             rounds: self.rounds,
             quick: lab.plan.quick,
             machine: lab.machine.clone(),
-            versions: lab.kit.versions(),
+            versions,
             commands: self.commands,
             notes: self.notes,
             samples: self.samples,
