@@ -40,10 +40,9 @@ export function assertStory(upload, log) {
  * Asserts that every delivery in `log` is among the receiver's `arrivals`, unless a later event superseded it, and that
  * first arrivals are in order of sequence. An event may arrive before an earlier one only if the earlier one had its
  * first attempt before and was not accepted then. Returns how often that happened. With `mayLackAttempts`, the server may
- * have lost records of attempts, and all events must arrive in order. `clocksDifferMs` is the most by which the clocks of
- * two nodes that send may differ: the time of an attempt is that of its node.
+ * have lost records of attempts, and all events must arrive in order.
  */
-export function assertEventsArrived(log, arrivals, uploadId, { mayLackAttempts = false, clocksDifferMs = 0 } = {}) {
+export function assertEventsArrived(log, arrivals, uploadId, { mayLackAttempts = false } = {}) {
   const arrived = new Map(arrivals.map((arrival, place) => [arrival.id, place]));
   const due = log.filter(({ state }) => state !== 'superseded').sort((a, b) => a.sequence - b.sequence);
   let overtaken = 0;
@@ -59,7 +58,7 @@ export function assertEventsArrived(log, arrivals, uploadId, { mayLackAttempts =
     }
     if (next && !mayLackAttempts) {
       const [first, second] = [delivery.attempts[0].started_at, next.attempts[0].started_at];
-      assert.ok(Date.parse(first) <= Date.parse(second) + clocksDifferMs, `${next.type} was first tried at ${second}, before ${what} at ${first}`);
+      assert.ok(first <= second, `${next.type} was first tried at ${second}, before ${what} at ${first}`);
     }
   }
   return overtaken;
