@@ -12,7 +12,24 @@ import { Postgres } from './postgres.mjs';
 const PORT = 8080;
 export const PEER_PORT = 7080;
 
+/** A difference between the machine's clock and its steady one that no adjustment makes within a test. */
+const CLOCK_SET_MS = 20;
+
+/** Watches the machine's clock. One of a virtual machine that was paused is set, and nodes learn that one by one. */
+class MachineClock {
+  #aheadAtStart = MachineClock.#ahead();
+
+  static #ahead() {
+    return Date.now() - performance.now();
+  }
+
+  wasSet() {
+    return Math.abs(MachineClock.#ahead() - this.#aheadAtStart) > CLOCK_SET_MS;
+  }
+}
+
 export class Cluster {
+  clock = new MachineClock();
   nodes = [];
   #adminKey = `lsk_${randomBytes(32).toString('base64url')}`;
 

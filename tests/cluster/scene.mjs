@@ -29,6 +29,7 @@ export async function begin(t, name, { crowd, through, followed, ...options } = 
 export async function end(t, cluster) {
   await cluster.crowd.finish();
   await judge(cluster);
+  if (cluster.clock.wasSet()) t.diagnostic("the machine's clock was set meanwhile: the times of webhooks were not compared");
   const { crowd, follower } = cluster;
   t.diagnostic(`${crowd.known.size} uploads, ${follower.seen.length} events; ${JSON.stringify(crowd.counts)}`);
 }
