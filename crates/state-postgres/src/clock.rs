@@ -1,10 +1,10 @@
 //! The clock of the database, as estimated by this node.
 //!
-//! The server reads its clock at some moment between a request and its response, so every measurement gives the
-//! bounds between which that clock is at a moment of the machine's monotonic clock. A slow response gives wide bounds,
-//! and does not replace what a fast one has shown: the estimates of all nodes stay close to each other while nodes and
-//! database are busy. Between measurements the reading advances with the monotonic clock. All nodes on one database
-//! therefore have the same time, whatever their own clocks show.
+//! The server reads its clock at some moment between a request and its response, so every measurement gives
+//! the bounds between which that clock is at a moment of the machine's monotonic clock. A slow response gives
+//! wide bounds, and does not replace what a fast one has shown: the estimates of all nodes stay close to each
+//! other while nodes and database are busy. Between measurements the reading advances with the monotonic
+//! clock. All nodes on one database therefore have the same time, whatever their own clocks show.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,8 +25,8 @@ const MEASURED_AT_START: u32 = 4;
 /// A measurement with a longer response time is ignored.
 const TOO_LONG: Duration = Duration::from_secs(1);
 
-/// The most by which two clocks that are kept by NTP move apart per second, in microseconds. Linux lets a clock gain or
-/// lose 500 ppm while it is adjusted.
+/// The most by which two clocks that are kept by NTP move apart per second, in microseconds. Linux lets a
+/// clock gain or lose 500 ppm while it is adjusted.
 const DRIFT_US_PER_S: i64 = 1_000;
 
 const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
@@ -40,8 +40,8 @@ pub(crate) struct ServerTime {
     estimate: Arc<Mutex<Option<Estimate>>>,
 }
 
-/// The server's time at the beginning, in microseconds since 1970, and by how much it may differ, as of `made_us`
-/// microseconds later.
+/// The server's time at the beginning, in microseconds since 1970, and by how much it may differ, as of
+/// `made_us` microseconds later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Estimate {
     at_begin_us: i64,
@@ -57,8 +57,8 @@ impl Estimate {
         Self { at_begin_us, within_us, made_us: answered_us }
     }
 
-    /// Returns the estimate after another measurement: that one if it is more exact. Otherwise this one stays as far as
-    /// the other allows; a clock that has been set moves it.
+    /// Returns the estimate after another measurement: that one if it is more exact. Otherwise this one stays
+    /// as far as the other allows; a clock that has been set moves it.
     fn corrected(self, other: Self) -> Self {
         let age_us = other.made_us.saturating_sub(self.made_us);
         let within_us = self.within_us.saturating_add(age_us.saturating_mul(DRIFT_US_PER_S) / 1_000_000);
@@ -137,8 +137,8 @@ mod tests {
     const SECOND_US: i64 = 1_000_000;
     const NOON_US: i64 = 1_700_000_000 * SECOND_US;
 
-    /// The measurement of a server whose clock is `ahead_us` ahead of noon, asked at `at_us`. The request and its
-    /// response take the given times.
+    /// The measurement of a server whose clock is `ahead_us` ahead of noon, asked at `at_us`. The request and
+    /// its response take the given times.
     fn measurement(at_us: i64, request_us: i64, response_us: i64, ahead_us: i64) -> Estimate {
         let read_at_us = at_us + request_us;
         Estimate::measured(at_us, read_at_us + response_us, NOON_US + ahead_us + read_at_us)
