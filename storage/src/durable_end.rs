@@ -37,7 +37,7 @@ pub(crate) fn check_reach(end: u64, highest: u64) -> io::Result<()> {
 }
 
 /// Checks that a blob that is durable up to `end` may be finished with this many bytes.
-pub(crate) fn check_size(end: u64, size_bytes: u64) -> io::Result<()> {
+pub fn check_size(end: u64, size_bytes: u64) -> io::Result<()> {
     if end == size_bytes {
         return Ok(());
     }

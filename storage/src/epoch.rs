@@ -37,7 +37,7 @@ impl fmt::Display for Epoch {
 /// [`Fenced`](crate::ErrorKind::Fenced).
 #[derive(Debug, thiserror::Error)]
 #[error("epoch {newest} has taken it over from epoch {ours}")]
-pub(crate) struct Fenced {
+pub struct Fenced {
     ours: Epoch,
     newest: Epoch,
 }
@@ -49,7 +49,7 @@ const MOST_ENDED: usize = 4096;
 /// The newest epoch of each open blob, and of those that ended last, as far as this process has seen it.
 /// Blobs that were never taken over are not listed.
 #[derive(Debug, Default)]
-pub(crate) struct Epochs(Mutex<Known>);
+pub struct Epochs(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -68,7 +68,7 @@ struct Newest {
 
 impl Epochs {
     /// Fences out all epochs before this one; fails if a newer one was admitted before.
-    pub(crate) fn admit(&self, key: &BlobKey, epoch: Epoch) -> io::Result<()> {
+    pub fn admit(&self, key: &BlobKey, epoch: Epoch) -> io::Result<()> {
         let mut known = self.known();
         let newest = known.blobs.get_mut(key);
         let known_epoch = newest.as_ref().map_or(Epoch::FIRST, |newest| newest.epoch);
@@ -86,14 +86,14 @@ impl Epochs {
     }
 
     /// Records that a blob is open, so that it is not forgotten.
-    pub(crate) fn begin(&self, key: &BlobKey) {
+    pub fn begin(&self, key: &BlobKey) {
         if let Some(newest) = self.known().blobs.get_mut(key) {
             newest.ended = None;
         }
     }
 
     /// Records that a blob has ended. It is forgotten once many others have ended.
-    pub(crate) fn end(&self, key: &BlobKey) {
+    pub fn end(&self, key: &BlobKey) {
         let mut known = self.known();
         let Known { blobs, ended, last_number } = &mut *known;
         let Some(newest) = blobs.get_mut(key) else { return };

@@ -25,7 +25,7 @@ pub struct Error {
 /// A read of an open blob in a store that reads only sealed ones.
 #[derive(Debug, thiserror::Error)]
 #[error("it is open; it can be read after it is sealed")]
-pub(crate) struct Unsealed;
+pub struct Unsealed;
 
 /// Kinds of errors that callers handle differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 mod abilities;
+pub mod adapter;
 #[cfg(feature = "testing")]
 pub mod conformance;
 #[cfg(feature = "testing")]
