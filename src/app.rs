@@ -17,6 +17,7 @@ mod node;
 mod permissions;
 mod postgres_metrics;
 mod process;
+pub mod store_check;
 mod stores;
 mod threads;
 mod web;
@@ -103,7 +104,7 @@ pub async fn start(mut config: Config) -> anyhow::Result<RunningServer> {
         read_pool: answer_memory.clone(),
         guard: Some(folder.lock()),
     };
-    let blobs = stores::open(&config.storage, &folder, resources)?;
+    let blobs = stores::open(&config, &folder, resources).await?;
     let server_keys = keys::open(&config.auth, data_dir)?;
     let database = Database::open(&config, data_dir).await?;
     let clock = database.clock();

@@ -7,6 +7,7 @@ use anyhow::Context;
 use longshore::app::StopOutcome;
 use longshore::app::migration;
 use longshore::app::moving::{self, MoveOrder, MoveStep};
+use longshore::app::store_check;
 use longshore::cli::{MigrateMode, MigrateReport, MoveCommand, Program, TableProgress};
 use longshore::config::Config;
 use longshore::{app, cli, telemetry};
@@ -16,7 +17,7 @@ mod signals;
 use signals::Signals;
 
 fn main() -> ExitCode {
-    cli::run(Program { serve, migrate, move_state })
+    cli::run(Program { serve, migrate, check_store, move_state })
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
@@ -40,6 +41,12 @@ fn migrate(config: Config, mode: MigrateMode) -> anyhow::Result<MigrateReport> {
         }
     })?;
     Ok(MigrateReport { text: report.text(), is_current: report.is_current() })
+}
+
+fn check_store(config: Config) -> anyhow::Result<String> {
+    telemetry::init(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(store_check::check(&config))
 }
 
 fn move_state(command: MoveCommand, progress: &mut dyn FnMut(TableProgress)) -> anyhow::Result<String> {

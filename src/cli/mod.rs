@@ -12,6 +12,7 @@ mod move_state;
 mod nodes;
 mod serve;
 mod settings;
+mod store;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -41,6 +42,7 @@ Examples:
   longshore serve --listen 0.0.0.0:8080 --auth-token-file /run/secrets/token
   longshore config --config longshore.toml        values in force and their sources
   longshore migrate --check                       migrations that the next start would apply
+  longshore store check                           what the configured object store can do
   longshore health                                exit 0 if the server is ready, else 1
   longshore admin-key                             make a key for managing webhooks
   longshore uploads list --stage receiving        uploads that are receiving bytes
@@ -61,6 +63,7 @@ pub fn command() -> Command {
         .subcommand(config::command())
         .subcommand(migrate::command())
         .subcommand(move_state::command())
+        .subcommand(store::command())
         .subcommand(health::command())
         .subcommand(admin_key::command())
         .subcommand(uploads::command())
@@ -75,6 +78,8 @@ pub struct Program {
     /// Runs the server, and returns once it has stopped.
     pub serve: fn(Config) -> anyhow::Result<()>,
     pub migrate: fn(Config, MigrateMode) -> anyhow::Result<MigrateReport>,
+    /// Tries the object store, and returns a report for people.
+    pub check_store: fn(Config) -> anyhow::Result<String>,
     /// Moves records, shows its progress, and returns a report for people.
     pub move_state: fn(MoveCommand, &mut dyn FnMut(TableProgress)) -> anyhow::Result<String>,
 }
@@ -87,6 +92,7 @@ pub fn run(program: Program) -> ExitCode {
         Some(("migrate", matches)) => migrate::run(matches, &env, &mut io::stdout().lock(), program.migrate),
         Some(("config", matches)) => config::run(matches, &env, &mut io::stdout().lock()),
         Some(("move-state", matches)) => move_state::run(matches, &mut io::stdout(), program.move_state),
+        Some(("store", matches)) => store::run(matches, &env, &mut io::stdout().lock(), program.check_store),
         Some(("health", matches)) => health::run(matches, &env, &mut io::stdout().lock()),
         Some(("admin-key", _)) => admin_key::run(&mut io::stdout().lock()),
         Some(("uploads", matches)) => uploads::run(matches, &own_variables(), &mut io::stdout()),

@@ -93,7 +93,7 @@ pub(super) fn read_role(from: &mut Reader, cluster: Option<&ClusterConfig>) -> N
 
 /// Rejects cluster mode without the parts that nodes share. `shares` says which of them are configured.
 pub(super) fn check(from: &mut Reader, shares: SharedParts) {
-    let SharedParts { has_database, has_server_key, shares_folder } = shares;
+    let SharedParts { has_database, has_server_key, shares_storage } = shares;
     from.require(has_database, &["cluster.peer_listen", "database.url", "database.url_file"], |_| {
         "requires a PostgreSQL database that all nodes share; set database.url or database.url_file".to_owned()
     });
@@ -102,8 +102,10 @@ pub(super) fn check(from: &mut Reader, shares: SharedParts) {
          server that has run alone, and name it in auth.server_key_file"
             .to_owned()
     });
-    from.require(shares_folder, &["cluster.peer_listen", "storage.shared"], |_| {
-        "requires that all nodes store uploads in the same folder; set storage.shared = true".to_owned()
+    from.require(shares_storage, &["cluster.peer_listen", "storage.shared", "storage.kind"], |_| {
+        "requires that all nodes store uploads in the same place; set storage.shared = true, or keep them in an object \
+         store"
+            .to_owned()
     });
 }
 
@@ -112,7 +114,7 @@ pub(super) fn check(from: &mut Reader, shares: SharedParts) {
 pub(super) struct SharedParts {
     pub(super) has_database: bool,
     pub(super) has_server_key: bool,
-    pub(super) shares_folder: bool,
+    pub(super) shares_storage: bool,
 }
 
 fn name(text: &str) -> Parsed<NodeName> {

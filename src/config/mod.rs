@@ -21,6 +21,7 @@ mod layers;
 mod limits;
 mod log;
 mod media;
+mod object_store;
 mod protocols;
 mod reader;
 mod registry;
@@ -133,8 +134,8 @@ impl Config {
         if config.cluster.is_some() {
             let has_database = config.postgres.is_some();
             let has_server_key = config.auth.server_keys.is_some();
-            let shares_folder = config.storage.shares_folder();
-            cluster::check(reader, cluster::SharedParts { has_database, has_server_key, shares_folder });
+            let shares_storage = config.storage.is_shared();
+            cluster::check(reader, cluster::SharedParts { has_database, has_server_key, shares_storage });
         }
         config.storage.check(config.postgres.is_some(), reader);
         let smallest = config.engine.max_active_uploads as u64 * 4 * units::KIB;

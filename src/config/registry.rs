@@ -110,7 +110,7 @@ const DATABASE_URLS: [&str; 3] = ["database.url", "database.direct_url", "databa
 /// Reports whether a key is secret, by its name, here and in the blocks of endpoints.
 pub(super) fn is_secret(leaf: &str) -> bool {
     // Keys might be written by mistake in place of their hashes.
-    matches!(leaf, "token" | "secret" | "old_secrets" | "private_key" | "headers" | "admin_keys")
+    matches!(leaf, "token" | "secret" | "secret_access_key" | "old_secrets" | "private_key" | "headers" | "admin_keys")
 }
 
 /// Returns all keys, in the order of the default file.

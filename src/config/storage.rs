@@ -1,12 +1,17 @@
 //! Settings of the storage.
 
+use crate::config::object_store;
 use crate::config::reader::{Parsed, Reader};
 use storage::local::{BlobDurability, FolderAccess, LocalStoreSettings};
+use storage_object::{ObjectStoreSettings, S3Settings};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageConfig {
     pub kind: StorageKind,
     pub local: LocalStoreSettings,
+    /// `None`: no bucket is named.
+    pub s3: Option<S3Settings>,
+    pub objects: ObjectStoreSettings,
     pub io_threads: usize,
     /// Permissions of new files. Those of new folders are derived from them.
     pub file_mode: u32,
@@ -15,27 +20,44 @@ pub struct StorageConfig {
 /// Kind of storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StorageKind {
+    /// Files in the data folder.
     Local,
+    /// Objects in a bucket of S3 or of a store that speaks its protocol.
+    S3,
 }
 
 impl StorageConfig {
     pub(super) fn read(from: &mut Reader) -> Self {
+        let kind = from.text("storage.kind", kind);
+        let local = read_local(from);
+        let (s3, objects) = object_store::read(from);
         Self {
-            kind: from.text("storage.kind", kind),
-            local: read_local(from),
+            kind,
+            local,
+            s3,
+            objects,
             io_threads: from.count("storage.io_threads", 2..=1024),
             file_mode: from.text("storage.file_mode", file_mode),
         }
     }
 
-    /// Reports whether other servers use the same folder.
-    pub(super) fn shares_folder(&self) -> bool {
-        self.local.access == FolderAccess::Shared
+    /// Reports whether other servers can use the same storage.
+    pub(super) fn is_shared(&self) -> bool {
+        self.kind == StorageKind::S3 || self.local.access == FolderAccess::Shared
     }
 
-    /// Checks that servers that share a folder can share their database, too.
+    /// Checks that an object store is named, and that servers that share a folder can share their database,
+    /// too.
     pub(super) fn check(&self, has_postgres: bool, reader: &mut Reader) {
-        reader.require(!self.shares_folder() || has_postgres, &["storage.shared", "database.url", "database.url_file"], |_| {
+        reader.require(self.kind != StorageKind::S3 || self.s3.is_some(), &["storage.kind", "s3.bucket"], |_| {
+            "needs a bucket; set s3.bucket to the name of one that exists".to_owned()
+        });
+        let shares_folder = self.local.access == FolderAccess::Shared;
+        reader.require(!shares_folder || self.kind == StorageKind::Local, &["storage.shared", "storage.kind"], |_| {
+            "has no effect with an object store, which servers share in any case; leave storage.shared at false"
+                .to_owned()
+        });
+        reader.require(!shares_folder || has_postgres, &["storage.shared", "database.url", "database.url_file"], |_| {
             "servers that share a folder need one PostgreSQL database; set database.url, or leave storage.shared at \
              false"
                 .to_owned()
@@ -57,7 +79,8 @@ fn read_local(from: &mut Reader) -> LocalStoreSettings {
 fn kind(name: &str) -> Parsed<StorageKind> {
     match name {
         "local" => Ok(StorageKind::Local),
-        _ => Err("write local, the only supported kind of storage".to_owned()),
+        "s3" => Ok(StorageKind::S3),
+        _ => Err("write local or s3".to_owned()),
     }
 }
 

@@ -117,7 +117,11 @@ impl Writer {
             return Some((self.hold_until, TimedTask::EndHold));
         }
         if !self.ledger.fresh.is_empty() {
-            let due = self.ledger.gathering_since + committer.inner.checkpoint_after(&committer.upload);
+            let due = match self.ledger.fresh.total_bytes() < committer.inner.abilities.checkpoint_bytes {
+                // Nobody waits for it, and it would cost the storage an additional object (scale-out O5a).
+                true => self.bytes_came_at + committer.inner.settings.lifetimes.stall_after,
+                false => self.ledger.gathering_since + committer.inner.checkpoint_after(&committer.upload),
+            };
             return self.may_commit().then_some((due.max(self.hold_until), TimedTask::Checkpoint));
         }
         let may_stall = committer.upload.stage() == Stage::Receiving;
