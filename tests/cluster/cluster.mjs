@@ -69,7 +69,8 @@ export class Cluster {
     const node = await Server.prepare({
       folder,
       config: merge(this.#settings(), this.isAlone ? {} : clusterSettings(host), this.config, { node_name: name }, config),
-      dataDir: join(this.folder, 'data'),
+      // With an object store, nodes share no folder.
+      dataDir: join(this.config?.storage?.kind === 's3' ? folder : this.folder, 'data'),
       place: { host: host.address, port: PORT, prefix: host.prefix, env, binary: this.binary },
     });
     Object.assign(node, { name, machine: host, headers: { Authorization: `Bearer ${this.#adminKey}` } });
