@@ -17,7 +17,8 @@ readonly PLACE
 
 stop() {
   if [[ -n ${server:-} ]]; then
-    kill "$server" 2>/dev/null || true
+    # It would take half a minute to end in order, and its data is not kept.
+    kill -KILL "$server" 2>/dev/null || true
     wait "$server" 2>/dev/null || true
   fi
   rm -rf "$PLACE"
