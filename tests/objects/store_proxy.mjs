@@ -140,6 +140,8 @@ export class StoreProxy {
         }
       });
       request.on('data', (chunk) => (this.sentBytes += chunk.length));
+      // A server that was killed sends the rest never.
+      request.on('close', () => request.complete || onward.destroy());
       request.pipe(onward);
     });
   }
