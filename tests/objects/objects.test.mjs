@@ -12,7 +12,7 @@ import { sleep, until } from '../clients/harness/until.mjs';
 import { UploadProcess, startUpload, uploadAll } from '../clients/node/client.mjs';
 import { inParallel, numbers } from '../cluster/parallel.mjs';
 import { Folder } from './bucket.mjs';
-import { FAULTS, LATE_ERRORS, StoreProxy } from './store_proxy.mjs';
+import { FAULTS, LATE_ERRORS, StoreProxy, late } from './store_proxy.mjs';
 
 const MIB = 2 ** 20;
 
@@ -156,18 +156,9 @@ test('O7: a store that is busy for 30 % of the requests fails no upload', async 
 
 test('O13: a deleted upload leaves nothing, also with parts on their way', async (t) => {
   const { folder, proxy, server } = await begin(t);
-  let held = 0;
-  proxy.fault = (kind) =>
-    kind === 'part'
-      ? async (request, response, forward) => {
-          held += 1;
-          await sleep(1_500);
-          const { status: code, headers, body } = await forward();
-          response.writeHead(code, headers).end(body);
-        }
-      : undefined;
+  const held = proxy.failNext('part', late(1_500), Infinity);
   const { upload, done } = startUpload(noise(30 * MIB), { endpoint: server.endpoint, chunkSize: 10 * MIB });
-  await until('parts to be on their way', () => held >= 2);
+  await until('parts to be on their way', () => held.count >= 2);
   await upload.abort();
   done.catch(() => {});
   const answer = await fetch(upload.url, { method: 'DELETE', headers: TUS });
@@ -178,18 +169,9 @@ test('O13: a deleted upload leaves nothing, also with parts on their way', async
 test('O11: while a completion takes long, no client takes the upload for complete', async (t) => {
   const { folder, proxy, server } = await begin(t, { config: { limits: { takeover_timeout: '1s' } } });
   const bytes = noise(11 * MIB);
-  let completing = 0;
-  proxy.fault = (kind) =>
-    kind === 'complete'
-      ? async (request, response, forward) => {
-          completing += 1;
-          await sleep(6_000);
-          const { status: code, headers, body } = await forward();
-          response.writeHead(code, headers).end(body);
-        }
-      : undefined;
+  const completing = proxy.failNext('complete', late(6_000), Infinity);
   const { upload, done } = startUpload(bytes, { endpoint: server.endpoint });
-  await until('the completion to begin', () => completing > 0);
+  await until('the completion to begin', () => completing.count > 0);
   const asked = await head(upload.url);
   assert.notEqual(asked.offset, bytes.length, `a HEAD meanwhile: ${asked.status}`);
   await assertStored(server, await done, digestOf(bytes));

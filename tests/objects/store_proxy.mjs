@@ -62,6 +62,15 @@ export const LATE_ERRORS = {
   },
 };
 
+/** The request is sent on after this time. */
+export function late(ms) {
+  return async (request, response, forward) => {
+    await sleep(ms);
+    const { status, headers, body } = await forward();
+    response.writeHead(status, headers).end(body);
+  };
+}
+
 function lateError(response) {
   const body = '\n  \n<?xml version="1.0"?>\n<Error><Code>InternalError</Code><Message>try again</Message></Error>';
   answer(response, { status: 200, body });
