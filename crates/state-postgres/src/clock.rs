@@ -7,10 +7,11 @@
 //! clock. All nodes on one database therefore have the same time, whatever their own clocks show.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::fault::Fault;
+use crate::lock::lock;
 use crate::session::Session;
 use crate::transaction::one;
 use domain::time::Timestamp;
@@ -94,7 +95,7 @@ impl ServerTime {
             return Ok(false);
         }
         let new = Estimate::measured(microseconds(asked), microseconds(answered), server_us);
-        let mut estimate = self.estimate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut estimate = lock(&self.estimate);
         let best = estimate.map_or(new, |known| known.corrected(new));
         *estimate = Some(best);
         self.at_begin_us.store(best.at_begin_us, Ordering::Relaxed);

@@ -1,11 +1,13 @@
 //! The number of requests with parts that are under way at once: fewer while the store is overloaded
 //! (scale-out O7).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// Successes after which one more request is allowed.
 const SUCCESSES_FOR_MORE: u32 = 32;
@@ -77,7 +79,7 @@ impl InFlight {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

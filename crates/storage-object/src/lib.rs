@@ -12,6 +12,7 @@
 mod failure;
 mod in_flight;
 mod joining;
+mod lock;
 mod names;
 mod open_part;
 mod parts;

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 
 use crate::failure::{Failure, FailureKind};
+use crate::lock::lock;
 use crate::parts::{Extra, Tail};
 use crate::store::Inner;
 use crate::token::PartList;
@@ -31,7 +32,6 @@ pub(crate) struct OpenPart {
     pub(crate) turn: Turn,
     pub(crate) extras: Extras,
     gathered: Mutex<Gathered>,
-    held_bytes: AtomicU64,
     /// Set while its memory is being released.
     is_leaving: AtomicBool,
 }
@@ -129,7 +129,6 @@ impl OpenPart {
         let length = chunk.len() as u64;
         gathered.held.push(chunk);
         gathered.end += length;
-        self.held_bytes.fetch_add(length, Ordering::Relaxed);
         inner.open_parts.held_bytes.fetch_add(length, Ordering::Relaxed);
     }
 
@@ -138,7 +137,7 @@ impl OpenPart {
         let mut gathered = self.gathered();
         let open_at = gathered.open_at + gathered.end;
         let taken = std::mem::replace(&mut *gathered, Gathered { open_at, ..Gathered::default() });
-        self.count_released(inner, taken.held_bytes());
+        inner.open_parts.count_released(taken.held_bytes());
         taken
     }
 
@@ -182,17 +181,12 @@ impl OpenPart {
                     let released = end - gathered.held_from;
                     gathered.held = gathered.held_after(end);
                     gathered.held_from = end;
-                    self.count_released(&inner, released);
+                    inner.open_parts.count_released(released);
                 }
             }
             self.is_leaving.store(false, Ordering::Relaxed);
             inner.open_parts.leaving_bytes.fetch_sub(leaving_bytes, Ordering::Relaxed);
         });
-    }
-
-    fn count_released(&self, inner: &Inner, bytes: u64) {
-        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        inner.open_parts.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -225,6 +219,10 @@ impl OpenParts {
         Self { most_bytes, held_bytes: AtomicU64::new(0), leaving_bytes: AtomicU64::new(0), known: Mutex::default() }
     }
 
+    fn count_released(&self, bytes: u64) {
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Stores the fullest parts as tails when they hold too much memory in total.
     pub(crate) fn relieve(&self, inner: &Arc<Inner>) {
         let staying = || {
@@ -237,9 +235,9 @@ impl OpenParts {
         let known = lock(&self.known);
         let mut parts: Vec<Arc<OpenPart>> = known.parts.values().filter_map(Weak::upgrade).collect();
         drop(known);
-        parts.sort_by_cached_key(|part| std::cmp::Reverse(part.held_bytes.load(Ordering::Relaxed)));
+        parts.sort_by_cached_key(|part| std::cmp::Reverse(part.gathered().held_bytes()));
         for part in parts {
-            let bytes = part.held_bytes.load(Ordering::Relaxed);
+            let bytes = part.gathered().held_bytes();
             if bytes == 0 || staying() <= self.most_bytes / 4 * 3 {
                 return;
             }
@@ -258,7 +256,6 @@ impl Registered {
             key,
             turn,
             extras,
-            held_bytes: AtomicU64::new(0),
             gathered: Mutex::new(gathered),
             is_leaving: AtomicBool::new(false),
         });
@@ -278,7 +275,7 @@ impl Drop for Registered {
         let released = gathered.held_bytes();
         gathered.held.clear();
         gathered.held_from = gathered.end;
-        self.part.count_released(&self.inner, released);
+        self.inner.open_parts.count_released(released);
     }
 }
 
@@ -296,8 +293,4 @@ pub(crate) fn request<T: Clone + Send + Sync + 'static>(
 /// Returns something that is known already.
 pub(crate) fn known<T: Clone + Send + Sync + 'static>(value: T) -> Requested<T> {
     futures::future::ready(Ok(value)).boxed().shared()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -63,7 +63,7 @@ impl ObjectBlobStore {
         let first = self.0.names.check(rand::random());
         let second = self.0.names.check(rand::random());
         let probed = self.0.probe(&first, &second, compares_checksums).await;
-        let patience = self.0.patience(&CancellationToken::new());
+        let patience = self.0.unending();
         let removed = patience.retry(|| self.0.s3.delete(vec![first.clone(), second.clone()])).await;
         let features = probed.map_err(failed)?;
         removed.map_err(failed)?;
@@ -78,7 +78,7 @@ fn failed(failure: Failure) -> Error {
 impl Inner {
     async fn begin_use(&self) -> std::result::Result<bool, Failure> {
         let object = self.names.check(rand::random());
-        let patience = self.patience(&CancellationToken::new());
+        let patience = self.unending();
         patience.retry(|| self.s3.put(&object, &CONTENT)).await?;
         let compares_checksums = patience.retry(|| self.s3.try_checksum(&object)).await?;
         patience.retry(|| self.s3.delete(vec![object.clone()])).await?;
@@ -91,7 +91,7 @@ impl Inner {
         second: &Path,
         compares_checksums: bool,
     ) -> std::result::Result<StoreFeatures, Failure> {
-        let patience = self.patience(&CancellationToken::new());
+        let patience = self.unending();
         // A multipart upload, and a read of a range: without them there is no upload.
         let upload = patience.retry(|| self.s3.create(first, compares_checksums)).await?;
         let part = patience.retry(|| self.s3.put_part(first, &upload, 1, &CONTENT)).await?;

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, FailureKind};
 use crate::store::Inner;
@@ -58,7 +57,7 @@ impl Inner {
         object: &Path,
         range: Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, Failure>>, Failure> {
-        let patience = self.patience(&CancellationToken::new());
+        let patience = self.unending();
         patience.retry(|| self.s3.stream(object, range.clone())).await
     }
 
@@ -87,14 +86,14 @@ impl Inner {
     /// Returns the size of a blob that is sealed or finished.
     pub(crate) async fn size_of_object(&self, key: &BlobKey) -> io::Result<Option<u64>> {
         let object = self.names.object(key);
-        let patience = self.patience(&CancellationToken::new());
+        let patience = self.unending();
         patience.retry(|| self.s3.size(&object)).await.map_err(Failure::into_io)
     }
 
     /// Returns how many bytes of an open blob are stored: at least the durable ones. `None` if nothing is.
     pub(crate) async fn size_of_open(&self, key: &BlobKey) -> io::Result<Option<u64>> {
         let (object, folder) = (self.names.object(key), self.names.folder(key));
-        let patience = self.patience(&CancellationToken::new());
+        let patience = self.unending();
         let sizes = async || {
             let extras = self.s3.sizes_in(&folder).await?;
             let uploads = self.s3.uploads_of(&object).await?;

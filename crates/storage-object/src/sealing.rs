@@ -25,11 +25,16 @@ impl Inner {
         Patience { give_up_after: self.settings.give_up_after, ended: ended.clone() }
     }
 
+    /// Returns the patience of work that nobody ends earlier.
+    pub(crate) fn unending(&self) -> Patience {
+        self.patience(&CancellationToken::new())
+    }
+
     /// Returns what a token says, with the parts from its list.
     pub(crate) async fn load(&self, key: &BlobKey, token: Token) -> io::Result<Stored> {
         let Some(list) = token.list else { return Ok(token.stored) };
         let object = self.names.extra(key, list.name);
-        let patience = self.patience(&CancellationToken::new());
+        let patience = self.unending();
         let bytes = patience.retry(|| self.s3.get(&object, 0)).await.map_err(Failure::into_io)?;
         let mut parts = read_list(&bytes)?;
         let listed_bytes: u64 = parts.iter().map(|part| part.length_bytes).sum();
@@ -43,7 +48,7 @@ impl Inner {
     /// Makes an object of what a token says, unless that was done.
     pub(crate) async fn seal(&self, key: &BlobKey, from: Option<&Resume>, size_bytes: u64) -> io::Result<()> {
         let token = Token::decode(from)?;
-        let (object, patience) = (self.names.object(key), self.patience(&CancellationToken::new()));
+        let (object, patience) = (self.names.object(key), self.unending());
         match patience.retry(|| self.s3.size(&object)).await.map_err(Failure::into_io)? {
             Some(known) if known == size_bytes => return Ok(()),
             Some(other) => {

@@ -96,12 +96,11 @@ impl Inner {
         let token = Token::decode(from)?;
         let _lock = self.begin(key, epoch).await?;
         let list = token.list;
-        let (sealed, stored) = tokio::try_join!(self.size_of_object(key), self.verified(key, token))?;
+        let (sealed, mut stored) = tokio::try_join!(self.size_of_object(key), self.verified(key, token))?;
         if sealed.is_some() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is already sealed"));
         }
         self.epochs.begin(key);
-        let mut stored = stored;
         if stored.part_bytes == 0 {
             let largest_bytes = size_bytes.unwrap_or(self.settings.largest_blob_bytes);
             stored.part_bytes = part_bytes_for(self.settings.part_bytes, largest_bytes);
@@ -114,7 +113,7 @@ impl Inner {
     /// completion of the upload reads them.
     async fn verified(&self, key: &BlobKey, token: Token) -> io::Result<Stored> {
         let stored = self.load(key, token).await?;
-        let (object, patience) = (self.names.object(key), self.patience(&CancellationToken::new()));
+        let (object, patience) = (self.names.object(key), self.unending());
         if let Some(upload) = &stored.upload {
             let parts = patience.retry(|| self.s3.parts(&object, &upload.id, true)).await;
             if parts.map_err(Failure::into_io)?.is_none() {
@@ -151,7 +150,7 @@ impl Inner {
         self.epochs.begin(&into);
         let joined = self.join(&parts, &into, &self.patience(&abandoned)).await;
         if joined.is_err() || abandoned.is_cancelled() {
-            let removed = self.remove(&into, None, &self.patience(&CancellationToken::new())).await;
+            let removed = self.remove(&into, None, &self.unending()).await;
             if let Err(failure) = removed {
                 tracing::warn!(blob = %into, %failure, "could not remove what was joined in vain");
             }
@@ -162,7 +161,7 @@ impl Inner {
     async fn finish(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>, size_bytes: u64) -> io::Result<()> {
         let _lock = self.begin(key, epoch).await?;
         self.seal(key, from, size_bytes).await?;
-        let patience = self.patience(&CancellationToken::new());
+        let patience = self.unending();
         self.remove_extras(key, &patience).await.map_err(Failure::into_io)?;
         self.epochs.end(key);
         Ok(())
@@ -171,7 +170,7 @@ impl Inner {
     async fn discard(&self, key: &BlobKey, epoch: Epoch, from: Option<&Resume>) -> io::Result<()> {
         let _lock = self.begin(key, epoch).await?;
         let upload = Token::decode(from).ok().and_then(|token| token.stored.upload);
-        let patience = self.patience(&CancellationToken::new());
+        let patience = self.unending();
         self.remove(key, upload.map(|upload| upload.id).as_deref(), &patience).await.map_err(Failure::into_io)?;
         self.epochs.end(key);
         Ok(())

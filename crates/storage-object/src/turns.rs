@@ -1,12 +1,13 @@
 //! One operation at a time for each blob, and one writer.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::lock::lock;
 use storage::BlobKey;
 
 /// Entries of ended operations are removed when so many have gathered.
@@ -92,8 +93,4 @@ impl Turns {
             writers.of.remove(key);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

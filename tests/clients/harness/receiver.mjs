@@ -19,8 +19,8 @@ export class Receiver {
   #behave = () => 200;
   #verify;
   /**
-   * Every verified request: `{id, type, uploadId, sequence, at, from, attempt, status, headers, body, event}`, in
-   * order of arrival. `from` is the address of the sender. `status` is 0 until the response is sent.
+   * Every verified request: `{id, type, uploadId, sequence, at, attempt, status, headers, body, event}`, in order of
+   * arrival. `status` is 0 until the response is sent.
    */
   requests = [];
   /** Requests that failed verification, or do not conform to their schema (webhooks P4), with the reason. */
@@ -151,7 +151,6 @@ export class Receiver {
       uploadId: event.data.upload_id,
       sequence: event.data.sequence,
       at: Date.now(),
-      from: request.socket.remoteAddress,
       status: 0,
       headers: request.headers,
       body,

@@ -117,7 +117,7 @@ impl S3 {
             200 => false,
             // 501: a store that does not know the header.
             400 | 501 => status == 400,
-            _ => return Err(xml::failed(status, &body)),
+            _ => return Err(Failure::of_body(status, &body)),
         };
         Ok(*self.compares.get_or_init(|| compares))
     }
@@ -131,7 +131,7 @@ impl S3 {
         match status {
             200 | 501 => Ok(false),
             409 | 412 => Ok(true),
-            _ => Err(xml::failed(status, &body)),
+            _ => Err(Failure::of_body(status, &body)),
         }
     }
 
@@ -145,7 +145,7 @@ impl S3 {
             200 => Ok(xml::unfinished_rule(&body)),
             404 => Ok(UnfinishedRule::None),
             400..=499 | 501 => Ok(UnfinishedRule::Unknown),
-            _ => Err(xml::failed(status, &body)),
+            _ => Err(Failure::of_body(status, &body)),
         }
     }
 
@@ -255,7 +255,7 @@ impl S3 {
         let etag = headers.get(header::ETAG).and_then(|etag| etag.to_str().ok());
         match etag {
             Some(etag) if status == 200 => Ok(Part { length_bytes: size_of(pieces), etag: unquoted(etag), crc32c }),
-            _ => Err(xml::failed(status, &body)),
+            _ => Err(Failure::of_body(status, &body)),
         }
     }
 
@@ -277,7 +277,7 @@ impl S3 {
         let request = Request { method: Method::PUT, object, query, headers };
         let (status, _, body) = self.send(request, &[], Some(deadline(size_bytes))).await?;
         if status != 200 || xml::is_failure(&body, "CopyPartResult") {
-            return Err(xml::failed(status, &body));
+            return Err(Failure::of_body(status, &body));
         }
         let copied: Copied = xml::parse(status, &body)?;
         Ok(Part { length_bytes: size_bytes, etag: unquoted(&copied.etag), crc32c: None })
@@ -299,7 +299,7 @@ impl S3 {
         if status == 200 && !xml::is_failure(&body, "CompleteMultipartUploadResult") {
             return Ok(());
         }
-        Err(xml::failed(status, &body))
+        Err(Failure::of_body(status, &body))
     }
 
     /// Aborts a multipart upload. One that does not exist is no error.
@@ -307,7 +307,7 @@ impl S3 {
         let query = vec![("uploadId", id.to_owned())];
         let request = Request { method: Method::DELETE, object, query, headers: HeaderMap::new() };
         let (status, _, body) = self.send(request, &[], None).await?;
-        match xml::failed(status, &body) {
+        match Failure::of_body(status, &body) {
             _ if (200..300).contains(&status) => Ok(()),
             failure if matches!(failure.kind, FailureKind::NoSuchUpload | FailureKind::NotFound) => Ok(()),
             failure => Err(failure),
@@ -374,7 +374,7 @@ impl S3 {
         pieces: &[Bytes],
     ) -> Result<T, Failure> {
         let (status, _, body) = self.send(request, pieces, None).await?;
-        if status == 200 { xml::parse(status, &body) } else { Err(xml::failed(status, &body)) }
+        if status == 200 { xml::parse(status, &body) } else { Err(Failure::of_body(status, &body)) }
     }
 
     async fn send(

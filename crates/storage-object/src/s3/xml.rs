@@ -10,14 +10,6 @@ use crate::failure::Failure;
 use crate::parts::Part;
 use crate::probe::UnfinishedRule;
 
-/// The body of a failed request, or of a successful one that has failed after its head was sent.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(super) struct ErrorBody {
-    pub(super) code: String,
-    pub(super) message: String,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Created {
@@ -97,14 +89,7 @@ pub(super) fn unfinished_rule(body: &[u8]) -> UnfinishedRule {
 /// Parses the body of a successful response.
 pub(super) fn parse<T: for<'de> Deserialize<'de>>(status: u16, body: &[u8]) -> Result<T, Failure> {
     let text = String::from_utf8_lossy(body);
-    quick_xml::de::from_str(text.trim_start()).map_err(|_| failed(status, body))
-}
-
-/// Returns the failure that a body describes. A body that cannot be read has failed transiently.
-pub(super) fn failed(status: u16, body: &[u8]) -> Failure {
-    let text = String::from_utf8_lossy(body);
-    let ErrorBody { code, message } = quick_xml::de::from_str(text.trim_start()).unwrap_or_default();
-    Failure::of_response(status, &code, &message)
+    quick_xml::de::from_str(text.trim_start()).map_err(|_| Failure::of_body(status, body))
 }
 
 /// Reports whether the body of a response with status 200 is an error, or incomplete. Stores send white space
@@ -155,7 +140,7 @@ mod tests {
         assert!(page.is_truncated && page.next_part_number_marker.as_deref() == Some("2"));
         let none: PartsPage = parse(200, b"<ListPartsResult></ListPartsResult>").unwrap();
         assert!(none.parts.is_empty() && !none.is_truncated);
-        let error = failed(404, b"<Error><Code>NoSuchUpload</Code><Message>gone</Message></Error>");
+        let error = Failure::of_body(404, b"<Error><Code>NoSuchUpload</Code><Message>gone</Message></Error>");
         assert_eq!(error.kind, FailureKind::NoSuchUpload);
     }
 
@@ -188,9 +173,9 @@ mod tests {
         }
         let late = b"\n\n  <?xml version=\"1.0\"?><Error><Code>InternalError</Code></Error>";
         assert!(is_failure(late, root));
-        assert_eq!(failed(200, late).kind, FailureKind::Transient);
+        assert_eq!(Failure::of_body(200, late).kind, FailureKind::Transient);
         for unreadable in ["<Error><Code>Slow", "", "{}"] {
-            assert_eq!(failed(200, unreadable.as_bytes()).kind, FailureKind::Transient, "{unreadable}");
+            assert_eq!(Failure::of_body(200, unreadable.as_bytes()).kind, FailureKind::Transient, "{unreadable}");
         }
     }
 
